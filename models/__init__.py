@@ -1,0 +1,63 @@
+"""What a network is: definitions, pruning, cost, latency, checkpoints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from models.deeplabv3plus import DeepLabV3Plus
+from models.dual_branch import DualBranch
+from models.lraspp import LRASPP
+from models.network import SegmentationNetwork
+from models.output import WithAuxiliary
+
+MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
+    "dual_branch": DualBranch,
+    "deeplabv3plus": DeepLabV3Plus,
+    "lraspp_mobilenet_v3_large": LRASPP,
+}
+
+__all__ = [
+    "LRASPP",
+    "MODELS",
+    "DeepLabV3Plus",
+    "DualBranch",
+    "SegmentationNetwork",
+    "WithAuxiliary",
+    "create_model",
+]
+
+
+def create_model(name: str, num_classes: int = 19, **kwargs: Any) -> SegmentationNetwork:
+    """Build a network by name, in train mode, on the current default device.
+
+    Args:
+        name: A key of `MODELS`.
+        num_classes: Classes to tell apart, at least 2.
+        **kwargs: The network's own keywords, see its class. All take `backbone` and
+            `backbone_weights` (None: random; "imagenet": downloaded; else a safetensors file).
+
+    Returns:
+        The network: (N, 3, H, W) float, normalised, H and W at least 64 -> (N, num_classes, H, W)
+        logits, and `WithAuxiliary` in train mode if it was built with auxiliary heads.
+
+    Raises:
+        ValueError: An unknown name or keyword, or a value that is not allowed.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(sorted(MODELS))}; got {name!r}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes!r}")
+    constructor = MODELS[name]
+    signature = inspect.signature(constructor)
+    unknown = sorted(set(kwargs) - set(signature.parameters))
+    if unknown:
+        allowed = ", ".join(p for p in signature.parameters if p != "num_classes")
+        raise ValueError(f"{name} takes the keywords {allowed}; got {', '.join(unknown)}")
+    bound = signature.bind(num_classes=num_classes, **kwargs)
+    bound.apply_defaults()
+    network = constructor(*bound.args, **bound.kwargs)
+    network.name = name
+    network.kwargs = {k: v for k, v in bound.arguments.items() if k != "backbone_weights"}
+    return network

@@ -1,0 +1,128 @@
+"""Layers that several networks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvBN(nn.Sequential):
+    """A convolution without bias, then BatchNorm; the padding keeps the size at stride 1."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
+        dilation: int = 1,
+    ) -> None:  # fmt: skip
+        padding = dilation * (kernel_size // 2)
+        conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False
+        )
+        super().__init__(conv, nn.BatchNorm2d(out_channels))
+
+
+class ConvBNReLU(nn.Sequential):
+    """`ConvBN` followed by a ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
+        dilation: int = 1,
+    ) -> None:  # fmt: skip
+        conv = ConvBN(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation)
+        super().__init__(*conv, nn.ReLU(inplace=True))
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: parallel views of one map, concatenated and projected.
+
+    Source: Chen et al., "Rethinking atrous convolution", https://arxiv.org/abs/1706.05587
+
+    Args:
+        in_channels: Channels of the input.
+        branch_channels: Channels of each of the branches (1x1, one per dilation, global pooling).
+        out_channels: Channels after the 3x3 projection.
+        dilations: Dilation of each 3x3 branch.
+    """
+
+    def __init__(
+        self, in_channels: int, branch_channels: int, out_channels: int,
+        dilations: Sequence[int] = (6, 12, 18),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        branches = [ConvBNReLU(in_channels, branch_channels, 1)]
+        branches += [ConvBNReLU(in_channels, branch_channels, 3, dilation=d) for d in dilations]
+        self.branches = nn.ModuleList(branches)
+        self.pooled = ConvBNReLU(in_channels, branch_channels, 1)
+        num_branches = len(branches) + 1
+        self.project = ConvBNReLU(num_branches * branch_channels, out_channels, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        size = features.shape[-2:]
+        pooled = self.pooled(F.adaptive_avg_pool2d(features, 1))
+        views = [branch(features) for branch in self.branches]
+        views.append(pooled.expand(-1, -1, *size))
+        return self.project(torch.cat(views, dim=1))  # type: ignore[no-any-return]
+
+
+class CoordinateAttention(nn.Module):
+    """Reweights every channel by its row and by its column.
+
+    Source: Hou et al., https://arxiv.org/abs/2103.02907, equations 4 to 9.
+    Differs: rows and columns are joined by two views of one tensor of length H + W, as there.
+
+    Args:
+        channels: Channels of the input and of the output.
+        reduction: The bottleneck has `channels / reduction` channels.
+        min_channels: The bottleneck is never narrower than this.
+    """
+
+    def __init__(self, channels: int, reduction: int = 32, min_channels: int = 8) -> None:
+        super().__init__()
+        squeezed = max(min_channels, channels // reduction)
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(channels, squeezed, 1), nn.BatchNorm2d(squeezed), nn.Hardswish()
+        )
+        self.rows = nn.Conv2d(squeezed, channels, 1)
+        self.columns = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        height, width = features.shape[-2:]
+        rows = features.mean(dim=3, keepdim=True)
+        columns = features.mean(dim=2, keepdim=True).transpose(2, 3)
+        both = self.squeeze(torch.cat((rows, columns), dim=2))
+        rows, columns = both.split((height, width), dim=2)
+        row_weights = self.rows(rows).sigmoid()
+        column_weights = self.columns(columns.transpose(2, 3)).sigmoid()
+        weighted: Tensor = features * row_weights * column_weights
+        return weighted
+
+
+class FCNHead(nn.Sequential):
+    """The auxiliary head of the literature: 3x3, dropout, 1x1 to the classes.
+
+    Source: Long et al., https://arxiv.org/abs/1411.4038, in mmsegmentation's form.
+    """
+
+    def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
+        super().__init__(
+            ConvBNReLU(in_channels, channels, 3),
+            nn.Dropout2d(0.1),
+            nn.Conv2d(channels, num_classes, 1),
+        )
+
+
+def resize(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize (N, C, H, W) bilinearly to `size` (H', W'); nothing is computed if it fits already."""
+    if tuple(features.shape[-2:]) == tuple(size):
+        return features
+    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def scale_channels(channels: int, width: float) -> int:
+    """Scale a number of channels, rounded to a multiple of 8 and at least 8."""
+    return max(8, 8 * math.floor(channels * width / 8 + 0.5))
