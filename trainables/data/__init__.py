@@ -1,0 +1,73 @@
+"""Data: data sets with checked files, a memory-mapped cache, and a seeded stream of training samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainables.data.augmentation import Augmentation, AugmentationConfig
+from trainables.data.cache import CachedDataset, cache_dataset
+from trainables.data.camvid import CAMVID_CLASSES, CamVid
+from trainables.data.cityscapes import CITYSCAPES_CLASSES, Cityscapes
+from trainables.data.dataset import IGNORE_INDEX, DataError, Sample, SegmentationDataset
+from trainables.data.folder import FolderDataset
+from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
+from trainables.data.stream import TrainingStream, make_loader
+from trainables.data.synthetic import Synthetic
+
+__all__ = [
+    "CAMVID_CLASSES",
+    "CITYSCAPES_CLASSES",
+    "DATASETS",
+    "IGNORE_INDEX",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Augmentation",
+    "AugmentationConfig",
+    "CachedDataset",
+    "CamVid",
+    "Cityscapes",
+    "DataError",
+    "FolderDataset",
+    "Sample",
+    "SegmentationDataset",
+    "Synthetic",
+    "TrainingStream",
+    "cache_dataset",
+    "create_dataset",
+    "make_loader",
+    "normalize",
+]
+
+DATASETS: dict[str, type[SegmentationDataset]] = {
+    "synthetic": Synthetic,
+    "camvid": CamVid,
+    "cityscapes": Cityscapes,
+    "folder": FolderDataset,
+}
+
+
+def create_dataset(
+    name: str, root: str | Path | None = None, split: str = "train", **options: Any
+) -> SegmentationDataset:
+    """Open a data set by name.
+
+    Args:
+        name: One of ``DATASETS``.
+        root: Folder of the data; "synthetic" needs none, "camvid" falls back on SEGFRONT_CAMVID.
+        split: "train", "val" and, where there is one, "test".
+        **options: Of the class; all know ``size=(height, width)``, "synthetic" also ``num_samples``, ``seed``.
+
+    Returns:
+        The data set; ``cache_dataset`` or its ``check`` reads every file once.
+
+    Raises:
+        DataError: A folder, an image or a mask is missing.
+        ValueError: Unknown name, split or option.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name of a data set must be one of {', '.join(DATASETS)}; got {name!r}")
+    try:
+        return DATASETS[name](root, split, **options)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise ValueError(f"data set {name!r} was given a wrong option: {error}") from error

@@ -1,0 +1,212 @@
+"""A camera, a canvas and dice: the ground on which synthetic street scenes are painted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+T = TypeVar("T")
+Colour = tuple[float, float, float]
+Point = tuple[float, float, float]
+
+NEAREST_M = 0.6
+VOID = 255
+(
+    ROAD, PAVEMENT, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY,
+    PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE,
+) = range(19)  # fmt: skip
+
+
+class Dice:
+    """Cheap scalar draws from one numpy generator.
+
+    Args:
+        generator: Source of every draw.
+    """
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator
+        self._pool: list[float] = []
+
+    def unit(self) -> float:
+        """Uniform on [0, 1)."""
+        if not self._pool:
+            self._pool = self.generator.random(512).tolist()
+        return self._pool.pop()
+
+    def uniform(self, low: float, high: float) -> float:
+        """Uniform on [low, high)."""
+        return low + (high - low) * self.unit()
+
+    def integer(self, low: int, high: int) -> int:
+        """Uniform on low to high, both included."""
+        return low + int(self.unit() * (high - low + 1))
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return self.unit() < probability
+
+    def choice(self, values: Sequence[T]) -> T:
+        """One of the values."""
+        return values[int(self.unit() * len(values))]
+
+    def vary(self, colour: Colour, spread: float) -> Colour:
+        """The colour, each channel moved by up to ``spread``."""
+        r, g, b = colour
+        return (
+            r + self.uniform(-spread, spread),
+            g + self.uniform(-spread, spread),
+            b + self.uniform(-spread, spread),
+        )
+
+    def grey(self, low: float, high: float, tint: float = 8) -> Colour:
+        """A nearly neutral colour of brightness ``low`` to ``high``."""
+        value = self.uniform(low, high)
+        return self.vary((value, value, value), tint)
+
+
+class Camera(NamedTuple):
+    """A pinhole looking along a street; world axes are right, up and ahead, in metres.
+
+    Attributes:
+        focal: Focal length in canvas pixels.
+        horizon: Row of the horizon on the canvas.
+        centre: Column of the vanishing point on the canvas.
+        height_m: Height of the camera above the road.
+    """
+
+    focal: float
+    horizon: float
+    centre: float
+    height_m: float
+
+    def project(self, point: Point) -> tuple[int, int]:
+        """Column and row of a point, rounded, so that the picture is the same on every machine."""
+        x, y, z = point
+        scale = self.focal / max(z, NEAREST_M)
+        return round(self.centre + scale * x), round(self.horizon + scale * (self.height_m - y))
+
+
+@dataclass(slots=True)
+class Canvas:
+    """Paints colour and class at once: the class is the fourth channel of a four-channel picture.
+
+    Attributes:
+        camera: Projection.
+        picture: Four-channel image at twice the final resolution.
+        haze: Colour into which far things fade.
+        haze_m: Distance over which they do.
+        left_light: Brightness of faces that look left; faces that look right have the opposite.
+    """
+
+    camera: Camera
+    picture: Image.Image
+    haze: Colour
+    haze_m: float
+    left_light: float
+    _draw: ImageDraw.ImageDraw = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open the picture for drawing."""
+        self._draw = ImageDraw.Draw(self.picture)
+
+    def ink(self, label: int, colour: Colour, z: float = 0.0) -> tuple[int, int, int, int]:
+        """Colour at a distance, with the class beside it."""
+        fade = z / (z + self.haze_m)
+        r, g, b = (c + (h - c) * fade for c, h in zip(colour, self.haze, strict=True))
+        return _byte(r), _byte(g), _byte(b), label
+
+    def polygon(self, label: int, colour: Colour, points: Sequence[Point]) -> None:
+        """Fill a polygon given in metres."""
+        ink = self.ink(label, colour, max(NEAREST_M, sum(p[2] for p in points) / len(points)))
+        self._draw.polygon([self.camera.project(point) for point in points], fill=ink)
+
+    def plate(
+        self, label: int, colour: Colour, x: tuple[float, float], y: tuple[float, float], z: float
+    ) -> None:
+        """Fill an upright rectangle that faces the camera; ``x`` and ``y`` are its extents in metres."""
+        left, top = self.camera.project((min(x), max(y), z))
+        right, bottom = self.camera.project((max(x), min(y), z))
+        self._draw.rectangle((left, top, right, bottom), fill=self.ink(label, colour, z))
+
+    def disc(
+        self,
+        label: int,
+        colour: Colour,
+        centre: Point,
+        radii: tuple[float, float],
+        width_m: float = 0.0,
+    ) -> None:
+        """Fill an ellipse that faces the camera, or draw its rim where ``width_m`` is given."""
+        x, y, z = centre
+        left, top = self.camera.project((x - radii[0], y + radii[1], z))
+        right, bottom = self.camera.project((x + radii[0], y - radii[1], z))
+        box = (left, top, max(left + 1, right), max(top + 1, bottom))
+        ink = self.ink(label, colour, z)
+        if width_m:
+            width = max(1, round(width_m * self.camera.focal / z))
+            self._draw.ellipse(box, outline=ink, width=width)
+        else:
+            self._draw.ellipse(box, fill=ink)
+
+    def line(
+        self,
+        label: int,
+        colour: Colour,
+        start: Point,
+        end: Point,
+        width_m: float,
+        *,
+        least: int = 1,
+    ) -> None:
+        """Draw a bar of a given thickness in metres, at least ``least`` canvas pixels wide."""
+        z = (start[2] + end[2]) / 2
+        width = max(least, round(width_m * self.camera.focal / max(z, NEAREST_M)))
+        points = [self.camera.project(start), self.camera.project(end)]
+        self._draw.line(points, fill=self.ink(label, colour, z), width=width)
+
+    def box(
+        self,
+        label: int,
+        colour: Colour,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        z: tuple[float, float],
+    ) -> None:
+        """Fill the visible faces of a box: the side that looks to the camera's axis, top and front."""
+        left, right = x
+        low, high = y
+        near, far = max(z[0], NEAREST_M), z[1]
+        if high < self.camera.height_m:
+            top = [(left, high, near), (right, high, near), (right, high, far), (left, high, far)]
+            self.polygon(label, shade(colour, 1.15), top)
+        if left > 0 or right < 0:
+            side = left if left > 0 else right
+            light = self.left_light if left > 0 else 1 / self.left_light
+            face = [(side, low, near), (side, high, near), (side, high, far), (side, low, far)]
+            self.polygon(label, shade(colour, light), face)
+        self.plate(label, colour, x, y, near)
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The picture so far, (2H, 2W, 4) uint8: red, green, blue, class."""
+        return np.asarray(self.picture)
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """The colour, brighter or darker."""
+    return colour[0] * factor, colour[1] * factor, colour[2] * factor
+
+
+def blend(first: Colour, second: Colour, share: float) -> Colour:
+    """Mixture with ``share`` of the second colour."""
+    r, g, b = (a + (c - a) * share for a, c in zip(first, second, strict=True))
+    return r, g, b
+
+
+def _byte(value: float) -> int:
+    return 0 if value < 0 else 255 if value > 255 else int(value)

@@ -1,0 +1,121 @@
+"""An endless stream of training samples in which every position is fixed by the seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from trainables.data.augmentation import Augmentation, AugmentationConfig
+from trainables.data.dataset import Sample, SegmentationDataset
+
+
+class TrainingStream(Dataset[Sample]):
+    """Augmented samples by position; a pure function of (seed, position).
+
+    Position p lies in epoch p // len(dataset); each epoch is a permutation of the data set drawn from (seed,
+    epoch), and the augmentation at p is drawn from (seed, p). A resumed run that starts at position
+    step * batch_size therefore sees exactly what the uninterrupted run would have seen, whatever the number
+    of loader workers. Torch's global random state is left as it was.
+
+    Args:
+        dataset: Samples to draw from; best one that ``cache_dataset`` returned.
+        augmentation: How each sample is varied.
+        seed: Any integer.
+        num_positions: Length reported by ``len``; positions beyond it are as valid. Default: one epoch.
+
+    Raises:
+        ValueError: An empty data set or a negative length.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        augmentation: AugmentationConfig,
+        *,
+        seed: int,
+        num_positions: int | None = None,
+    ) -> None:
+        if len(dataset) == 0:
+            raise ValueError(f"dataset {dataset.name!r} ({dataset.split}) has no samples")
+        if num_positions is not None and num_positions < 0:
+            raise ValueError(f"num_positions must be 0 or more; got {num_positions}")
+        self.dataset = dataset
+        self.seed = seed
+        self.num_positions = len(dataset) if num_positions is None else num_positions
+        self._augment = Augmentation(augmentation)
+
+    def __len__(self) -> int:
+        """Positions that a loader without a sampler goes through."""
+        return self.num_positions
+
+    def index_of(self, position: int) -> int:
+        """Index in the data set of the sample at a position.
+
+        Raises:
+            IndexError: A negative position.
+        """
+        if position < 0:
+            raise IndexError(f"position must be 0 or more; got {position}")
+        epoch, offset = divmod(position, len(self.dataset))
+        return int(_permutation(len(self.dataset), self.seed, epoch)[offset])
+
+    def __getitem__(self, position: int) -> Sample:
+        """Sample at a position: image (3, h, w) and target (h, w), uint8, of the crop size."""
+        sample = self.dataset[self.index_of(position)]
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would reseed the GPUs too, which fork_rng does not restore here.
+            torch.default_generator.manual_seed(_derive_seed(self.seed, "position", position))
+            return self._augment(sample)
+
+
+def make_loader(
+    stream: TrainingStream,
+    *,
+    batch_size: int,
+    num_steps: int,
+    start_step: int = 0,
+    num_workers: int = 0,
+) -> DataLoader[Sample]:
+    """Batches of steps ``start_step`` to ``num_steps`` (exclusive) of a run.
+
+    Args:
+        stream: Where the samples come from.
+        batch_size: Samples per step.
+        num_steps: Steps of the whole run.
+        start_step: First step that is still to be taken.
+        num_workers: Loader processes; the batches do not depend on it.
+
+    Returns:
+        Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), pinned where there is a GPU.
+
+    Raises:
+        ValueError: A size below 1 or ``start_step`` outside 0 to ``num_steps``.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
+    if not 0 <= start_step <= num_steps:
+        raise ValueError(f"start_step must be from 0 to num_steps={num_steps}; got {start_step}")
+    positions = range(start_step * batch_size, num_steps * batch_size)
+    return DataLoader(
+        stream,
+        batch_size=batch_size,
+        sampler=positions,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _derive_seed(*parts: object) -> int:
+    """Seed from a hash, so that neighbouring seeds and positions share nothing."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+@lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(_derive_seed(seed, "epoch", epoch))
+    return torch.randperm(length, generator=generator)
