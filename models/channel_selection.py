@@ -1,0 +1,64 @@
+"""How many and which channels to remove, given a score for each: pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SMALLEST_SHARE = 1 / 16
+
+
+def count_locally(size: int, pruning_ratio: float) -> int:
+    """Count the channels that one group keeps: `floor(size (1 - pruning_ratio))`, at least one."""
+    return max(1, math.floor(size * (1 - pruning_ratio) + 1e-9))
+
+
+def count_globally(scores: Sequence[NDArray[np.float64]], pruning_ratio: float) -> list[int]:
+    """Count the channels that each of several groups keeps, by one ranking.
+
+    Every group keeps a sixteenth of its channels (less only if hardly any are to stay): a network
+    whose layer vanished computes nothing. Equal scores go in turn, so that an untrained network
+    narrows evenly.
+
+    Source: Liu et al., "Network slimming", https://arxiv.org/abs/1708.06519, section 3.
+    Differs: the smallest share; there whole layers may go.
+
+    Args:
+        scores: For each group (C,), higher is more important, comparable among the groups.
+        pruning_ratio: In (0, 1), the fraction of all channels to remove.
+
+    Returns:
+        For each group the number of channels that stay.
+    """
+    if not scores:
+        return []
+    sizes = [len(s) for s in scores]
+    share = min(_SMALLEST_SHARE, (1 - pruning_ratio) / 2)
+    spare = [size - max(1, math.ceil(size * share)) for size in sizes]
+    ranks = [np.argsort(np.argsort(s, kind="stable"), kind="stable") for s in scores]
+    # A channel that its group cannot spare ranks behind all others.
+    is_needed = np.concatenate([r >= n for r, n in zip(ranks, spare, strict=True)])
+    turn = np.concatenate([r / len(r) for r in ranks])
+    order = np.lexsort((turn, np.concatenate(scores), is_needed))
+    num_removed = min(sum(sizes) - count_locally(sum(sizes), pruning_ratio), sum(spare))
+    owners = np.repeat(np.arange(len(sizes)), sizes)[order[:num_removed]]
+    removed = np.bincount(owners, minlength=len(sizes))
+    return [size - int(count) for size, count in zip(sizes, removed, strict=True)]
+
+
+def round_width(keep: int, size: int, round_to: int | None) -> int:
+    """Round a number of channels to the nearest multiple of `round_to` in [round_to, size]."""
+    if round_to is None or keep == size:
+        return keep
+    nearest = math.floor(keep / round_to + 0.5) * round_to
+    if nearest > size:
+        nearest -= round_to
+    return min(size, max(round_to, nearest))
+
+
+def find_lowest(scores: NDArray[np.float64], count: int) -> list[int]:
+    """Find the `count` channels of the lowest scores, ascending; of equal ones the first."""
+    return sorted(np.argsort(scores, kind="stable")[:count].tolist())
