@@ -1,4 +1,4 @@
-"""Data: data sets with checked files, a memory-mapped cache, and a seeded stream of training samples."""
+"""Data sets with checked files, a memory-mapped cache, and a seeded stream of samples."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def create_dataset(
         name: One of ``DATASETS``.
         root: Folder of the data; "synthetic" needs none, "camvid" falls back on SEGFRONT_CAMVID.
         split: "train", "val" and, where there is one, "test".
-        **options: Of the class; all know ``size=(height, width)``, "synthetic" also ``num_samples``, ``seed``.
+        **options: Of the class; all know ``size=(height, width)``, "synthetic" also
+            ``num_samples``, ``seed``.
 
     Returns:
         The data set; ``cache_dataset`` or its ``check`` reads every file once.

@@ -1,4 +1,4 @@
-"""Seeded training augmentation: random scale, crop, flip and colour, as torchvision v2 transforms."""
+"""Random scale, crop, flip and colour of training samples, as torchvision v2 transforms."""
 
 from __future__ import annotations
 
@@ -77,11 +77,12 @@ class CropWindow(NamedTuple):
     place: tuple[int, int, int, int]
 
 
-class RandomScaleCrop(v2.Transform):
+class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
     """Scale by a random factor, then crop at a random place, padding where the image is too small.
 
-    The rectangle is chosen in the coordinates of the source and only that is scaled, so that the cost
-    follows the crop and not the image. Images are padded with the ImageNet mean, labels with 255.
+    The rectangle is chosen in the coordinates of the source and only that is scaled, so that the
+    cost follows the crop and not the image. Images are padded with the ImageNet mean, labels with
+    255.
 
     Args:
         crop_size: (height, width) of the crop.
@@ -120,12 +121,12 @@ class RandomScaleCrop(v2.Transform):
         return tv_tensors.wrap(_paste(scaled, self.crop_size, place, PADDING_COLOUR), like=inpt)
 
 
-class RandomColour(v2.Transform):
+class RandomColour(v2.Transform):  # type: ignore[misc]
     """Random brightness, contrast, saturation and hue as one affine map of the colours.
 
-    Differs: ``v2.ColorJitter`` runs its four steps one after another, in random order, and turns the hue in
-    HSV; here the hue turns about the grey axis (YIQ), the order is fixed and the product of the four
-    matrices is applied once, which takes a fraction of the time.
+    Differs: ``v2.ColorJitter`` runs its four steps one after another, in random order, and turns
+    the hue in HSV; here the hue turns about the grey axis (YIQ), the order is fixed and the product
+    of the four matrices is applied once, which takes a fraction of the time.
 
     Args:
         brightness: Largest relative change, 0 to 1.
@@ -197,10 +198,11 @@ class Augmentation:
         )
 
 
-# Source: ITU-R BT.601 luma weights, as in torchvision's rgb_to_grayscale; YIQ from the same standard.
+# Source: ITU-R BT.601 luma weights, as in torchvision's rgb_to_grayscale; YIQ from the same
+# standard.
 _LUMA = (0.299, 0.587, 0.114)
 _TO_YIQ = torch.tensor([_LUMA, (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)])
-_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
+_FROM_YIQ: Tensor = torch.linalg.inv(_TO_YIQ)
 
 
 def _draw_interval(size: int, crop: int, scale: float, draw: float) -> tuple[int, int, int, int]:
@@ -233,4 +235,5 @@ def _colour_matrix(saturation: float, hue: float) -> Tensor:
     angle = 2 * math.pi * hue
     cosine, sine = (1 + saturation) * math.cos(angle), (1 + saturation) * math.sin(angle)
     turn = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
-    return _FROM_YIQ @ turn @ _TO_YIQ
+    matrix: Tensor = _FROM_YIQ @ turn @ _TO_YIQ
+    return matrix

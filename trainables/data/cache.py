@@ -29,8 +29,8 @@ _PIXELS, _INDEX = "samples.uint8", "index.json"
 class CachedDataset(SegmentationDataset):
     """Samples read from a cache folder that ``cache_dataset`` wrote.
 
-    Holds only paths and numbers until the first sample is read, so that it pickles small and each worker
-    process maps the file by itself; the pages are shared by all of them.
+    Holds only paths and numbers until the first sample is read, so that it pickles small and each
+    worker process maps the file by itself; the pages are shared by all of them.
 
     Args:
         folder: The cache folder.
@@ -90,8 +90,8 @@ class CachedDataset(SegmentationDataset):
 def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> CachedDataset:
     """Decode a data set once per node and check every sample while doing so.
 
-    The first process that comes decodes, the others wait for it; the result appears by one rename. A cache
-    that is truncated or of an older format is made anew.
+    The first process that comes decodes, the others wait for it; the result appears by one rename.
+    A cache that is truncated or of an older format is made anew.
 
     Args:
         dataset: What to decode.
@@ -139,12 +139,14 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
     free_bytes = shutil.disk_usage(folder).free
     logger.info(
         "caching %d samples of %s (%s): takes %.1f MiB of disk in %s (%.1f MiB free)",
-        len(dataset), dataset.name, dataset.split, num_bytes / 2**20, folder.parent, free_bytes / 2**20,
+        len(dataset), dataset.name, dataset.split, num_bytes / 2**20, folder.parent,
+        free_bytes / 2**20,
     )  # fmt: skip
     if num_bytes > free_bytes:
         raise DataError(
-            f"{folder.parent}: the cache of {dataset.name!r} ({dataset.split}) takes {num_bytes} bytes "
-            f"of disk but only {free_bytes} are free; choose another cache folder or a smaller size"
+            f"{folder.parent}: the cache of {dataset.name!r} ({dataset.split}) takes {num_bytes} "
+            f"bytes of disk but only {free_bytes} are free; choose another cache folder or a "
+            "smaller size"
         )
     path = folder / _PIXELS
     with path.open("wb") as file:

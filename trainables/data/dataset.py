@@ -18,7 +18,7 @@ MAX_REPORTED_PROBLEMS = 10
 
 
 class DataError(ValueError):
-    """A data set on disk cannot be used; the message names the file, the value and what is allowed."""
+    """A data set cannot be used; the message names the file, the value and what is allowed."""
 
 
 class Sample(NamedTuple):
@@ -36,7 +36,8 @@ class Sample(NamedTuple):
 class SegmentationDataset(Dataset[Sample], ABC):
     """Images with one class per pixel.
 
-    Every data set maps its own "void" labels to 255, so that losses and metrics need one convention.
+    Every data set maps its own "void" labels to 255, so that losses and metrics need one
+    convention.
 
     Attributes:
         name: Key in ``DATASETS``.
@@ -97,7 +98,8 @@ def visit_all(
     Args:
         dataset: Data set whose indices are visited.
         visit: Called once per index, from several threads.
-        num_threads: Threads; image decoding releases the interpreter lock. Default: one per core, at most 8.
+        num_threads: Threads; image decoding releases the interpreter lock. Default: one per core,
+            at most 8.
 
     Raises:
         DataError: At least one call raised it; joins up to ten of their messages.

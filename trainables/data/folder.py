@@ -17,9 +17,10 @@ _ADVICE = "; it must hold images/, masks/ and classes.txt"
 class FolderDataset(ImagePairDataset):
     """Images and masks that share a stem, and ``classes.txt`` with one class name per line.
 
-    The number of a line, from 0, is the label in the masks; 255 is ignored. ``<split>.txt``, one stem per
-    line, says which samples belong to a split. Where there is no such list at all, a hash of the stem puts
-    about 80 of 100 samples into "train" and the others into "val", the same on every machine.
+    The number of a line, from 0, is the label in the masks; 255 is ignored. ``<split>.txt``, one
+    stem per line, says which samples belong to a split. Where there is no such list at all, a hash
+    of the stem puts about 80 of 100 samples into "train" and the others into "val", the same on
+    every machine.
 
     Args:
         root: Folder that holds ``images/``, ``masks/`` and ``classes.txt``.
@@ -55,7 +56,8 @@ def _read_classes(path: Path) -> list[str]:
         names.pop()
     if not 1 <= len(names) <= IGNORE_INDEX or not all(names):
         raise DataError(
-            f"{path}: must name 1 to {IGNORE_INDEX} classes, one per line, none empty; got {names!r}"
+            f"{path}: must name 1 to {IGNORE_INDEX} classes, one per line, none empty; "
+            f"got {names!r}"
         )
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -133,7 +133,8 @@ class ImagePairDataset(SegmentationDataset):
                 f"{path}: holds label {found} outside the {len(self.classes)} classes; "
                 f"allowed are {_spell_labels(self.train_ids)}"
             )
-        return train_ids.astype(np.uint8)
+        checked: UInt8Array = train_ids.astype(np.uint8)
+        return checked
 
 
 def read_image(path: Path) -> UInt8Array:
@@ -145,7 +146,8 @@ def read_image(path: Path) -> UInt8Array:
     Raises:
         DataError: The file is missing, truncated or no image.
     """
-    return np.asarray(_open(path).convert("RGB"))
+    pixels: UInt8Array = np.asarray(_open(path).convert("RGB"))
+    return pixels
 
 
 def read_mask(path: Path) -> npt.NDArray[np.integer]:

@@ -13,8 +13,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def normalize(images: Tensor) -> Tensor:
     """Normalise by the ImageNet mean and standard deviation, on the images' own device.
 
-    Normalising whole batches here, not single samples in the loader, sends a quarter of the bytes between
-    processes and to the GPU.
+    Normalising whole batches here, not single samples in the loader, sends a quarter of the bytes
+    between processes and to the GPU.
 
     Args:
         images: (N, 3, H, W) uint8, RGB.
@@ -27,7 +27,8 @@ def normalize(images: Tensor) -> Tensor:
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
-            f"images must be uint8 of shape (N, 3, H, W); got {images.dtype} of {tuple(images.shape)}"
+            f"images must be uint8 of shape (N, 3, H, W); "
+            f"got {images.dtype} of {tuple(images.shape)}"
         )
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).mul_(255.0).view(1, 3, 1, 1)
     inverse_std = torch.tensor(IMAGENET_STD, device=images.device).mul_(255.0).reciprocal_()

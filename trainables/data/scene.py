@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 T = TypeVar("T")
@@ -88,8 +87,12 @@ class Camera(NamedTuple):
     def project(self, point: Point) -> tuple[int, int]:
         """Column and row of a point, rounded, so that the picture is the same on every machine."""
         x, y, z = point
-        scale = self.focal / max(z, NEAREST_M)
-        return round(self.centre + scale * x), round(self.horizon + scale * (self.height_m - y))
+        scale = self.focal / (z if z > NEAREST_M else NEAREST_M)
+        # Half up, by truncation of what is nearly always positive: cheaper than round().
+        return (
+            int(self.centre + scale * x + 0.5),
+            int(self.horizon + scale * (self.height_m - y) + 0.5),
+        )
 
 
 @dataclass(slots=True)
@@ -118,7 +121,9 @@ class Canvas:
     def ink(self, label: int, colour: Colour, z: float = 0.0) -> tuple[int, int, int, int]:
         """Colour at a distance, with the class beside it."""
         fade = z / (z + self.haze_m)
-        r, g, b = (c + (h - c) * fade for c, h in zip(colour, self.haze, strict=True))
+        r, g, b = colour
+        far_r, far_g, far_b = self.haze
+        r, g, b = r + (far_r - r) * fade, g + (far_g - g) * fade, b + (far_b - b) * fade
         return _byte(r), _byte(g), _byte(b), label
 
     def polygon(self, label: int, colour: Colour, points: Sequence[Point]) -> None:
@@ -126,10 +131,51 @@ class Canvas:
         ink = self.ink(label, colour, max(NEAREST_M, sum(p[2] for p in points) / len(points)))
         self._draw.polygon([self.camera.project(point) for point in points], fill=ink)
 
+    def side_panes(
+        self,
+        label: int,
+        colour: Colour,
+        x: float,
+        rows: Sequence[tuple[float, float]],
+        spans: Sequence[tuple[float, float]],
+    ) -> None:
+        """Fill a grid of rectangles on a plane along the street; one of each row and span.
+
+        Args:
+            label: Class.
+            colour: Colour before haze.
+            x: Where the plane stands, metres to the right.
+            rows: Lowest and highest metre of each row.
+            spans: Nearest and farthest metre of each span.
+        """
+        camera = self.camera
+        for near, far in spans:
+            ink = self.ink(label, colour, (near + far) / 2)
+            a = camera.focal / max(near, NEAREST_M)
+            b = camera.focal / max(far, NEAREST_M)
+            left, right = int(camera.centre + a * x + 0.5), int(camera.centre + b * x + 0.5)
+            if max(left, right) < 0 or min(left, right) > self.picture.width:
+                continue
+            for low, high in rows:
+                low, high = camera.height_m - low, camera.height_m - high
+                corners = (
+                    (left, int(camera.horizon + a * low + 0.5)),
+                    (left, int(camera.horizon + a * high + 0.5)),
+                    (right, int(camera.horizon + b * high + 0.5)),
+                    (right, int(camera.horizon + b * low + 0.5)),
+                )
+                self._draw.polygon(corners, fill=ink)
+
+    def bonnet(self, colour: Colour, rise: int) -> None:
+        """Paint the camera's own car along the lower edge; it counts as no class."""
+        width, height = self.picture.size
+        box = (-width // 4, height - rise, width + width // 4, height + 3 * rise)
+        self._draw.ellipse(box, fill=self.ink(VOID, colour))
+
     def plate(
         self, label: int, colour: Colour, x: tuple[float, float], y: tuple[float, float], z: float
     ) -> None:
-        """Fill an upright rectangle that faces the camera; ``x`` and ``y`` are its extents in metres."""
+        """Fill an upright rectangle that faces the camera, from its extents in metres."""
         left, top = self.camera.project((min(x), max(y), z))
         right, bottom = self.camera.project((max(x), min(y), z))
         self._draw.rectangle((left, top, right, bottom), fill=self.ink(label, colour, z))
@@ -178,7 +224,7 @@ class Canvas:
         y: tuple[float, float],
         z: tuple[float, float],
     ) -> None:
-        """Fill the visible faces of a box: the side that looks to the camera's axis, top and front."""
+        """Fill the faces of a box that show: the one towards the axis, the top, the front."""
         left, right = x
         low, high = y
         near, far = max(z[0], NEAREST_M), z[1]
@@ -191,10 +237,6 @@ class Canvas:
             face = [(side, low, near), (side, high, near), (side, high, far), (side, low, far)]
             self.polygon(label, shade(colour, light), face)
         self.plate(label, colour, x, y, near)
-
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """The picture so far, (2H, 2W, 4) uint8: red, green, blue, class."""
-        return np.asarray(self.picture)
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -209,4 +251,5 @@ def blend(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def _byte(value: float) -> int:
+    # Called most of all; two comparisons are faster than min and max.
     return 0 if value < 0 else 255 if value > 255 else int(value)

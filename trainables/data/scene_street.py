@@ -17,7 +17,6 @@ from trainables.data.scene import (
     SKY,
     TERRAIN,
     VEGETATION,
-    VOID,
     WALL,
     Camera,
     Canvas,
@@ -101,7 +100,7 @@ def paint_street(dice: Dice, height: int, width: int, guest: str) -> Canvas:
         _line_street(canvas, dice, street, side, guest)
     _populate(canvas, dice, street, guest)
     if dice.chance(0.25):
-        _paint_bonnet(canvas, dice)
+        canvas.bonnet(dice.grey(20, 90), int(height * dice.uniform(0.03, 0.09)))
     return canvas
 
 
@@ -246,19 +245,18 @@ def _paint_house(
     wide, tall = dice.uniform(0.35, 0.65), dice.uniform(0.4, 0.7)
     detail = canvas.camera.focal * bay * abs(front) / (near * near)
     if dice.chance(0.4):
-        _side_face(canvas, BUILDING, shade(stone, light * 0.65), front, (0, storey), near, far)
-    for row in range(storeys):
-        y = (row * storey + 0.9, row * storey + 0.9 + tall * storey)
-        if detail < 4:
-            _side_face(canvas, BUILDING, blend(stone, glass, wide), front, y, near, far)
-            continue
-        for column in range(bays):
-            if dice.chance(0.06):
-                continue
-            a = near + (column + 0.5 - wide / 2) * bay
-            tone = shade(glass, 0.85 + 0.3 * dice.unit())
-            _side_face(canvas, BUILDING, tone, front, y, a, a + wide * bay)
-        _paint_end_windows(canvas, glass, front, side, y, near, tall)
+        canvas.side_panes(BUILDING, shade(stone, light * 0.65), front, [(0, storey)], [(near, far)])
+    rows = [(row * storey + 0.9, row * storey + 0.9 + tall * storey) for row in range(storeys)]
+    if detail < 4:
+        canvas.side_panes(BUILDING, blend(stone, glass, wide), front, rows, [(near, far)])
+        return
+    starts = (near + (column + 0.5 - wide / 2) * bay for column in range(bays))
+    spans = [(start, start + wide * bay) for start in starts if dice.chance(0.93)]
+    for part in (spans[::2], spans[1::2]):
+        tone = shade(glass, dice.uniform(0.85, 1.15))
+        canvas.side_panes(BUILDING, tone, front, rows, part)
+    for row in rows[: 5 if near > 3 else 0]:
+        _paint_end_windows(canvas, glass, front, side, row, near, tall)
 
 
 def _paint_end_windows(
@@ -271,24 +269,9 @@ def _paint_end_windows(
     wide: float,
 ) -> None:
     """Windows of the face that looks down the street."""
-    if near < 3:
-        return
-    for column in range(4):
+    for column in range(3):
         x = front + side * (1.2 + 3.1 * column)
         canvas.plate(BUILDING, glass, (x, x + side * 1.8 * wide), y, near)
-
-
-def _side_face(
-    canvas: Canvas,
-    label: int,
-    colour: Colour,
-    x: float,
-    y: tuple[float, float],
-    near: float,
-    far: float,
-) -> None:
-    face = [(x, y[0], near), (x, y[1], near), (x, y[1], far), (x, y[0], far)]
-    canvas.polygon(label, colour, face)
 
 
 def _paint_trees(canvas: Canvas, dice: Dice, x: float, near: float, far: float) -> None:
@@ -315,7 +298,7 @@ def _paint_wall(canvas: Canvas, dice: Dice, x: float, side: int, near: float, fa
     across = sorted((x, x + side * 0.4))
     canvas.box(WALL, stone, (across[0], across[1]), (0, top), (near, far))
     light = canvas.left_light if side > 0 else 1 / canvas.left_light
-    _side_face(canvas, WALL, shade(stone, light * 1.15), x, (top - 0.2, top), near, far)
+    canvas.side_panes(WALL, shade(stone, light * 1.15), x, [(top - 0.2, top)], [(near, far)])
 
 
 def _paint_fence(canvas: Canvas, dice: Dice, x: float, side: int, near: float, far: float) -> None:
@@ -323,7 +306,7 @@ def _paint_fence(canvas: Canvas, dice: Dice, x: float, side: int, near: float, f
     behind = dice.vary(dice.choice(things.LEAVES + STONES), 20)
     bars = dice.vary(dice.choice(((60, 62, 60), (150, 150, 148), (120, 90, 65))), 15)
     top = dice.uniform(1.1, 2.2)
-    _side_face(canvas, FENCE, blend(behind, bars, 0.25), x, (0, top), near, far)
+    canvas.side_panes(FENCE, blend(behind, bars, 0.25), x, [(0, top)], [(near, far)])
     step = max(0.5, (far - near) / 28)
     z = far
     while z > near:
@@ -387,7 +370,7 @@ def _place_parked(put: Callable[..., None], dice: Dice, x: float) -> None:
 
 def _place_people(put: Callable[..., None], dice: Dice, street: Street, guest: str) -> None:
     for _ in range(dice.integer(1, 7)):
-        z = dice.uniform(5, 32)
+        z = dice.uniform(4.5, 26)
         put(z, things.draw_person, _on_pavement(dice, street), z)
     if dice.chance(0.2):
         z = dice.uniform(8, 22)
@@ -395,7 +378,7 @@ def _place_people(put: Callable[..., None], dice: Dice, street: Street, guest: s
             put(z, things.draw_person, dice.uniform(street.left, street.right), z)
     cycles = dice.integer(0, 2) + 2 * (guest in ("motorcycle", "bicycle"))
     for _ in range(cycles):
-        z = dice.uniform(5, 22)
+        z = dice.uniform(4, 15)
         motor = guest == "motorcycle" or (guest != "bicycle" and dice.chance(0.4))
         ridden = dice.chance(0.65)
         on_road = street.kerb(dice.choice((-1, 1))) * dice.uniform(0.3, 0.9)
@@ -425,11 +408,3 @@ def _place_furniture(put: Callable[..., None], dice: Dice, street: Street, guest
             while z < 50:
                 put(z, things.draw_tree, x + side * dice.uniform(0.3, 1.2), z)
                 z += dice.uniform(6, 12)
-
-
-def _paint_bonnet(canvas: Canvas, dice: Dice) -> None:
-    """The camera's own car, which counts as no class."""
-    width, height = canvas.picture.size
-    rise = int(height * dice.uniform(0.03, 0.09))
-    box = (-width // 4, height - rise, width + width // 4, height + 3 * rise)
-    canvas._draw.ellipse(box, fill=canvas.ink(VOID, dice.grey(20, 90)))

@@ -242,11 +242,9 @@ def _window_band(
     if (x > 0) != (side > 0):
         return
     step = (z[1] - z[0]) / count
-    for index in range(count):
-        a = z[0] + index * step
-        b = a + (step * 0.86 if count > 1 else step)
-        face = [(side, y[0], a), (side, y[1], a), (side, y[1], b), (side, y[0], b)]
-        canvas.polygon(label, colour, face)
+    pane = step * 0.86 if count > 1 else step
+    spans = [(z[0] + index * step, z[0] + index * step + pane) for index in range(count)]
+    canvas.side_panes(label, colour, side, [y], spans)
 
 
 def _torso(
@@ -277,7 +275,7 @@ def _head(
 def _cycle_side(canvas: Canvas, label: int, paint: Colour, x: float, z: float, motor: bool) -> None:
     radius, base = (0.31, 0.68) if motor else (0.34, 0.54)
     for wheel in (x - base, x + base):
-        canvas.disc(label, TYRE, (wheel, radius, z), (radius, radius), 0.12 if motor else 0.06)
+        canvas.disc(label, TYRE, (wheel, radius, z), (radius, radius), 0.13 if motor else 0.09)
     if motor:
         tank = [(x - 0.7, 0.75, z), (x - 0.1, 0.72, z), (x + 0.4, 0.98, z), (x + 0.55, 0.6, z)]
         canvas.polygon(label, paint, [*tank, (x + 0.2, 0.28, z), (x - 0.35, 0.28, z)])
@@ -293,7 +291,7 @@ def _cycle_side(canvas: Canvas, label: int, paint: Colour, x: float, z: float, m
         (seat, bars),
         (bars, front),
     ):
-        canvas.line(label, paint, start, end, 0.06)
+        canvas.line(label, paint, start, end, 0.08, least=2)
 
 
 def _traffic_light(canvas: Canvas, dice: Dice, x: float, top: float, z: float) -> None:

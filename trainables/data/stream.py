@@ -16,16 +16,17 @@ from trainables.data.dataset import Sample, SegmentationDataset
 class TrainingStream(Dataset[Sample]):
     """Augmented samples by position; a pure function of (seed, position).
 
-    Position p lies in epoch p // len(dataset); each epoch is a permutation of the data set drawn from (seed,
-    epoch), and the augmentation at p is drawn from (seed, p). A resumed run that starts at position
-    step * batch_size therefore sees exactly what the uninterrupted run would have seen, whatever the number
-    of loader workers. Torch's global random state is left as it was.
+    Position p lies in epoch p // len(dataset); each epoch is a permutation of the data set drawn
+    from (seed, epoch), and the augmentation at p is drawn from (seed, p). A resumed run that starts
+    at position step * batch_size therefore sees exactly what the uninterrupted run would have seen,
+    whatever the number of loader workers. Torch's global random state is left as it was.
 
     Args:
         dataset: Samples to draw from; best one that ``cache_dataset`` returned.
         augmentation: How each sample is varied.
         seed: Any integer.
-        num_positions: Length reported by ``len``; positions beyond it are as valid. Default: one epoch.
+        num_positions: Length reported by ``len``; positions beyond it are as valid. Default: one
+            epoch.
 
     Raises:
         ValueError: An empty data set or a negative length.
@@ -67,7 +68,8 @@ class TrainingStream(Dataset[Sample]):
         """Sample at a position: image (3, h, w) and target (h, w), uint8, of the crop size."""
         sample = self.dataset[self.index_of(position)]
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would reseed the GPUs too, which fork_rng does not restore here.
+            # Not torch.manual_seed: that would reseed the GPUs too, which fork_rng does not restore
+            # here.
             torch.default_generator.manual_seed(_derive_seed(self.seed, "position", position))
             return self._augment(sample)
 
@@ -90,7 +92,8 @@ def make_loader(
         num_workers: Loader processes; the batches do not depend on it.
 
     Returns:
-        Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), pinned where there is a GPU.
+        Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), pinned where there is a
+        GPU.
 
     Raises:
         ValueError: A size below 1 or ``start_step`` outside 0 to ``num_steps``.

@@ -27,9 +27,9 @@ SMALLEST = 32
 class Synthetic(SegmentationDataset):
     """Streets drawn in perspective, with texture, occlusion, shadows, light and sensor noise.
 
-    Classes share their colours (one palette for all vehicles, one for buildings, walls and paving, one for
-    all greenery), so that shape, texture and place must be learned. A scene depends on (seed, split, index)
-    alone and is the same on every machine.
+    Classes share their colours (one palette for all vehicles, one for buildings, walls and paving,
+    one for all greenery), so that shape, texture and place must be learned. A scene depends on
+    (seed, split, index) alone and is the same on every machine.
 
     Args:
         root: Ignored; there are no files.
@@ -79,7 +79,7 @@ class Synthetic(SegmentationDataset):
         generator = np.random.default_rng([self.seed, list(NUM_SAMPLES).index(self.split), index])
         height, width = self.size
         canvas = paint_street(Dice(generator), 2 * height, 2 * width, GUESTS[index % len(GUESTS)])
-        image, target = light_scene(canvas.pixels(), generator)
+        image, target = light_scene(canvas.picture, generator)
         return Sample(torch.from_numpy(image), torch.from_numpy(target))
 
     def sample_name(self, index: int) -> str:
