@@ -1,0 +1,203 @@
+"""Two objectives against each other, the front joined by the line of what it attains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from analysis.figures import theme
+from analysis.figures.hover import describe_baseline, describe_trial
+from analysis.pareto import non_dominated_mask
+from analysis.published import CONDITIONS, GROUPS, PUBLISHED
+from analysis.results import Objective, Results, Trial
+from analysis.summary import Summary, measure_matrix
+
+MAX_STRETCH = 1.6
+
+
+class Marks(NamedTuple):
+    """Marks of one kind, in shown units.
+
+    Attributes:
+        name: Legend entry.
+        x: Position of every mark.
+        y: Position of every mark.
+        texts: Hover text of every mark, escaped.
+        visible: False where the marks are off until the reader turns them on.
+    """
+
+    name: str
+    x: list[float]
+    y: list[float]
+    texts: list[str]
+    visible: bool = True
+
+
+class Front2DInfo(NamedTuple):
+    """What the figure of two objectives shows.
+
+    Attributes:
+        x_title: Title of the horizontal axis, with its unit.
+        y_title: Title of the vertical axis, with its unit.
+        line_shape: "hv" or "vh": which way the line that joins the front turns at a mark.
+        front: Trials that are non-dominated in these two objectives, from left to right.
+        other_front: Trials on the front only thanks to an objective that is not shown.
+        dominated: All other measured trials.
+        baselines: One entry for each baseline.
+        published: One entry for each group of points from papers.
+    """
+
+    x_title: str
+    y_title: str
+    line_shape: str
+    front: Marks
+    other_front: Marks
+    dominated: Marks
+    baselines: list[Marks]
+    published: list[Marks]
+
+
+def plot_front_2d(results: Results, summary: Summary, x: str, y: str = "miou") -> go.Figure:
+    """Draw two objectives against each other.
+
+    Args:
+        results: The runs.
+        summary: Their summary.
+        x: Name of the objective on the horizontal axis.
+        y: Name of the objective on the vertical axis.
+
+    Raises:
+        FigureNotMadeError: If no trial was measured to the end, or an objective is not there.
+    """
+    info = _get_front_2d_info(results, summary, x, y)
+    figure = go.Figure()
+    for marks in info.published:
+        _add_marks(figure, marks, color=theme.PAPER, size=9, symbol="circle-open")
+    _add_marks(figure, info.dominated, color=theme.DOMINATED, size=8)
+    _add_marks(figure, info.other_front, color=theme.OTHER_FRONT, size=9)
+    _add_marks(figure, info.front, color=theme.FRONT, size=10, line_shape=info.line_shape)
+    for index, marks in enumerate(info.baselines):
+        color = theme.BASELINES[index % len(theme.BASELINES)]
+        symbol = theme.BASELINE_SYMBOLS[index % len(theme.BASELINE_SYMBOLS)]
+        _add_marks(figure, marks, color=color, size=11, symbol=symbol)
+    figure.update_xaxes(theme.axis(info.x_title))
+    figure.update_yaxes(theme.axis(info.y_title))
+    return theme.apply_theme(figure)
+
+
+def _get_front_2d_info(results: Results, summary: Summary, x: str, y: str) -> Front2DInfo:
+    horizontal, vertical = results.find_objective(x), results.find_objective(y)
+    if horizontal is None or vertical is None:
+        raise theme.FigureNotMadeError(
+            f"The run has no objective {x if horizontal is None else y}."
+        )
+    pair = (horizontal, vertical)
+    trials = [*summary.front, *summary.dominated]
+    if not trials:
+        raise theme.FigureNotMadeError("No network has been measured to the end yet.")
+    mask = non_dominated_mask(measure_matrix(trials, pair), [o.direction for o in pair])
+    front = [trial for trial, on_front in zip(trials, mask, strict=True) if on_front]
+    front.sort(key=lambda trial: trial.measures[x])
+    rest = [trial for trial, on_front in zip(trials, mask, strict=True) if not on_front]
+    other = [trial for trial in rest if trial in summary.front]
+    dominated = [trial for trial in rest if trial not in summary.front]
+    hidden = [o.label for o in results.objectives if o not in pair]
+    own = [
+        _trial_marks("Front", front, results, pair),
+        _trial_marks(f"Front by {' or '.join(hidden).lower()}", other, results, pair),
+        _trial_marks("Dominated", dominated, results, pair),
+    ]
+    baselines = _baseline_marks(results, pair)
+    return Front2DInfo(
+        x_title=horizontal.quantity.title,
+        y_title=vertical.quantity.title,
+        line_shape="vh" if horizontal.maximize else "hv",
+        front=own[0],
+        other_front=own[1],
+        dominated=own[2],
+        baselines=baselines,
+        published=_published_marks(pair, [*own, *baselines]),
+    )
+
+
+def _trial_marks(
+    name: str, trials: Sequence[Trial], results: Results, pair: tuple[Objective, Objective]
+) -> Marks:
+    x, y = ([o.quantity.shown(trial.measures[o.name]) for trial in trials] for o in pair)
+    return Marks(name, x, y, [describe_trial(results, trial) for trial in trials])
+
+
+def _baseline_marks(results: Results, pair: tuple[Objective, Objective]) -> list[Marks]:
+    return [
+        Marks(
+            escape(baseline.name.capitalize()),
+            [pair[0].quantity.shown(baseline.values[pair[0].name])],
+            [pair[1].quantity.shown(baseline.values[pair[1].name])],
+            [describe_baseline(results, baseline)],
+        )
+        for baseline in results.baselines
+        if all(objective.name in baseline.values for objective in pair)
+    ]
+
+
+def _published_marks(pair: tuple[Objective, Objective], own: Sequence[Marks]) -> list[Marks]:
+    groups = []
+    for group, name in GROUPS.items():
+        points = [
+            point
+            for point in PUBLISHED
+            if point.group == group and all(o.name in point.values for o in pair)
+        ]
+        if not points:
+            continue
+        x, y = ([o.quantity.shown(point.values[o.name]) for point in points] for o in pair)
+        texts = [
+            f"<b>{escape(point.name)}</b><br>"
+            + "<br>".join(f"{o.label}  {o.quantity.text(point.values[o.name])}" for o in pair)
+            + f"<br>as published: {CONDITIONS}"
+            for point in points
+        ]
+        fits = not (
+            _stretches([v for marks in own for v in marks.x], x)
+            or _stretches([v for marks in own for v in marks.y], y)
+        )
+        groups.append(Marks(name, x, y, texts, visible=fits))
+    return groups
+
+
+def _stretches(own: Sequence[float], other: Sequence[float]) -> bool:
+    """Tell whether showing the other values too would squash our own."""
+    span = max(own) - min(own)
+    return max(*own, *other) - min(*own, *other) > MAX_STRETCH * span
+
+
+def _add_marks(
+    figure: go.Figure,
+    marks: Marks,
+    *,
+    color: str,
+    size: int,
+    symbol: str = "circle",
+    line_shape: str | None = None,
+) -> None:
+    if not marks.x:
+        return
+    figure.add_scatter(
+        x=marks.x,
+        y=marks.y,
+        name=marks.name,
+        mode="markers" if line_shape is None else "lines+markers",
+        line={"shape": line_shape or "linear", "color": color, "width": 2},
+        marker={
+            "color": color,
+            "size": size,
+            "symbol": symbol,
+            "line": {"color": "white" if "open" not in symbol else color, "width": 1.2},
+        },
+        hovertext=marks.texts,
+        hoverinfo="text",
+        visible=True if marks.visible else "legendonly",
+    )

@@ -1,0 +1,121 @@
+"""Three objectives at once, to be turned by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from analysis.figures import theme
+from analysis.figures.hover import describe_baseline, describe_trial
+from analysis.results import Objective, Results
+from analysis.summary import Summary
+
+
+class Cloud(NamedTuple):
+    """Marks of one kind in space, in shown units; `points` holds (x, y, z) of each."""
+
+    name: str
+    points: list[tuple[float, float, float]]
+    texts: list[str]
+
+
+class Front3DInfo(NamedTuple):
+    """What the figure of three objectives shows.
+
+    Attributes:
+        titles: Titles of the x, y and z axes, with their units; z is the first objective.
+        front: Non-dominated trials.
+        dominated: The other measured trials.
+        baselines: One entry for each baseline that has all three.
+    """
+
+    titles: tuple[str, str, str]
+    front: Cloud
+    dominated: Cloud
+    baselines: list[Cloud]
+
+
+def plot_front_3d(results: Results, summary: Summary) -> go.Figure:
+    """Draw the first three objectives in space.
+
+    Raises:
+        FigureNotMadeError: With fewer than three objectives or without a measured trial.
+    """
+    info = _get_front_3d_info(results, summary)
+    figure = go.Figure()
+    _add_cloud(figure, info.dominated, color=theme.DOMINATED, size=4, symbol="circle")
+    _add_cloud(figure, info.front, color=theme.FRONT, size=6, symbol="circle")
+    for index, cloud in enumerate(info.baselines):
+        color = theme.BASELINES[index % len(theme.BASELINES)]
+        symbol = ("diamond", "square", "cross")[index % 3]
+        _add_cloud(figure, cloud, color=color, size=6, symbol=symbol)
+    theme.apply_theme(figure, height=520)
+    axes = {
+        name: {
+            "title": {"text": title, "font": {"size": 12, "color": theme.MUTED}},
+            "gridcolor": theme.GRID,
+            "showbackground": False,
+            "showspikes": False,
+            "linecolor": "#b4bec8",
+            "tickfont": {"size": 10, "color": theme.MUTED},
+            "nticks": 5,
+        }
+        for name, title in zip(("xaxis", "yaxis", "zaxis"), info.titles, strict=True)
+    }
+    camera = {"eye": {"x": 1.6, "y": 1.6, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.12}}
+    figure.update_layout(scene={**axes, "camera": camera, "aspectmode": "cube"})
+    return figure
+
+
+def _get_front_3d_info(results: Results, summary: Summary) -> Front3DInfo:
+    if len(results.objectives) < 3:
+        raise theme.FigureNotMadeError("The run has fewer than three objectives.")
+    if not results.measured:
+        raise theme.FigureNotMadeError("No network has been measured to the end yet.")
+    z, x, y = results.objectives[:3]
+    axes = (x, y, z)
+    clouds = [
+        Cloud(
+            name,
+            [_position(trial.measures, axes) for trial in trials],
+            [describe_trial(results, trial) for trial in trials],
+        )
+        for name, trials in (("Front", summary.front), ("Dominated", summary.dominated))
+    ]
+    baselines = [
+        Cloud(
+            escape(baseline.name.capitalize()),
+            [_position(baseline.values, axes)],
+            [describe_baseline(results, baseline)],
+        )
+        for baseline in results.baselines
+        if all(objective.name in baseline.values for objective in axes)
+    ]
+    titles = (x.quantity.title, y.quantity.title, z.quantity.title)
+    return Front3DInfo(titles, clouds[0], clouds[1], baselines)
+
+
+def _position(
+    values: Mapping[str, float], axes: tuple[Objective, Objective, Objective]
+) -> tuple[float, float, float]:
+    x, y, z = (objective.quantity.shown(values[objective.name]) for objective in axes)
+    return x, y, z
+
+
+def _add_cloud(figure: go.Figure, cloud: Cloud, *, color: str, size: int, symbol: str) -> None:
+    if not cloud.points:
+        return
+    x, y, z = ([point[i] for point in cloud.points] for i in range(3))
+    figure.add_scatter3d(
+        x=x,
+        y=y,
+        z=z,
+        name=cloud.name,
+        mode="markers",
+        marker={"color": color, "size": size, "symbol": symbol},
+        hovertext=cloud.texts,
+        hoverinfo="text",
+    )

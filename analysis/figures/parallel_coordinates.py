@@ -1,0 +1,114 @@
+"""Settings and objectives side by side, one line for each measured trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from analysis.figures import theme
+from analysis.quantities import format_number
+from analysis.results import Results
+from analysis.summary import Summary
+from analysis.trials_csv import Setting
+
+LOG_RATIO = 30.0
+
+
+class Dimension(NamedTuple):
+    """One upright axis.
+
+    Attributes:
+        label: Name of the setting, or title of the objective.
+        values: Position of each trial on it.
+        tick_values: Positions of the ticks, None to leave them to plotly.
+        tick_texts: Their texts, None to leave them to plotly.
+    """
+
+    label: str
+    values: list[float]
+    tick_values: list[float] | None = None
+    tick_texts: list[str] | None = None
+
+
+class ParallelCoordinatesInfo(NamedTuple):
+    """What the figure shows.
+
+    Attributes:
+        dimensions: The settings that vary, then the objectives.
+        colors: First objective of each trial, in shown units.
+        color_title: Its title.
+    """
+
+    dimensions: list[Dimension]
+    colors: list[float]
+    color_title: str
+
+
+def plot_parallel_coordinates(results: Results, summary: Summary) -> go.Figure:
+    """Draw every measured trial as a line across its settings and objectives.
+
+    Raises:
+        FigureNotMadeError: With fewer than two measured trials.
+    """
+    info = _get_parallel_coordinates_info(results, summary)
+    dimensions = [
+        {"label": item.label, "values": item.values}
+        | ({"tickvals": item.tick_values, "ticktext": item.tick_texts} if item.tick_values else {})
+        for item in info.dimensions
+    ]
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={
+                "color": info.colors,
+                "colorscale": theme.COLOUR_SCALE,
+                "showscale": True,
+                "colorbar": {
+                    "title": {"text": info.color_title, "side": "right"},
+                    "thickness": 10,
+                    "outlinewidth": 0,
+                },
+            },
+            labelfont={"size": 12, "color": theme.INK},
+            tickfont={"size": 11, "color": theme.MUTED},
+            rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
+        )
+    )
+    theme.apply_theme(figure, height=400)
+    figure.update_layout(margin={"l": 60, "r": 20, "t": 56, "b": 24})
+    return figure
+
+
+def _get_parallel_coordinates_info(results: Results, summary: Summary) -> ParallelCoordinatesInfo:
+    trials = [*summary.dominated, *summary.front]
+    if len(trials) < 2:
+        raise theme.FigureNotMadeError("Fewer than two networks have been measured to the end.")
+    dimensions = []
+    for name in results.varied_settings:
+        column = [trial.settings.get(name) for trial in trials]
+        if len(set(column)) > 1:
+            dimensions.append(_get_dimension(name, column))
+    for objective in results.objectives:
+        quantity = objective.quantity
+        shown = [quantity.shown(trial.measures[objective.name]) for trial in trials]
+        dimensions.append(Dimension(quantity.title, shown))
+    first = results.objectives[0]
+    colors = [first.quantity.shown(trial.measures[first.name]) for trial in trials]
+    return ParallelCoordinatesInfo(dimensions, colors, first.quantity.title)
+
+
+def _get_dimension(name: str, column: Sequence[Setting | None]) -> Dimension:
+    numbers = [v for v in column if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) < len(column):
+        texts = sorted({str(value) for value in column})
+        positions = [float(texts.index(str(value))) for value in column]
+        return Dimension(name, positions, [float(i) for i in range(len(texts))], texts)
+    if min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_RATIO:
+        logs = [math.log10(number) for number in numbers]
+        low, high = min(logs), max(logs)
+        ticks = [low + (high - low) * i / 4 for i in range(5)]
+        return Dimension(f"{name} (log)", logs, ticks, [format_number(10**tick) for tick in ticks])
+    return Dimension(name, [float(number) for number in numbers])

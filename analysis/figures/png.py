@@ -1,0 +1,125 @@
+"""PNG copies of the main figures, drawn by matplotlib because that needs no browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import theme
+from analysis.figures.front_2d import Marks, _get_front_2d_info
+from analysis.figures.hypervolume_history import Over, _get_hypervolume_history_info
+from analysis.results import Results
+from analysis.summary import Summary
+
+STEPS = {"hv": "steps-post", "vh": "steps-pre"}
+SYMBOLS = ("D", "s", "^", "P")
+
+
+def write_front_png(
+    path: Path, results: Results, summary: Summary, *, x: str, y: str = "miou", title: str = ""
+) -> None:
+    """Draw two objectives against each other into a PNG file of 1600 x 1040 pixels.
+
+    Raises:
+        FigureNotMadeError: If no trial was measured to the end, or an objective is not there.
+    """
+    info = _get_front_2d_info(results, summary, x, y)
+    figure, axes = _start(info.x_title, info.y_title, title)
+    _scatter(axes, info.dominated, color=theme.DOMINATED, size=38)
+    _scatter(axes, info.other_front, color=theme.OTHER_FRONT, size=46)
+    for marks in info.published:
+        if marks.visible:
+            _scatter(axes, marks, color="none", edge=theme.PAPER, size=48)
+    axes.plot(
+        info.front.x,
+        info.front.y,
+        drawstyle=STEPS[info.line_shape],
+        color=theme.FRONT,
+        linewidth=1.8,
+        zorder=2,
+    )
+    _scatter(axes, info.front, color=theme.FRONT, size=60)
+    for index, marks in enumerate(info.baselines):
+        color = theme.BASELINES[index % len(theme.BASELINES)]
+        _scatter(axes, marks, color=color, size=70, symbol=SYMBOLS[index % len(SYMBOLS)])
+    _finish(figure, axes, path)
+
+
+def write_hypervolume_png(
+    path: Path, results: Results, summary: Summary, *, over: Over = "trials", title: str = ""
+) -> None:
+    """Draw the growth of the hypervolume into a PNG file of 1600 x 1040 pixels.
+
+    Raises:
+        FigureNotMadeError: If no trial was measured to the end, or no trial states its hours.
+    """
+    info = _get_hypervolume_history_info(results, summary, over)
+    figure, axes = _start(info.x_title, "Hypervolume (share of box)", title)
+    for index, history in enumerate(info.histories):
+        axes.plot(
+            history.x,
+            history.hypervolume,
+            drawstyle="steps-post",
+            color=theme.SEQUENCE[index % len(theme.SEQUENCE)],
+            linewidth=1.8,
+            label=_plain(history.name) if len(info.histories) > 1 else None,
+        )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    _finish(figure, axes, path)
+
+
+def _start(x_title: str, y_title: str, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 5.2), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(_plain(x_title), color=theme.MUTED, fontsize=11)
+    axes.set_ylabel(_plain(y_title), color=theme.MUTED, fontsize=11)
+    axes.set_title(_plain(title), loc="left", color=theme.INK, fontsize=12, pad=34)
+    axes.grid(color=theme.GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b4bec8")
+    axes.tick_params(color="#b4bec8", labelcolor=theme.MUTED, labelsize=10)
+    return figure, axes
+
+
+def _scatter(
+    axes: Axes, marks: Marks, *, color: str, size: float, edge: str = "white", symbol: str = "o"
+) -> None:
+    if marks.x:
+        axes.scatter(
+            marks.x,
+            marks.y,
+            s=size,
+            c=color,
+            marker=symbol,
+            edgecolors=edge,
+            linewidths=1.0,
+            label=_plain(marks.name),
+            zorder=3,
+        )
+
+
+def _finish(figure: Figure, axes: Axes, path: Path) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1.0),
+            ncols=min(len(labels), 5),
+            frameon=False,
+            fontsize=9.5,
+            handletextpad=0.4,
+            columnspacing=1.4,
+            labelcolor=theme.INK,
+        )
+    figure.savefig(path)
+
+
+def _plain(text: str) -> str:
+    """Keep matplotlib from reading $ as mathematics or a leading _ as "not in the legend"."""
+    return text.replace("$", r"\$").removeprefix("_")

@@ -1,0 +1,70 @@
+"""Colours, type and layout that all figures share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+INK = "#1b2530"
+MUTED = "#5b6875"
+GRID = "#e6eaee"
+FRONT = "#1d5fa7"
+OTHER_FRONT = "#8fb7df"
+DOMINATED = "#c3ccd5"
+PAPER = "#8a949e"
+BASELINES = ("#c4511d", "#2f8265", "#7a4fa3", "#a8791a")
+BASELINE_SYMBOLS = ("diamond", "square", "triangle-up", "cross")
+SEQUENCE = ("#1d5fa7", "#c4511d", "#2f8265", "#7a4fa3", "#a8791a", "#4a90a4")
+COLOUR_SCALE = ((0.0, "#d9e4ef"), (0.5, "#6fa1d2"), (1.0, "#123f73"))
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+class FigureNotMadeError(ValueError):
+    """The results do not hold what a figure needs; the message says what, for the reader."""
+
+
+def axis(title: str, **options: Any) -> dict[str, Any]:
+    """Return the settings of one plain axis with this title."""
+    settings: dict[str, Any] = {
+        "title": {"text": title, "font": {"size": 13, "color": MUTED}, "standoff": 10},
+        "gridcolor": GRID,
+        "linecolor": "#b4bec8",
+        "showline": True,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": "#b4bec8",
+        "tickfont": {"size": 12, "color": MUTED},
+        "automargin": True,
+    }
+    return settings | options
+
+
+def apply_theme(figure: go.Figure, *, height: int = 430) -> go.Figure:
+    """Give a figure the shared look: white, small margins, legend above."""
+    figure.update_layout(
+        template="none",
+        height=height,
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        margin={"l": 12, "r": 12, "t": 12, "b": 12},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 12},
+            "itemsizing": "constant",
+        },
+        hoverlabel={
+            "bgcolor": "white",
+            "bordercolor": "#b4bec8",
+            "font": {"family": FONT, "size": 12, "color": INK},
+            "align": "left",
+        },
+        hovermode="closest",
+    )
+    return figure

@@ -1,0 +1,110 @@
+"""Write the report of one or several runs: `python analysis/report.py RUN_DIR [RUN_DIR ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from analysis import figures, page
+from analysis.figures.theme import FigureNotMadeError
+from analysis.front_table import write_front_csv
+from analysis.results import Results, ResultsError, combine_runs, load_run
+from analysis.run_description import describe_data
+from analysis.sections import (
+    describe_recipes,
+    render_conditions,
+    render_front_members,
+    render_fronts,
+    render_header,
+    render_other_trials,
+    render_progress,
+    render_settings,
+    short_name,
+)
+from analysis.summary import Summary, summarize
+
+
+def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = None) -> Path:
+    """Write index.html, PNG copies of the main figures and front.csv.
+
+    Args:
+        run_dirs: Run folders; several must share objectives, data set and latency measurement.
+        output: Folder to write to; RUN_DIR/report of the first run if not given.
+
+    Returns:
+        Path of index.html.
+
+    Raises:
+        ResultsError: If a run cannot be read or the runs do not go together.
+    """
+    results = combine_runs([load_run(folder) for folder in run_dirs])
+    summary = summarize(results)
+    folder = Path(output).resolve() if output else results.runs[0].folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    body = "\n".join(
+        [
+            render_header(results, summary),
+            render_fronts(results, summary),
+            render_front_members(results, summary, folder),
+            render_progress(results, summary),
+            render_settings(results, summary),
+            render_other_trials(results),
+            render_conditions(results, summary),
+        ]
+    )
+    path = folder / "index.html"
+    path.write_text(
+        page.render_page(f"{describe_recipes(results)} · segfront", body), encoding="utf-8"
+    )
+    write_front_csv(folder / "front.csv", results, summary.front)
+    _write_pngs(folder, results, summary)
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, write the report and print where it lies."""
+    parser = argparse.ArgumentParser(description="Write the report of one or several runs.")
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="folder of a run")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder to write to (default: RUN_DIR/report)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        path = write_report(options.run_dirs, options.output)
+    except (ResultsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+def _write_pngs(folder: Path, results: Results, summary: Summary) -> None:
+    """Write the PNG copies, and remove those of an earlier report that no longer hold."""
+    title = f"{describe_recipes(results)}: {describe_data(results.runs[0])}"
+    first, *costs = results.objectives
+    jobs: dict[Path, Callable[[Path], None]] = {}
+    for cost in costs[:2]:
+        jobs[folder / f"front_{short_name(cost.name)}.png"] = partial(
+            figures.write_front_png,
+            results=results,
+            summary=summary,
+            x=cost.name,
+            y=first.name,
+            title=title,
+        )
+    jobs[folder / "hypervolume.png"] = partial(
+        figures.write_hypervolume_png, results=results, summary=summary, title=title
+    )
+    for path, write in jobs.items():
+        try:
+            write(path)
+        except FigureNotMadeError:
+            # index.html says why, in the place of the same figure.
+            path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""What a run left behind, read from its folder: metadata.json and trials.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis.run_metadata import (
+    Baseline,
+    Objective,
+    parse_baselines,
+    parse_objectives,
+    read_json,
+)
+from analysis.trials_csv import ResultsError, Trial, read_trials
+
+__all__ = [
+    "Baseline",
+    "Objective",
+    "Results",
+    "ResultsError",
+    "Run",
+    "Trial",
+    "combine_runs",
+    "load_run",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: Where it lies.
+        metadata: metadata.json as it stands.
+        objectives: The objectives that trials.csv has a column for.
+        missing_objectives: Names of the objectives that it has none for.
+        baselines: Teacher, dense network and the like.
+        trials: Every trial, in the order of the file.
+    """
+
+    folder: Path
+    metadata: Mapping[str, Any]
+    objectives: tuple[Objective, ...]
+    missing_objectives: tuple[str, ...] = ()
+    baselines: tuple[Baseline, ...] = ()
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.name
+
+    @property
+    def recipe(self) -> str:
+        """Recipe it ran."""
+        return str(self.metadata.get("recipe", "unnamed"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Results:
+    """One or several runs with the same objectives, as one set of trials.
+
+    Attributes:
+        runs: The runs.
+        objectives: Their common objectives, with the most generous reference of all.
+        trials: All trials of all runs.
+        notes: What a reader must know before trusting the figures.
+    """
+
+    runs: tuple[Run, ...]
+    objectives: tuple[Objective, ...]
+    trials: tuple[Trial, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def measured(self) -> tuple[Trial, ...]:
+        """The complete trials that have a value for every objective."""
+        names = [objective.name for objective in self.objectives]
+        return tuple(
+            trial
+            for trial in self.trials
+            if trial.state == "complete" and all(name in trial.measures for name in names)
+        )
+
+    @property
+    def directions(self) -> list[str]:
+        """Direction of every objective."""
+        return [objective.direction for objective in self.objectives]
+
+    @property
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Baselines of the first run that has any (runs to be combined share them)."""
+        return next((run.baselines for run in self.runs if run.baselines), ())
+
+    @property
+    def setting_names(self) -> list[str]:
+        """Every setting that any trial has, in the order of the files."""
+        return list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
+
+    @property
+    def varied_settings(self) -> list[str]:
+        """The settings that are not the same in all trials."""
+        return [
+            name
+            for name in self.setting_names
+            if len({trial.settings.get(name) for trial in self.trials}) > 1
+        ]
+
+    def find_objective(self, name: str) -> Objective | None:
+        """Return the objective of this name, None if the runs do not have it."""
+        return next((item for item in self.objectives if item.name == name), None)
+
+    def label(self, trial: Trial) -> str:
+        """Name a trial so that it can be told from all others."""
+        return f"{trial.number}" if len(self.runs) == 1 else f"{trial.run}/{trial.number}"
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run's metadata.json and trials.csv.
+
+    Raises:
+        ResultsError: If the folder or a file is missing or broken; names the file and the place.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise ResultsError(f"{folder}: no such run folder")
+    metadata = read_json(folder / "metadata.json")
+    for key in ("dataset", "latency", "hardware", "versions", "git"):
+        if not isinstance(metadata.get(key) or {}, dict):
+            found = metadata[key]
+            raise ResultsError(f"{folder / 'metadata.json'}: {key!r} must be an object: {found!r}")
+    wanted = parse_objectives(metadata, folder / "metadata.json")
+    trials, columns = read_trials(
+        folder / "trials.csv", run=folder.name, objectives=[item.name for item in wanted]
+    )
+    objectives = tuple(item for item in wanted if item.name in columns)
+    if not objectives:
+        names = ", ".join(item.name for item in wanted)
+        raise ResultsError(f"{folder / 'trials.csv'}: no column for any objective ({names})")
+    return Run(
+        folder=folder,
+        metadata=metadata,
+        objectives=objectives,
+        missing_objectives=tuple(item.name for item in wanted if item.name not in columns),
+        baselines=parse_baselines(metadata, folder / "metadata.json"),
+        trials=trials,
+    )
+
+
+def combine_runs(runs: Sequence[Run]) -> Results:
+    """Put runs with the same objectives together.
+
+    Raises:
+        ResultsError: If objectives, data set or the way latency is measured differ between them.
+    """
+    if not runs:
+        raise ResultsError("no run folder given")
+    first = runs[0]
+    notes: list[str] = []
+    for run in runs[1:]:
+        _check_comparable(first, run)
+        if run.metadata.get("hardware") != first.metadata.get("hardware"):
+            notes.append(
+                f"{run.name} and {first.name} ran on different hardware: "
+                "their latencies do not compare."
+            )
+    for run in runs:
+        notes.extend(
+            f"trials.csv of {run.name} has no column {name}: left out everywhere."
+            for name in run.missing_objectives
+        )
+    results = Results(
+        runs=tuple(runs),
+        objectives=_widest_objectives(runs),
+        trials=tuple(trial for run in runs for trial in run.trials),
+    )
+    measured = results.measured
+    for trial in results.trials:
+        if trial.state == "complete" and trial not in measured:
+            missing = [o.name for o in results.objectives if o.name not in trial.measures]
+            notes.append(
+                f"Trial {results.label(trial)} is complete but has no {', '.join(missing)}: "
+                "left out of the front."
+            )
+    return Results(
+        runs=results.runs,
+        objectives=results.objectives,
+        trials=results.trials,
+        notes=tuple(notes),
+    )
+
+
+def _check_comparable(first: Run, run: Run) -> None:
+    def describe(item: Run) -> dict[str, Any]:
+        dataset = item.metadata.get("dataset") or {}
+        return {
+            "objectives": [(o.name, o.direction, o.unit) for o in item.objectives],
+            "data set": (dataset.get("name"), dataset.get("resolution")),
+            "latency measurement": item.metadata.get("latency"),
+        }
+
+    theirs = describe(run)
+    for what, ours in describe(first).items():
+        if ours != theirs[what]:
+            raise ResultsError(
+                f"{run.folder}: {what} differs from that of {first.folder}, "
+                f"so they cannot be shown together: {theirs[what]} and {ours}"
+            )
+
+
+def _widest_objectives(runs: Sequence[Run]) -> tuple[Objective, ...]:
+    objectives = []
+    for index, objective in enumerate(runs[0].objectives):
+        known = [r for run in runs if (r := run.objectives[index].reference) is not None]
+        worst = min if objective.maximize else max
+        objectives.append(
+            Objective(
+                name=objective.name,
+                direction=objective.direction,
+                unit=objective.unit,
+                label=objective.label or objective.name,
+                reference=worst(known) if known else None,
+            )
+        )
+    return tuple(objectives)

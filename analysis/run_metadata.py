@@ -1,0 +1,124 @@
+"""The parts of metadata.json that figures are made of: objectives and baselines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.pareto import DIRECTIONS
+from analysis.quantities import Quantity, get_quantity
+from analysis.trials_csv import ResultsError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """One thing the search optimised, as metadata.json describes it.
+
+    Attributes:
+        name: Column of trials.csv.
+        direction: "maximize" or "minimize".
+        unit: Unit of the stored number, "" where it has none.
+        label: Name in words.
+        reference: The worst value that still counts for the hypervolume; None if not stated.
+    """
+
+    name: str
+    direction: str
+    unit: str = ""
+    label: str = ""
+    reference: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise ValueError(
+                f"direction of {self.name!r} must be 'maximize' or 'minimize', "
+                f"got {self.direction!r}"
+            )
+
+    @property
+    def quantity(self) -> Quantity:
+        """How its values are shown."""
+        return get_quantity(self.name, self.label, self.unit)
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more is better."""
+        return DIRECTIONS[self.direction]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """A network that the search started from, e.g. the teacher or the dense student."""
+
+    name: str
+    model: str
+    values: Mapping[str, float]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        ResultsError: If it is missing or does not; names the file.
+    """
+    if not path.is_file():
+        raise ResultsError(f"{path}: missing (is {path.parent} a run folder?)")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResultsError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ResultsError(f"{path}: must hold a JSON object, holds a {type(content).__name__}")
+    return content
+
+
+def parse_objectives(metadata: Mapping[str, Any], path: Path) -> list[Objective]:
+    """Return the objectives that metadata.json lists.
+
+    Raises:
+        ResultsError: If there is none or one is broken; names the file and the entry.
+    """
+    entries = metadata.get("objectives")
+    if not isinstance(entries, list) or not entries:
+        raise ResultsError(f"{path}: 'objectives' must be a list of at least one, got {entries!r}")
+    objectives = []
+    for entry in entries:
+        try:
+            reference = entry.get("reference")
+            objectives.append(
+                Objective(
+                    name=str(entry["name"]),
+                    direction=str(entry["direction"]),
+                    unit=str(entry.get("unit") or ""),
+                    label=str(entry.get("label") or entry["name"]),
+                    reference=None if reference is None else float(reference),
+                )
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ResultsError(
+                f"{path}: 'objectives' has a bad entry {entry!r}: {error}"
+            ) from error
+    return objectives
+
+
+def parse_baselines(metadata: Mapping[str, Any], path: Path) -> tuple[Baseline, ...]:
+    """Return the networks that metadata.json lists to compare with.
+
+    Raises:
+        ResultsError: If one has no name; names the file and the entry.
+    """
+    baselines = []
+    for entry in metadata.get("baselines") or []:
+        if not isinstance(entry, dict) or "name" not in entry:
+            raise ResultsError(f"{path}: 'baselines' has an entry without a name: {entry!r}")
+        values = {
+            key: float(value)
+            for key, value in entry.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        model = str(entry.get("model") or "")
+        baselines.append(Baseline(name=str(entry["name"]), model=model, values=values))
+    return tuple(baselines)

@@ -1,0 +1,155 @@
+"""What a run comes to: the front, its hypervolume, and the result in one sentence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.pareto import non_dominated_mask, relative_hypervolume
+from analysis.results import Objective, Results, Trial
+
+ALLOWED_LOSS = 0.02
+BOUNDED_BY_ONE = ("miou",)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """The outcome of one or several runs.
+
+    Attributes:
+        front: Complete trials that no other complete trial dominates, best first objective first.
+        dominated: The other complete trials.
+        num_by_state: Number of trials by state.
+        reference_point: (M,) worst values that count for the hypervolume.
+        ideal_point: (M,) best values that can be thought of; the other corner of its box.
+        hypervolume: Share of the box between the two that the front dominates, 0 to 1.
+        notes: What a reader must know before trusting the figures.
+        sentence: The result in plain words.
+    """
+
+    front: tuple[Trial, ...]
+    dominated: tuple[Trial, ...]
+    num_by_state: dict[str, int]
+    reference_point: tuple[float, ...]
+    ideal_point: tuple[float, ...]
+    hypervolume: float
+    notes: tuple[str, ...]
+    sentence: str
+
+
+def summarize(results: Results) -> Summary:
+    """Work out the front, its hypervolume and what to say about them."""
+    trials = results.measured
+    values = measure_matrix(trials, results.objectives)
+    mask = non_dominated_mask(values, results.directions)
+    front = [trial for trial, on_front in zip(trials, mask, strict=True) if on_front]
+    first = results.objectives[0]
+    front.sort(key=lambda trial: trial.measures[first.name], reverse=first.maximize)
+    notes = list(results.notes)
+    reference = _reference_point(results, values, notes)
+    ideal = _ideal_point(results, values, reference)
+    return Summary(
+        front=tuple(front),
+        dominated=tuple(t for t, on_front in zip(trials, mask, strict=True) if not on_front),
+        num_by_state=dict(Counter(trial.state for trial in results.trials)),
+        reference_point=reference,
+        ideal_point=ideal,
+        hypervolume=relative_hypervolume(values, reference, results.directions, ideal_point=ideal),
+        notes=tuple(notes),
+        sentence=_describe(results, front),
+    )
+
+
+def measure_matrix(
+    trials: tuple[Trial, ...] | list[Trial], objectives: tuple[Objective, ...]
+) -> NDArray[np.float64]:
+    """Return the objectives of the trials as an (N, M) array, in the units of the file."""
+    rows = [[trial.measures[objective.name] for objective in objectives] for trial in trials]
+    return np.asarray(rows, dtype=np.float64).reshape(len(trials), len(objectives))
+
+
+def _reference_point(
+    results: Results, values: NDArray[np.float64], notes: list[str]
+) -> tuple[float, ...]:
+    point = []
+    for column, objective in enumerate(results.objectives):
+        if objective.reference is not None:
+            point.append(objective.reference)
+            continue
+        away = -1.0 if objective.maximize else 1.0
+        seen = values[:, column] if len(values) else np.zeros(1)
+        worst = float(seen.min() if objective.maximize else seen.max())
+        point.append(worst + away * (abs(worst) or 1.0) * 0.1)
+        notes.append(
+            f"metadata.json states no reference for {objective.name}: the hypervolume uses the "
+            "worst value seen and a tenth more, so it does not compare with that of other runs."
+        )
+    return tuple(point)
+
+
+def _ideal_point(
+    results: Results, values: NDArray[np.float64], reference: tuple[float, ...]
+) -> tuple[float, ...]:
+    point = []
+    for column, objective in enumerate(results.objectives):
+        if objective.name in BOUNDED_BY_ONE:
+            point.append(1.0)
+        elif not objective.maximize and reference[column] > 0:
+            point.append(0.0)
+        else:
+            seen = [*values[:, column].tolist(), reference[column]]
+            point.append(max(seen) if objective.maximize else min(seen))
+    return tuple(point)
+
+
+def _describe(results: Results, front: list[Trial]) -> str:
+    if not results.measured:
+        return "No network has been measured to the end yet."
+    total = len(results.measured)
+    if total == 1:
+        begin = "The one finished network is the front."
+    else:
+        begin = f"{len(front)} of {total} finished networks are on the front."
+    gain = _describe_gain(results, front)
+    return f"{begin} {gain}" if gain else begin
+
+
+def _describe_gain(results: Results, front: list[Trial]) -> str:
+    dense = next((b for b in results.baselines if b.name == "dense"), None)
+    cost_names = [n for n in ("latency_ms", "num_params") if results.find_objective(n)]
+    if dense is None or not cost_names or "miou" not in dense.values:
+        return ""
+    if results.find_objective("miou") is None or cost_names[0] not in dense.values:
+        return ""
+    floor = dense.values["miou"] - ALLOWED_LOSS
+    near = [trial for trial in front if trial.measures["miou"] >= floor]
+    if near:
+        best = min(near, key=lambda trial: trial.measures[cost_names[0]])
+    else:
+        best = max(front, key=lambda trial: trial.measures["miou"])
+    factors = " and ".join(
+        _describe_factor(name, dense.values[name], best.measures[name])
+        for name in cost_names
+        if name in dense.values
+    )
+    change = (best.measures["miou"] - dense.values["miou"]) * 100
+    points = f"{abs(change):.1f} points of mIoU {'above' if change >= 0 else 'below'} dense"
+    name = f"trial {results.label(best)}"
+    if near:
+        return f"Within {ALLOWED_LOSS * 100:.0f} points of mIoU of the dense network, " + (
+            f"{name} is {factors} ({points})."
+        )
+    return f"None stays within {ALLOWED_LOSS * 100:.0f} points of mIoU of the dense network; " + (
+        f"the best, {name}, is {factors} ({points})."
+    )
+
+
+def _describe_factor(name: str, before: float, after: float) -> str:
+    better, worse = ("faster", "slower") if name == "latency_ms" else ("smaller", "larger")
+    if before <= 0 or after <= 0:
+        return f"not comparable in {name}"
+    ratio = before / after
+    return f"{ratio:.1f}× {better}" if ratio >= 1 else f"{1 / ratio:.1f}× {worse}"
