@@ -1,0 +1,81 @@
+"""Optimisers and learning-rate schedules; a rate is a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """How weights are updated.
+
+    Attributes:
+        name: sgd (Nesterov off) or adamw.
+        lr: Peak learning rate, greater than 0.
+        weight_decay: At least 0; never applied to BatchNorm parameters and biases.
+        momentum: Of SGD, within 0..1.
+        schedule: poly: lr (1 - step/num_steps)^poly_power after the warm-up; one_cycle: cosine up
+            from lr/25 over `warmup_fraction` and down to lr/10 000.
+        poly_power: Exponent of the poly schedule.
+        min_lr: Floor of the poly schedule.
+        warmup_fraction: Share of the steps in which the rate rises, within 0..1.
+        max_grad_norm: Gradients are scaled down to this L2 norm; None leaves them.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    schedule: Literal["poly", "one_cycle"] = "poly"
+    poly_power: float = 0.9
+    min_lr: float = 0.0
+    warmup_fraction: float = 0.0
+    max_grad_norm: float | None = 5.0
+
+    def __post_init__(self) -> None:
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr must be greater than 0, got {self.lr}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        for field in ("momentum", "warmup_fraction"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(
+                    f"{field} must lie in 0..1 (1 excluded), got {getattr(self, field)}"
+                )
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm must be greater than 0, got {self.max_grad_norm}")
+
+    def learning_rate(self, step: int, num_steps: int) -> float:
+        """Learning rate of update number `step` (0-based) of `num_steps`.
+
+        Source: poly: Chen et al., DeepLab, 2016; one-cycle: Smith and Topin, 2018.
+        """
+        warmup = round(self.warmup_fraction * num_steps)
+        if self.schedule == "one_cycle":
+            start, end = self.lr / 25, self.lr / 1e4
+            if step < warmup:
+                return _cosine(start, self.lr, step / warmup)
+            return _cosine(self.lr, end, (step - warmup) / max(1, num_steps - 1 - warmup))
+        decayed = max(self.min_lr, self.lr * (1 - step / num_steps) ** self.poly_power)
+        return float(decayed * min(1.0, (step + 1) / (warmup + 1)))
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Make the optimiser; weight decay leaves out BatchNorm parameters and biases (ndim <= 1)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

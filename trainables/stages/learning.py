@@ -1,0 +1,135 @@
+"""What all stages that train have in common: data, seed, evaluation, checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from models import SegmentationNetwork
+from models.checkpoint import save_checkpoint
+from trainables.context import Progress, StageContext
+from trainables.data import TrainingStream
+from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD
+from trainables.data_source import DataConfig
+from trainables.evaluation import evaluate
+from trainables.training import LossFunction, TrainConfig, train
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Learning:
+    """Data and schedule of a training stage.
+
+    Attributes:
+        data: Data set and augmentation.
+        training: Length, optimiser, precision.
+        seed: Of data order, augmentation and dropout.
+    """
+
+    data: DataConfig
+    training: TrainConfig
+    seed: int
+
+    def content(self) -> dict[str, Any]:
+        """What the result depends on; the data set counts by its fingerprints, not by its path."""
+        return {**describe_data(self.data), "training": asdict(self.training), "seed": self.seed}
+
+    def run(
+        self,
+        model: SegmentationNetwork,
+        folder: Path,
+        context: StageContext,
+        *,
+        name: str,
+        metadata: Mapping[str, Any],
+        compute_loss: LossFunction | None = None,
+        adjust_gradients: Callable[[nn.Module], None] | None = None,
+    ) -> dict[str, Any]:
+        """Train, evaluate and save; remove the state of the unfinished training at the end.
+
+        Args:
+            model: Network to train in place.
+            folder: Takes `checkpoint.safetensors`, and meanwhile the training state.
+            context: Machine, folders and progress report.
+            name: Of the stage, for progress and errors.
+            metadata: Settings worth keeping in the checkpoint.
+            compute_loss: As in `train`; None: cross-entropy.
+            adjust_gradients: As in `train`.
+
+        Returns:
+            miou, iou by class, seconds, steps and the loss curve.
+
+        Raises:
+            TrainingDiverged: A loss is no longer finite.
+        """
+        stream = TrainingStream(
+            self.data.open_cached("train", context.cache_dir),
+            self.data.augmentation,
+            seed=self.seed,
+        )
+        state_path = folder / "state.safetensors"
+        hooks: dict[str, Any] = {} if compute_loss is None else {"compute_loss": compute_loss}
+        trained = train(
+            model,
+            stream,
+            self.training,
+            name=name,
+            state_path=state_path,
+            context=context,
+            adjust_gradients=adjust_gradients,
+            **hooks,
+        )
+        result = {
+            **evaluate_and_save(model, self.data, folder, context, name=name, metadata=metadata),
+            "seconds": trained.seconds,
+            "steps": self.training.num_steps,
+            "losses": trained.losses,
+        }
+        state_path.unlink(missing_ok=True)
+        return result
+
+
+def evaluate_and_save(
+    model: SegmentationNetwork,
+    data: DataConfig,
+    folder: Path,
+    context: StageContext,
+    *,
+    name: str,
+    metadata: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Measure the accuracy on the validation split and write the checkpoint.
+
+    Returns:
+        miou in 0..1 and iou by class name (None for a class that never occurs).
+    """
+    validation = data.open_cached("val", context.cache_dir)
+    matrix = evaluate(model, validation, context)
+    iou = {
+        label: None if math.isnan(value) else value
+        for label, value in zip(validation.classes, matrix.iou.tolist(), strict=True)
+    }
+    context.report(Progress(name, 1, 1, miou=matrix.miou))
+    description = {
+        "stage": name,
+        "miou": matrix.miou,
+        "dataset": validation.name,
+        "classes": list(validation.classes),
+        "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scale": 255},
+        "settings": dict(metadata),
+    }
+    save_checkpoint(folder / "checkpoint.safetensors", model, description)
+    return {"miou": matrix.miou, "iou": iou, "pixel_accuracy": matrix.pixel_accuracy}
+
+
+def describe_data(data: DataConfig) -> dict[str, Any]:
+    """Fingerprints of both splits, and the augmentation."""
+    return {
+        "train": data.open("train").fingerprint,
+        "val": data.open("val").fingerprint,
+        "augmentation": asdict(data.augmentation),
+    }

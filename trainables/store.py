@@ -1,0 +1,134 @@
+"""Finished stages by content key: computed once, found again, published whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+
+
+class Artifact(NamedTuple):
+    """A finished stage.
+
+    Attributes:
+        folder: Where its files lie.
+        result: What the stage measured, JSON-able.
+        reused: Whether it was found rather than computed.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    reused: bool
+
+    @property
+    def checkpoint(self) -> Path:
+        """The network that the stage made, if it made one."""
+        return self.folder / "checkpoint.safetensors"
+
+
+def content_key(content: object) -> str:
+    """20 hexadecimal digits over JSON-able content, the same wherever it is computed."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+class ArtifactStore:
+    """Folders `<stage>-<key>` below one root.
+
+    A stage works in `<stage>-<key>.partial`, which survives a killed process so that the next one
+    goes on there; when it has ended, the result with the checksums of all files is written and the
+    folder is renamed. A lock per key keeps two processes of a node from computing the same stage.
+
+    Args:
+        root: Folder of the store, made if missing; on a local disk or another POSIX file system.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """Return a finished stage whose files are intact; a damaged one is set aside and reported.
+
+        Args:
+            stage: Name of the stage.
+            key: Its content key.
+        """
+        folder = self.root / f"{stage}-{key}"
+        if not folder.is_dir():
+            return None
+        try:
+            record = json.loads((folder / RESULT_FILE).read_text())
+            for name, checksum in record["files"].items():
+                if _checksum(folder / name) != checksum:
+                    raise ValueError(f"{name} has another checksum than when it was written")
+        except (OSError, ValueError, KeyError) as error:
+            damaged = folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
+            logger.warning("%s is damaged (%s): set aside as %s", folder, error, damaged.name)
+            folder.replace(damaged)
+            return None
+        return Artifact(folder, record["result"], reused=True)
+
+    def obtain(self, stage: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> Artifact:
+        """Find a stage or compute it; waits while another process computes it.
+
+        Args:
+            stage: Name of the stage.
+            key: Its content key.
+            compute: Fills the folder that it is given, which may hold the files of an interrupted
+                attempt, and returns the JSON-able result.
+
+        Raises:
+            Exception: Whatever `compute` raises; its folder stays for the next attempt.
+        """
+        name = f"{stage}-{key}"
+        with self._lock(name):
+            found = self.find(stage, key)
+            if found is not None:
+                return found
+            partial = self.root / f"{name}.partial"
+            partial.mkdir(exist_ok=True)
+            result = compute(partial)
+            files = {
+                path.name: _checksum(path) for path in sorted(partial.iterdir()) if path.is_file()
+            }
+            record = json.dumps({"result": result, "files": files}, indent=1)
+            _write_durably(partial / RESULT_FILE, record)
+            partial.replace(self.root / name)
+            return Artifact(self.root / name, result, reused=False)
+
+    def discard_partial(self, stage: str, key: str) -> None:
+        """Forget an unfinished attempt, such as one whose saved state is damaged."""
+        shutil.rmtree(self.root / f"{stage}-{key}.partial", ignore_errors=True)
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        descriptor = os.open(self.root / ".locks" / name, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,192 @@
+"""The training loop of every stage: resumable at any step with the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models import WithAuxiliary
+from models.hardware import bfloat16_is_fast
+from trainables.context import Progress, StageContext
+from trainables.data import TrainingStream, make_loader, normalize
+from trainables.losses import cross_entropy
+from trainables.optimization import OptimizerConfig, build_optimizer
+from trainables.training_state import load_training_state, save_training_state
+
+Precision = Literal["auto", "float32", "bfloat16"]
+# (logits, normalised images, target) -> scalar loss
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
+    """The loss is no longer finite; the same settings would diverge again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How long and how a network is trained.
+
+    Attributes:
+        num_steps: Updates, at least 1.
+        batch_size: Images per update, at least 2 (BatchNorm).
+        optimizer: Optimiser and schedule.
+        precision: auto: bfloat16 where the hardware is fast at it, else float32. A mixed-precision
+            forward pass; weights and their updates stay float32.
+        channels_last: Memory format of weights and activations.
+        auxiliary_weight: Weight of the loss of each auxiliary head.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 8
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: Precision = "auto"
+    channels_last: bool = True
+    auxiliary_weight: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2 (BatchNorm), got {self.batch_size}")
+
+
+class TrainResult(NamedTuple):
+    """What a training leaves besides the weights.
+
+    Attributes:
+        seconds: Working time over all sessions.
+        losses: (step, loss in nats) about every hundredth of the way.
+    """
+
+    seconds: float
+    losses: list[tuple[int, float]]
+
+
+def train(
+    model: nn.Module,
+    stream: TrainingStream,
+    config: TrainConfig,
+    *,
+    name: str,
+    state_path: Path,
+    context: StageContext,
+    compute_loss: LossFunction = lambda logits, images, target: cross_entropy(logits, target),
+    adjust_gradients: Callable[[nn.Module], None] | None = None,
+) -> TrainResult:
+    """Train in place; go on from `state_path` if it exists.
+
+    Order, augmentation, learning rate and dropout are functions of the step and the seed, so an
+    interrupted training continues as if it had never stopped (bit by bit on a CPU with the same
+    number of threads).
+
+    Args:
+        model: Network on the CPU or the device; ends in train mode on `context.device`.
+        stream: Training samples.
+        config: Length, optimiser, precision.
+        name: Shown in the progress and in errors.
+        state_path: File of the unfinished state, written every `context.checkpoint_seconds`.
+        context: Device, threads, progress report.
+        compute_loss: (logits (N, C, H, W), images (N, 3, H, W), target (N, H, W)) -> scalar.
+        adjust_gradients: Called after each backward pass, before clipping and the update.
+
+    Returns:
+        Seconds and loss curve.
+
+    Raises:
+        TrainingDiverged: A loss is NaN or infinite.
+        TrainingStateError: `state_path` is damaged.
+    """
+    context.activate()
+    device = torch.device(context.device)
+    place(model, device, channels_last=config.channels_last).train()
+    optimizer = build_optimizer(model, config.optimizer)
+    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
+    if state_path.exists():
+        progress = load_training_state(state_path, model, optimizer)
+
+    first_step, losses = progress["step"], [tuple(pair) for pair in progress["losses"]]
+    loader = make_loader(
+        stream,
+        batch_size=config.batch_size,
+        num_steps=config.num_steps,
+        start_step=first_step,
+        num_workers=context.num_workers,
+    )
+    record_every = max(1, config.num_steps // 100)
+    started = last_saved = time.monotonic()
+    for step, (images, target) in enumerate(loader, start=first_step):
+        torch.manual_seed(_dropout_seed(stream.seed, step))
+        for group in optimizer.param_groups:
+            group["lr"] = config.optimizer.learning_rate(step, config.num_steps)
+        with context.device_lock.shared():
+            images = normalize(images.to(device, non_blocking=True))
+            if not config.channels_last:
+                images = images.contiguous()
+            target = target.to(device, non_blocking=True)
+            with autocast(config.precision, device):
+                loss = _total_loss(model(images), images, target, compute_loss, config)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if adjust_gradients is not None:
+                adjust_gradients(model)
+            if config.optimizer.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"{name}: the loss is {value} at step {step} of {config.num_steps} "
+                f"(learning rate {config.optimizer.learning_rate(step, config.num_steps):.3g})"
+            )
+        done = step + 1
+        if done % record_every == 0 or done == config.num_steps:
+            losses.append((done, value))
+            context.report(Progress(name, done, config.num_steps, loss=value))
+        now = time.monotonic()
+        if now - last_saved > context.checkpoint_seconds and done < config.num_steps:
+            seconds = progress["seconds"] + now - started
+            saved = {"step": done, "seconds": seconds, "losses": losses}
+            save_training_state(state_path, model, optimizer, saved)
+            last_saved = time.monotonic()
+    return TrainResult(progress["seconds"] + time.monotonic() - started, losses)
+
+
+def place(model: nn.Module, device: torch.device, *, channels_last: bool = True) -> nn.Module:
+    """Move a network to a device, its convolutions in the memory format that is fastest there."""
+    model.to(device)
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """Mixed precision of a forward pass; "auto" asks the hardware whether bfloat16 is fast."""
+    enabled = precision == "bfloat16" or (precision == "auto" and bfloat16_is_fast(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _total_loss(
+    output: Tensor | WithAuxiliary,
+    images: Tensor,
+    target: Tensor,
+    compute_loss: LossFunction,
+    config: TrainConfig,
+) -> Tensor:
+    if not isinstance(output, WithAuxiliary):
+        return compute_loss(output, images, target)
+    loss = compute_loss(output.logits, images, target)
+    for logits in output.auxiliary:
+        loss = loss + config.auxiliary_weight * cross_entropy(logits, target)
+    return loss
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    digest = hashlib.blake2b(f"dropout/{seed}/{step}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
