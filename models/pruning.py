@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-import numpy as np
 import torch
 import torch_pruning as tp
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.channel_groups import IMPORTANCES, ChannelGroup, PruningError, find_groups
 from models.channel_selection import count_globally, count_locally, find_lowest, round_width
 from models.masking import measure_masking_error
 from models.network import SegmentationNetwork
@@ -23,16 +21,11 @@ from models.structure import get_resizable_layers
 
 __all__ = ["PruningError", "PruningRecord", "prune", "replay"]
 
-IMPORTANCES = ("bn_scale", "weight")
 SCOPES = ("local", "global")
 TOLERANCE = 1e-4
 _TRACE_SIZE = (64, 96)
 
 _logger = logging.getLogger(__name__)
-
-
-class PruningError(RuntimeError):
-    """A network cannot be pruned correctly; the message names the layers."""
 
 
 def prune(
@@ -81,13 +74,14 @@ def prune(
         min(example_input.shape[2], _TRACE_SIZE[0]),
         min(example_input.shape[3], _TRACE_SIZE[1]),
     )
-    graph, called = _trace(work, torch.zeros(1, 3, *size))
-    groups = list(_find_groups(work, graph, importance))
-    _check_every_layer_has_a_group(work, graph, groups, called)
-    _select(groups, pruning_ratio, scope, round_to)
-
+    graph, groups = find_groups(work, torch.zeros(1, 3, *size), importance)
+    chosen = _select(groups, pruning_ratio, scope, round_to)
     removals = _Removals(work)
-    parts = [removals.apply(graph, group) for group in groups if group.removed]
+    parts = [
+        removals.apply(graph, group, channels)
+        for group, channels in zip(groups, chosen, strict=True)
+        if channels
+    ]
     layers = removals.get_kept([step for part in parts for step in part])
     _prove(model, layers, removals, parts, size)
 
@@ -95,7 +89,7 @@ def prune(
     pruned = copy.deepcopy(model)
     replay(pruned, layers)
     if _count(pruned) >= before:
-        widths = {group.name: len(group.scores) for group in groups}
+        widths = [(group.name, len(group.scores)) for group in groups]
         raise PruningError(f"no channel could be removed; the groups and their widths: {widths}")
     replay(model, layers)
     _logger.info("pruned %d of %d groups: %d -> %d parameters", len(parts), len(groups), before,
@@ -127,131 +121,23 @@ def _check_arguments(
         raise ValueError(f"importance must be one of {IMPORTANCES}, got {importance!r}")
 
 
-@dataclass(kw_only=True, slots=True)
-class _Group:
-    """Layers that lose the same channels.
-
-    Attributes:
-        name: Of the root layer.
-        root: The layer whose output channels number the group's.
-        prune_root: torch-pruning's function for that.
-        outputs: Every layer that loses output channels.
-        scores: (C,), one for each set of channels that goes together.
-        is_ranked_by_batchnorm: Whether scores compare with those of other groups.
-        repeats: A grouped convolution loses the same channels in each of its groups.
-        removed: Indices into `scores`.
-    """
-
-    name: str
-    root: nn.Module
-    prune_root: Any
-    outputs: tuple[nn.Module, ...]
-    scores: NDArray[np.float64]
-    is_ranked_by_batchnorm: bool
-    repeats: int
-    removed: Sequence[int] = ()
-
-
-def _trace(model: SegmentationNetwork, images: Tensor) -> tuple[tp.DependencyGraph, set[nn.Module]]:
-    """Build the graph of dependencies and note which layers the forward pass calls."""
-    called: set[nn.Module] = set()
-    hooks = [
-        layer.register_forward_hook(lambda layer, *_: called.add(layer))
-        for layer in get_resizable_layers(model).values()
-    ]
-    graph = tp.DependencyGraph().build_dependency(
-        model, images, forward_fn=lambda m, x: m.compute_outputs(x, with_auxiliary=True)
-    )
-    for hook in hooks:
-        hook.remove()
-    return graph, called
-
-
-def _find_groups(
-    model: SegmentationNetwork, graph: tp.DependencyGraph, importance: str
-) -> Iterator[_Group]:
-    """Find the groups in the order of the trace, classes excluded."""
-    names = {layer: name for name, layer in model.named_modules()}
-    for group in graph.get_all_groups(ignored_layers=list(model.get_output_layers())):
-        outputs = [dep.layer for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
-        batchnorms = [
-            item for item in group.items
-            if isinstance(item.dep.layer, nn.BatchNorm2d) and item.dep.layer.affine
-        ]  # fmt: skip
-        by_batchnorm = importance == "bn_scale" and bool(batchnorms)
-        size = len(group[0].idxs)
-        scores = _average_over_layers(batchnorms if by_batchnorm else group.items, size, graph)
-        repeats = max(_count_repeats(dep.layer) for dep, _ in group)
-        yield _Group(
-            name=names[group[0].dep.layer],
-            root=group[0].dep.layer,
-            prune_root=group[0].dep.handler,
-            outputs=tuple(outputs),
-            scores=scores.reshape(repeats, -1).mean(axis=0),
-            is_ranked_by_batchnorm=by_batchnorm,
-            repeats=repeats,
-        )
-
-
-def _count_repeats(layer: nn.Module) -> int:
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.groups != layer.out_channels:
-        return layer.groups
-    return 1
-
-
-def _average_over_layers(
-    items: Sequence[Any], size: int, graph: tp.DependencyGraph
-) -> NDArray[np.float64]:
-    """Average over the layers |gamma| of a BatchNorm, or the L2 norm of what makes a channel."""
-    total, count = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
-    for item in items:
-        layer = item.dep.layer
-        is_output = graph.is_out_channel_pruning_fn(item.dep.handler)
-        if not is_output or not isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            continue
-        weight = layer.weight.detach().double()
-        rows = weight.reshape(len(weight), -1)
-        roots = torch.tensor(item.root_idxs)
-        total.index_add_(0, roots, rows.norm(dim=1)[item.idxs])
-        count.index_add_(0, roots, torch.ones(len(roots), dtype=torch.float64))
-    scores: NDArray[np.float64] = (total / count.clamp_min(1)).numpy()
-    return scores
-
-
-def _check_every_layer_has_a_group(
-    model: SegmentationNetwork, graph: tp.DependencyGraph, groups: Sequence[_Group],
-    called: set[nn.Module],
-) -> None:  # fmt: skip
-    """Raise for layers that the tracer lost: torch-pruning would leave them without a word."""
-    covered = {layer for group in groups for layer in group.outputs}
-    for layer in model.get_output_layers():
-        pruner = graph.get_pruner_of_module(layer)
-        channels = list(range(pruner.get_out_channels(layer)))
-        for dep, _ in graph.get_pruning_group(layer, pruner.prune_out_channels, channels):
-            covered.add(dep.layer)
-    lost = [
-        name
-        for name, layer in get_resizable_layers(model).items()
-        if layer in called and layer not in covered and not isinstance(layer, nn.PReLU)
-    ]
-    if lost:
-        raise PruningError(f"torch-pruning finds no group for the layers {', '.join(lost)}")
-
-
 def _select(
-    groups: Sequence[_Group], pruning_ratio: float, scope: str, round_to: int | None
-) -> None:
+    groups: Sequence[ChannelGroup], pruning_ratio: float, scope: str, round_to: int | None
+) -> list[tuple[int, ...]]:
     """Choose what each group loses."""
-    keeps = {group.name: count_locally(len(group.scores), pruning_ratio) for group in groups}
+    keeps = [count_locally(len(group.scores), pruning_ratio) for group in groups]
     if scope == "global":
-        ranked = [group for group in groups if group.is_ranked_by_batchnorm]
-        counts = count_globally([group.scores for group in ranked], pruning_ratio)
-        keeps |= {group.name: count for group, count in zip(ranked, counts, strict=True)}
-    for group in groups:
+        ranked = [i for i, group in enumerate(groups) if group.is_ranked_by_batchnorm]
+        counts = count_globally([groups[i].scores for i in ranked], pruning_ratio)
+        for i, count in zip(ranked, counts, strict=True):
+            keeps[i] = count
+    chosen = []
+    for group, keep in zip(groups, keeps, strict=True):
         size = len(group.scores)
         step = None if round_to is None else round_to // math.gcd(round_to, group.repeats)
-        keep = round_width(keeps[group.name], size, step)
-        group.removed = find_lowest(group.scores, size - keep)
+        lowest = find_lowest(group.scores, size - round_width(keep, size, step))
+        chosen.append(group.get_root_channels(lowest))
+    return chosen
 
 
 _Step = tuple[str, bool, frozenset[int]]
@@ -270,11 +156,13 @@ class _Removals:
             for is_output in (False, True)
         }
 
-    def apply(self, graph: tp.DependencyGraph, group: _Group) -> list[_Step]:
-        """Prune one group of the copy."""
-        size = len(group.scores)
-        channels = [c + i * size for i in range(group.repeats) for c in group.removed]
-        pruned = graph.get_pruning_group(group.root, group.prune_root, channels)
+    def apply(
+        self, graph: tp.DependencyGraph, group: ChannelGroup, channels: Sequence[int]
+    ) -> list[_Step]:
+        """Prune one group of the copy; the channels are the root's before any pruning."""
+        position = {c: i for i, c in enumerate(self._left[group.name, True])}
+        indices = [position[c] for c in channels]
+        pruned = graph.get_pruning_group(group.root, group.prune_root, indices)
         if not graph.check_pruning_group(pruned):
             raise PruningError(f"pruning {group.name} would leave a layer without channels")
         steps: list[_Step] = []

@@ -115,6 +115,17 @@ def test_groups_without_batchnorm_are_pruned_too():
     assert removed.out_channels == len(record.layers[squeezes[0]].outputs)
 
 
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_no_part_of_a_concatenation_vanishes(scope: Any):
+    model = create_model(
+        "deeplabv3plus", num_classes=5, backbone="mobilenet_v2", decoder_channels=32
+    )
+    with torch.no_grad():
+        model.network.decoder.aspp[2].weight.mul_(1e-3)
+    prune(model, IMAGE, 0.5, scope)
+    assert model.network.decoder.aspp[2].num_features == (16 if scope == "local" else 2)
+
+
 def test_the_smallest_scales_go():
     model = small()
     first = model.detail[0][1]
