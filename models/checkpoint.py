@@ -1,0 +1,153 @@
+"""Checkpoints: one safetensors file that holds the structure, the tensors and what is known of it.
+
+The header's metadata bears four strings: `format`, `version`, `structure` (JSON, see
+`models.structure.Structure`) and `metadata` (the caller's JSON). Nothing is ever unpickled, and a
+pruned network loads without the code that pruned it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from models.network import SegmentationNetwork
+from models.structure import Structure, build_empty, describe_structure
+
+FORMAT = "segfront"
+VERSION = "1"
+
+
+class CheckpointError(RuntimeError):
+    """A file cannot be read as a checkpoint; the message names the file and the reason."""
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a network, so that the path holds either the old file or the whole new one.
+
+    Args:
+        path: Where to; folders are made. By custom it ends in `.safetensors`.
+        model: From `models.create_model`, pruned or not, on any device. Buffers are kept bit by
+            bit, the counters of BatchNorm included.
+        metadata: JSON-able; `read_metadata` returns it.
+
+    Raises:
+        ValueError: The network does not come from `models.create_model`, or the metadata are not
+            JSON.
+    """
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "structure": describe_structure(model).to_json(),
+        "metadata": _to_json(metadata or {}),
+    }
+    tensors = {
+        key: tensor.detach().cpu().contiguous().clone()
+        for key, tensor in model.state_dict().items()
+    }
+    _write_atomically(path, save(tensors, metadata=header))
+
+
+def load_checkpoint(path: str | Path) -> SegmentationNetwork:
+    """Read a network, in eval mode on the CPU, as wide as it was saved.
+
+    Raises:
+        CheckpointError: The file is missing, corrupt, of another program or of another version,
+            or its tensors do not fit its structure.
+    """
+    path = Path(path)
+    header = _read_header(path)
+    try:
+        model = build_empty(Structure.from_json(header["structure"]))
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        model.load_state_dict(tensors, assign=True)
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    without = [key for key, buffer in model.named_buffers() if buffer.is_meta]
+    if without:
+        raise CheckpointError(f"{path} has no tensors for {', '.join(without[:5])}")
+    return model.eval()
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Read the caller's metadata alone; the tensors are not touched.
+
+    Raises:
+        CheckpointError: As for `load_checkpoint`.
+    """
+    header = _read_header(Path(path))
+    try:
+        metadata = json.loads(header["metadata"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} has no readable metadata: {error!r}") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} has metadata that are not a mapping: {metadata!r}")
+    return metadata
+
+
+def read_structure(path: str | Path) -> Structure:
+    """Read the structure alone; the tensors are not touched.
+
+    Raises:
+        CheckpointError: As for `load_checkpoint`.
+    """
+    try:
+        return Structure.from_json(_read_header(Path(path))["structure"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_header(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    if header.get("format") != FORMAT or "structure" not in header:
+        raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of {FORMAT}")
+    if header.get("version") != VERSION:
+        found = header.get("version")
+        raise CheckpointError(f"{path} has version {found!r}, this program reads {VERSION!r}")
+    return header
+
+
+def _to_json(metadata: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be JSON-able: {error}") from error
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the target and rename: a crash leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
