@@ -1,0 +1,92 @@
+"""What the machine is, for records of measurements, and what it is good at."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_FAST_BFLOAT16_ON_CPU = frozenset({"avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "arm_bf16"})
+
+
+def bfloat16_is_fast(device: torch.device | str) -> bool:
+    """Say whether the device computes in bfloat16 by itself rather than by emulating it.
+
+    An emulating CPU (AVX2 only) is more than ten times slower in bfloat16 than in float32.
+
+    Args:
+        device: A CUDA device is fast from compute capability 8.0 on, a CPU with AVX512-BF16,
+            AMX-BF16 or ARM's BF16; any other device is taken to be slow.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return not _FAST_BFLOAT16_ON_CPU.isdisjoint(_read_cpu_features())
+    return False
+
+
+def describe_hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Describe the machine and, for a CUDA device, the GPU; JSON-able.
+
+    Args:
+        device: The device that a measurement ran on.
+
+    Returns:
+        `cpu`, `cpu_capability`, `num_cpus` (that this process may use), `memory_bytes`, `system`,
+        `torch`; for CUDA also `gpu`, `gpu_memory_bytes`, `gpu_capability`, `gpu_driver`, `cuda`.
+    """
+    device = torch.device(device)
+    description: dict[str, Any] = {
+        "cpu": _read_cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
+        os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "torch": torch.__version__,
+    }  # fmt: skip
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        description |= {
+            "gpu": properties.name,
+            "gpu_memory_bytes": properties.total_memory,
+            "gpu_capability": f"{properties.major}.{properties.minor}",
+            "gpu_driver": _read_driver_version(),
+            "cuda": torch.version.cuda,
+        }
+    return description
+
+
+def _read_cpu_features() -> set[str]:
+    """Read the instruction sets, from PyTorch where it knows them, else from Linux."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, has_it in torch.cpu.get_capabilities().items() if has_it is True}
+    information = _read_cpu_information()
+    return set((information.get("flags") or information.get("Features") or "").split())
+
+
+def _read_cpu_name() -> str:
+    return _read_cpu_information().get("model name") or platform.processor() or platform.machine()
+
+
+def _read_cpu_information() -> dict[str, str]:
+    """Read what Linux says of its last CPU; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _read_driver_version() -> str | None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
+    return answer.stdout.splitlines()[0].strip() if answer.stdout else None

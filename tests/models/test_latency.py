@@ -1,0 +1,181 @@
+"""Latency: a known delay is found, and nothing is left changed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from models import create_model
+from models.batchnorm_folding import fold_batchnorms
+from models.hardware import bfloat16_is_fast, describe_hardware
+from models.latency import compute_median_interval, measure_latency
+
+
+class Sleeper(nn.Module):
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, images: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return images
+
+
+def test_a_known_delay_is_found():
+    latency = measure_latency(Sleeper(0.01), (3, 8, 6), batch_size=2, relative_margin=0.2)
+    assert 10 <= latency.median_ms < 30
+    assert latency.p95_ms >= latency.median_ms
+    low, high = latency.interval_ms
+    assert low <= latency.median_ms <= high
+    assert latency.is_precise
+    assert latency.num_runs >= 20
+    assert (latency.resolution, latency.batch_size) == ((8, 6), 2)
+    assert (latency.device, latency.dtype) == ("cpu", "float32")
+    assert json.loads(json.dumps(asdict(latency)))["hardware"]["cpu"]
+
+
+def test_the_budget_ends_an_imprecise_measurement():
+    latency = measure_latency(
+        Sleeper(0.001), (3, 8, 8), relative_margin=1e-9, min_runs=5, max_runs=12
+    )
+    assert latency.num_runs == 12
+    assert not latency.is_precise
+    start = time.monotonic()
+    latency = measure_latency(
+        Sleeper(0.02), (3, 8, 8), relative_margin=1e-9, min_runs=5, max_seconds=0.2
+    )
+    assert time.monotonic() - start < 5
+    assert 5 <= latency.num_runs < 100
+
+
+def test_nothing_is_left_changed():
+    model = create_model("dual_branch", num_classes=3, backbone="tu-resnet18d", width=0.25)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    threads = torch.get_num_threads()
+    latency = measure_latency(
+        model, (3, 64, 64), num_threads=1, min_runs=3, max_runs=3, fold_batchnorm=True
+    )
+    assert latency.num_threads == 1
+    assert latency.median_ms > 0
+    assert torch.get_num_threads() == threads
+    assert model.training
+    assert all(torch.equal(before[key], t) for key, t in model.state_dict().items())
+    assert model.detail[0][0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16; got 'int8'"),
+        ({"batch_size": 0}, "batch_size and num_threads"),
+        ({"num_threads": 0}, "num_threads"),
+        ({"confidence": 1.0}, r"confidence must be in \(0, 1\)"),
+        ({"relative_margin": 0}, "relative_margin above 0"),
+        ({"min_runs": 10, "max_runs": 5}, "min_runs <= max_runs"),
+    ],
+)
+def test_wrong_arguments_say_what_is_allowed(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        measure_latency(Sleeper(0), (3, 8, 8), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("size", "confidence", "ranks"),
+    # Tables of the sign test: 6 values give 96.9 %, 10 values ranks 2 and 9 (97.9 %), ...
+    [(5, 0.95, None), (6, 0.95, (1, 6)), (10, 0.95, (2, 9)), (20, 0.95, (6, 15)),
+     (100, 0.95, (40, 61)), (3000, 0.95, (1446, 1555))],
+)  # fmt: skip
+def test_median_interval_by_hand(size: int, confidence: float, ranks: tuple[int, int] | None):
+    values = np.arange(1.0, size + 1)
+    expected = (-math.inf, math.inf) if ranks is None else tuple(map(float, ranks))
+    assert compute_median_interval(values, confidence) == expected
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0.1, 100), min_size=6, max_size=60), st.floats(0.5, 0.96))
+def test_median_interval_holds_the_median(values: list[float], confidence: float):
+    low, high = compute_median_interval(values, confidence)
+    assert low <= np.median(values) <= high
+
+
+@pytest.mark.parametrize("name", ["dual_branch", "lraspp_mobilenet_v3_large"])
+def test_folding_keeps_the_function(name: str):
+    torch.manual_seed(0)
+    kwargs = {"backbone": "tu-tf_efficientnet_lite0", "width": 0.25} if "dual" in name else {}
+    model = create_model(name, num_classes=3, **kwargs)
+    images = torch.randn(2, 3, 64, 64)
+    model(images)
+    model.eval()
+    with torch.inference_mode():
+        expected = model(images)
+        count = sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+        assert fold_batchnorms(model, images) == count
+        found = model(images)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    scale = expected.abs().max()
+    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-4)
+
+
+class ReadsTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        return self.norm(features) + features
+
+
+def test_folding_what_is_read_elsewhere_is_refused():
+    model = ReadsTwice().eval()
+    nn.init.constant_(model.norm.weight, 3.0)
+    with pytest.raises(RuntimeError, match="folding changed"):
+        fold_batchnorms(model, torch.randn(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="eval mode"):
+        fold_batchnorms(model.train(), torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"bf16": True}, True),
+        ({}, False),
+    ],
+)
+def test_bfloat16_follows_the_cpu(
+    features: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    assert bfloat16_is_fast("cpu") is expected
+    assert bfloat16_is_fast("meta") is False
+
+
+def test_hardware_is_described():
+    description = describe_hardware("cpu")
+    assert description["cpu"]
+    assert description["memory_bytes"] > 2**28
+    assert description["num_cpus"] >= 1
+    json.dumps(description)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_latency_on_a_gpu():
+    model = create_model("dual_branch", num_classes=3, backbone="tu-resnet18d", width=0.25)
+    latency = measure_latency(model, (3, 128, 128), "cuda", "bfloat16", fold_batchnorm=True)
+    assert latency.median_ms > 0
+    assert latency.hardware["gpu"]
+    assert next(model.parameters()).device.type == "cpu"
