@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torchvision.transforms import v2
 
 from models import MODELS, WithAuxiliary, create_model
 from models.backbones import create_backbone
@@ -107,8 +109,6 @@ def _encode(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def test_local_weights_are_loaded_and_a_classifier_is_ignored(tmp_path: Path):
-    from safetensors.torch import save_file
-
     source = create_backbone("resnet18")
     tensors = {**source.state_dict(), "fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
     save_file(tensors, tmp_path / "weights.safetensors")
@@ -118,8 +118,6 @@ def test_local_weights_are_loaded_and_a_classifier_is_ignored(tmp_path: Path):
 
 
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path):
-    from safetensors.torch import save_file
-
     tensors = create_backbone("resnet18").state_dict()
     tensors["surprise.weight"] = tensors.pop("layer1.0.conv1.weight")
     save_file(tensors, tmp_path / "odd.safetensors")
@@ -156,3 +154,18 @@ def test_networks_start_from_real_weights(name: str, backbone: str, file: str):
     assert len(shared) > 200
     assert all(torch.equal(kept[k], tensors[k]) for k in shared)
     assert "backbone_weights" not in model.kwargs
+
+
+@needs_weights
+@pytest.mark.parametrize("photo", ["cat", "dragonfly", "hotdog", "chickadee", "macaw"])
+def test_real_weights_give_the_reference_features(photo: str):
+    folder = Path(os.environ["SEGFRONT_WEIGHTS"])
+    backbone = create_backbone(
+        "mobilenet_v2", folder / "mobilenet_v2_trunk_torchvision.safetensors"
+    )
+    expected = load_file(folder / "reference_io.safetensors")[f"{photo}.mnv2_pooled"]
+    image = Image.open(folder / "photos" / f"{photo}.png").convert("RGB")
+    normalize = v2.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    pixels = v2.functional.center_crop(v2.functional.pil_to_tensor(image), [224, 224])
+    features = _encode(backbone, normalize(pixels.float() / 255)[None])
+    torch.testing.assert_close(features.mean(dim=(2, 3))[0], expected, rtol=1e-3, atol=1e-4)
