@@ -51,7 +51,9 @@ class CamVid(ImagePairDataset):
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split of camvid must be one of {', '.join(SPLITS)}; got {split!r}")
-        folder = require_root(self.name, root or os.environ.get(ROOT_VARIABLE), advice=_ADVICE)
+        folder = require_root(
+            self.name, root or os.environ.get(ROOT_VARIABLE) or None, advice=_ADVICE
+        )
         train_ids = {label: label for label in range(len(CAMVID_CLASSES))}
         train_ids[VOID_LABEL] = IGNORE_INDEX
         super().__init__(
@@ -60,7 +62,7 @@ class CamVid(ImagePairDataset):
 
 
 def _find_pairs(root: Path, split: str) -> list[ImagePair]:
-    hint = f"; a CamVid folder{_ADVICE.removeprefix(',')}"
+    hint = f"; give another --data-root{_ADVICE}"
     images, masks = root / split, root / f"{split}annot"
     listed = root / f"{split}.txt"
     if listed.is_file() and images.is_dir():
