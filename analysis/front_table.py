@@ -60,7 +60,7 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
         and any(name in trial.measures for trial in summary.front)
     ]
     columns = ["Trial", *(objective.quantity.title for objective in results.objectives)]
-    columns += [_extra_title(name) for name in extras] + varied + ["Checkpoint"]
+    columns += ["Checkpoint", *varied, *(_extra_title(name) for name in extras)]
     rows = []
     for trial in summary.front:
         row = [Cell(results.label(trial), f"{trial.run}/{trial.number:06d}")]
@@ -68,9 +68,9 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
             Cell(o.quantity.digits(trial.measures[o.name]), trial.measures[o.name])
             for o in results.objectives
         ]
-        row += [_extra_cell(trial, name) for name in extras]
+        row.append(_checkpoint_cell(results, trial, output))
         row += [_setting_cell(trial, name) for name in varied]
-        rows.append([*row, _checkpoint_cell(results, trial, output)])
+        rows.append([*row, *(_extra_cell(trial, name) for name in extras)])
     constants = [
         f"{name} {format_setting(results.trials[0].settings.get(name))}"
         for name in results.setting_names

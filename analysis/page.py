@@ -29,20 +29,20 @@ def render_page(title: str, body: str) -> str:
     )
 
 
-def render_figure(name: str, figure: go.Figure, *, wide: bool = False) -> str:
+def render_figure(name: str, figure: go.Figure, *, min_width: int = 0) -> str:
     """Return the place of a figure and its data; the page's script draws it.
 
     Args:
         name: Unique in the page.
         figure: The figure.
-        wide: Keep a readable width and scroll sideways on a phone.
+        min_width: Pixels below which it scrolls sideways instead of getting narrower.
     """
     # In a script element only "</" and "<!--" are special; JSON may write "<" as \u003c.
     data = json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
     height = int(figure.layout.height)
     place = f'<div class="figure" style="height:{height}px" data-figure="{escape(name)}"></div>'
-    if wide:
-        place = f'<div class="scroll"><div class="wide">{place}</div></div>'
+    if min_width:
+        place = f'<div class="scroll"><div style="min-width:{min_width}px">{place}</div></div>'
     return f'{place}\n<script type="application/json" id="{escape(name)}">{data}</script>'
 
 

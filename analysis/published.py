@@ -26,20 +26,15 @@ class PublishedPoint(NamedTuple):
 
     Attributes:
         name: Network, with its pruning ratio where it is pruned.
-        group: "networks" (table 2) or "distilled" (table 4, pruned and distilled).
         values: Measures by the names that a run uses: miou (0 to 1), latency_ms, num_params, macs.
     """
 
     name: str
-    group: str
     values: dict[str, float]
 
 
-GROUPS = {"networks": "Paper: networks", "distilled": "Paper: pruned + distilled"}
-
-
 def _point(
-    name: str, group: str, millions: float, percent: float, gmacs: float, latency_ms: float
+    name: str, millions: float, percent: float, gmacs: float, latency_ms: float
 ) -> PublishedPoint:
     values = {
         "miou": percent / 100,
@@ -47,17 +42,17 @@ def _point(
         "num_params": millions * 1e6,
         "macs": gmacs * 1e9,
     }
-    return PublishedPoint(name, group, values)
+    return PublishedPoint(name, values)
 
 
 PUBLISHED = (
-    _point("LRASPP MobileNetV3-L", "networks", 3.21, 69.54, 18.49, 36.81),
-    _point("BiSeNetV2", "networks", 3.36, 73.21, 98.86, 45.42),
-    _point("ICNet ResNet-50", "networks", 47.53, 73.82, 122.00, 76.22),
-    _point("Fast-SCNN", "networks", 1.40, 70.96, 7.48, 25.82),
-    _point("CGNet", "networks", 0.50, 68.27, 27.73, 49.19),
-    _point("Dual-branch ResNet-50", "networks", 40.96, 76.77, 497.00, 144.11),
-    _point("Dual-branch, p 0.4, distilled", "distilled", 14.74, 76.3, 185.93, 83.75),
-    _point("Dual-branch, p 0.5, distilled", "distilled", 10.26, 76.3, 133.49, 64.16),
-    _point("Dual-branch, p 0.6, distilled", "distilled", 6.54, 75.8, 88.08, 57.02),
+    _point("LRASPP MobileNetV3-L", 3.21, 69.54, 18.49, 36.81),
+    _point("BiSeNetV2", 3.36, 73.21, 98.86, 45.42),
+    _point("ICNet ResNet-50", 47.53, 73.82, 122.00, 76.22),
+    _point("Fast-SCNN", 1.40, 70.96, 7.48, 25.82),
+    _point("CGNet", 0.50, 68.27, 27.73, 49.19),
+    _point("Dual-branch ResNet-50", 40.96, 76.77, 497.00, 144.11),
+    _point("Dual-branch, p 0.4, distilled", 14.74, 76.3, 185.93, 83.75),
+    _point("Dual-branch, p 0.5, distilled", 10.26, 76.3, 133.49, 64.16),
+    _point("Dual-branch, p 0.6, distilled", 6.54, 75.8, 88.08, 57.02),
 )

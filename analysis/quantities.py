@@ -71,4 +71,4 @@ def format_setting(value: float | str | bool | None) -> str:
         return "–"
     if isinstance(value, bool | str):
         return str(value)
-    return f"{value:.4g}"
+    return f"{value:.3g}"

@@ -1,16 +1,22 @@
 "use strict";
 
-const PHONE = 560;
+const NARROW = 560;
+// Where a finger scrolls the page, dragging over a figure must not zoom it.
+const TOUCH = window.matchMedia("(pointer: coarse)").matches;
 
 function drawFigure(element) {
   const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
   const config = {
     responsive: true,
     displaylogo: false,
-    displayModeBar: "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    toImageButtonOptions: { format: "png", scale: 2, filename: element.dataset.figure },
+    displayModeBar: false,
+    scrollZoom: false,
   };
+  if (TOUCH) figure.layout.dragmode = figure.layout.scene ? "turntable" : false;
+  const camera = figure.layout.scene?.camera;
+  if (camera && element.clientWidth < NARROW) {
+    for (const side of ["x", "y", "z"]) camera.eye[side] *= 1.5;
+  }
   Plotly.newPlot(element, figure.data, figure.layout, config);
 }
 

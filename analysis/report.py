@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write_pngs(folder: Path, results: Results, summary: Summary) -> None:
     """Write the PNG copies, and remove those of an earlier report that no longer hold."""
-    title = f"{describe_recipes(results)}: {describe_data(results.runs[0])}"
+    title = describe_data(results.runs[0]) or describe_recipes(results)
     first, *costs = results.objectives
     jobs: dict[Path, Callable[[Path], None]] = {}
     for cost in costs[:2]:

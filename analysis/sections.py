@@ -64,9 +64,15 @@ def render_fronts(results: Results, summary: Summary) -> str:
     first, *costs = results.objectives
     parts = ["<section><h2>Pareto front</h2>"]
     parts.append(
-        '<p class="hint">The line is what the front attains. Hover over a mark for its settings; '
-        "click a legend entry to show or hide it. Hollow grey marks are the paper's own numbers "
-        f"({escape(CONDITIONS)}): for reference, not for ranking.</p>"
+        '<p class="hint">The line is what the front attains. Hover over a mark for its settings, '
+        "drag to zoom, double-click to go back. A click on a legend entry shows or hides it: "
+        f"“Published” are the paper's own numbers ({escape(CONDITIONS)}), for reference, "
+        "not for ranking. "
+        + (
+            f"“Front ({len(costs) + 1}-D)” are on the front thanks to an objective not shown.</p>"
+            if len(costs) > 1
+            else "</p>"
+        )
     )
     panels = [
         f"<div><h3>{escape(first.label)} against {escape(cost.label.lower())}</h3>"
@@ -133,10 +139,11 @@ def render_progress(results: Results, summary: Summary) -> str:
 
 def render_settings(results: Results, summary: Summary) -> str:
     """Return parallel coordinates and the importance of the settings."""
+    width = 160 + 120 * (len(results.varied_settings) + len(results.objectives))
     parallel = _figure(
-        "parallel", lambda: figures.plot_parallel_coordinates(results, summary), wide=True
+        "parallel", lambda: figures.plot_parallel_coordinates(results, summary), min_width=width
     )
-    importance = _figure("importance", lambda: figures.plot_importance(results), wide=True)
+    importance = _figure("importance", lambda: figures.plot_importance(results), min_width=760)
     return (
         "<section><h2>Settings and outcomes</h2>"
         '<p class="hint">One line per measured network. Drag along an axis to select, drag a title '
@@ -176,9 +183,9 @@ def render_conditions(results: Results, summary: Summary) -> str:
     return "\n".join(parts)
 
 
-def _figure(name: str, draw: Callable[[], go.Figure], *, wide: bool = False) -> str:
+def _figure(name: str, draw: Callable[[], go.Figure], *, min_width: int = 0) -> str:
     try:
-        return page.render_figure(name, draw(), wide=wide)
+        return page.render_figure(name, draw(), min_width=min_width)
     except FigureNotMadeError as reason:
         return page.render_absent(str(reason))
 

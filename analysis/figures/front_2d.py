@@ -11,11 +11,12 @@ import plotly.graph_objects as go
 from analysis.figures import theme
 from analysis.figures.hover import describe_baseline, describe_trial
 from analysis.pareto import non_dominated_mask
-from analysis.published import CONDITIONS, GROUPS, PUBLISHED
+from analysis.published import CONDITIONS, PUBLISHED
 from analysis.results import Objective, Results, Trial
 from analysis.summary import Summary, measure_matrix
 
 MAX_STRETCH = 1.6
+PUBLISHED_DATASET = "cityscapes"
 
 
 class Marks(NamedTuple):
@@ -42,22 +43,24 @@ class Front2DInfo(NamedTuple):
     Attributes:
         x_title: Title of the horizontal axis, with its unit.
         y_title: Title of the vertical axis, with its unit.
+        x_log: Whether the horizontal axis is logarithmic.
         line_shape: "hv" or "vh": which way the line that joins the front turns at a mark.
         front: Trials that are non-dominated in these two objectives, from left to right.
         other_front: Trials on the front only thanks to an objective that is not shown.
         dominated: All other measured trials.
         baselines: One entry for each baseline.
-        published: One entry for each group of points from papers.
+        published: Points from papers; empty where they do not have both objectives.
     """
 
     x_title: str
     y_title: str
+    x_log: bool
     line_shape: str
     front: Marks
     other_front: Marks
     dominated: Marks
     baselines: list[Marks]
-    published: list[Marks]
+    published: Marks
 
 
 def plot_front_2d(results: Results, summary: Summary, x: str, y: str = "miou") -> go.Figure:
@@ -74,16 +77,15 @@ def plot_front_2d(results: Results, summary: Summary, x: str, y: str = "miou") -
     """
     info = _get_front_2d_info(results, summary, x, y)
     figure = go.Figure()
-    for marks in info.published:
-        _add_marks(figure, marks, color=theme.PAPER, size=9, symbol="circle-open")
-    _add_marks(figure, info.dominated, color=theme.DOMINATED, size=8)
-    _add_marks(figure, info.other_front, color=theme.OTHER_FRONT, size=9)
-    _add_marks(figure, info.front, color=theme.FRONT, size=10, line_shape=info.line_shape)
+    _add_marks(figure, info.published, color=theme.PAPER, size=9, symbol="circle-open", rank=5)
+    _add_marks(figure, info.dominated, color=theme.DOMINATED, size=8, rank=3)
+    _add_marks(figure, info.other_front, color=theme.OTHER_FRONT, size=9, rank=2)
+    _add_marks(figure, info.front, color=theme.FRONT, size=10, rank=1, shape=info.line_shape)
     for index, marks in enumerate(info.baselines):
         color = theme.BASELINES[index % len(theme.BASELINES)]
         symbol = theme.BASELINE_SYMBOLS[index % len(theme.BASELINE_SYMBOLS)]
-        _add_marks(figure, marks, color=color, size=11, symbol=symbol)
-    figure.update_xaxes(theme.axis(info.x_title))
+        _add_marks(figure, marks, color=color, size=11, symbol=symbol, rank=4)
+    figure.update_xaxes((theme.log_axis if info.x_log else theme.axis)(info.x_title))
     figure.update_yaxes(theme.axis(info.y_title))
     return theme.apply_theme(figure)
 
@@ -104,22 +106,22 @@ def _get_front_2d_info(results: Results, summary: Summary, x: str, y: str) -> Fr
     rest = [trial for trial, on_front in zip(trials, mask, strict=True) if not on_front]
     other = [trial for trial in rest if trial in summary.front]
     dominated = [trial for trial in rest if trial not in summary.front]
-    hidden = [o.label for o in results.objectives if o not in pair]
     own = [
         _trial_marks("Front", front, results, pair),
-        _trial_marks(f"Front by {' or '.join(hidden).lower()}", other, results, pair),
+        _trial_marks(f"Front ({len(results.objectives)}-D)", other, results, pair),
         _trial_marks("Dominated", dominated, results, pair),
     ]
     baselines = _baseline_marks(results, pair)
     return Front2DInfo(
         x_title=horizontal.quantity.title,
         y_title=vertical.quantity.title,
+        x_log=theme.needs_log([x for marks in [*own, *baselines] for x in marks.x]),
         line_shape="vh" if horizontal.maximize else "hv",
         front=own[0],
         other_front=own[1],
         dominated=own[2],
         baselines=baselines,
-        published=_published_marks(pair, [*own, *baselines]),
+        published=_published_marks(results, pair, [*own, *baselines]),
     )
 
 
@@ -143,29 +145,26 @@ def _baseline_marks(results: Results, pair: tuple[Objective, Objective]) -> list
     ]
 
 
-def _published_marks(pair: tuple[Objective, Objective], own: Sequence[Marks]) -> list[Marks]:
-    groups = []
-    for group, name in GROUPS.items():
-        points = [
-            point
-            for point in PUBLISHED
-            if point.group == group and all(o.name in point.values for o in pair)
-        ]
-        if not points:
-            continue
-        x, y = ([o.quantity.shown(point.values[o.name]) for point in points] for o in pair)
-        texts = [
-            f"<b>{escape(point.name)}</b><br>"
-            + "<br>".join(f"{o.label}  {o.quantity.text(point.values[o.name])}" for o in pair)
-            + f"<br>as published: {CONDITIONS}"
-            for point in points
-        ]
-        fits = not (
-            _stretches([v for marks in own for v in marks.x], x)
-            or _stretches([v for marks in own for v in marks.y], y)
-        )
-        groups.append(Marks(name, x, y, texts, visible=fits))
-    return groups
+def _published_marks(
+    results: Results, pair: tuple[Objective, Objective], own: Sequence[Marks]
+) -> Marks:
+    """Return the paper's points; off unless they are of our data set and leave ours readable."""
+    points = [point for point in PUBLISHED if all(o.name in point.values for o in pair)]
+    if not points:
+        return Marks("Published", [], [], [])
+    x, y = ([o.quantity.shown(point.values[o.name]) for point in points] for o in pair)
+    texts = [
+        f"<b>{escape(point.name)}</b><br>"
+        + "<br>".join(f"{escape(o.label)}  {o.quantity.text(point.values[o.name])}" for o in pair)
+        + f"<br>as published: {CONDITIONS}"
+        for point in points
+    ]
+    squash = _stretches([v for marks in own for v in marks.x], x) or _stretches(
+        [v for marks in own for v in marks.y], y
+    )
+    dataset = (results.runs[0].metadata.get("dataset") or {}).get("name")
+    visible = dataset == PUBLISHED_DATASET and not squash
+    return Marks("Published", x, y, texts, visible=visible)
 
 
 def _stretches(own: Sequence[float], other: Sequence[float]) -> bool:
@@ -180,8 +179,9 @@ def _add_marks(
     *,
     color: str,
     size: int,
+    rank: int,
     symbol: str = "circle",
-    line_shape: str | None = None,
+    shape: str | None = None,
 ) -> None:
     if not marks.x:
         return
@@ -189,8 +189,8 @@ def _add_marks(
         x=marks.x,
         y=marks.y,
         name=marks.name,
-        mode="markers" if line_shape is None else "lines+markers",
-        line={"shape": line_shape or "linear", "color": color, "width": 2},
+        mode="markers" if shape is None else "lines+markers",
+        line={"shape": shape or "linear", "color": color, "width": 2},
         marker={
             "color": color,
             "size": size,
@@ -199,5 +199,6 @@ def _add_marks(
         },
         hovertext=marks.texts,
         hoverinfo="text",
+        legendrank=rank,
         visible=True if marks.visible else "legendonly",
     )

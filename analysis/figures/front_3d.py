@@ -27,12 +27,14 @@ class Front3DInfo(NamedTuple):
 
     Attributes:
         titles: Titles of the x, y and z axes, with their units; z is the first objective.
+        logs: Which of them are logarithmic.
         front: Non-dominated trials.
         dominated: The other measured trials.
         baselines: One entry for each baseline that has all three.
     """
 
     titles: tuple[str, str, str]
+    logs: tuple[bool, bool, bool]
     front: Cloud
     dominated: Cloud
     baselines: list[Cloud]
@@ -46,13 +48,14 @@ def plot_front_3d(results: Results, summary: Summary) -> go.Figure:
     """
     info = _get_front_3d_info(results, summary)
     figure = go.Figure()
-    _add_cloud(figure, info.dominated, color=theme.DOMINATED, size=4, symbol="circle")
-    _add_cloud(figure, info.front, color=theme.FRONT, size=6, symbol="circle")
+    _add_cloud(figure, info.dominated, color=theme.DOMINATED, size=4, symbol="circle", rank=2)
+    _add_stems(figure, info)
+    _add_cloud(figure, info.front, color=theme.FRONT, size=6, symbol="circle", rank=1)
     for index, cloud in enumerate(info.baselines):
         color = theme.BASELINES[index % len(theme.BASELINES)]
         symbol = ("diamond", "square", "cross")[index % 3]
-        _add_cloud(figure, cloud, color=color, size=6, symbol=symbol)
-    theme.apply_theme(figure, height=520)
+        _add_cloud(figure, cloud, color=color, size=6, symbol=symbol, rank=3)
+    theme.apply_theme(figure, height=500)
     axes = {
         name: {
             "title": {"text": title, "font": {"size": 12, "color": theme.MUTED}},
@@ -62,11 +65,17 @@ def plot_front_3d(results: Results, summary: Summary) -> go.Figure:
             "linecolor": "#b4bec8",
             "tickfont": {"size": 10, "color": theme.MUTED},
             "nticks": 5,
+            **({"type": "log", "dtick": "D2", "tickformat": "~g"} if log else {}),
         }
-        for name, title in zip(("xaxis", "yaxis", "zaxis"), info.titles, strict=True)
+        for name, title, log in zip(
+            ("xaxis", "yaxis", "zaxis"), info.titles, info.logs, strict=True
+        )
     }
-    camera = {"eye": {"x": 1.6, "y": 1.6, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.12}}
-    figure.update_layout(scene={**axes, "camera": camera, "aspectmode": "cube"})
+    camera = {"eye": {"x": 1.5, "y": 1.5, "z": 0.75}, "center": {"x": 0, "y": 0, "z": -0.14}}
+    ratio = {"x": 1.15, "y": 1.15, "z": 0.85}
+    figure.update_layout(
+        scene={**axes, "camera": camera, "aspectmode": "manual", "aspectratio": ratio}
+    )
     return figure
 
 
@@ -95,7 +104,9 @@ def _get_front_3d_info(results: Results, summary: Summary) -> Front3DInfo:
         if all(objective.name in baseline.values for objective in axes)
     ]
     titles = (x.quantity.title, y.quantity.title, z.quantity.title)
-    return Front3DInfo(titles, clouds[0], clouds[1], baselines)
+    points = [point for cloud in (*clouds, *baselines) for point in cloud.points]
+    x_log, y_log, _ = (theme.needs_log([point[i] for point in points]) for i in range(3))
+    return Front3DInfo(titles, (x_log, y_log, False), clouds[0], clouds[1], baselines)
 
 
 def _position(
@@ -105,7 +116,9 @@ def _position(
     return x, y, z
 
 
-def _add_cloud(figure: go.Figure, cloud: Cloud, *, color: str, size: int, symbol: str) -> None:
+def _add_cloud(
+    figure: go.Figure, cloud: Cloud, *, color: str, size: int, symbol: str, rank: int
+) -> None:
     if not cloud.points:
         return
     x, y, z = ([point[i] for point in cloud.points] for i in range(3))
@@ -115,7 +128,18 @@ def _add_cloud(figure: go.Figure, cloud: Cloud, *, color: str, size: int, symbol
         z=z,
         name=cloud.name,
         mode="markers",
+        legendrank=rank,
         marker={"color": color, "size": size, "symbol": symbol},
         hovertext=cloud.texts,
         hoverinfo="text",
     )
+
+
+def _add_stems(figure: go.Figure, info: Front3DInfo) -> None:
+    """Draw a thin line from each front member to the floor, so that its place can be read."""
+    clouds = (info.front, info.dominated, *info.baselines)
+    floor = min(point[2] for cloud in clouds for point in cloud.points)
+    ends = [end for x, y, z in info.front.points for end in ((x, y, z), (x, y, floor), None)]
+    x, y, z = ([None if end is None else end[i] for end in ends] for i in range(3))
+    line = {"color": theme.OTHER_FRONT, "width": 2}
+    figure.add_scatter3d(x=x, y=y, z=z, mode="lines", line=line, hoverinfo="skip", showlegend=False)

@@ -7,7 +7,7 @@ from html import escape
 from analysis.quantities import format_setting, get_quantity
 from analysis.results import Baseline, Results, Trial
 
-ALSO_SHOWN = {"latency_p95_ms": "Latency p95", "macs": "MACs", "miou_pruned": "mIoU before distil"}
+ALSO_SHOWN = {"latency_p95_ms": "Latency p95", "macs": "MACs", "miou_pruned": "mIoU when pruned"}
 
 
 def describe_trial(results: Results, trial: Trial) -> str:

@@ -20,7 +20,8 @@ class RunHistory(NamedTuple):
 
     Attributes:
         name: Name of the run.
-        x: Ended trials (counting failed and stopped ones) or hours; starts at 0.
+        x: Ended trials (counting failed and stopped ones) or hours, from the first
+            measured network on.
         hypervolume: Share of the box dominated by then, 0 to 1; never falls.
     """
 
@@ -65,7 +66,7 @@ def plot_hypervolume_history(results: Results, summary: Summary, over: Over) -> 
             hovertemplate="%{y:.4f} after %{x:.4~g}<extra></extra>",
         )
     figure.update_xaxes(theme.axis(info.x_title, rangemode="tozero"))
-    figure.update_yaxes(theme.axis("Hypervolume (share of box)", rangemode="tozero"))
+    figure.update_yaxes(theme.axis("Hypervolume (share of box)"))
     return theme.apply_theme(figure, height=340)
 
 
@@ -80,7 +81,7 @@ def _get_hypervolume_history_info(
         if over == "hours":
             ended = [trial for trial in ended if trial.elapsed_hours is not None]
         ended.sort(key=_end_order)
-        if ended:
+        if any(trial in results.measured for trial in ended):
             histories.append(_get_history(results, summary, run, ended, over))
     if not histories:
         raise theme.FigureNotMadeError("trials.csv states no elapsed_hours.")
@@ -92,13 +93,16 @@ def _get_history(
     results: Results, summary: Summary, run: Run, ended: list[Trial], over: Over
 ) -> RunHistory:
     measured = [trial for trial in ended if trial in results.measured]
-    x, shares = [0.0], [0.0]
+    x: list[float] = []
+    shares: list[float] = []
     for count, trial in enumerate(ended, start=1):
+        so_far = [t for t in ended[:count] if t in measured]
+        if not so_far:
+            continue
         x.append(float(count) if over == "trials" else trial.elapsed_hours or 0.0)
         if trial not in measured:
             shares.append(shares[-1])
             continue
-        so_far = [t for t in ended[:count] if t in measured]
         share = relative_hypervolume(
             measure_matrix(so_far, results.objectives),
             summary.reference_point,

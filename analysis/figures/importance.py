@@ -130,7 +130,9 @@ def _get_distributions(results: Results) -> dict[str, BaseDistribution]:
             is_log = low > 0 and high / low >= 30
             distributions[name] = FloatDistribution(low, high, log=is_log)
         else:
-            distributions[name] = CategoricalDistribution(sorted({v for v in values if v}, key=str))
+            distributions[name] = CategoricalDistribution(
+                sorted({value for value in values if value is not None}, key=str)
+            )
     return distributions
 
 

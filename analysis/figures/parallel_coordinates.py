@@ -78,7 +78,7 @@ def plot_parallel_coordinates(results: Results, summary: Summary) -> go.Figure:
         )
     )
     theme.apply_theme(figure, height=400)
-    figure.update_layout(margin={"l": 60, "r": 20, "t": 56, "b": 24})
+    figure.update_layout(margin={"l": 84, "r": 24, "t": 56, "b": 24})
     return figure
 
 
@@ -110,5 +110,5 @@ def _get_dimension(name: str, column: Sequence[Setting | None]) -> Dimension:
         logs = [math.log10(number) for number in numbers]
         low, high = min(logs), max(logs)
         ticks = [low + (high - low) * i / 4 for i in range(5)]
-        return Dimension(f"{name} (log)", logs, ticks, [format_number(10**tick) for tick in ticks])
+        return Dimension(name, logs, ticks, [format_number(10**tick) for tick in ticks])
     return Dimension(name, [float(number) for number in numbers])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from analysis.figures import theme
 from analysis.figures.front_2d import Marks, _get_front_2d_info
@@ -27,11 +28,6 @@ def write_front_png(
     """
     info = _get_front_2d_info(results, summary, x, y)
     figure, axes = _start(info.x_title, info.y_title, title)
-    _scatter(axes, info.dominated, color=theme.DOMINATED, size=38)
-    _scatter(axes, info.other_front, color=theme.OTHER_FRONT, size=46)
-    for marks in info.published:
-        if marks.visible:
-            _scatter(axes, marks, color="none", edge=theme.PAPER, size=48)
     axes.plot(
         info.front.x,
         info.front.y,
@@ -41,9 +37,18 @@ def write_front_png(
         zorder=2,
     )
     _scatter(axes, info.front, color=theme.FRONT, size=60)
+    _scatter(axes, info.other_front, color=theme.OTHER_FRONT, size=46)
+    _scatter(axes, info.dominated, color=theme.DOMINATED, size=38, layer=1)
     for index, marks in enumerate(info.baselines):
         color = theme.BASELINES[index % len(theme.BASELINES)]
         _scatter(axes, marks, color=color, size=70, symbol=SYMBOLS[index % len(SYMBOLS)])
+    if info.published.visible:
+        _scatter(axes, info.published, color="none", edge=theme.PAPER, size=48, layer=1)
+    if info.x_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     _finish(figure, axes, path)
 
 
@@ -67,7 +72,6 @@ def write_hypervolume_png(
             label=_plain(history.name) if len(info.histories) > 1 else None,
         )
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
     _finish(figure, axes, path)
 
 
@@ -76,7 +80,7 @@ def _start(x_title: str, y_title: str, title: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_xlabel(_plain(x_title), color=theme.MUTED, fontsize=11)
     axes.set_ylabel(_plain(y_title), color=theme.MUTED, fontsize=11)
-    axes.set_title(_plain(title), loc="left", color=theme.INK, fontsize=12, pad=34)
+    axes.set_title(_plain(title), loc="left", color=theme.INK, fontsize=12, pad=12)
     axes.grid(color=theme.GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -86,7 +90,14 @@ def _start(x_title: str, y_title: str, title: str) -> tuple[Figure, Axes]:
 
 
 def _scatter(
-    axes: Axes, marks: Marks, *, color: str, size: float, edge: str = "white", symbol: str = "o"
+    axes: Axes,
+    marks: Marks,
+    *,
+    color: str,
+    size: float,
+    edge: str = "white",
+    symbol: str = "o",
+    layer: int = 3,
 ) -> None:
     if marks.x:
         axes.scatter(
@@ -98,19 +109,18 @@ def _scatter(
             edgecolors=edge,
             linewidths=1.0,
             label=_plain(marks.name),
-            zorder=3,
+            zorder=layer,
         )
 
 
 def _finish(figure: Figure, axes: Axes, path: Path) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(
+        figure.legend(
             handles,
             labels,
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 1.0),
-            ncols=min(len(labels), 5),
+            loc="outside lower left",
+            ncols=min(len(labels), 6),
             frameon=False,
             fontsize=9.5,
             handletextpad=0.4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -20,8 +21,16 @@ COLOUR_SCALE = ((0.0, "#d9e4ef"), (0.5, "#6fa1d2"), (1.0, "#123f73"))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
+LOG_RATIO = 8.0
+
+
 class FigureNotMadeError(ValueError):
     """The results do not hold what a figure needs; the message says what, for the reader."""
+
+
+def needs_log(values: Sequence[float]) -> bool:
+    """Tell whether positive values spread so far that a linear scale would squash the small."""
+    return min(values) > 0 and max(values) / min(values) >= LOG_RATIO
 
 
 def axis(title: str, **options: Any) -> dict[str, Any]:
@@ -41,6 +50,11 @@ def axis(title: str, **options: Any) -> dict[str, Any]:
     return settings | options
 
 
+def log_axis(title: str) -> dict[str, Any]:
+    """Return the settings of one axis with logarithmic scale, ticks at 1, 2 and 5."""
+    return axis(title, type="log", dtick="D2", tickformat="~g")
+
+
 def apply_theme(figure: go.Figure, *, height: int = 430) -> go.Figure:
     """Give a figure the shared look: white, small margins, legend above."""
     figure.update_layout(
@@ -58,6 +72,8 @@ def apply_theme(figure: go.Figure, *, height: int = 430) -> go.Figure:
             "yanchor": "bottom",
             "font": {"size": 12},
             "itemsizing": "constant",
+            "entrywidth": 0,
+            "entrywidthmode": "pixels",
         },
         hoverlabel={
             "bgcolor": "white",
