@@ -41,7 +41,11 @@ def render_header(results: Results, summary: Summary) -> str:
             f"trial {best_label}" if best_label else "",
         ),
         ("Hypervolume", f"{summary.hypervolume:.3f}", "share of box, 0 to 1"),
-        ("Trials", str(len(results.trials)), ", ".join(others) or "all complete"),
+        (
+            "Trials",
+            str(len(results.trials)),
+            ", ".join(others) or ("all complete" if results.trials else "none yet"),
+        ),
     ]
     facts = {
         "Data": describe_data(results.runs[0]),

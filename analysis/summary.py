@@ -133,8 +133,10 @@ def _describe_gain(results: Results, front: list[Trial]) -> str:
     factors = " and ".join(
         _describe_factor(name, dense.values[name], best.measures[name])
         for name in cost_names
-        if name in dense.values
+        if dense.values.get(name, 0.0) > 0 and best.measures[name] > 0
     )
+    if not factors:
+        return ""
     change = (best.measures["miou"] - dense.values["miou"]) * 100
     points = f"{abs(change):.1f} points of mIoU {'above' if change >= 0 else 'below'} dense"
     name = f"trial {results.label(best)}"
@@ -149,7 +151,5 @@ def _describe_gain(results: Results, front: list[Trial]) -> str:
 
 def _describe_factor(name: str, before: float, after: float) -> str:
     better, worse = ("faster", "slower") if name == "latency_ms" else ("smaller", "larger")
-    if before <= 0 or after <= 0:
-        return f"not comparable in {name}"
     ratio = before / after
     return f"{ratio:.1f}× {better}" if ratio >= 1 else f"{1 / ratio:.1f}× {worse}"
