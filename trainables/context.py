@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from trainables.device_lock import DeviceLock
+from trainables.memory import keep_freed_memory
 
 
 class Progress(NamedTuple):
@@ -57,7 +58,8 @@ class StageContext:
     device_lock: DeviceLock = field(default_factory=lambda: DeviceLock("cpu"))
 
     def activate(self) -> None:
-        """Apply the thread limit to this process."""
+        """Set this process up: memory and the number of threads."""
+        keep_freed_memory()
         if self.num_threads is not None:
             torch.set_num_threads(self.num_threads)
 

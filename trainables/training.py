@@ -41,7 +41,7 @@ class TrainConfig:
         optimizer: Optimiser and schedule.
         precision: auto: bfloat16 where the hardware is fast at it, else float32. A mixed-precision
             forward pass; weights and their updates stay float32.
-        channels_last: Memory format of weights and activations.
+        channels_last: Memory format of weights and activations, where it is safe.
         auxiliary_weight: Weight of the loss of each auxiliary head.
     """
 
@@ -107,7 +107,8 @@ def train(
     """
     context.activate()
     device = torch.device(context.device)
-    place(model, device, channels_last=config.channels_last).train()
+    channels_last = config.channels_last and not _breaks_in_channels_last(model, device)
+    place(model, device, channels_last=channels_last).train()
     optimizer = build_optimizer(model, config.optimizer)
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
     if state_path.exists():
@@ -129,7 +130,7 @@ def train(
             group["lr"] = config.optimizer.learning_rate(step, config.num_steps)
         with context.device_lock.shared():
             images = normalize(images.to(device, non_blocking=True))
-            if not config.channels_last:
+            if not channels_last:
                 images = images.contiguous()
             target = target.to(device, non_blocking=True)
             with autocast(config.precision, device):
@@ -170,6 +171,22 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     """Mixed precision of a forward pass; "auto" asks the hardware whether bfloat16 is fast."""
     enabled = precision == "bfloat16" or (precision == "auto" and bfloat16_is_fast(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
+    """Whether the gradient of a convolution would overwrite foreign memory on the CPU.
+
+    The weight gradient of a strided 1x1 convolution with fewer than 8 input channels corrupts the
+    heap in channels_last (torch 2.15, oneDNN on AVX2; seen for 2 to 7 channels, with 1 thread, and
+    held off by `tests/trainables/test_training.py`). Pruning narrow networks makes such layers.
+    """
+    return device.type == "cpu" and any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < 8
+        for layer in model.modules()
+    )
 
 
 def _total_loss(

@@ -1,0 +1,40 @@
+from dataclasses import replace
+
+import pytest
+
+from trainables.context import StageContext
+from trainables.data import AugmentationConfig
+from trainables.data_source import DataConfig
+from trainables.device_lock import DeviceLock
+from trainables.network_config import NetworkConfig
+from trainables.pipeline_config import LatencyConfig, PipelineConfig
+from trainables.training import TrainConfig
+
+SMALL = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.125)
+
+
+@pytest.fixture
+def tiny_config():
+    """A pipeline of a few steps on a few synthetic images."""
+    training = TrainConfig(num_steps=4, batch_size=2)
+    return PipelineConfig(
+        data=DataConfig(
+            size=(64, 96), num_samples=8, augmentation=AugmentationConfig(crop_size=(64, 64))
+        ),
+        teacher=SMALL,
+        student=SMALL,
+        teacher_training=training,
+        dense=training,
+        sparse=replace(training, num_steps=3),
+        distil=training,
+        latency=LatencyConfig(max_seconds=0.5),
+    )
+
+
+@pytest.fixture
+def context(tmp_path):
+    return StageContext(
+        cache_dir=tmp_path / "cache",
+        num_threads=1,
+        device_lock=DeviceLock("cpu", tmp_path / "locks"),
+    )

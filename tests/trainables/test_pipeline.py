@@ -1,0 +1,182 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.checkpoint import load_checkpoint, read_metadata
+from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.pipeline import (
+    build_dense,
+    build_stages,
+    build_teacher,
+    check_data,
+    run_dense,
+    run_pipeline,
+)
+from trainables.pipeline_config import PipelineSettings
+from trainables.run import main
+from trainables.stages.sparse import add_l1_subgradient, batchnorm_scales
+from trainables.store import ArtifactStore
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(tmp_path / "stages")
+
+
+def test_a_pipeline_measures_what_it_promises(tiny_config, context, store):
+    result = run_pipeline(tiny_config, PipelineSettings(), store, context)
+    assert set(result.stages) == {"dense", "sparse", "pruned", "latency", "distilled"}
+    assert {"miou", "miou_pruned", "latency_ms", "latency_p95_ms", "num_params", "macs"} <= set(
+        result.metrics
+    )
+    dense = run_dense(tiny_config, store, context)
+    assert 0.2 * dense.num_params < result.metrics["num_params"] < 0.35 * dense.num_params
+    assert result.metrics["macs"] < dense.macs
+    model = load_checkpoint(store.root / result.stages["distilled"] / "checkpoint.safetensors")
+    assert sum(p.numel() for p in model.parameters()) == result.metrics["num_params"]
+    assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 19, 64, 96)
+    metadata = read_metadata(store.root / result.stages["distilled"] / "checkpoint.safetensors")
+    assert len(metadata["classes"]) == 19
+
+
+def test_equal_stages_are_computed_once(tiny_config, context, store):
+    first = run_pipeline(tiny_config, PipelineSettings(temperature=2.0), store, context)
+    second = run_pipeline(tiny_config, PipelineSettings(temperature=3.0), store, context)
+    assert all(seconds > 0 for seconds in first.seconds.values())
+    reused = {name for name, seconds in second.seconds.items() if seconds == 0}
+    assert reused == {"dense", "sparse", "pruned", "latency"}
+    again = run_pipeline(tiny_config, PipelineSettings(temperature=3.0), store, context)
+    assert set(again.seconds.values()) == {0.0}
+    assert again.metrics == second.metrics
+
+
+def test_every_setting_changes_the_key_of_its_stage_and_of_those_after_it(tiny_config):
+    order = ["dense", "sparse", "pruned", "distilled"]
+    base = {n: s.key for n, s in build_stages(tiny_config, PipelineSettings()).items()}
+    for change, first in [
+        ({"sparsity_lambda": 1e-3}, "sparse"),
+        ({"pruning_ratio": 0.3}, "pruned"),
+        ({"scope": "global"}, "pruned"),
+        ({"round_to": 8}, "pruned"),
+        ({"temperature": 2.0}, "distilled"),
+        ({"alpha": 0.5}, "distilled"),
+        ({"beta": 2.0}, "distilled"),
+        ({"eta": 2.0}, "distilled"),
+        ({"lr": 0.1}, "distilled"),
+        ({"distiller": "none"}, "distilled"),
+    ]:
+        stages = build_stages(tiny_config, PipelineSettings(**change))
+        changed = [name for name in order if stages[name].key != base[name]]
+        assert changed == order[order.index(first) :], change
+    reseeded = replace(tiny_config, seed=1)
+    assert build_dense(reseeded).key != base["dense"]
+
+
+def test_the_path_of_the_data_and_the_teachers_name_do_not_count(tiny_config, tmp_path):
+    moved = replace(tiny_config, data=replace(tiny_config.data, root=tmp_path))
+    assert build_dense(moved).key == build_dense(tiny_config).key
+    assert build_teacher(tiny_config).key != build_dense(tiny_config).key
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_every_distiller_trains_a_student(tiny_config, context, store, name):
+    settings = PipelineSettings(distiller=name)
+    result = run_pipeline(tiny_config, settings, store, context)
+    assert 0 <= result.metrics["miou"] <= 1
+    assert (store.find("teacher", build_teacher(tiny_config).key) is None) == (name == "none")
+
+
+def test_l1_moves_scales_towards_zero_by_lambda(tiny_config):
+    model = tiny_config.student.build(19)
+    scales = batchnorm_scales(model)
+    with torch.no_grad():
+        scales[0].copy_(torch.linspace(-1, 1, len(scales[0])))
+    for scale in scales:
+        scale.grad = torch.zeros_like(scale)
+    add_l1_subgradient(model, 0.01)
+    torch.testing.assert_close(scales[0].grad, 0.01 * scales[0].detach().sign())
+
+
+def test_stronger_l1_makes_smaller_scales(tiny_config, context, store):
+    medians = []
+    for sparsity_lambda in (0.0, 1.0):
+        settings = PipelineSettings(sparsity_lambda=sparsity_lambda)
+        stage = build_stages(tiny_config, settings)["sparse"]
+        medians.append(stage.obtain(store, context).result["median_bn_scale"])
+    assert medians[1] < medians[0]
+
+
+def test_a_damaged_training_state_starts_the_stage_anew(tiny_config, context, store, caplog):
+    stage = build_dense(tiny_config)
+    partial = store.root / f"dense-{stage.key}.partial"
+    partial.mkdir()
+    (partial / "state.safetensors").write_bytes(b"cut off")
+    assert not stage.obtain(store, context).reused
+    assert "starts anew" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "fitnets"}, "distiller must be one of dkd, kd, none; got 'fitnets'"),
+        ({"temperature": -1.0}, "got -1.0"),
+        ({"beta": -2.0}, "beta must be at least 0, got -2.0"),
+        ({"name": "kd", "alpha": 2.0}, "alpha must lie in 0..1"),
+    ],
+)
+def test_bad_distillers_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        DistillerConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pruning_ratio": 1.0}, "pruning_ratio must lie within 0..1, got 1.0"),
+        ({"sparsity_lambda": -1e-4}, "sparsity_lambda must be at least 0"),
+        ({"round_to": 0}, "round_to must be at least 1, got 0"),
+        ({"lr": float("inf")}, "lr must be greater than 0, got inf"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        PipelineSettings(**change)
+
+
+def test_the_data_are_checked_whole(tiny_config, tmp_path):
+    summary = check_data(tiny_config.data, tmp_path)
+    assert summary.num_classes == len(summary.classes) == 19
+    assert summary.resolution == (64, 96)
+
+
+FLAGS = [
+    "--pipeline.data.size", "64", "96", "--pipeline.data.num-samples", "8",
+    "--pipeline.data.augmentation.crop-size", "64", "64",
+    "--pipeline.student.backbone", "tu-resnet18", "--pipeline.student.width", "0.125",
+    "--pipeline.dense.num-steps", "2", "--pipeline.dense.batch-size", "2", "--device", "cpu",
+]  # fmt: skip
+
+
+def test_the_command_runs_one_stage_without_ray(tmp_path, capsys):
+    folders = ["--store", str(tmp_path / "s"), "--cache-dir", str(tmp_path / "c")]
+    assert main(["dense", *FLAGS, *folders]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["reused"] is False
+    assert 0 <= result["miou"] <= 1
+    assert main(["dense", *FLAGS, *folders]) == 0
+    assert json.loads(capsys.readouterr().out)["reused"] is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--pipeline.data.name", "camvid", "--data-root", "/nowhere"], "/nowhere"),
+        (["--from-run", "/nowhere"], "config.json"),
+        (["--pipeline.student.backbone-weights", "no.safetensors"], "no.safetensors"),
+    ],
+)
+def test_the_command_names_bad_input(tmp_path, capsys, flags, message):
+    assert main(["dense", *FLAGS, "--store", str(tmp_path / "s"), *flags]) == 2
+    assert message in capsys.readouterr().err.replace("\n", "")

@@ -1,0 +1,87 @@
+import json
+import multiprocessing
+import time
+
+import pytest
+
+from trainables.store import ArtifactStore, content_key
+
+
+def write(folder, text="weights"):
+    (folder / "checkpoint.safetensors").write_text(text)
+    return {"miou": 0.5}
+
+
+def test_a_stage_is_computed_once_and_found_again(tmp_path):
+    store = ArtifactStore(tmp_path)
+    first = store.obtain("sparse", "k", write)
+    again = ArtifactStore(tmp_path).obtain("sparse", "k", lambda folder: pytest.fail("computed"))
+    assert (first.reused, again.reused) == (False, True)
+    assert again.result == {"miou": 0.5}
+    assert again.checkpoint.read_text() == "weights"
+    assert store.find("sparse", "other") is None
+
+
+def test_an_interrupted_stage_is_invisible_and_goes_on_where_it_was(tmp_path):
+    store = ArtifactStore(tmp_path)
+
+    def interrupted(folder):
+        (folder / "state.safetensors").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.obtain("sparse", "k", interrupted)
+    assert store.find("sparse", "k") is None
+
+    def resumed(folder):
+        assert (folder / "state.safetensors").read_text() == "half"
+        (folder / "state.safetensors").unlink()
+        return write(folder)
+
+    assert not store.obtain("sparse", "k", resumed).reused
+
+
+@pytest.mark.parametrize("damage", ["bytes", "missing", "record"])
+def test_a_damaged_artefact_is_reported_and_computed_again(tmp_path, caplog, damage):
+    store = ArtifactStore(tmp_path)
+    artifact = store.obtain("sparse", "k", write)
+    if damage == "bytes":
+        artifact.checkpoint.write_text("weightz")
+    elif damage == "missing":
+        artifact.checkpoint.unlink()
+    else:
+        (artifact.folder / "result.json").write_text("{")
+    again = store.obtain("sparse", "k", write)
+    assert not again.reused
+    assert again.checkpoint.read_text() == "weights"
+    assert "is damaged" in caplog.text
+
+
+def _obtain(root, log):
+    def compute(folder):
+        with log.open("a") as file:
+            file.write("computed\n")
+        time.sleep(0.3)
+        return write(folder)
+
+    ArtifactStore(root).obtain("dense", "k", compute)
+
+
+def test_two_processes_never_compute_the_same_stage(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    log = tmp_path / "log"
+    arguments = (tmp_path / "stages", log)
+    processes = [context.Process(target=_obtain, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert log.read_text() == "computed\n"
+
+
+def test_keys_depend_on_content_alone():
+    assert content_key({"a": 1, "b": (2, 3)}) == content_key({"b": [2, 3], "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 2})
+    assert len(content_key("x")) == 20
+    assert json.dumps(content_key(["x"]))

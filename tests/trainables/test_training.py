@@ -1,0 +1,124 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import create_model
+from trainables.context import StageContext
+from trainables.data import AugmentationConfig, TrainingStream, create_dataset
+from trainables.optimization import OptimizerConfig
+from trainables.training import TrainConfig, TrainingDiverged, train
+from trainables.training_state import TrainingStateError
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def stream():
+    dataset = create_dataset("synthetic", size=(64, 96), num_samples=6)
+    return TrainingStream(dataset, AugmentationConfig(crop_size=(64, 64)), seed=3)
+
+
+def build(name="dual_branch"):
+    torch.manual_seed(0)
+    if name == "deeplabv3plus":  # has dropout
+        return create_model("deeplabv3plus", backbone="resnet18")
+    return create_model("dual_branch", backbone="tu-resnet18", width=0.125, auxiliary=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("network", ["dual_branch", "deeplabv3plus"])
+@pytest.mark.parametrize("killed_after", [1, 2, 4])
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(
+    tmp_path, stream, context, optimizer, network, killed_after
+):
+    config = TrainConfig(num_steps=5, batch_size=2, optimizer=OptimizerConfig(name=optimizer))
+    path = tmp_path / "state.safetensors"
+    whole = build(network)
+    curve = train(whole, stream, config, name="dense", state_path=path, context=context).losses
+    assert not path.exists()
+
+    def kill(progress):
+        if progress.step == killed_after + 1:
+            raise Killed
+
+    broken = replace(context, checkpoint_seconds=0.0, report=kill)
+    with pytest.raises(Killed):
+        train(build(network), stream, config, name="dense", state_path=path, context=broken)
+    resumed = build(network)
+    again = train(resumed, stream, config, name="dense", state_path=path, context=context).losses
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    assert again == curve
+
+
+def test_training_learns(stream, context, tmp_path):
+    config = TrainConfig(num_steps=30, batch_size=2, optimizer=OptimizerConfig(lr=0.02))
+    result = train(
+        build(), stream, config, name="dense", state_path=tmp_path / "s", context=context
+    )
+    losses = [loss for _, loss in result.losses]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_a_loss_that_is_no_number_ends_the_training(stream, context, tmp_path):
+    def diverge(logits, images, target):
+        return logits.sum() * torch.nan
+
+    with pytest.raises(TrainingDiverged, match="sparse: the loss is nan at step 0 of 5"):
+        train(
+            build(), stream, TrainConfig(num_steps=5, batch_size=2), name="sparse",
+            state_path=tmp_path / "s", context=context, compute_loss=diverge,
+        )  # fmt: skip
+
+
+def test_a_damaged_state_is_named(stream, context, tmp_path):
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(b"not a state")
+    with pytest.raises(TrainingStateError, match=r"state\.safetensors"):
+        train(
+            build(), stream, TrainConfig(num_steps=2, batch_size=2), name="dense",
+            state_path=path, context=context,
+        )  # fmt: skip
+
+
+def test_workers_do_not_change_the_result(stream, context: StageContext, tmp_path):
+    config = TrainConfig(num_steps=2, batch_size=2)
+    weights = []
+    for num_workers in (0, 2):
+        model = build()
+        somewhere = tmp_path / str(num_workers)
+        workers = replace(context, num_workers=num_workers)
+        train(model, stream, config, name="dense", state_path=somewhere, context=workers)
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize("num_channels", [2, 5, 7])
+def test_narrow_strided_shortcuts_do_not_corrupt_the_heap(tmp_path, context, num_channels):
+    """glibc aborts the process here if training uses channels_last for this layer."""
+
+    class Narrow(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, num_channels, 3, padding=1)
+            self.shortcut = torch.nn.Conv2d(num_channels, 19, 1, stride=2)
+
+        def forward(self, images):
+            return torch.nn.functional.interpolate(self.shortcut(self.stem(images)), scale_factor=2)
+
+    dataset = create_dataset("synthetic", size=(64, 96), num_samples=6)
+    stream = TrainingStream(dataset, AugmentationConfig(crop_size=(64, 64)), seed=0)
+    config = TrainConfig(num_steps=30, batch_size=2)
+    train(
+        Narrow(), stream, config, name="dense", state_path=tmp_path / "s",
+        context=replace(context, num_threads=1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), [("num_steps", 0), ("batch_size", 1)])
+def test_bad_values_are_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be at least .*got {value}"):
+        TrainConfig(**{field: value})

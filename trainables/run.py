@@ -1,0 +1,134 @@
+"""Run a pipeline, or its first stages, in this process and without Ray.
+
+Examples:
+  python -m trainables.run distilled --settings.pruning-ratio 0.6
+  python -m trainables.run pruned --pipeline.data.name camvid --data-root CamVid --store runs/mine
+  python -m trainables.run distilled --from-run runs/camvid-20260101-120000 --settings.beta 4
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.logging import RichHandler
+
+from trainables.context import Progress, StageContext, detect_device
+from trainables.device_lock import DeviceLock
+from trainables.pipeline import build_stages, build_teacher, check_data
+from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.store import ArtifactStore
+
+StageName = Literal["teacher", "dense", "sparse", "pruned", "distilled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What to run and where.
+
+    Attributes:
+        stage: Last stage to run; those before it are run or reused.
+        pipeline: What all pipelines of a study share.
+        settings: What this pipeline chooses.
+        store: Folder of the artefacts; finished stages in it are reused.
+        cache_dir: Folder of the decoded images.
+        device: cpu, cuda or cuda:N.
+        num_threads: CPU threads; default: all cores.
+        num_workers: Processes that load data.
+        from_run: Take pipeline and store from a run of search/run.py; flags override.
+    """
+
+    stage: tyro.conf.Positional[StageName]
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    settings: PipelineSettings = field(default_factory=PipelineSettings)
+    store: Path = Path("runs/stages")
+    cache_dir: Path = Path.home() / ".cache" / "segfront"
+    device: str = field(default_factory=detect_device)
+    num_threads: int | None = None
+    num_workers: int = 0
+    from_run: Path | None = None
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Run the stages up to the one asked for.
+
+    Returns:
+        The result of the last stage, with its folder.
+
+    Raises:
+        ValueError: The data or a setting cannot be used.
+    """
+    config = arguments.pipeline
+    check_data(config.data, arguments.cache_dir)
+    context = StageContext(
+        cache_dir=arguments.cache_dir,
+        device=arguments.device,
+        num_threads=arguments.num_threads,
+        num_workers=arguments.num_workers,
+        report=lambda progress: _print(progress, console),
+        device_lock=DeviceLock(arguments.device),
+    )
+    stages = {"teacher": build_teacher(config), **build_stages(config, arguments.settings)}
+    artifact = stages[arguments.stage].obtain(ArtifactStore(arguments.store), context)
+    return {**artifact.result, "folder": str(artifact.folder), "reused": artifact.reused}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse flags, run, print the result as JSON.
+
+    Returns:
+        Exit status: 0, 1 if training failed, 2 for bad input.
+    """
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
+    console = Console(stderr=True)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = tyro.cli(
+            Arguments, args=argv, description=__doc__, default=_defaults_from_run(argv)
+        )
+        result = run(arguments, console)
+    except ArithmeticError as error:
+        console.print(f"[bold red]failed:[/] {error}")
+        return 1
+    except ValueError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        return 2
+    result.pop("losses", None)
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def _defaults_from_run(argv: Sequence[str]) -> Arguments | None:
+    """Read the pipeline of an earlier run before the other flags override it."""
+    given = [Path(b) for a, b in zip(argv, argv[1:], strict=False) if a == "--from-run"]
+    if not given:
+        return None
+    path = given[-1] / "config.json"
+    try:
+        pipeline = json.loads(path.read_text())["pipeline"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"--from-run needs a run folder with a config.json: {error}") from error
+    return Arguments(
+        stage="distilled",
+        pipeline=TypeAdapter(PipelineConfig).validate_python(pipeline),
+        store=given[-1] / "stages",
+        from_run=given[-1],
+    )
+
+
+def _print(progress: Progress, console: Console) -> None:
+    loss = "" if progress.loss is None else f"  loss {progress.loss:.3f}"
+    miou = "" if progress.miou is None else f"  mIoU {progress.miou:.4f}"
+    console.print(f"{progress.stage:>9} {progress.step}/{progress.num_steps}{loss}{miou}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
