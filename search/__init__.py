@@ -1,0 +1,1 @@
+"""What to try next, and where: recipes, search space, samplers, the study and its results."""

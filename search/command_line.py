@@ -1,0 +1,113 @@
+"""The command line of search/run.py, derived from the types of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from search.config import StudyConfig
+from search.recipes import RECIPES, describe_recipe
+
+DEFAULT_RECIPE = "quickstart"
+PROGRAM = "python search/run.py"
+
+DESCRIPTION = """Search for the Pareto front of compressed segmentation networks.
+
+Trains a teacher and a dense student, then tries pipelines of sparse training (lambda),
+pruning (ratio, scope) and distillation (T, alpha, beta, eta, lr). Equal stages are computed once.
+The answer is a run folder: report/index.html with the front, a checkpoint for every network,
+trials.csv, and study.journal for optuna-dashboard.
+
+recipes (first argument; quickstart if left out):
+{recipes}
+
+main flags: --data-root DIR, --num-pipelines N, --sampler NAME, --objectives A B,
+  --pipeline.dense.num-steps N, --space.pruning-ratio.high P, --gpus-per-trial F, --output-dir DIR;
+  all with the defaults of {recipe} below.
+
+examples:
+  python search/run.py
+  python search/run.py camvid --data-root CamVid
+  python search/run.py camvid --download --num-pipelines 30 --sampler nsga2
+  python search/run.py cityscapes --data-root cityscapes --gpus-per-trial 0.5
+  python search/run.py quickstart --pipeline.data.name folder --data-root my_images
+  python search/run.py --resume runs/camvid-20260101-120000
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What a user asks for.
+
+    Attributes:
+        study: The study.
+        output_dir: The run's folder <recipe>-<date>-<time> is made in it.
+        resume: Go on with the run in this folder, as it was configured; of the other flags only
+            --address and --no-dashboard go with it.
+        address: Of a running Ray cluster; default: Ray is started on this machine.
+        dashboard: Start Ray's dashboard when Ray is started here.
+        download: Fetch CamVid (public GitHub archive, checksum verified) if it is not there yet.
+    """
+
+    study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
+    output_dir: Path = Path("runs")
+    resume: Path | None = None
+    address: str | None = None
+    dashboard: bool = True
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResumeArguments:
+    """Flags that go with --resume: the study is as config.json in the run's folder says.
+
+    Attributes:
+        resume: Folder of the run.
+        address: Of a running Ray cluster.
+        dashboard: Start Ray's dashboard.
+    """
+
+    resume: Path
+    address: str | None = None
+    dashboard: bool = True
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Read the command line.
+
+    Args:
+        argv: Without the program's name.
+
+    Raises:
+        ValueError: An unknown recipe, or settings that do not go together.
+        SystemExit: After --help (0) or a wrong flag or value (2), once tyro has said what is
+            allowed.
+    """
+    argv = list(argv)
+    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
+        return _parse_resume(argv)
+    recipe = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
+    if recipe not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {recipe!r}")
+    listing = "\n".join(f"  {name:<11} {describe_recipe(name)}" for name in RECIPES)
+    return tyro.cli(
+        Arguments,
+        prog=f"{PROGRAM} [{recipe}]",
+        description=DESCRIPTION.format(recipes=listing, recipe=recipe),
+        args=argv,
+        default=Arguments(study=RECIPES[recipe]()),
+    )
+
+
+def _parse_resume(argv: list[str]) -> Arguments:
+    given = tyro.cli(
+        ResumeArguments,
+        prog=PROGRAM,
+        description="Go on with an interrupted run; its study is as config.json there says.",
+        args=argv,
+    )
+    return Arguments(resume=given.resume, address=given.address, dashboard=given.dashboard)

@@ -1,0 +1,137 @@
+"""The full configuration of a study, and config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import TypeAdapter, ValidationError
+
+from search.atomic_file import write_atomically
+from search.objectives import OBJECTIVES, ObjectiveName
+from search.samplers import SAMPLERS, SamplerName
+from search.space import SearchSpace
+from trainables.pipeline_config import PipelineConfig, PipelineSettings
+
+CONFIG_FILE = "config.json"
+
+
+class ConfigError(ValueError):
+    """A config.json cannot be used; the message names the field."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """A search for the Pareto front.
+
+    Attributes:
+        recipe: Name under which results are filed.
+        num_pipelines: Pipelines to try, failed ones included.
+        sampler: How the next pipeline is chosen.
+        objectives: What is optimised, at least two.
+        seed: Of the sampler; the training's is --pipeline.seed.
+        max_latency_ms: Slower networks count as infeasible for the sampler.
+        max_num_params: Larger networks count as infeasible for the sampler.
+        cpus_per_trial: CPU cores (and threads) of one pipeline; default: the machine's cores shared
+            out over the pipelines, on a GPU machine over the GPUs.
+        gpus_per_trial: GPUs of one pipeline, fractions allowed; default: 1 where there is one.
+        max_concurrent: Most pipelines at a time; default: as many as fit.
+        checkpoint_seconds: Most work that a killed process loses.
+        cache_dir: Folder of the decoded images.
+        space: Where pipelines are looked for.
+        pipeline: What all pipelines share: data, networks, trainings, latency.
+        first_points: Pipelines tried first; those outside the space are left out.
+    """
+
+    recipe: Annotated[str, tyro.conf.Suppress] = "custom"
+    num_pipelines: int = 12
+    sampler: SamplerName = "tpe"
+    objectives: tuple[ObjectiveName, ...] = ("miou", "latency_ms", "num_params")
+    seed: int = 0
+    max_latency_ms: float | None = None
+    max_num_params: float | None = None
+    cpus_per_trial: int | None = None
+    gpus_per_trial: float | None = None
+    max_concurrent: int | None = None
+    checkpoint_seconds: float = 30.0
+    cache_dir: Path = Path.home() / ".cache" / "segfront"
+    space: SearchSpace = field(default_factory=SearchSpace)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    first_points: Annotated[tuple[PipelineSettings, ...], tyro.conf.Suppress] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.objectives if name not in OBJECTIVES]
+        if unknown or len(self.objectives) < 2 or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError(
+                f"objectives must be at least two different ones of {', '.join(OBJECTIVES)}; "
+                f"got {', '.join(self.objectives) or 'none'}"
+            )
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}; got {self.sampler!r}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        for name in ("num_pipelines", "cpus_per_trial", "max_concurrent"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ("max_latency_ms", "max_num_params", "checkpoint_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be greater than 0, got {value}")
+        gpus = self.gpus_per_trial
+        if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus)):
+            raise ValueError(
+                f"gpus_per_trial must be a fraction in 0..1 or a whole number, got {gpus}"
+            )
+
+
+def save_config(config: StudyConfig, path: Path) -> None:
+    """Write config.json."""
+    write_atomically(path, TypeAdapter(StudyConfig).dump_json(config, indent=1).decode() + "\n")
+
+
+def load_config(path: Path) -> StudyConfig:
+    """Read config.json.
+
+    Raises:
+        ConfigError: The file is missing, or a field is unknown or has a wrong value.
+    """
+    adapter = TypeAdapter(StudyConfig)
+    try:
+        given = json.loads(path.read_text())
+        config = adapter.validate_python(given)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_describe(error)}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    unknown = list(_unknown_fields(given, adapter.dump_python(config, mode="json")))
+    if unknown:
+        raise ConfigError(f"{path}: unknown field {', '.join(unknown)}")
+    return config
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for entry in error.errors(include_url=False):
+        place = ".".join(str(part) for part in entry["loc"]) or "the whole"
+        lines.append(f"{place}: {entry['msg']}, got {entry['input']!r}")
+    return "; ".join(lines)
+
+
+def _unknown_fields(given: Any, known: Any, place: str = "") -> Iterator[str]:
+    """Names in `given` that validation dropped."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for name, value in given.items():
+            if name not in known:
+                yield f"{place}{name}"
+            else:
+                yield from _unknown_fields(value, known[name], f"{place}{name}.")
+    elif isinstance(given, list) and isinstance(known, list):
+        for index, (value, kept) in enumerate(zip(given, known, strict=True)):
+            yield from _unknown_fields(value, kept, f"{place}{index}.")

@@ -1,0 +1,55 @@
+"""The front of a study and its hypervolume, as the search watches them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+from search.objectives import OBJECTIVES, Objective
+
+
+def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> list[bool]:
+    """Which networks no other one dominates; of equal ones the first.
+
+    Args:
+        metrics: One mapping per network.
+        objectives: Keys of `OBJECTIVES`.
+    """
+    if not metrics:
+        return []
+    kinds = [OBJECTIVES[name] for name in objectives]
+    mask = moocore.is_nondominated(_values(metrics, kinds), maximise=_maximise(kinds))
+    return [bool(flag) for flag in mask]
+
+
+def hypervolume_fraction(
+    metrics: Sequence[Mapping[str, float]], reference: Mapping[str, float]
+) -> float:
+    """Share of the box between the reference point and the ideal that the networks dominate.
+
+    Args:
+        metrics: One mapping per network.
+        reference: Worst value that counts, for every objective.
+
+    Returns:
+        Within 0..1; 0 without networks or with an empty box.
+    """
+    kinds = [OBJECTIVES[name] for name in reference]
+    point = np.array([reference[kind.name] for kind in kinds])
+    box = float(np.prod(np.abs(point - np.array([kind.ideal for kind in kinds]))))
+    if not metrics or box == 0:
+        return 0.0
+    values = _values(metrics, kinds)
+    return float(moocore.hypervolume(values, ref=point, maximise=_maximise(kinds))) / box
+
+
+def _values(metrics: Sequence[Mapping[str, float]], kinds: Sequence[Objective]) -> NDArray[Any]:
+    return np.array([[float(entry[kind.name]) for kind in kinds] for entry in metrics])
+
+
+def _maximise(kinds: Sequence[Objective]) -> list[bool]:
+    return [kind.direction == "maximize" for kind in kinds]

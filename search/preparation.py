@@ -1,0 +1,73 @@
+"""What is checked and settled before a study may train anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from search.config import StudyConfig
+from trainables.data.download import download_camvid
+from trainables.network_config import NetworkConfig
+from trainables.pipeline import DatasetSummary, check_data
+
+CAMVID_FOLDER = Path("data/CamVid")
+
+
+def fetch_data(config: StudyConfig) -> StudyConfig:
+    """Download CamVid unless it is there, and point the study to it.
+
+    Raises:
+        ValueError: The data set is another one, or the download failed.
+    """
+    data = config.pipeline.data
+    if data.name != "camvid":
+        raise ValueError(f"--download fetches camvid only; the data set here is {data.name}")
+    root = data.resolve_root() or CAMVID_FOLDER
+    if not root.exists():
+        download_camvid(root)
+    return replace(config, pipeline=replace(config.pipeline, data=replace(data, root=root)))
+
+
+def settle_paths(config: StudyConfig) -> StudyConfig:
+    """Make every path absolute, so that config.json holds wherever a run is resumed from.
+
+    Raises:
+        ValueError: A file of weights is missing.
+    """
+    pipeline = config.pipeline
+    root = pipeline.data.resolve_root()
+    data = replace(pipeline.data, root=None if root is None else root.expanduser().absolute())
+    pipeline = replace(
+        pipeline,
+        data=data,
+        teacher=_settle_weights(pipeline.teacher),
+        student=_settle_weights(pipeline.student),
+    )
+    return replace(config, pipeline=pipeline, cache_dir=config.cache_dir.expanduser().absolute())
+
+
+def check_study(config: StudyConfig) -> DatasetSummary:
+    """Read every image once and build both networks (without their weights).
+
+    Args:
+        config: With paths settled.
+
+    Raises:
+        ValueError: Says which file or setting cannot be used.
+    """
+    pipeline = config.pipeline
+    for role, network in (("teacher", pipeline.teacher), ("student", pipeline.student)):
+        network.weights_path()
+        try:
+            with torch.device("meta"):
+                replace(network, backbone_weights=None).build(num_classes=2)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"pipeline.{role}: {error}") from None
+    return check_data(pipeline.data, config.cache_dir)
+
+
+def _settle_weights(network: NetworkConfig) -> NetworkConfig:
+    path = network.weights_path()
+    return network if path is None else replace(network, backbone_weights=str(path.absolute()))

@@ -1,0 +1,109 @@
+"""Tune's callback that keeps the progress board up to date and ends the run when asked to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ray.tune import Callback
+
+from search.progress import Activity, ProgressBoard, ProgressDisplay
+from trainables.context import Progress
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+CLOCK_SECONDS = 60.0
+REASON_LENGTH = 400
+
+
+class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
+    """Watches Tune's trials.
+
+    Args:
+        board: Is kept up to date.
+        display: Is given the chance to print.
+        should_stop: Asked between Tune's steps; True ends the run with a KeyboardInterrupt there,
+            where nothing is half-done.
+    """
+
+    def __init__(
+        self, board: ProgressBoard, display: ProgressDisplay, should_stop: Callable[[], bool]
+    ) -> None:
+        self._board = board
+        self._display = display
+        self._should_stop = should_stop
+        self._trials: dict[str, Trial] = {}
+        self._clock_saved = time.monotonic()
+
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Show a new trial, or a retried one."""
+        self._trials[trial.trial_id] = trial
+        detail = _describe_settings(trial.config.get("settings", {}))
+        self._board.activities[trial.trial_id] = Activity(
+            label=trial.config["label"], detail=detail
+        )
+        if trial.config["role"] == "pipeline":
+            self._board.note_start()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show the progress that a worker reported."""
+        activity = self._board.activities.get(trial.trial_id)
+        if activity is not None and "progress" in result:
+            activity.progress = Progress(**result["progress"])
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Forget a trial that ended."""
+        self._forget(trial)
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Forget a trial whose worker failed for good."""
+        self._forget(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Print, keep the clock, and end the run if asked to."""
+        self._display.tick()
+        now = time.monotonic()
+        if now - self._clock_saved > CLOCK_SECONDS:
+            self._clock_saved = now
+            self._board.study.save_clock()
+        if self._should_stop():
+            raise KeyboardInterrupt
+
+    def explain_error(self, trial_id: str) -> str:
+        """Say in one line why a trial's worker failed."""
+        trial = self._trials.get(trial_id)
+        error = trial.get_pickled_error() if trial is not None else None
+        if error is None:
+            return "the worker ended without a result"
+        cause = getattr(error, "cause", None) or error
+        message = " ".join(str(cause).split())
+        return f"{type(cause).__name__}: {message}"[:REASON_LENGTH]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Tune nothing to save: a resumed run starts with a new board."""
+        return {}
+
+    def _forget(self, trial: Trial) -> None:
+        self._board.activities.pop(trial.trial_id, None)
+        self._trials.pop(trial.trial_id, None)
+        if trial.config["role"] == "pipeline":
+            self._board.note_end()
+
+
+def _describe_settings(settings: dict[str, Any]) -> str:
+    if not settings:
+        return ""
+    return (
+        f"λ {settings['sparsity_lambda']:g}  p {settings['pruning_ratio']:g} {settings['scope']}  "
+        f"T {settings['temperature']:.1f}  α {settings['alpha']:.2g}  β {settings['beta']:.2g}"
+    )

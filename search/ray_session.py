@@ -1,0 +1,181 @@
+"""A Ray session and one Tune run in it, without Ray's own output."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.config import StudyConfig
+
+# Read by Ray when it is imported, hence before the import below.
+_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+for _variable, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_variable, _value)
+warnings.filterwarnings("ignore", module=r"ray\b.*")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
+
+from search.ray_progress import BoardCallback  # noqa: E402
+from search.ray_searcher import PipelineSearcher  # noqa: E402
+from trainables.ray_pipeline import Workplace, make_trainable  # noqa: E402
+
+WORKER_RETRIES = 2  # of a worker that crashed; errors in the work itself are not retried
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allotment:
+    """What each trial gets of the machines.
+
+    Attributes:
+        device: Torch device of all trials.
+        num_cpus: Cores of one pipeline.
+        num_gpus: GPUs of one pipeline or baseline.
+        num_cpus_baseline: Cores of the teacher's and of the dense student's training.
+        max_concurrent: Most pipelines at a time.
+    """
+
+    device: str
+    num_cpus: int
+    num_gpus: float
+    num_cpus_baseline: int
+    max_concurrent: int
+
+
+def allot(config: StudyConfig, num_cpus: int, num_gpus: float) -> Allotment:
+    """Divide the machines among the trials.
+
+    Args:
+        config: What the user asked for; the rest is derived.
+        num_cpus: Cores that there are.
+        num_gpus: GPUs that there are.
+
+    Raises:
+        ValueError: One trial asks for more than there is.
+    """
+    gpus = min(1.0, num_gpus) if config.gpus_per_trial is None else config.gpus_per_trial
+    trials = config.num_pipelines if gpus == 0 else max(1, int(num_gpus / gpus))
+    cpus = config.cpus_per_trial or max(1, num_cpus // trials)
+    for name, asked, there in (("cpus", cpus, num_cpus), ("gpus", gpus, num_gpus)):
+        if asked > there:
+            raise ValueError(f"{name}_per_trial must be at most {there:g} here, got {asked:g}")
+    fitting = max(1, min(num_cpus // cpus, int(num_gpus / gpus) if gpus else num_cpus))
+    return Allotment(
+        device="cuda" if gpus else "cpu",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        num_cpus_baseline=cpus if gpus else max(1, num_cpus // 2),
+        max_concurrent=min(fitting, config.max_concurrent or fitting),
+    )
+
+
+@contextmanager
+def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
+    """Start Ray here, or join a cluster; end it at the exit, and with it every worker.
+
+    Args:
+        address: Of a running cluster; None starts Ray on this machine.
+        dashboard: Start Ray's dashboard (only here, a cluster has its own).
+
+    Yields:
+        Address of the dashboard, "" if there is none.
+
+    Raises:
+        ValueError: No cluster answers at the address.
+    """
+    local: dict[str, Any] = {}
+    if address is None:
+        local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": dashboard}
+    try:
+        context = ray.init(
+            address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
+        )
+    except (ConnectionError, TimeoutError) as error:
+        raise ValueError(f"no Ray cluster answers at {address}: {error}") from None
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield str(context.dashboard_url or "")
+    finally:
+        ray.shutdown()
+
+
+def count_devices() -> tuple[int, float]:
+    """Cores and GPUs of the session."""
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources.get("CPU", 1)), float(resources.get("GPU", 0.0))
+
+
+def run_tune(
+    config: StudyConfig,
+    run_dir: Path,
+    allotment: Allotment,
+    searcher: PipelineSearcher,
+    callback: BoardCallback,
+) -> None:
+    """Run trials until the searcher has no more.
+
+    Args:
+        config: Of the study.
+        run_dir: Takes `stages/` and `tune/`.
+        allotment: Resources of the trials.
+        searcher: Says what to run and is told the outcomes.
+        callback: Watches.
+
+    Raises:
+        KeyboardInterrupt: The callback ended the run.
+    """
+    threads = dict.fromkeys(("teacher", "dense"), allotment.num_cpus_baseline)
+    workplace = Workplace(
+        stages_dir=run_dir / "stages",
+        cache_dir=config.cache_dir,
+        checkpoint_seconds=config.checkpoint_seconds,
+        device=allotment.device,
+        num_threads={"pipeline": allotment.num_cpus, **threads},
+        num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
+    )
+
+    def resources(trial: dict[str, Any]) -> PlacementGroupFactory:
+        return PlacementGroupFactory(
+            [{"CPU": workplace.num_threads[trial["role"]], "GPU": allotment.num_gpus}]
+        )
+
+    trainable = tune.with_resources(make_trainable(config.pipeline, workplace), resources)
+    sessions = len(list((run_dir / "tune").glob("session-*")))
+    tune.Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: _name(trial.config),
+            trial_dirname_creator=lambda trial: _name(trial.config),
+        ),
+        run_config=RunConfig(
+            name=f"session-{sessions + 1}",
+            storage_path=str((run_dir / "tune").absolute()),
+            failure_config=FailureConfig(max_failures=WORKER_RETRIES),
+            callbacks=[callback],
+            verbose=0,
+        ),
+    ).fit()
+
+
+def _name(trial: dict[str, Any]) -> str:
+    return str(trial["label"]).replace(" ", "-")

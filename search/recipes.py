@@ -1,0 +1,150 @@
+"""Recipes: each a function that returns the full configuration of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from search.config import StudyConfig
+from search.space import FloatRange, SearchSpace
+from trainables.data import AugmentationConfig
+from trainables.data_source import DataConfig
+from trainables.network_config import NetworkConfig
+from trainables.optimization import OptimizerConfig
+from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.training import TrainConfig
+
+MOBILENET_WEIGHTS = "imagenet_backbones/mobilenet_v2_trunk_torchvision.safetensors"
+
+
+def quickstart() -> StudyConfig:
+    """A small search on built-in street scenes: under 5 minutes on 2 CPU cores."""
+    optimizer = OptimizerConfig(
+        name="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
+    )
+    training = TrainConfig(num_steps=120, batch_size=8, optimizer=optimizer)
+    pipeline = PipelineConfig(
+        data=DataConfig(
+            name="synthetic",
+            size=(96, 192),
+            num_samples=160,
+            augmentation=AugmentationConfig(crop_size=(96, 128), scale_range=(0.75, 1.5)),
+        ),
+        teacher=NetworkConfig(name="deeplabv3plus", backbone="resnet18"),
+        student=NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.25),
+        teacher_training=training,
+        dense=training,
+        sparse=replace(training, num_steps=40, optimizer=replace(optimizer, lr=1e-3)),
+        distil=replace(training, num_steps=60),
+    )
+    space = SearchSpace(
+        pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
+        lr=FloatRange(low=1e-3, high=4e-3, log=True),
+    )
+    first = PipelineSettings(lr=2e-3)
+    return StudyConfig(
+        recipe="quickstart",
+        num_pipelines=10,
+        space=space,
+        pipeline=pipeline,
+        first_points=(
+            first,
+            replace(first, sparsity_lambda=1e-4, pruning_ratio=0.2, scope="global"),
+        ),
+    )
+
+
+def camvid() -> StudyConfig:
+    """CamVid from ImageNet backbones: within the hour on 2 CPU cores (--data-root or --download).
+
+    The backbone comes from $SEGFRONT_WEIGHTS if it holds MobileNetV2's trunk, else it is fetched.
+    """
+    optimizer = OptimizerConfig(
+        name="adamw", lr=1e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
+    )
+    training = TrainConfig(num_steps=644, batch_size=8, optimizer=optimizer)
+    weights = _local_or_downloaded(MOBILENET_WEIGHTS)
+    pipeline = PipelineConfig(
+        data=DataConfig(
+            name="camvid",
+            augmentation=AugmentationConfig(crop_size=(240, 320), scale_range=(0.5, 1.5)),
+        ),
+        teacher=NetworkConfig(
+            name="deeplabv3plus", backbone="mobilenet_v2", backbone_weights=weights
+        ),
+        student=NetworkConfig(
+            name="dual_branch", backbone="mobilenet_v2", backbone_weights=weights, width=0.25
+        ),
+        teacher_training=training,
+        dense=replace(training, num_steps=322),
+        sparse=replace(training, num_steps=92, optimizer=replace(optimizer, lr=5e-4)),
+        distil=replace(training, num_steps=138),
+    )
+    space = SearchSpace(lr=FloatRange(low=3e-4, high=3e-3, log=True))
+    return StudyConfig(
+        recipe="camvid",
+        num_pipelines=12,
+        space=space,
+        pipeline=pipeline,
+        first_points=(PipelineSettings(lr=1e-3),),
+    )
+
+
+def cityscapes() -> StudyConfig:
+    """Cityscapes as in the dual-branch paper: 40 000 iterations a stage, for GPUs (--data-root).
+
+    Source: Chen et al. 2026, section 2; mmsegmentation's schedule_40k and its Cityscapes
+    512x1024 pipeline: SGD, momentum 0.9, weight decay 5e-4, poly 0.9 down to 1e-4.
+    """
+    optimizer = OptimizerConfig(
+        name="sgd",
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="poly",
+        poly_power=0.9,
+        min_lr=1e-4,
+        max_grad_norm=None,
+    )
+    training = TrainConfig(num_steps=40_000, batch_size=8, optimizer=optimizer)
+    pipeline = PipelineConfig(
+        data=DataConfig(
+            name="cityscapes",
+            augmentation=AugmentationConfig(crop_size=(512, 1024), scale_range=(0.5, 2.0)),
+        ),
+        teacher=NetworkConfig(
+            name="deeplabv3plus", backbone="resnet101", backbone_weights="imagenet"
+        ),
+        student=NetworkConfig(name="dual_branch", backbone_weights="imagenet", auxiliary=True),
+        teacher_training=training,
+        dense=training,
+        sparse=training,
+        distil=training,
+    )
+    return StudyConfig(
+        recipe="cityscapes",
+        num_pipelines=60,
+        checkpoint_seconds=300.0,
+        pipeline=pipeline,
+        first_points=(PipelineSettings(),),
+    )
+
+
+RECIPES: dict[str, Callable[[], StudyConfig]] = {
+    "quickstart": quickstart,
+    "camvid": camvid,
+    "cityscapes": cityscapes,
+}
+
+
+def describe_recipe(name: str) -> str:
+    """The first line of a recipe's docstring."""
+    return (RECIPES[name].__doc__ or "").splitlines()[0]
+
+
+def _local_or_downloaded(weights: str) -> str:
+    try:
+        NetworkConfig(backbone_weights=weights).weights_path()
+    except ValueError:
+        return "imagenet"
+    return weights

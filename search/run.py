@@ -1,0 +1,232 @@
+"""Run a study: `python search/run.py [RECIPE] [--overrides]`; `--help` lists every field."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from search.command_line import Arguments, parse_arguments
+from search.config import CONFIG_FILE, StudyConfig, load_config
+from search.preparation import check_study, fetch_data, settle_paths
+from search.progress import ProgressBoard, ProgressDisplay
+from search.ray_progress import BoardCallback
+from search.ray_searcher import PipelineSearcher
+from search.ray_session import allot, count_devices, ray_session, run_tune
+from search.results import (
+    METADATA_FILE,
+    TRIALS_FILE,
+    now,
+    reference_point,
+    write_metadata,
+    write_trials,
+)
+from search.run_folder import create_run_folder, locked
+from search.study import PipelineStudy
+from search.summary import print_next_steps, print_summary, write_report
+from trainables.pipeline import Baseline, DatasetSummary
+
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EPILOGUE = "interrupted; what is known so far is kept"
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """A run in progress.
+
+    Attributes:
+        arguments: What the user asked for.
+        config: Of the study.
+        folder: Of the run.
+        dataset: What was read of the data set.
+        study: Its trials.
+        console: For the user.
+        baselines: Teacher and dense student, as soon as they are trained.
+        baseline_errors: Why one of them could not be trained.
+        device: Torch device of the trials.
+    """
+
+    arguments: Arguments
+    config: StudyConfig
+    folder: Path
+    dataset: DatasetSummary
+    study: PipelineStudy
+    console: Console
+    baselines: list[Baseline] = field(default_factory=list)
+    baseline_errors: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, prepare, search, report.
+
+    Returns:
+        Exit status: 0, 1 if nothing succeeded, 2 for bad input, 130 after Ctrl-C.
+    """
+    logging.basicConfig(
+        level="WARNING", format="%(message)s", handlers=[RichHandler(show_path=False)]
+    )
+    console = Console()
+    try:
+        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        folder, config, dataset = prepare(arguments, console)
+        with locked(folder):
+            run = Run(
+                arguments=arguments,
+                config=config,
+                folder=folder,
+                dataset=dataset,
+                study=PipelineStudy(config, folder),
+                console=console,
+            )
+            return search(run)
+    except ValueError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        console.print(EPILOGUE)
+        return EXIT_INTERRUPTED
+
+
+def prepare(arguments: Arguments, console: Console) -> tuple[Path, StudyConfig, DatasetSummary]:
+    """Find the run's folder, or make one; a bad study never gets one.
+
+    Raises:
+        ValueError: Says what cannot be used.
+    """
+    if arguments.resume is not None:
+        config = load_config(arguments.resume / CONFIG_FILE)
+    else:
+        config = fetch_data(arguments.study) if arguments.download else arguments.study
+        config = settle_paths(config)
+    with console.status(f"reading the data set {config.pipeline.data.name}"):
+        dataset = check_study(config)
+    folder = arguments.resume or create_run_folder(arguments.output_dir, config)
+    return folder, config, dataset
+
+
+def search(run: Run) -> int:
+    """Run what is left of the study and report, whatever happens meanwhile.
+
+    Returns:
+        Exit status.
+    """
+    run.console.print(f"run folder: {run.folder}", highlight=False, soft_wrap=True)
+    interrupted = False
+    if run.study.num_unfinished or not (run.folder / METADATA_FILE).exists():
+        try:
+            tune_pipelines(run)
+        except KeyboardInterrupt:
+            interrupted = True
+            run.console.print(EPILOGUE)
+    else:
+        run.baselines = read_baselines(run.folder)
+    return finish(run, interrupted=interrupted)
+
+
+def tune_pipelines(run: Run) -> None:
+    """Start Ray and run the baselines and all pipelines that are left.
+
+    Raises:
+        KeyboardInterrupt: The user pressed Ctrl-C.
+        ValueError: A trial asks for more than the machines have.
+    """
+    address, dashboard = run.arguments.address, run.arguments.dashboard
+    with ray_session(address, dashboard=dashboard) as url, until_interrupted() as interrupted:
+        if url:
+            run.console.print(f"Ray dashboard: http://{url}", highlight=False)
+        allotment = allot(run.config, *count_devices())
+        run.device = allotment.device
+        board = ProgressBoard(run.study)
+        with ProgressDisplay(board, run.console) as display:
+            callback = BoardCallback(board, display, lambda: bool(interrupted))
+            searcher = PipelineSearcher(
+                run.study,
+                max_concurrent=allotment.max_concurrent,
+                explain_error=callback.explain_error,
+                on_change=lambda: write_results(run, searcher, board),
+            )
+            run_tune(run.config, run.folder, allotment, searcher, callback)
+
+
+def write_results(run: Run, searcher: PipelineSearcher, board: ProgressBoard) -> None:
+    """Bring the results files and the board up to date."""
+    run.baseline_errors = searcher.baseline_errors
+    if len(run.baselines) < len(searcher.baselines):
+        run.baselines = list(searcher.baselines.values())
+        if len(run.baselines) == 2:
+            board.reference = reference_point(run.config, run.baselines)
+            path = run.folder / METADATA_FILE
+            created_at = json.loads(path.read_text())["created_at"] if path.exists() else now()
+            write_metadata(
+                path,
+                run.config,
+                run.dataset,
+                run.baselines,
+                device=run.device,
+                created_at=created_at,
+            )
+    write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
+    board.refresh()
+
+
+def finish(run: Run, *, interrupted: bool) -> int:
+    """Write the last results and the report, print what came of it.
+
+    Returns:
+        Exit status.
+    """
+    run.study.save_clock()
+    write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
+    print_summary(run.study, run.baselines, run.console)
+    for role, reason in run.baseline_errors.items():
+        run.console.print(f"{role} failed: {reason}", markup=False)
+    complete = any(record.state == "complete" for record in run.study.records.values())
+    report = None
+    if complete:
+        with run.console.status("writing the report"):
+            report = write_report(run.folder)
+    print_next_steps(run.study, run.folder, report, run.console)
+    if interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_OK if complete else EXIT_FAILED
+
+
+def read_baselines(folder: Path) -> list[Baseline]:
+    """Baselines of an earlier session, from metadata.json."""
+    content = json.loads((folder / METADATA_FILE).read_text())
+    return [Baseline(**entry) for entry in content["baselines"]]
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[list[bool]]:
+    """Collect Ctrl-C instead of raising it anywhere; a second one is raised at once.
+
+    Yields:
+        A list that is empty until the first Ctrl-C.
+    """
+    pressed: list[bool] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

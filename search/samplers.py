@@ -1,0 +1,52 @@
+"""How the next pipeline is chosen; every sampler is seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    RandomSampler,
+    TPESampler,
+)
+
+SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
+
+# (seed, pipelines of the study) -> sampler; a small study must not spend itself on random starts.
+SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
+    "tpe": lambda seed, num: TPESampler(seed=seed, n_startup_trials=_share(num, most=10)),
+    "nsga2": lambda seed, num: NSGAIISampler(seed=seed, population_size=_share(num, most=50)),
+    "nsga3": lambda seed, num: NSGAIIISampler(seed=seed, population_size=_share(num, most=50)),
+    "gp": lambda seed, num: GPSampler(seed=seed, n_startup_trials=_share(num, most=10)),
+    "random": lambda seed, num: RandomSampler(seed=seed),
+}
+
+
+def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: int) -> BaseSampler:
+    """Make the sampler of one suggestion.
+
+    A fresh sampler per trial, seeded by the study's seed and the trial's number, makes a suggestion
+    a function of the seed and the results so far: a resumed study draws what it would have drawn.
+
+    Args:
+        name: Key of `SAMPLERS`.
+        seed: Of the study.
+        trial_number: Trials that exist already.
+        num_pipelines: Length of the study.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}; got {name!r}")
+    derived = np.random.SeedSequence([seed, trial_number]).generate_state(1)[0]
+    return SAMPLERS[name](int(derived), num_pipelines)
+
+
+def _share(num_pipelines: int, *, most: int) -> int:
+    return max(4, min(most, num_pipelines // 3))

@@ -1,0 +1,273 @@
+"""The Optuna study of a run: hands out pipelines, is told every outcome, survives its driver."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.config import StudyConfig
+from search.objectives import OBJECTIVES
+from search.samplers import create_sampler
+from trainables.pipeline_config import PipelineSettings
+
+STUDY_NAME = "segfront"
+JOURNAL_FILE = "study.journal"
+
+Outcome = Literal["complete", "failed", "stopped"]
+_OPTUNA_STATES = {"failed": TrialState.FAIL, "stopped": TrialState.PRUNED}
+
+
+class Proposal(NamedTuple):
+    """A pipeline to run.
+
+    Attributes:
+        number: Of its trial in the study.
+        settings: What it chooses.
+    """
+
+    number: int
+    settings: PipelineSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """What is known of one trial.
+
+    Attributes:
+        number: Of the trial in the study.
+        state: complete, failed, stopped or running.
+        settings: What it chose.
+        reason: Why it ended, empty when complete.
+        metrics: Measured numbers by name.
+        stages: Stage name -> folder in the store.
+        seconds: Stage name -> seconds that this trial paid for.
+        started_at: ISO 8601, UTC.
+        finished_at: ISO 8601, UTC; empty while running.
+        elapsed_hours: Working time of the study until it ended; None while running.
+    """
+
+    number: int
+    state: Outcome | Literal["running"]
+    settings: PipelineSettings
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    started_at: str = ""
+    finished_at: str = ""
+    elapsed_hours: float | None = None
+
+
+class PipelineStudy:
+    """A study in `RUN_DIR/study.journal`, which optuna-dashboard opens.
+
+    Trials that a dead driver left running are handed out again under their numbers before anything
+    new is asked for. One driver at a time: the caller holds the run folder's lock.
+
+    Args:
+        config: Space, sampler, objectives, length.
+        run_dir: Folder of the run.
+
+    Attributes:
+        config: As given.
+        records: What is known of every trial that was handed out, by number.
+    """
+
+    def __init__(self, config: StudyConfig, run_dir: Path) -> None:
+        self.config = config
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        journal = run_dir / JOURNAL_FILE
+        _repair(journal)
+        self._study = optuna.create_study(
+            study_name=STUDY_NAME,
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            directions=[OBJECTIVES[name].direction for name in config.objectives],
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.set_metric_names(list(config.objectives))
+        self._distributions = config.space.distributions()
+        self._enqueue_first_points()
+        self._worked_before = float(self._study.user_attrs.get("worked_seconds", 0.0))
+        self._opened = time.monotonic()
+        self._trials: dict[int, Trial] = {}
+        self.records: dict[int, TrialRecord] = {}
+        self._abandoned: list[int] = []
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == TrialState.RUNNING:
+                self._abandoned.append(trial._trial_id)
+            if trial.state != TrialState.WAITING:
+                self.records[trial.number] = self._read(trial)
+
+    @property
+    def num_unfinished(self) -> int:
+        """Pipelines that are still to be told, running ones included."""
+        return self.config.num_pipelines - sum(
+            record.state != "running" for record in self.records.values()
+        )
+
+    @property
+    def worked_seconds(self) -> float:
+        """Working time over all sessions."""
+        return self._worked_before + time.monotonic() - self._opened
+
+    def ask(self) -> Proposal | None:
+        """Hand out the next pipeline; None when all have been handed out."""
+        if self._abandoned:
+            trial = Trial(self._study, self._abandoned.pop(0))
+        elif len(self.records) >= self.config.num_pipelines:
+            return None
+        else:
+            self._study.sampler = create_sampler(
+                self.config.sampler,
+                seed=self.config.seed,
+                trial_number=len(self.records),
+                num_pipelines=self.config.num_pipelines,
+            )
+            trial = self._study.ask()
+        params = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
+        settings = self.config.space.to_settings(params)
+        started_at = trial.user_attrs.get("started_at")
+        if started_at is None:
+            started_at = _now()
+            trial.set_user_attr("started_at", started_at)
+        self._trials[trial.number] = trial
+        self.records[trial.number] = TrialRecord(
+            number=trial.number, state="running", settings=settings, started_at=started_at
+        )
+        return Proposal(trial.number, settings)
+
+    def tell(
+        self,
+        number: int,
+        outcome: Outcome,
+        *,
+        reason: str = "",
+        metrics: Mapping[str, float] | None = None,
+        stages: Mapping[str, str] | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> TrialRecord:
+        """Take the outcome of a pipeline; one whose objectives are not all numbers has failed.
+
+        Args:
+            number: Of a proposal that has not been told yet.
+            outcome: complete, failed or stopped.
+            reason: Why it ended, unless complete.
+            metrics: Measured numbers, the objectives among them when complete.
+            stages: Stage name -> folder in the store.
+            seconds: Stage name -> seconds paid for.
+
+        Raises:
+            ValueError: The trial was never handed out here, or was told before.
+        """
+        trial, record = self._trials.get(number), self.records.get(number)
+        if trial is None or record is None or record.state != "running":
+            raise ValueError(f"trial {number} is not running, so it has no outcome to tell")
+        metrics = dict(metrics or {})
+        if outcome == "complete":
+            wrong = [n for n in self.config.objectives if not _is_finite(metrics.get(n))]
+            if wrong:
+                outcome = "failed"
+                reason = f"objective {wrong[0]} is {metrics.get(wrong[0])}, not a finite number"
+        record = replace(
+            record,
+            state=outcome,
+            reason=reason,
+            metrics=metrics,
+            stages=dict(stages or {}),
+            seconds=dict(seconds or {}),
+            finished_at=_now(),
+            elapsed_hours=self.worked_seconds / 3600,
+        )
+        for name in ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours"):
+            trial.set_user_attr(name, getattr(record, name))
+        if outcome == "complete":
+            self._set_constraints(trial, metrics)
+            self._study.tell(trial, [float(metrics[name]) for name in self.config.objectives])
+        else:
+            self._study.tell(trial, state=_OPTUNA_STATES[outcome])
+        self.records[number] = record
+        self.save_clock()
+        return record
+
+    def save_clock(self) -> None:
+        """Keep the working time for the next session."""
+        self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
+
+    def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        limits = {
+            "latency_ms": self.config.max_latency_ms,
+            "num_params": self.config.max_num_params,
+        }
+        for name, limit in limits.items():
+            if limit is not None and name in metrics:
+                trial.set_constraint(name, metrics[name] / limit - 1)
+
+    def _enqueue_first_points(self) -> None:
+        existing = len(self._study.get_trials(deepcopy=False))
+        points = [point for point in self.config.first_points if self.config.space.contains(point)]
+        for point in points[: self.config.num_pipelines]:
+            values = asdict(point)
+            params = {name: values[name] for name in self._distributions}
+            if existing < self.config.num_pipelines:
+                self._study.enqueue_trial(params, skip_if_exists=True)
+
+    def _read(self, trial: FrozenTrial) -> TrialRecord:
+        attributes = trial.user_attrs
+        states: dict[TrialState, Any] = {
+            TrialState.COMPLETE: "complete",
+            TrialState.FAIL: "failed",
+            TrialState.PRUNED: "stopped",
+        }
+        state = states.get(trial.state, "running")
+        names = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
+        known = {} if state == "running" else {n: attributes[n] for n in names if n in attributes}
+        return TrialRecord(
+            number=trial.number,
+            state=state,
+            settings=self.config.space.to_settings(trial.params),
+            started_at=attributes.get("started_at", ""),
+            **known,
+        )
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, FloatDistribution):
+        low, high = distribution.low, distribution.high
+        return trial.suggest_float(name, low, high, step=distribution.step, log=distribution.log)
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    raise TypeError(f"{name}: {type(distribution).__name__} is not part of SearchSpace")
+
+
+def _repair(journal: Path) -> None:
+    """Remove what a killed driver leaves: a torn last line and the journal's lock."""
+    (journal.parent / f"{journal.name}.lock").unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    content = journal.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with journal.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

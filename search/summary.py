@@ -1,0 +1,105 @@
+"""What is printed at the end of a run: the front, what failed, what to type next."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.front import front_mask
+from search.study import JOURNAL_FILE, PipelineStudy, TrialRecord
+from trainables.pipeline import Baseline
+
+REPORT_COMMAND = (sys.executable, "-m", "analysis.report")
+
+
+def write_report(run_dir: Path) -> Path | None:
+    """Write report/index.html in a process of its own; None if that failed."""
+    command = [*REPORT_COMMAND, str(run_dir)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        sys.stderr.write(f"the report could not be written: {error}\n")
+        return None
+    if ended.returncode:
+        sys.stderr.write(ended.stderr.strip() + "\n")
+        return None
+    return run_dir / "report" / "index.html"
+
+
+def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: Console) -> None:
+    """Print the baselines, the front and the trials that failed."""
+    complete = [record for record in study.records.values() if record.state == "complete"]
+    mask = front_mask([record.metrics for record in complete], study.config.objectives)
+    front = [record for record, member in zip(complete, mask, strict=True) if member]
+    if front or baselines:
+        table = Table(title=f"Pareto front: {len(front)} of {len(complete)} complete pipelines")
+        for column in ("network", "mIoU", "latency", "params", "MACs", "settings"):
+            table.add_column(
+                column, justify="left" if column in ("network", "settings") else "right"
+            )
+        for baseline in baselines:
+            values = baseline._asdict()
+            table.add_row(baseline.name, *_numbers(values), "", style="dim")
+        for record in sorted(front, key=lambda record: -record.metrics["miou"]):
+            table.add_row(str(record.number), *_numbers(record.metrics), _settings(record))
+        console.print(table)
+    for record in study.records.values():
+        if record.state in ("failed", "stopped"):
+            console.print(f"trial {record.number} {record.state}: {record.reason}", markup=False)
+
+
+def print_next_steps(
+    study: PipelineStudy, run_dir: Path, report: Path | None, console: Console
+) -> None:
+    """Print the report's path and the commands that make sense now."""
+    folder = shlex.quote(str(run_dir))
+    rows = []
+    if report is not None:
+        rows.append(("report", str(report)))
+    else:
+        rows.append(("write the report", f"python analysis/report.py {folder}"))
+    if study.num_unfinished:
+        rows.append(("go on", f"python search/run.py --resume {folder}"))
+    rows.append(("browse the study", f"optuna-dashboard {folder}/{JOURNAL_FILE}"))
+    if study.config.pipeline.data.name == "synthetic":
+        rows.append(("real data", "python search/run.py camvid --download"))
+    rows.append(
+        (
+            "your own data",
+            "python search/run.py camvid --pipeline.data.name folder --data-root DIR",
+        )
+    )
+    for label, text in rows:
+        console.print(f"{label:>17}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _numbers(entry: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{entry['miou']:.3f}",
+        f"{entry['latency_ms']:.1f} ms",
+        _count(entry["num_params"]),
+        _count(entry["macs"]),
+    ]
+
+
+def _settings(record: TrialRecord) -> str:
+    chosen = record.settings
+    return (
+        f"λ {chosen.sparsity_lambda:g}, p {chosen.pruning_ratio:g} {chosen.scope}, "
+        f"T {chosen.temperature:.1f}, α {chosen.alpha:.2f}, β {chosen.beta:.2f}, "
+        f"η {chosen.eta:.2f}, lr {chosen.lr:.2g}"
+    )
+
+
+def _count(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f}"
