@@ -91,7 +91,7 @@ def check_data(config: DataConfig, cache_dir: Path) -> DatasetSummary:
     config.open_cached("train", cache_dir)
     validation = config.open_cached("val", cache_dir)
     return DatasetSummary(
-        validation.name,
+        config.name,
         validation.num_classes,
         tuple(validation.classes),
         validation.sample_size(0),

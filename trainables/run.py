@@ -8,6 +8,7 @@ Examples:
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -91,8 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = tyro.cli(
-            Arguments, args=argv, description=__doc__, default=_defaults_from_run(argv)
+        defaults = _defaults_from_run(argv)
+        arguments = (
+            tyro.cli(Arguments, args=argv, description=__doc__)
+            if defaults is None
+            else tyro.cli(Arguments, args=argv, description=__doc__, default=defaults)
         )
         result = run(arguments, console)
     except ArithmeticError as error:
@@ -108,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _defaults_from_run(argv: Sequence[str]) -> Arguments | None:
     """Read the pipeline of an earlier run before the other flags override it."""
-    given = [Path(b) for a, b in zip(argv, argv[1:], strict=False) if a == "--from-run"]
+    given = [Path(b) for a, b in itertools.pairwise(argv) if a == "--from-run"]
     if not given:
         return None
     path = given[-1] / "config.json"

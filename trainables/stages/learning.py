@@ -117,7 +117,7 @@ def evaluate_and_save(
     description = {
         "stage": name,
         "miou": matrix.miou,
-        "dataset": validation.name,
+        "dataset": data.name,
         "classes": list(validation.classes),
         "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scale": 255},
         "settings": dict(metadata),
