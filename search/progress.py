@@ -169,7 +169,12 @@ class ProgressDisplay:
         self._live: Live | None = None
         if console.is_terminal:
             self._live = Live(
-                get_renderable=board.render, console=console, refresh_per_second=2, transient=True
+                get_renderable=board.render,
+                console=console,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
         self._printed = 0.0
 

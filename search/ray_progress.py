@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ray.exceptions import RayActorError
 from ray.tune import Callback
 
 from search.progress import Activity, ProgressBoard, ProgressDisplay
@@ -85,6 +86,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         error = trial.get_pickled_error() if trial is not None else None
         if error is None:
             return "the worker ended without a result"
+        if isinstance(error, RayActorError):
+            return "the worker process died: killed, out of memory, or crashed (see ray.log)"
         cause = getattr(error, "cause", None) or error
         message = " ".join(str(cause).split())
         return f"{type(cause).__name__}: {message}"[:REASON_LENGTH]

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,17 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
         yield str(context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def redirected(path: Path) -> Iterator[None]:
+    """Send what Ray prints into a file; a console made before keeps its own stream.
+
+    Args:
+        path: Is appended to.
+    """
+    with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        yield
 
 
 def count_devices() -> tuple[int, float]:

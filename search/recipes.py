@@ -78,12 +78,12 @@ def camvid() -> StudyConfig:
         teacher_training=training,
         dense=replace(training, num_steps=322),
         sparse=replace(training, num_steps=92, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=138),
+        distil=replace(training, num_steps=115),
     )
     space = SearchSpace(lr=FloatRange(low=3e-4, high=3e-3, log=True))
     return StudyConfig(
         recipe="camvid",
-        num_pipelines=12,
+        num_pipelines=10,
         space=space,
         pipeline=pipeline,
         first_points=(PipelineSettings(lr=1e-3),),

@@ -21,7 +21,7 @@ from search.preparation import check_study, fetch_data, settle_paths
 from search.progress import ProgressBoard, ProgressDisplay
 from search.ray_progress import BoardCallback
 from search.ray_searcher import PipelineSearcher
-from search.ray_session import allot, count_devices, ray_session, run_tune
+from search.ray_session import allot, count_devices, ray_session, redirected, run_tune
 from search.results import (
     METADATA_FILE,
     TRIALS_FILE,
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level="WARNING", format="%(message)s", handlers=[RichHandler(show_path=False)]
     )
-    console = Console()
+    console = Console(file=sys.stdout)
     try:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         folder, config, dataset = prepare(arguments, console)
@@ -141,7 +141,11 @@ def tune_pipelines(run: Run) -> None:
         ValueError: A trial asks for more than the machines have.
     """
     address, dashboard = run.arguments.address, run.arguments.dashboard
-    with ray_session(address, dashboard=dashboard) as url, until_interrupted() as interrupted:
+    with (
+        redirected(run.folder / "ray.log"),
+        ray_session(address, dashboard=dashboard) as url,
+        until_interrupted() as interrupted,
+    ):
         if url:
             run.console.print(f"Ray dashboard: http://{url}", highlight=False)
         allotment = allot(run.config, *count_devices())

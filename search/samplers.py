@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
     GPSampler,
@@ -45,7 +47,9 @@ def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: in
     if name not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}; got {name!r}")
     derived = np.random.SeedSequence([seed, trial_number]).generate_state(1)[0]
-    return SAMPLERS[name](int(derived), num_pipelines)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # NSGA-III
+        return SAMPLERS[name](int(derived), num_pipelines)
 
 
 def _share(num_pipelines: int, *, most: int) -> int:

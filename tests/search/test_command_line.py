@@ -1,0 +1,110 @@
+"""What bad input prints: the values allowed, exit status 2, before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search.command_line import parse_arguments
+from search.config import save_config
+from search.recipes import RECIPES, quickstart
+from search.run import main
+from search.run_folder import create_run_folder, locked
+
+
+def run(*arguments: str) -> int:
+    try:
+        return main(list(arguments))
+    except SystemExit as exit_:  # tyro's own
+        return int(str(exit_.code))
+
+
+def test_no_recipe_is_the_quickstart() -> None:
+    assert parse_arguments([]).study == quickstart()
+    assert parse_arguments(["--num-pipelines", "4"]).study.num_pipelines == 4
+
+
+def test_flags_follow_the_types(tmp_path: Path) -> None:
+    study = parse_arguments(
+        ["camvid", "--data-root", str(tmp_path), "--pipeline.distil.num-steps", "5",
+         "--objectives", "miou", "macs", "--space.sparsity-lambda", "1e-4", "1e-2",
+         "--sampler", "nsga2", "--gpus-per-trial", "0.5"]
+    ).study  # fmt: skip
+    assert study.pipeline.data.root == tmp_path
+    assert study.pipeline.distil.num_steps == 5
+    assert study.objectives == ("miou", "macs")
+    assert study.space.sparsity_lambda == (1e-4, 1e-2)
+    assert (study.sampler, study.gpus_per_trial) == ("nsga2", 0.5)
+
+
+def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    output = capsys.readouterr().out
+    for word in (*RECIPES, "examples:", "--data-root", "--pipeline.distil.num-steps", "--resume"):
+        assert word in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["camvit"], "recipe must be one of quickstart, camvid, cityscapes; got 'camvit'"),
+        (["--num-pipeline", "4"], "--num-pipelines"),
+        (["--num-pipelines", "four"], "INT"),
+        (["--num-pipelines", "0"], "num_pipelines must be at least 1, got 0"),
+        (["--sampler", "cmaes"], "tpe"),
+        (["--objectives", "miou"], "at least two different ones of miou, latency_ms"),
+        (["--space.lr.low", "5"], "low <= high, got 5.0..0.004"),
+        (["--pipeline.student.name", "unet"], "network must be one of dual_branch"),
+        (["--pipeline.student.backbone", "resnet1"], "backbone"),
+        (["--pipeline.teacher.backbone-weights", "no.safetensors"], "no.safetensors"),
+        (["camvid", "--data-root", "nowhere"], "nowhere"),
+        (["quickstart", "--download"], "--download fetches camvid only"),
+        (["--resume", "nowhere"], "nowhere/config.json cannot be read"),
+        (["--resume", "x", "--num-pipelines", "4"], "--num-pipelines"),
+    ],
+)
+def test_bad_input_ends_with_2_before_any_run_folder(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+    assert "Traceback" not in captured.out + captured.err
+    assert list(tmp_path.glob("runs*")) == []
+
+
+def test_a_run_folder_has_one_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = create_run_folder(tmp_path, quickstart())
+    assert folder.name.startswith("quickstart-20")
+    with (
+        locked(folder),
+        pytest.raises(ValueError, match="in use by another driver"),
+        locked(folder),
+    ):
+        pass
+    with locked(folder):
+        pass
+    with pytest.raises(ValueError, match=r"holds a config\.json"), locked(tmp_path):
+        pass
+
+
+def test_two_runs_of_one_second_do_not_share_a_folder(tmp_path: Path) -> None:
+    assert create_run_folder(tmp_path, quickstart()) != create_run_folder(tmp_path, quickstart())
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="output_dir must be a folder"):
+        create_run_folder(tmp_path / "file", quickstart())
+
+
+def test_resume_reads_only_the_config(tmp_path: Path) -> None:
+    save_config(quickstart(), tmp_path / "config.json")
+    arguments = parse_arguments([f"--resume={tmp_path}", "--address", "1.2.3.4:6379"])
+    assert (arguments.resume, arguments.address) == (tmp_path, "1.2.3.4:6379")

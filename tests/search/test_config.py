@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.config import ConfigError, StudyConfig, load_config, save_config
+from search.objectives import OBJECTIVES
+from search.recipes import RECIPES, describe_recipe
+from search.samplers import SAMPLERS
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_config_json_holds_a_recipe_exactly(recipe: str, tmp_path: Path) -> None:
+    config = replace(RECIPES[recipe](), seed=7, max_latency_ms=12.5, gpus_per_trial=0.25)
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_describes_itself_and_starts_inside_its_space(recipe: str) -> None:
+    config = RECIPES[recipe]()
+    assert config.recipe == recipe
+    assert len(describe_recipe(recipe)) > 20
+    assert config.num_pipelines >= 8
+    assert config.first_points
+    assert all(config.space.contains(point) for point in config.first_points)
+    assert set(config.objectives) <= set(OBJECTIVES)
+
+
+def test_cityscapes_is_the_papers_setting() -> None:
+    config = RECIPES["cityscapes"]()
+    training = config.pipeline.dense
+    assert (training.num_steps, training.batch_size) == (40_000, 8)
+    assert training.optimizer.learning_rate(0, 40_000) == 0.01
+    assert training.optimizer.learning_rate(39_999, 40_000) == 1e-4
+    first = config.first_points[0]
+    assert (first.temperature, first.alpha, first.beta, first.eta) == (4, 1, 8, 1)
+    assert first.pruning_ratio == 0.5
+    assert config.pipeline.student.auxiliary
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["nonsense"], 1, "unknown field nonsense"),
+        (["pipeline", "dense", "steps"], 1, "unknown field pipeline.dense.steps"),
+        (["pipeline", "dense", "num_steps"], "many", "pipeline.dense.num_steps: .*got 'many'"),
+        (["pipeline", "dense", "num_steps"], 0, "num_steps must be at least 1, got 0"),
+        (["sampler"], "cmaes", "sampler: .*'tpe'.*got 'cmaes'"),
+        (["objectives"], ["miou"], "at least two different ones"),
+        (["space", "lr", "low"], 5.0, "space.lr: .*low <= high"),
+    ],
+)
+def test_a_wrong_config_json_is_named(
+    place: list[str], value: object, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    save_config(RECIPES["quickstart"](), path)
+    content = json.loads(path.read_text())
+    inner = content
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        load_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": ("miou", "miou")}, "two different ones of miou, latency_ms"),
+        ({"objectives": ("miou", "joy")}, "two different ones"),
+        ({"sampler": "best"}, f"one of {', '.join(SAMPLERS)}; got 'best'"),
+        ({"num_pipelines": 0}, "num_pipelines must be at least 1, got 0"),
+        ({"gpus_per_trial": 1.5}, "fraction in 0..1 or a whole number, got 1.5"),
+        ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_a_wrong_study_is_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**changes)  # type: ignore[arg-type]

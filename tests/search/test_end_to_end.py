@@ -1,0 +1,90 @@
+"""The whole command: Ctrl-C, kill -9 and --resume lose nothing and count nothing twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--num-pipelines", "5", "--max-concurrent", "2", "--no-dashboard", "--pipeline.data.size", "64", "128", "--pipeline.data.num-samples", "16", "--pipeline.data.augmentation.crop-size", "64", "64", "--pipeline.latency.max-seconds", "0.2", "--pipeline.teacher.name", "dual_branch", "--pipeline.teacher.backbone", "tu-resnet18", "--pipeline.teacher.width", "0.125", "--pipeline.student.width", "0.125", "--pipeline.teacher-training.num-steps", "2", "--pipeline.dense.num-steps", "2", "--pipeline.sparse.num-steps", "2", "--pipeline.distil.num-steps", "2"]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "search" / "run.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def read_trials(folder: Path) -> list[dict[str, str]]:
+    path = folder / "trials.csv"
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def complete(folder: Path) -> dict[str, str]:
+    return {row["trial"]: row["miou"] for row in read_trials(folder) if row["state"] == "complete"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    process = start("quickstart", *TINY, "--output-dir", str(tmp_path), "--cache-dir",
+                    str(tmp_path / "cache"))  # fmt: skip
+    wait_until(lambda: any(complete(f) for f in tmp_path.glob("quickstart-*")), process)
+    folder = next(tmp_path.glob("quickstart-*"))
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, (output, errors)
+    assert errors == ""
+    assert f"--resume {folder}" in output
+    assert (folder / "report" / "index.html").is_file()
+    after_interrupt = complete(folder)
+
+    process = start("--resume", str(folder), "--no-dashboard")
+    wait_until(lambda: len(complete(folder)) > len(after_interrupt), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    after_kill = complete(folder)
+
+    process = start("--resume", str(folder), "--no-dashboard")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, (output, errors)
+    assert "(raylet)" not in output + errors
+
+    trials = read_trials(folder)
+    assert [row["trial"] for row in trials] == ["0", "1", "2", "3", "4"]
+    final = complete(folder)
+    assert len(final) == 5
+    for earlier in (after_interrupt, after_kill):
+        assert earlier.items() <= final.items()
+    for row in trials:
+        for stage in ("dense", "sparse", "pruned", "distilled"):
+            assert (folder / "stages" / row[f"stage/{stage}"]).is_dir()
+    paid = [float(row["seconds/dense"]) for row in trials]
+    assert paid == [0.0] * 5
+    metadata = json.loads((folder / "metadata.json").read_text())
+    assert [baseline["name"] for baseline in metadata["baselines"]] == ["teacher", "dense"]

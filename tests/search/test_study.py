@@ -1,0 +1,189 @@
+"""The study's contract, the same for every sampler, and its survival of a dead driver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from search.config import StudyConfig
+from search.samplers import SAMPLERS, create_sampler
+from search.study import JOURNAL_FILE, PipelineStudy, Proposal
+from trainables.pipeline_config import PipelineSettings
+
+
+def measure(settings: PipelineSettings) -> dict[str, float]:
+    kept = 1 - settings.pruning_ratio
+    return {
+        "miou": 0.5 * kept + 0.02 * settings.beta,
+        "latency_ms": 100 * kept,
+        "num_params": 1e6 * kept**2,
+        "iou/road": 0.9,
+    }
+
+
+def ask(study: PipelineStudy) -> Proposal:
+    proposal = study.ask()
+    assert proposal is not None
+    return proposal
+
+
+def run_to_the_end(study: PipelineStudy) -> list[PipelineSettings]:
+    """Fail every fourth and stop every fourth; keep two at a time."""
+    running, seen = [], []
+    while True:
+        proposal = study.ask()
+        if proposal is not None:
+            running.append(proposal)
+            seen.append(proposal.settings)
+        if len(running) == 2 or (proposal is None and running):
+            number, settings = running.pop(0)
+            if number % 4 == 2:
+                study.tell(number, "failed", reason="TrainingDiverged: the loss is nan")
+            elif number % 4 == 3:
+                study.tell(number, "stopped", reason="cannot reach the front")
+            else:
+                study.tell(number, "complete", metrics=measure(settings))
+        elif proposal is None:
+            return seen
+
+
+@pytest.mark.parametrize(
+    "objectives", [("miou", "latency_ms"), ("miou", "latency_ms", "num_params")]
+)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sampler_leads_a_study_to_its_end(
+    sampler: str, objectives: tuple[str, ...], config: StudyConfig, tmp_path: Path
+) -> None:
+    config = replace(config, sampler=sampler, objectives=objectives, max_latency_ms=60.0)
+    suggested = []
+    for attempt in ("first", "second"):
+        folder = tmp_path / attempt
+        folder.mkdir()
+        study = PipelineStudy(config, folder)
+        suggested.append(run_to_the_end(study))
+        assert study.num_unfinished == 0
+        states = [study.records[number].state for number in range(8)]
+        assert states == ["complete", "complete", "failed", "stopped"] * 2
+    assert suggested[0] == suggested[1]
+    assert all(config.space.contains(settings) for settings in suggested[0])
+    assert len(set(suggested[0])) == 8
+    optuna_states = [trial.state.name for trial in load(tmp_path / "first").trials]
+    assert optuna_states == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"] * 2
+
+
+def load(folder: Path) -> optuna.Study:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL_FILE))
+    return optuna.load_study(study_name="segfront", storage=optuna.storages.JournalStorage(backend))
+
+
+def test_another_seed_is_another_search(config: StudyConfig, tmp_path: Path) -> None:
+    settings = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        study = PipelineStudy(replace(config, seed=seed), tmp_path / str(seed))
+        settings.append(ask(study).settings)
+    assert settings[0] != settings[1]
+
+
+def test_trials_of_a_dead_driver_are_handed_out_again(config: StudyConfig, tmp_path: Path) -> None:
+    dead = PipelineStudy(config, tmp_path)
+    first, second, third = ask(dead), ask(dead), ask(dead)
+    dead.tell(second.number, "complete", metrics=measure(second.settings), seconds={"dense": 2.0})
+    told = dead.records[second.number]
+
+    study = PipelineStudy(config, tmp_path)
+    assert study.records[second.number] == told
+    assert study.worked_seconds >= dead._worked_before
+    assert (ask(study), ask(study)) == (first, third)
+    assert ask(study).number == 3
+    assert study.num_unfinished == 7
+
+
+def test_a_resumed_study_suggests_what_it_would_have(config: StudyConfig, tmp_path: Path) -> None:
+    for name in ("through", "resumed"):
+        (tmp_path / name).mkdir()
+    through = run_to_the_end(PipelineStudy(config, tmp_path / "through"))
+    resumed = []
+    for _ in range(8):
+        study = PipelineStudy(config, tmp_path / "resumed")
+        proposal = ask(study)
+        resumed.append(proposal.settings)
+        study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+    assert resumed[:4] == through[:4]
+    assert len(set(resumed)) == 8
+
+
+def test_a_torn_journal_and_a_stale_lock_are_repaired(config: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(config, tmp_path)
+    proposal = ask(study)
+    study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+    journal = tmp_path / JOURNAL_FILE
+    with journal.open("a") as file:
+        file.write('{"op_code": 4, "worker')
+    (tmp_path / f"{JOURNAL_FILE}.lock").symlink_to(journal)
+    study = PipelineStudy(config, tmp_path)
+    assert study.records[0].state == "complete"
+    assert ask(study).number == 1
+
+
+def test_a_trial_killed_amid_its_suggestion_is_completed(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    ask(PipelineStudy(config, tmp_path))
+    journal = tmp_path / JOURNAL_FILE
+    lines = journal.read_text().splitlines(keepends=True)
+    suggestions = [i for i, line in enumerate(lines) if '"param_name"' in line]
+    journal.write_text("".join(lines[: suggestions[2]]))
+    proposal = ask(PipelineStudy(config, tmp_path))
+    assert proposal.number == 0
+    assert config.space.contains(proposal.settings)
+
+
+def test_first_points_come_first_and_outsiders_are_left_out(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    inside = PipelineSettings(lr=2e-3)
+    points = (replace(inside, lr=1.0), inside, replace(inside, pruning_ratio=0.3))
+    config = replace(config, first_points=points)
+    PipelineStudy(config, tmp_path)
+    study = PipelineStudy(config, tmp_path)
+    assert [ask(study).settings for _ in range(2)] == list(points[1:])
+    assert ask(study).settings not in points
+
+
+def test_a_completed_trial_without_a_number_has_failed(config: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(config, tmp_path)
+    first, second = ask(study), ask(study)
+    metrics = measure(first.settings)
+    assert study.tell(
+        first.number, "complete", metrics=metrics | {"miou": float("nan")}
+    ).reason == ("objective miou is nan, not a finite number")
+    del metrics["latency_ms"]
+    assert study.tell(second.number, "complete", metrics=metrics).state == "failed"
+
+
+def test_an_outcome_is_told_once(config: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(config, tmp_path)
+    proposal = ask(study)
+    study.tell(proposal.number, "stopped", reason="dominated")
+    with pytest.raises(ValueError, match="trial 0 is not running"):
+        study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+    with pytest.raises(ValueError, match="trial 9 is not running"):
+        study.tell(9, "failed")
+
+
+def test_constraints_reach_optuna(config: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(replace(config, max_latency_ms=50.0), tmp_path)
+    proposal = ask(study)
+    study.tell(
+        proposal.number, "complete", metrics={"miou": 0.1, "latency_ms": 75, "num_params": 1}
+    )
+    assert load(tmp_path).trials[0].constraints == {"latency_ms": 0.5}
+
+
+def test_an_unknown_sampler_is_named() -> None:
+    with pytest.raises(ValueError, match="one of tpe, nsga2, nsga3, gp, random; got 'cmaes'"):
+        create_sampler("cmaes", seed=0, trial_number=0, num_pipelines=8)
