@@ -80,7 +80,7 @@ def allot(config: StudyConfig, num_cpus: int, num_gpus: float) -> Allotment:
         device="cuda" if gpus else "cpu",
         num_cpus=cpus,
         num_gpus=gpus,
-        num_cpus_baseline=cpus if gpus else max(1, num_cpus // 2),
+        num_cpus_baseline=cpus if gpus else num_cpus,
         max_concurrent=min(fitting, config.max_concurrent or fitting),
     )
 

@@ -62,7 +62,7 @@ def camvid() -> StudyConfig:
     optimizer = OptimizerConfig(
         name="adamw", lr=1e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
     )
-    training = TrainConfig(num_steps=644, batch_size=8, optimizer=optimizer)
+    training = TrainConfig(num_steps=460, batch_size=8, optimizer=optimizer, class_weighting="enet")
     weights = _local_or_downloaded(MOBILENET_WEIGHTS)
     pipeline = PipelineConfig(
         data=DataConfig(
@@ -83,7 +83,7 @@ def camvid() -> StudyConfig:
     space = SearchSpace(lr=FloatRange(low=3e-4, high=3e-3, log=True))
     return StudyConfig(
         recipe="camvid",
-        num_pipelines=10,
+        num_pipelines=8,
         space=space,
         pipeline=pipeline,
         first_points=(PipelineSettings(lr=1e-3),),

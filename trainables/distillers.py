@@ -49,31 +49,46 @@ class DistillerConfig:
 
 
 def _distil_decoupled(
-    student: Tensor, teacher: Tensor, target: Tensor, config: DistillerConfig
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    config: DistillerConfig,
+    class_weights: Tensor | None,
 ) -> Tensor:
     """Equation 4 of the dual-branch paper (Chen et al. 2026)."""
     distilled = decoupled_kd_loss(
         student, teacher, target, config.temperature, config.alpha, config.beta
     )
-    return distilled + config.eta * cross_entropy(student, target)
+    return distilled + config.eta * cross_entropy(student, target, class_weights=class_weights)
 
 
 def _distil_plain(
-    student: Tensor, teacher: Tensor, target: Tensor, config: DistillerConfig
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    config: DistillerConfig,
+    class_weights: Tensor | None,
 ) -> Tensor:
     """Equation 3 of the dual-branch paper (Chen et al. 2026)."""
     distilled = kd_loss(student, teacher, config.temperature, target)
-    return config.alpha * distilled + (1 - config.alpha) * cross_entropy(student, target)
+    labelled = cross_entropy(student, target, class_weights=class_weights)
+    return config.alpha * distilled + (1 - config.alpha) * labelled
 
 
 def _learn_labels(
-    student: Tensor, teacher: Tensor, target: Tensor, config: DistillerConfig
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    config: DistillerConfig,
+    class_weights: Tensor | None,
 ) -> Tensor:
-    return cross_entropy(student, target)
+    return cross_entropy(student, target, class_weights=class_weights)
 
 
-# (student logits, teacher logits, target, config) -> scalar loss
-DISTILLERS: dict[str, Callable[[Tensor, Tensor, Tensor, DistillerConfig], Tensor]] = {
+# (student logits, teacher logits, target, config, class weights) -> scalar loss
+DISTILLERS: dict[
+    str, Callable[[Tensor, Tensor, Tensor, DistillerConfig, Tensor | None], Tensor]
+] = {
     "dkd": _distil_decoupled,
     "kd": _distil_plain,
     "none": _learn_labels,

@@ -96,21 +96,31 @@ def kd_loss(
     return _mean_over(divergence, valid) * temperature**2
 
 
-def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int = 255,
+    class_weights: Tensor | None = None,
+) -> Tensor:
     """Mean cross-entropy over valid pixels in nats; 0 (not NaN) where no pixel is valid.
 
     Args:
         logits: (N, C, H, W) float, unnormalised.
         target: (N, H, W) integer, classes 0..C-1 or `ignore_index`.
         ignore_index: Label of the pixels that do not count.
+        class_weights: (C,) float, at least 0; the mean is weighted by them. None: all equal.
 
     Returns:
         Scalar.
     """
-    losses = F.cross_entropy(
-        logits.float(), target.long(), ignore_index=ignore_index, reduction="none"
-    )
-    return _mean_over(losses, target != ignore_index)
+    labels = target.long()
+    if class_weights is None:
+        losses = F.cross_entropy(
+            logits.float(), labels, ignore_index=ignore_index, reduction="none"
+        )
+        return _mean_over(losses, target != ignore_index)
+    loss = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=ignore_index)
+    return loss if bool((target != ignore_index).any()) else logits.sum() * 0.0
 
 
 def _split_log_probabilities(

@@ -43,6 +43,9 @@ class TrainConfig:
             forward pass; weights and their updates stay float32.
         channels_last: Memory format of weights and activations, where it is safe.
         auxiliary_weight: Weight of the loss of each auxiliary head.
+        class_weighting: Of the cross-entropy: none, or enet: 1 / ln(1.02 + share of the class
+            in the training pixels), which keeps poles and signs from being drowned by roads
+            (Paszke et al., "ENet", 2016, section 5.2).
     """
 
     num_steps: int = 1000
@@ -51,6 +54,7 @@ class TrainConfig:
     precision: Precision = "auto"
     channels_last: bool = True
     auxiliary_weight: float = 0.4
+    class_weighting: Literal["none", "enet"] = "none"
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:

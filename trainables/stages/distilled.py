@@ -52,6 +52,7 @@ class DistilledStage(Stage):
     ) -> dict[str, Any]:
         """Train, evaluate, save."""
         distil = DISTILLERS[self.distiller.name]
+        class_weights = self.learning.class_weights(context)
         teacher = None
         if self.distiller.needs_teacher:
             teacher = load_checkpoint(parents["teacher"].checkpoint).requires_grad_(False)
@@ -62,7 +63,7 @@ class DistilledStage(Stage):
             if teacher is not None:
                 with torch.no_grad():
                     teacher_logits = teacher(images)
-            return distil(logits, teacher_logits, target, self.distiller)
+            return distil(logits, teacher_logits, target, self.distiller, class_weights)
 
         return self.learning.run(
             load_checkpoint(parents["pruned"].checkpoint),

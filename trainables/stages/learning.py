@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from models import SegmentationNetwork
 from models.checkpoint import save_checkpoint
@@ -17,6 +18,7 @@ from trainables.data import TrainingStream
 from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from trainables.data_source import DataConfig
 from trainables.evaluation import evaluate
+from trainables.losses import cross_entropy
 from trainables.training import LossFunction, TrainConfig, train
 
 
@@ -37,6 +39,17 @@ class Learning:
     def content(self) -> dict[str, Any]:
         """What the result depends on; the data set counts by its fingerprints, not by its path."""
         return {**describe_data(self.data), "training": asdict(self.training), "seed": self.seed}
+
+    def class_weights(self, context: StageContext) -> Tensor | None:
+        """Weights of the cross-entropy, (C,) float32 on the context's device; None: all equal."""
+        if self.training.class_weighting == "none":
+            return None
+        images = self.data.open_cached("train", context.cache_dir)
+        counts = torch.zeros(256, dtype=torch.int64)
+        for index in range(len(images)):
+            counts += torch.bincount(images[index].target.flatten().long(), minlength=256)
+        shares = counts[: images.num_classes] / counts[: images.num_classes].sum()
+        return (1 / torch.log(1.02 + shares)).to(context.device)
 
     def run(
         self,
@@ -72,7 +85,12 @@ class Learning:
             seed=self.seed,
         )
         state_path = folder / "state.safetensors"
-        hooks: dict[str, Any] = {} if compute_loss is None else {"compute_loss": compute_loss}
+        if compute_loss is None:
+            weights = self.class_weights(context)
+
+            def compute_loss(logits: Tensor, images: Tensor, target: Tensor) -> Tensor:
+                return cross_entropy(logits, target, class_weights=weights)
+
         trained = train(
             model,
             stream,
@@ -80,8 +98,8 @@ class Learning:
             name=name,
             state_path=state_path,
             context=context,
+            compute_loss=compute_loss,
             adjust_gradients=adjust_gradients,
-            **hooks,
         )
         result = {
             **evaluate_and_save(model, self.data, folder, context, name=name, metadata=metadata),
