@@ -58,21 +58,22 @@ class Allotment:
     max_concurrent: int
 
 
-def allot(config: StudyConfig, num_cpus: int, num_gpus: float) -> Allotment:
+def allot(config: StudyConfig, num_cpus: int, num_gpus: float, node_cpus: int) -> Allotment:
     """Divide the machines among the trials.
 
     Args:
         config: What the user asked for; the rest is derived.
         num_cpus: Cores that there are.
         num_gpus: GPUs that there are.
+        node_cpus: Cores of the largest node; a trial cannot span two.
 
     Raises:
         ValueError: One trial asks for more than there is.
     """
     gpus = min(1.0, num_gpus) if config.gpus_per_trial is None else config.gpus_per_trial
     trials = config.num_pipelines if gpus == 0 else max(1, int(num_gpus / gpus))
-    cpus = config.cpus_per_trial or max(1, num_cpus // trials)
-    for name, asked, there in (("cpus", cpus, num_cpus), ("gpus", gpus, num_gpus)):
+    cpus = config.cpus_per_trial or min(node_cpus, max(1, num_cpus // trials))
+    for name, asked, there in (("cpus", cpus, node_cpus), ("gpus", gpus, num_gpus)):
         if asked > there:
             raise ValueError(f"{name}_per_trial must be at most {there:g} here, got {asked:g}")
     fitting = max(1, min(num_cpus // cpus, int(num_gpus / gpus) if gpus else num_cpus))
@@ -80,7 +81,7 @@ def allot(config: StudyConfig, num_cpus: int, num_gpus: float) -> Allotment:
         device="cuda" if gpus else "cpu",
         num_cpus=cpus,
         num_gpus=gpus,
-        num_cpus_baseline=cpus if gpus else num_cpus,
+        num_cpus_baseline=cpus if gpus else node_cpus,
         max_concurrent=min(fitting, config.max_concurrent or fitting),
     )
 
@@ -127,10 +128,11 @@ def redirected(path: Path) -> Iterator[None]:
         yield
 
 
-def count_devices() -> tuple[int, float]:
-    """Cores and GPUs of the session."""
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(resources.get("CPU", 1)), float(resources.get("GPU", 0.0))
+def count_devices() -> tuple[int, float, int]:
+    """Cores and GPUs of the session, and the cores of its largest node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = [int(resources.get("CPU", 0)) for resources in nodes]
+    return sum(cpus), sum(float(resources.get("GPU", 0)) for resources in nodes), max(cpus)
 
 
 def run_tune(

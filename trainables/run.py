@@ -1,9 +1,9 @@
 """Run a pipeline, or its first stages, in this process and without Ray.
 
 Examples:
-  python -m trainables.run distilled --settings.pruning-ratio 0.6
-  python -m trainables.run pruned --pipeline.data.name camvid --data-root CamVid --store runs/mine
   python -m trainables.run distilled --from-run runs/camvid-20260101-120000 --settings.beta 4
+  python -m trainables.run pruned --from-run runs/camvid-20260101-120000 --store runs/mine
+  python -m trainables.run dense --pipeline.data.name camvid --data-root CamVid
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from trainables.pipeline import build_stages, build_teacher, check_data
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 from trainables.store import ArtifactStore
 
+PROGRAM = "python -m trainables.run"
 StageName = Literal["teacher", "dense", "sparse", "pruned", "distilled"]
 
 
@@ -44,7 +45,8 @@ class Arguments:
         device: cpu, cuda or cuda:N.
         num_threads: CPU threads; default: all cores.
         num_workers: Processes that load data.
-        from_run: Take pipeline and store from a run of search/run.py; flags override.
+        from_run: Take pipeline, store and first point from a run of search/run.py; other flags
+            override them.
     """
 
     stage: tyro.conf.Positional[StageName]
@@ -94,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         defaults = _defaults_from_run(argv)
         arguments = (
-            tyro.cli(Arguments, args=argv, description=__doc__)
+            tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__)
             if defaults is None
-            else tyro.cli(Arguments, args=argv, description=__doc__, default=defaults)
+            else tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__, default=defaults)
         )
         result = run(arguments, console)
     except ArithmeticError as error:
@@ -117,12 +119,14 @@ def _defaults_from_run(argv: Sequence[str]) -> Arguments | None:
         return None
     path = given[-1] / "config.json"
     try:
-        pipeline = json.loads(path.read_text())["pipeline"]
+        config = json.loads(path.read_text())
+        pipeline, points = config["pipeline"], config["first_points"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"--from-run needs a run folder with a config.json: {error}") from error
     return Arguments(
         stage="distilled",
         pipeline=TypeAdapter(PipelineConfig).validate_python(pipeline),
+        settings=TypeAdapter(PipelineSettings).validate_python(points[0] if points else {}),
         store=given[-1] / "stages",
         from_run=given[-1],
     )

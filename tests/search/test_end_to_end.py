@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--num-pipelines", "5", "--max-concurrent", "2", "--no-dashboard", "--pipeline.data.size", "64", "128", "--pipeline.data.num-samples", "16", "--pipeline.data.augmentation.crop-size", "64", "64", "--pipeline.latency.max-seconds", "0.2", "--pipeline.teacher.name", "dual_branch", "--pipeline.teacher.backbone", "tu-resnet18", "--pipeline.teacher.width", "0.125", "--pipeline.student.width", "0.125", "--pipeline.teacher-training.num-steps", "2", "--pipeline.dense.num-steps", "2", "--pipeline.sparse.num-steps", "2", "--pipeline.distil.num-steps", "2"]
+TINY = shlex.split("""
+    --num-pipelines 5 --max-concurrent 2 --no-dashboard --pipeline.data.size 64 128
+    --pipeline.data.num-samples 16 --pipeline.data.augmentation.crop-size 64 64
+    --pipeline.latency.max-seconds 0.2 --pipeline.teacher.name dual_branch
+    --pipeline.teacher.backbone tu-resnet18 --pipeline.teacher.width 0.125
+    --pipeline.student.width 0.125 --pipeline.teacher-training.num-steps 2
+    --pipeline.dense.num-steps 2 --pipeline.sparse.num-steps 2 --pipeline.distil.num-steps 2
+""")
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
