@@ -11,7 +11,7 @@ from trainables.data import AugmentationConfig
 from trainables.data_source import DataConfig
 from trainables.network_config import NetworkConfig
 from trainables.optimization import OptimizerConfig
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.pipeline_config import LatencyConfig, PipelineConfig, PipelineSettings
 from trainables.training import TrainConfig
 
 MOBILENET_WEIGHTS = "imagenet_backbones/mobilenet_v2_trunk_torchvision.safetensors"
@@ -20,28 +20,29 @@ MOBILENET_WEIGHTS = "imagenet_backbones/mobilenet_v2_trunk_torchvision.safetenso
 def quickstart() -> StudyConfig:
     """A small search on built-in street scenes: under 5 minutes on 2 CPU cores."""
     optimizer = OptimizerConfig(
-        name="adamw", lr=2e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
+        name="adamw", lr=4e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
     )
-    training = TrainConfig(num_steps=120, batch_size=8, optimizer=optimizer)
+    training = TrainConfig(num_steps=300, batch_size=4, optimizer=optimizer)
     pipeline = PipelineConfig(
         data=DataConfig(
             name="synthetic",
             size=(96, 192),
             num_samples=160,
-            augmentation=AugmentationConfig(crop_size=(96, 128), scale_range=(0.75, 1.5)),
+            augmentation=AugmentationConfig(crop_size=(96, 128), scale_range=(0.9, 1.2)),
         ),
-        teacher=NetworkConfig(name="deeplabv3plus", backbone="resnet18"),
+        teacher=NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.5),
         student=NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.25),
         teacher_training=training,
         dense=training,
-        sparse=replace(training, num_steps=40, optimizer=replace(optimizer, lr=1e-3)),
-        distil=replace(training, num_steps=60),
+        sparse=replace(training, num_steps=60, optimizer=replace(optimizer, lr=1e-3)),
+        distil=replace(training, num_steps=120),
+        latency=LatencyConfig(max_seconds=5.0),
     )
     space = SearchSpace(
         pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
         lr=FloatRange(low=1e-3, high=4e-3, log=True),
     )
-    first = PipelineSettings(lr=2e-3)
+    first = PipelineSettings(lr=3e-3)
     return StudyConfig(
         recipe="quickstart",
         num_pipelines=10,
