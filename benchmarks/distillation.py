@@ -1,0 +1,364 @@
+"""Does distillation help? The same pruned student, fine-tuned with each distiller and each seed.
+
+Takes teacher, dense, sparse and pruned networks from a run of `search/run.py` (they are reused;
+what is missing is computed), fine-tunes the one pruned student with every distiller and every seed,
+and compares distillers pair by pair: a pair shares its seed, thus the order of the data, the
+augmentation and the dropout. Prints each val mIoU, mean and standard deviation, the mean paired
+difference with its standard error and 95 % t interval, what that says in words, and the hardware
+and date. The seeds vary the fine-tuning alone: teacher and pruned student are single draws.
+
+Finished fine-tunings lie in the run's store, so that an interrupted benchmark goes on where it was.
+
+Example (the networks of the camvid recipe are trained by the run itself):
+  python benchmarks/distillation.py --run-dir runs/camvid-20260101-120000 --output distillation.json
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+from scipy import stats  # type: ignore[import-untyped]
+
+from models.hardware import describe_hardware
+from trainables.context import StageContext, detect_device
+from trainables.device_lock import DeviceLock
+from trainables.distillers import DistillerConfig, DistillerName
+from trainables.pipeline import build_dense, build_stages, build_teacher
+from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.stages import DistilledStage, Learning
+from trainables.store import ArtifactStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is compared.
+
+    Attributes:
+        run_dir: Folder of a run, with config.json and stages/.
+        pruning_ratio: Of the student, as in the run's trials if its pruned network is to be reused.
+        sparsity_lambda: Of the student, likewise.
+        seeds: Seeds of the fine-tuning, two or more.
+        distillers: Which to compare; "none" is the one that others are compared with.
+        temperature: T.
+        alpha: Weight of TCKD.
+        beta: Weight of NCKD.
+        eta: Weight of the cross-entropy beside DKD.
+        lr: Peak learning rate of the fine-tuning; default: the run's.
+        num_steps: Steps of the fine-tuning; default: the run's.
+        num_threads: CPU threads of each process.
+        jobs: Processes at a time.
+        device: cpu, cuda or cuda:N.
+        output: JSON file for the results.
+    """
+
+    run_dir: Path
+    pruning_ratio: float = 0.5
+    sparsity_lambda: float = 1e-5
+    seeds: tuple[int, ...] = (0, 1, 2)
+    distillers: tuple[DistillerName, ...] = ("dkd", "none")
+    temperature: float = 4.0
+    alpha: float = 1.0
+    beta: float = 8.0
+    eta: float = 1.0
+    lr: float | None = None
+    num_steps: int | None = None
+    num_threads: int = 1
+    jobs: int = 2
+    device: str = field(default_factory=detect_device)
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "distillers"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be one or more different ones, got {values}")
+        for name in ("num_threads", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class FineTuning(NamedTuple):
+    """One fine-tuning, as it is sent to a process.
+
+    Attributes:
+        arguments: Of the benchmark.
+        distiller: Key of `trainables.distillers.DISTILLERS`.
+        seed: Of the fine-tuning alone.
+    """
+
+    arguments: Arguments
+    distiller: DistillerName
+    seed: int
+
+
+class Comparison(NamedTuple):
+    """A distiller against a reference, paired by seed; differences of mIoU.
+
+    Attributes:
+        distiller: Which.
+        reference: Against which.
+        differences: Distiller minus reference, by seed.
+        mean: Of the differences.
+        standard_error: Of that mean; NaN with a single pair.
+        interval: Its 95 % interval by Student's t; infinite with a single pair.
+    """
+
+    distiller: str
+    reference: str
+    differences: tuple[float, ...]
+    mean: float
+    standard_error: float
+    interval: tuple[float, float]
+
+    @property
+    def verdict(self) -> str:
+        """What may be said of it."""
+        size = f"{100 * abs(self.mean):.2f} points of mIoU over {len(self.differences)} seeds"
+        low, high = self.interval
+        if low > 0:
+            return f"{self.distiller} helped: {size} above {self.reference}"
+        if high < 0:
+            return f"{self.distiller} did harm: {size} below {self.reference}"
+        side = "above" if self.mean >= 0 else "below"
+        return (
+            f"whether {self.distiller} helped cannot be told: {size} {side} {self.reference}, "
+            f"and the 95 % interval holds 0"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fine-tune, compare, print, write.
+
+    Returns:
+        Exit status: 0, 1 if a training failed, 2 for bad input.
+    """
+    console = Console()
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+    try:
+        result = run(arguments, console)
+    except ArithmeticError as error:
+        console.print(f"[bold red]failed:[/] {error}", highlight=False)
+        return 1
+    except ValueError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        return 2
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Do the whole benchmark and print it.
+
+    Returns:
+        JSON-able results.
+
+    Raises:
+        ValueError: The run, its data or a setting cannot be used.
+        TrainingDiverged: A loss is no longer finite.
+    """
+    started = time.monotonic()
+    starting_points = _obtain_starting_points(arguments)
+    for name, value in starting_points.items():
+        console.print(f"{name:>8}  mIoU {value:.4f}", highlight=False)
+    tasks = [
+        FineTuning(arguments, distiller, seed)
+        for seed in arguments.seeds
+        for distiller in arguments.distillers
+    ]
+    miou: dict[str, dict[int, float]] = {distiller: {} for distiller in arguments.distillers}
+    for task, value, seconds in _fine_tune_all(tasks, arguments.jobs):
+        miou[task.distiller][task.seed] = value
+        console.print(
+            f"{task.distiller:>8}  seed {task.seed}  mIoU {value:.4f}  ({seconds:.0f} s)",
+            highlight=False,
+        )
+    comparisons = _compare_all(miou, arguments)
+    measured_at, hardware = datetime.now(UTC), describe_hardware(arguments.device)
+    _print_tables(miou, comparisons, arguments, console)
+    console.print(
+        f"{hardware.get('gpu', hardware['cpu'])}, torch {hardware['torch']}, "
+        f"{measured_at:%Y-%m-%d}, {(time.monotonic() - started) / 60:.1f} minutes",
+        highlight=False,
+    )
+    return {
+        "benchmark": "distillation",
+        "measured_at": measured_at.isoformat(timespec="seconds"),
+        "hardware": hardware,
+        "settings": json.loads(json.dumps(asdict(arguments), default=str)),
+        "starting_points": starting_points,
+        "miou": miou,
+        "comparisons": [
+            {**_without_nan(pair._asdict()), "verdict": pair.verdict} for pair in comparisons
+        ],
+    }
+
+
+def compare(
+    miou: Mapping[int, float], reference: Mapping[int, float], names: tuple[str, str]
+) -> Comparison:
+    """Compare two distillers over the seeds they share.
+
+    Args:
+        miou: Of the distiller, 0..1, by seed.
+        reference: Of the reference, 0..1, by seed.
+        names: Of the two.
+    """
+    differences = tuple(miou[seed] - reference[seed] for seed in miou if seed in reference)
+    size, mean = len(differences), statistics.fmean(differences)
+    if size < 2:
+        return Comparison(*names, differences, mean, math.nan, (-math.inf, math.inf))
+    error = statistics.stdev(differences) / math.sqrt(size)
+    margin = float(stats.t.ppf(0.975, size - 1)) * error
+    return Comparison(*names, differences, mean, error, (mean - margin, mean + margin))
+
+
+def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
+    """Fine-tune the pruned student, or find that it was done; returns val mIoU and seconds."""
+    arguments = task.arguments
+    config, settings = _read_pipeline(arguments), _settings(arguments)
+    training = config.distil
+    training = replace(
+        training,
+        num_steps=arguments.num_steps or training.num_steps,
+        optimizer=replace(training.optimizer, lr=arguments.lr or training.optimizer.lr),
+    )
+    distiller = DistillerConfig(
+        name=task.distiller,
+        temperature=arguments.temperature,
+        alpha=arguments.alpha,
+        beta=arguments.beta,
+        eta=arguments.eta,
+    )
+    stage = DistilledStage(
+        build_stages(config, settings)["pruned"],
+        build_teacher(config),
+        distiller,
+        Learning(data=config.data, training=training, seed=task.seed),
+    )
+    artifact = stage.obtain(_store(arguments), _context(arguments, arguments.num_threads))
+    return task, artifact.result["miou"], artifact.result["seconds"]
+
+
+def _fine_tune_all(
+    tasks: Sequence[FineTuning], jobs: int
+) -> Iterator[tuple[FineTuning, float, float]]:
+    if jobs == 1:
+        yield from map(fine_tune, tasks)
+        return
+    # spawn: a forked process inherits locks of torch's thread pool.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        futures = [pool.submit(fine_tune, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _obtain_starting_points(arguments: Arguments) -> dict[str, float]:
+    """Find or make what every fine-tuning shares; val mIoU by name."""
+    config, store = _read_pipeline(arguments), _store(arguments)
+    context = _context(arguments, arguments.num_threads * arguments.jobs)
+    stages = {
+        "teacher": build_teacher(config),
+        "dense": build_dense(config),
+        "pruned": build_stages(config, _settings(arguments))["pruned"],
+    }
+    return {name: stage.obtain(store, context).result["miou"] for name, stage in stages.items()}
+
+
+def _read_config(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+        config["pipeline"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"--run-dir needs a run folder with a config.json: {error}") from error
+    return config
+
+
+def _read_pipeline(arguments: Arguments) -> PipelineConfig:
+    pipeline = _read_config(arguments.run_dir)["pipeline"]
+    return TypeAdapter(PipelineConfig).validate_python(pipeline)
+
+
+def _settings(arguments: Arguments) -> PipelineSettings:
+    return PipelineSettings(
+        pruning_ratio=arguments.pruning_ratio, sparsity_lambda=arguments.sparsity_lambda
+    )
+
+
+def _store(arguments: Arguments) -> ArtifactStore:
+    return ArtifactStore(arguments.run_dir / "stages")
+
+
+def _context(arguments: Arguments, num_threads: int) -> StageContext:
+    default = Path.home() / ".cache" / "segfront"
+    return StageContext(
+        cache_dir=Path(_read_config(arguments.run_dir).get("cache_dir", default)),
+        device=arguments.device,
+        num_threads=num_threads,
+        device_lock=DeviceLock(arguments.device),
+    )
+
+
+def _compare_all(miou: Mapping[str, Mapping[int, float]], arguments: Arguments) -> list[Comparison]:
+    reference = "none" if "none" in arguments.distillers else arguments.distillers[-1]
+    return [
+        compare(miou[name], miou[reference], (name, reference))
+        for name in arguments.distillers
+        if name != reference
+    ]
+
+
+def _print_tables(
+    miou: Mapping[str, Mapping[int, float]],
+    comparisons: Sequence[Comparison],
+    arguments: Arguments,
+    console: Console,
+) -> None:
+    table = Table("distiller", title="val mIoU after fine-tuning")
+    for heading in (*(f"seed {seed}" for seed in arguments.seeds), "mean", "std"):
+        table.add_column(heading, justify="right")
+    for name, by_seed in miou.items():
+        values = [by_seed[seed] for seed in arguments.seeds]
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        numbers = (*values, statistics.fmean(values), spread)
+        table.add_row(name, *(f"{number:.4f}" for number in numbers))
+    console.print(table)
+    for pair in comparisons:
+        low, high = pair.interval
+        console.print(
+            f"{pair.distiller} - {pair.reference}: {pair.mean:+.4f} ± {pair.standard_error:.4f} "
+            f"(95 % interval {low:+.4f} to {high:+.4f})",
+            highlight=False,
+        )
+        console.print(f"[bold]{pair.verdict}[/]", highlight=False)
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """NaN and infinity are no JSON."""
+    if math.isnan(values["standard_error"]):
+        return {**values, "standard_error": None, "interval": None}
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())
