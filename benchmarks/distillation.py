@@ -145,11 +145,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Fine-tune, compare, print, write.
 
     Returns:
-        Exit status: 0, 1 if a training failed, 2 for bad input.
+        Exit status: 0, 1 if a training failed, 2 for bad input, 130 after Ctrl-C.
     """
     console = Console()
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     try:
+        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
         result = run(arguments, console)
     except ArithmeticError as error:
         console.print(f"[bold red]failed:[/] {error}", highlight=False)
@@ -157,7 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False)
         return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from here")
+        return 130
     if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 

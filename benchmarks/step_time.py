@@ -153,11 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for bad input.
     """
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     console = Console()
     started = time.monotonic()
-    torch.set_num_threads(arguments.num_threads)
     try:
+        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+        torch.set_num_threads(arguments.num_threads)
         tables = measure_all(arguments, console)
     except ValueError as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False)
@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "tables": {name: [row._asdict() for row in rows] for name, rows in tables.items()},
             "device_lock_us": lock_us,
         }
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
