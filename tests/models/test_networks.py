@@ -145,7 +145,7 @@ needs_weights = pytest.mark.skipif(
 )
 @pytest.mark.parametrize("name", ["dual_branch", "deeplabv3plus"])
 def test_networks_start_from_real_weights(name: str, backbone: str, file: str):
-    folder = Path(os.environ["SEGFRONT_WEIGHTS"])
+    folder = Path(os.environ["SEGFRONT_WEIGHTS"]) / "imagenet_backbones"
     model = create_model(name, backbone=backbone, backbone_weights=folder / file)
     tensors = load_file(folder / file)
     kept = {k.removeprefix("backbone.").removeprefix("network.encoder.").removeprefix("model."): v
@@ -159,7 +159,7 @@ def test_networks_start_from_real_weights(name: str, backbone: str, file: str):
 @needs_weights
 @pytest.mark.parametrize("photo", ["cat", "dragonfly", "hotdog", "chickadee", "macaw"])
 def test_real_weights_give_the_reference_features(photo: str):
-    folder = Path(os.environ["SEGFRONT_WEIGHTS"])
+    folder = Path(os.environ["SEGFRONT_WEIGHTS"]) / "imagenet_backbones"
     backbone = create_backbone(
         "mobilenet_v2", folder / "mobilenet_v2_trunk_torchvision.safetensors"
     )
