@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,19 +26,31 @@ TINY = shlex.split("""
 """)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "search" / "run.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a driver; none outlives its test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_driver(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "search" / "run.py"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        started.append(process)
+        return process
+
+    yield start_driver
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -59,7 +71,10 @@ def complete(folder: Path) -> dict[str, str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
     process = start("quickstart", *TINY, "--output-dir", str(tmp_path), "--cache-dir",
                     str(tmp_path / "cache"))  # fmt: skip
     wait_until(lambda: any(complete(f) for f in tmp_path.glob("quickstart-*")), process)
@@ -79,7 +94,7 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(tmp_path: 
     after_kill = complete(folder)
 
     process = start("--resume", str(folder), "--no-dashboard")
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, (output, errors)
     assert "(raylet)" not in output + errors
 
