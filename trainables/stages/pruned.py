@@ -14,7 +14,7 @@ from models.cost import count_cost
 from models.pruning import prune
 from trainables.context import StageContext
 from trainables.data_source import DataConfig
-from trainables.stages.learning import describe_data, evaluate_and_save
+from trainables.stages.learning import evaluate_and_save
 from trainables.stages.stage import Stage
 from trainables.store import Artifact
 
@@ -52,7 +52,7 @@ class PrunedStage(Stage):
             "pruning_ratio": self.pruning_ratio,
             "scope": self.scope,
             "round_to": self.round_to,
-            "val": describe_data(self.data)["val"],
+            "val": self.data.open("val").fingerprint,
         }
 
     def compute(
