@@ -1,6 +1,6 @@
 import json
-import multiprocessing
-import time
+import subprocess
+import sys
 
 import pytest
 
@@ -57,26 +57,29 @@ def test_a_damaged_artefact_is_reported_and_computed_again(tmp_path, caplog, dam
     assert "is damaged" in caplog.text
 
 
-def _obtain(root, log):
-    def compute(folder):
-        with log.open("a") as file:
-            file.write("computed\n")
-        time.sleep(0.3)
-        return write(folder)
+OBTAIN = """
+import sys, time
+from pathlib import Path
+from trainables.store import ArtifactStore
 
-    ArtifactStore(root).obtain("dense", "k", compute)
+root, log = map(Path, sys.argv[1:])
+
+def compute(folder):
+    with log.open("a") as file:
+        file.write("computed\\n")
+    time.sleep(0.3)
+    (folder / "checkpoint.safetensors").write_text("weights")
+    return {"miou": 0.5}
+
+ArtifactStore(root).obtain("dense", "k", compute)
+"""
 
 
 def test_two_processes_never_compute_the_same_stage(tmp_path):
-    context = multiprocessing.get_context("spawn")
     log = tmp_path / "log"
-    arguments = (tmp_path / "stages", log)
-    processes = [context.Process(target=_obtain, args=arguments) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+    command = [sys.executable, "-c", OBTAIN, str(tmp_path / "stages"), str(log)]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
     assert log.read_text() == "computed\n"
 
 
