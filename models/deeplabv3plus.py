@@ -25,7 +25,8 @@ class DeepLabV3Plus(SegmentationNetwork):
         backbone_weights: None, "imagenet" or the path of a safetensors file.
         output_stride: Of the encoder: 8 or 16.
         decoder_channels: Channels of the pyramid and of the decoder.
-        dilations: The three dilations of the pyramid.
+        dilations: The three dilations of the pyramid; None: the paper's, 6, 12, 18 at stride 16
+            and twice as much at stride 8.
         dropout: After the pyramid, in [0, 1).
     """
 
@@ -37,11 +38,13 @@ class DeepLabV3Plus(SegmentationNetwork):
         backbone_weights: BackboneWeights = None,
         output_stride: int = 16,
         decoder_channels: int = 256,
-        dilations: Sequence[int] = (12, 24, 36),
-        dropout: float = 0.5,
+        dilations: Sequence[int] | None = None,
+        dropout: float = 0.1,
     ) -> None:
         if output_stride not in (8, 16):
             raise ValueError(f"output_stride must be 8 or 16, got {output_stride!r}")
+        if dilations is None:
+            dilations = (6, 12, 18) if output_stride == 16 else (12, 24, 36)
         if len(dilations) != 3:
             raise ValueError(f"dilations must be three numbers, got {dilations!r}")
         super().__init__()
@@ -69,3 +72,8 @@ class DeepLabV3Plus(SegmentationNetwork):
     def get_output_layers(self) -> tuple[nn.Module, ...]:
         """See `SegmentationNetwork.get_output_layers`."""
         return (self.network.segmentation_head[0],)
+
+    def get_backbone(self) -> nn.Module:
+        """See `SegmentationNetwork.get_backbone`."""
+        encoder: nn.Module = self.network.encoder
+        return encoder

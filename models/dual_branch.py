@@ -93,6 +93,10 @@ class DualBranch(SegmentationNetwork):
             return (self.classifier,)
         return self.classifier, self.auxiliary_head[-1]
 
+    def get_backbone(self) -> nn.Module:
+        """See `SegmentationNetwork.get_backbone`."""
+        return self.backbone
+
 
 class Fusion(nn.Module):
     """Fuses a coarse map into a fine one: resize, 3x3 dilated 2; 1x1; BN each, sum, ReLU.

@@ -49,3 +49,7 @@ class LRASPP(SegmentationNetwork):
         """See `SegmentationNetwork.get_output_layers`."""
         head = self.network.classifier
         return head.low_classifier, head.high_classifier
+
+    def get_backbone(self) -> nn.Module:
+        """See `SegmentationNetwork.get_backbone`."""
+        return self.network.backbone

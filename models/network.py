@@ -39,6 +39,10 @@ class SegmentationNetwork(nn.Module, ABC):
     def get_output_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers whose output channels are the classes: pruning leaves those alone."""
 
+    def get_backbone(self) -> nn.Module | None:
+        """Return the part that may start from pretrained weights; None: the network has none."""
+        return None
+
     def forward(self, images: Tensor) -> Tensor | WithAuxiliary:
         """Compute logits of the size of the images.
 

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from models import SegmentationNetwork
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
@@ -24,6 +26,7 @@ class OptimizerConfig:
         poly_power: Exponent of the poly schedule.
         min_lr: Floor of the poly schedule.
         warmup_fraction: Share of the steps in which the rate rises, within 0..1.
+        backbone_lr_factor: Rate of the pretrained backbone relative to the rest, greater than 0.
         max_grad_norm: Gradients are scaled down to this L2 norm; None leaves them.
     """
 
@@ -35,11 +38,14 @@ class OptimizerConfig:
     poly_power: float = 0.9
     min_lr: float = 0.0
     warmup_fraction: float = 0.0
+    backbone_lr_factor: float = 1.0
     max_grad_norm: float | None = 5.0
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr must be greater than 0, got {self.lr}")
+        for field in ("lr", "backbone_lr_factor"):
+            value = getattr(self, field)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{field} must be greater than 0, got {value}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
         for field in ("momentum", "warmup_fraction"):
@@ -51,7 +57,7 @@ class OptimizerConfig:
             raise ValueError(f"max_grad_norm must be greater than 0, got {self.max_grad_norm}")
 
     def learning_rate(self, step: int, num_steps: int) -> float:
-        """Learning rate of update number `step` (0-based) of `num_steps`.
+        """Learning rate, backbone apart, of update number `step` (0-based) of `num_steps`.
 
         Source: poly: Chen et al., DeepLab, 2016; one-cycle: Smith and Topin, 2018.
         """
@@ -65,17 +71,34 @@ class OptimizerConfig:
         return float(decayed * min(1.0, (step + 1) / (warmup + 1)))
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the rate of an optimiser of `build_optimizer`, the backbone's by its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_factor"]
+
+
 def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Make the optimiser; weight decay leaves out BatchNorm parameters and biases (ndim <= 1)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Make the optimiser; weight decay leaves out BatchNorm parameters and biases (ndim <= 1).
+
+    Each of its groups holds `lr_factor`, by which `set_learning_rate` multiplies the rate.
+    """
+    backbone = model.get_backbone() if isinstance(model, SegmentationNetwork) else None
+    pretrained = set() if backbone is None else set(backbone.parameters())
+    groups = []
+    for in_backbone in (False, True):
+        parameters = [
+            p for p in model.parameters() if p.requires_grad and (p in pretrained) == in_backbone
+        ]
+        factor = config.backbone_lr_factor if in_backbone else 1.0
+        for decayed in (True, False):
+            chosen = [p for p in parameters if (p.ndim > 1) == decayed]
+            if chosen:
+                weight_decay = config.weight_decay if decayed else 0.0
+                groups.append({"params": chosen, "weight_decay": weight_decay, "lr_factor": factor})
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

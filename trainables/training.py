@@ -19,7 +19,7 @@ from models.hardware import bfloat16_is_fast
 from trainables.context import Progress, StageContext
 from trainables.data import TrainingStream, make_loader, normalize
 from trainables.losses import cross_entropy
-from trainables.optimization import OptimizerConfig, build_optimizer
+from trainables.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.training_state import load_training_state, save_training_state
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -130,8 +130,7 @@ def train(
     started = last_saved = time.monotonic()
     for step, (images, target) in enumerate(loader, start=first_step):
         torch.manual_seed(_dropout_seed(stream.seed, step))
-        for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.learning_rate(step, config.num_steps)
+        set_learning_rate(optimizer, config.optimizer.learning_rate(step, config.num_steps))
         with context.device_lock.shared():
             images = normalize(images.to(device, non_blocking=True))
             if not channels_last:

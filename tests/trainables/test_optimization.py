@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.optimization import OptimizerConfig, build_optimizer
+from models import create_model
+from trainables.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 
 
 def test_poly_by_hand():
@@ -39,10 +40,20 @@ def test_weight_decay_spares_batchnorm_and_biases(name):
     assert spared["weight_decay"] == 0
 
 
+def test_the_backbone_learns_at_its_own_rate():
+    model = create_model("dual_branch", num_classes=2, backbone="resnet18", width=0.25)
+    optimizer = build_optimizer(model, OptimizerConfig(backbone_lr_factor=0.1))
+    set_learning_rate(optimizer, 0.5)
+    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates.keys() == set(model.parameters())
+    in_backbone = set(model.backbone.parameters())
+    assert all(lr == (0.05 if p in in_backbone else 0.5) for p, lr in rates.items())
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", 0.0), ("lr", float("nan")), ("weight_decay", -1.0), ("momentum", 1.0),
-     ("warmup_fraction", 1.5), ("max_grad_norm", 0.0)],
+    [("lr", 0.0), ("backbone_lr_factor", 0.0), ("lr", float("nan")), ("weight_decay", -1.0),
+     ("momentum", 1.0), ("warmup_fraction", 1.5), ("max_grad_norm", 0.0)],
 )  # fmt: skip
 def test_bad_values_are_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must .*{value}"):
