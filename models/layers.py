@@ -11,16 +11,29 @@ from torch.nn import functional as F
 
 
 class ConvBN(nn.Sequential):
-    """A convolution without bias, then BatchNorm; the padding keeps the size at stride 1."""
+    """A convolution without bias, then BatchNorm; the padding keeps the size at stride 1.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd, or (height, width), both odd.
+        stride: Of the convolution.
+        dilation: Of the convolution, along every axis.
+        groups: Of the convolution.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
-        dilation: int = 1,
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], *,
+        stride: int = 1, dilation: int = 1, groups: int = 1,
     ) -> None:  # fmt: skip
-        padding = dilation * (kernel_size // 2)
-        conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False
+        height, width = (
+            kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
         )
+        padding = (dilation * (height // 2), dilation * (width // 2))
+        conv = nn.Conv2d(
+            in_channels, out_channels, (height, width), stride, padding, dilation, groups,
+            bias=False,
+        )  # fmt: skip
         super().__init__(conv, nn.BatchNorm2d(out_channels))
 
 
@@ -28,11 +41,33 @@ class ConvBNReLU(nn.Sequential):
     """`ConvBN` followed by a ReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1,
-        dilation: int = 1,
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], *,
+        stride: int = 1, dilation: int = 1, groups: int = 1,
     ) -> None:  # fmt: skip
-        conv = ConvBN(in_channels, out_channels, kernel_size, stride=stride, dilation=dilation)
+        conv = ConvBN(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups
+        )
         super().__init__(*conv, nn.ReLU(inplace=True))
+
+
+class BNPReLU(nn.Sequential):
+    """BatchNorm, then a PReLU with a slope for each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.BatchNorm2d(channels), nn.PReLU(channels))
+
+
+class ConvBNPReLU(nn.Sequential):
+    """`ConvBN` followed by a PReLU with a slope for each channel."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], *,
+        stride: int = 1, dilation: int = 1, groups: int = 1,
+    ) -> None:  # fmt: skip
+        conv = ConvBN(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups
+        )
+        super().__init__(*conv, nn.PReLU(out_channels))
 
 
 class ASPP(nn.Module):

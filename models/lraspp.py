@@ -52,4 +52,5 @@ class LRASPP(SegmentationNetwork):
 
     def get_backbone(self) -> nn.Module:
         """See `SegmentationNetwork.get_backbone`."""
-        return self.network.backbone
+        backbone: nn.Module = self.network.backbone
+        return backbone
