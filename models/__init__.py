@@ -35,7 +35,7 @@ def create_model(name: str, num_classes: int = 19, **kwargs: Any) -> Segmentatio
     Args:
         name: A key of `MODELS`.
         num_classes: Classes to tell apart, at least 2.
-        **kwargs: The network's own keywords, see its class. All take `backbone` and
+        **kwargs: The network's own keywords, see its class. Those with a backbone take
             `backbone_weights` (None: random; "imagenet": downloaded; else a safetensors file).
 
     Returns:
@@ -54,7 +54,8 @@ def create_model(name: str, num_classes: int = 19, **kwargs: Any) -> Segmentatio
     unknown = sorted(set(kwargs) - set(signature.parameters))
     if unknown:
         allowed = ", ".join(p for p in signature.parameters if p != "num_classes")
-        raise ValueError(f"{name} takes the keywords {allowed}; got {', '.join(unknown)}")
+        keywords = f"the keywords {allowed}" if allowed else "no keywords"
+        raise ValueError(f"{name} takes {keywords}; got {', '.join(unknown)}")
     bound = signature.bind(num_classes=num_classes, **kwargs)
     bound.apply_defaults()
     network = constructor(*bound.args, **bound.kwargs)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models import SegmentationNetwork, create_model, pruning
+from models import MODELS, SegmentationNetwork, create_model, pruning
 from models.channel_selection import count_globally, count_locally, find_lowest, round_width
 from models.masking import mask_channels
 from models.pruning import PruningError, PruningRecord, prune, replay
@@ -26,6 +26,12 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "regnet": ("dual_branch", {"backbone": "tu-regnetx_002", "width": 0.25}),
     "deeplabv3plus": ("deeplabv3plus", {"backbone": "mobilenet_v2"}),
     "lraspp": ("lraspp_mobilenet_v3_large", {}),
+}
+# Every other network as it is; the largest stand for themselves in a smaller relative.
+NETWORKS |= {
+    name: (name, {})
+    for name in MODELS
+    if name not in {*(name for name, _ in NETWORKS.values()), "pspnet_resnet101"}
 }
 IMAGE = torch.zeros(1, 3, 64, 96)
 
