@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,12 +11,19 @@ import numpy as np
 import torch
 
 from trainables.data.dataset import DataError, Sample, SegmentationDataset, visit_all
-
-logger = logging.getLogger(__name__)
+from trainables.data.node_cache import (
+    INDEX_FILE,
+    announce_disk_use,
+    check_file_size,
+    obtain_folder,
+    offsets_of,
+    read_index,
+    write_at,
+)
 
 FORMAT_VERSION = 1
 BYTES_PER_PIXEL = 4
-_PIXELS, _INDEX = "samples.uint8", "index.json"
+_PIXELS = "samples.uint8"
 
 
 class CachedDataset(SegmentationDataset):
@@ -105,26 +105,8 @@ def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> Cached
     """
     if isinstance(dataset, CachedDataset):
         return dataset
-    root = Path(cache_dir)
-    root.mkdir(parents=True, exist_ok=True)
-    folder = root / f"{dataset.name}-{dataset.split}-{dataset.fingerprint[:16]}"
-    with _locked(folder.with_suffix(".lock")):
-        if folder.exists():
-            try:
-                return CachedDataset(folder)
-            except DataError as error:
-                logger.warning("%s; making it anew", error)
-                shutil.rmtree(folder)
-        _remove_leftovers(folder)
-        started = time.perf_counter()
-        scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=root))
-        try:
-            _write(dataset, scratch)
-            scratch.rename(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        logger.info("cached %s in %.1f s", folder, time.perf_counter() - started)
-        return CachedDataset(folder)
+    folder = Path(cache_dir) / f"{dataset.name}-{dataset.split}-{dataset.fingerprint[:16]}"
+    return obtain_folder(folder, CachedDataset, lambda scratch: _write(dataset, scratch))
 
 
 def _write(dataset: SegmentationDataset, folder: Path) -> None:
@@ -136,18 +118,12 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
     visit_all(dataset, measure)
     offsets = _offsets(sizes)
     num_bytes = int(offsets[-1])
-    free_bytes = shutil.disk_usage(folder).free
-    logger.info(
-        "caching %d samples of %s (%s): takes %.1f MiB of disk in %s (%.1f MiB free)",
-        len(dataset), dataset.name, dataset.split, num_bytes / 2**20, folder.parent,
-        free_bytes / 2**20,
-    )  # fmt: skip
-    if num_bytes > free_bytes:
-        raise DataError(
-            f"{folder.parent}: the cache of {dataset.name!r} ({dataset.split}) takes {num_bytes} "
-            f"bytes of disk but only {free_bytes} are free; choose another cache folder or a "
-            "smaller size"
-        )
+    announce_disk_use(
+        folder,
+        num_bytes,
+        content=f"{len(dataset)} samples of {dataset.name!r} ({dataset.split})",
+        remedy="choose another cache folder or a smaller size",
+    )
     path = folder / _PIXELS
     with path.open("wb") as file:
         file.truncate(num_bytes)
@@ -161,7 +137,7 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
                     f"{tuple(target.shape)} do not fit the size {sizes[index]} in its file header"
                 )
             content = image.numpy().tobytes() + target.numpy().tobytes()
-            _write_at(descriptor, content, int(offsets[index]))
+            write_at(descriptor, content, int(offsets[index]))
 
         visit_all(dataset, decode)
         os.fsync(descriptor)
@@ -174,46 +150,15 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
         "names": [dataset.sample_name(i) for i in range(len(dataset))],
         "sizes": sizes,
     }
-    (folder / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+    (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
-    try:
-        index: dict[str, Any] = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        num_bytes = (folder / _PIXELS).stat().st_size
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: cache is incomplete ({error})") from error
-    version = index.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DataError(f"{folder}: cache has format {version!r}; allowed is {FORMAT_VERSION}")
-    expected = int(_offsets(index["sizes"])[-1])
-    if num_bytes != expected:
-        raise DataError(f"{folder / _PIXELS}: cache has {num_bytes} bytes; expected {expected}")
+    index = read_index(folder, FORMAT_VERSION)
+    check_file_size(folder / _PIXELS, int(_offsets(index["sizes"])[-1]))
     return index
 
 
 def _offsets(sizes: list[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """First byte of every sample, and behind the last the size of the whole file."""
-    num_bytes = [BYTES_PER_PIXEL * height * width for height, width in sizes]
-    return np.concatenate([[0], np.cumsum(num_bytes, dtype=np.int64)]).astype(np.int64)
-
-
-def _write_at(descriptor: int, content: bytes, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left; safe because the lock is held."""
-    for path in folder.parent.glob(f"{folder.name}.*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock that the system releases when its process ends, however it ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return offsets_of([BYTES_PER_PIXEL * height * width for height, width in sizes])

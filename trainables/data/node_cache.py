@@ -1,0 +1,140 @@
+"""Folders that one process of a node makes and all others read: lock, scratch, rename."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from trainables.data.dataset import DataError
+
+logger = logging.getLogger(__name__)
+
+Opened = TypeVar("Opened")
+INDEX_FILE = "index.json"
+
+
+def obtain_folder(
+    folder: Path, open_folder: Callable[[Path], Opened], write: Callable[[Path], None]
+) -> Opened:
+    """Open a folder, or make it if it is missing or damaged.
+
+    The first process that comes makes it, the others wait for it; the result appears by one rename.
+
+    Args:
+        folder: Where it lies; its parent is made if missing.
+        open_folder: Reads and checks it.
+        write: Fills the empty scratch folder that it is given.
+
+    Raises:
+        DataError: As `write` raises it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_suffix(".lock")):
+        if folder.exists():
+            try:
+                return open_folder(folder)
+            except DataError as error:
+                logger.warning("%s; making it anew", error)
+                shutil.rmtree(folder)
+        _remove_leftovers(folder)
+        started = time.perf_counter()
+        scratch = tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent)
+        try:
+            write(Path(scratch))
+            Path(scratch).rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        logger.info("cached %s in %.1f s", folder, time.perf_counter() - started)
+        return open_folder(folder)
+
+
+def announce_disk_use(folder: Path, num_bytes: int, *, content: str, remedy: str) -> None:
+    """Log the disk space that a cache is about to take.
+
+    Args:
+        folder: Where it will lie.
+        num_bytes: What it takes.
+        content: What is cached, for the log and the error.
+        remedy: What to do about a full disk.
+
+    Raises:
+        DataError: The disk has not the room.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    logger.info(
+        "caching %s: takes %.1f MiB of disk (%d bytes) in %s (%.1f MiB free)",
+        content, num_bytes / 2**20, num_bytes, folder.parent, free_bytes / 2**20,
+    )  # fmt: skip
+    if num_bytes > free_bytes:
+        raise DataError(
+            f"{folder.parent}: the cache of {content} takes {num_bytes} bytes of disk but only "
+            f"{free_bytes} are free; {remedy}"
+        )
+
+
+def read_index(folder: Path, format_version: int) -> dict[str, Any]:
+    """Read the index of a cache folder.
+
+    Raises:
+        DataError: It is missing, damaged or of another format.
+    """
+    try:
+        index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: cache is incomplete ({error})") from error
+    version = index.get("format_version")
+    if version != format_version:
+        raise DataError(f"{folder}: cache has format {version!r}; allowed is {format_version}")
+    return index
+
+
+def check_file_size(path: Path, expected: int) -> None:
+    """Compare the size of a file of the cache with what the index promises.
+
+    Raises:
+        DataError: It is missing or of another size.
+    """
+    try:
+        num_bytes = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path.parent}: cache is incomplete ({error})") from error
+    if num_bytes != expected:
+        raise DataError(f"{path}: cache has {num_bytes} bytes; expected {expected}")
+
+
+def offsets_of(num_bytes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """First byte of every sample, and behind the last the size of the whole file."""
+    return np.concatenate([[0], np.cumsum(num_bytes, dtype=np.int64)]).astype(np.int64)
+
+
+def write_at(descriptor: int, content: bytes, offset: int) -> None:
+    """Write all of the content; threads may write to one file at different offsets."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left; safe because the lock is held."""
+    for path in folder.parent.glob(f"{folder.name}.*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock that the system releases when its process ends, however it ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
