@@ -8,6 +8,8 @@ from typing import Any
 
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
+from models.espnet import ESPNet
+from models.espnetv2 import ESPNetV2
 from models.lraspp import LRASPP
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
@@ -15,6 +17,8 @@ from models.output import WithAuxiliary
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
     "deeplabv3plus": DeepLabV3Plus,
+    "espnet": ESPNet,
+    "espnetv2": ESPNetV2,
     "lraspp_mobilenet_v3_large": LRASPP,
 }
 
@@ -23,6 +27,8 @@ __all__ = [
     "MODELS",
     "DeepLabV3Plus",
     "DualBranch",
+    "ESPNet",
+    "ESPNetV2",
     "SegmentationNetwork",
     "WithAuxiliary",
     "create_model",
