@@ -9,11 +9,18 @@ from trainables.data.augmentation import Augmentation, AugmentationConfig
 from trainables.data.cache import CachedDataset, cache_dataset
 from trainables.data.camvid import CAMVID_CLASSES, CamVid
 from trainables.data.cityscapes import CITYSCAPES_CLASSES, Cityscapes
-from trainables.data.dataset import IGNORE_INDEX, DataError, Sample, SegmentationDataset
+from trainables.data.dataset import (
+    IGNORE_INDEX,
+    DataError,
+    Sample,
+    SegmentationDataset,
+    TaughtSample,
+)
 from trainables.data.folder import FolderDataset
 from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
 from trainables.data.stream import TrainingStream, make_loader
 from trainables.data.synthetic import Synthetic
+from trainables.data.teacher_logits import TeacherLogits, cache_logits
 
 __all__ = [
     "CAMVID_CLASSES",
@@ -32,8 +39,11 @@ __all__ = [
     "Sample",
     "SegmentationDataset",
     "Synthetic",
+    "TaughtSample",
+    "TeacherLogits",
     "TrainingStream",
     "cache_dataset",
+    "cache_logits",
     "create_dataset",
     "make_loader",
     "normalize",

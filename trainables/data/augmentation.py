@@ -13,7 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from trainables.data.dataset import IGNORE_INDEX, Sample, check_positive_size
+from trainables.data.dataset import IGNORE_INDEX, Sample, TaughtSample, check_positive_size
+from trainables.data.logit_map import LogitMap, Window, crop
 from trainables.data.normalization import IMAGENET_MEAN
 
 PADDING_COLOUR = tuple(round(value * 255) for value in IMAGENET_MEAN)
@@ -82,7 +83,7 @@ class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
 
     The rectangle is chosen in the coordinates of the source and only that is scaled, so that the
     cost follows the crop and not the image. Images are padded with the ImageNet mean, labels with
-    255.
+    255, a teacher's logits with 0.
 
     Args:
         crop_size: (height, width) of the crop.
@@ -108,8 +109,12 @@ class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
         return {"window": window}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Cut the window out of one image or mask and scale it."""
+        """Cut the window out of one image, mask or map of logits and scale it."""
         (top, left, height, width), place = params["window"]
+        if isinstance(inpt, LogitMap):
+            rows = Window(top, height, place[0], place[2])
+            columns = Window(left, width, place[1], place[3])
+            return crop(inpt, rows, columns, self.crop_size)
         part = inpt[..., top : top + height, left : left + width]
         size = [place[2], place[3]]
         if isinstance(inpt, tv_tensors.Mask):
@@ -189,13 +194,27 @@ class Augmentation:
         Returns:
             image (3, crop height, crop width) and target (crop height, crop width), uint8.
         """
-        image, target = self.transforms(
-            tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)
+        return Sample(*self._vary(tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)))
+
+    def vary_taught(self, sample: Sample, teacher_logits: LogitMap) -> TaughtSample:
+        """Vary one sample and what the teacher says of it; the draws are those of `__call__`.
+
+        Args:
+            sample: As for `__call__`.
+            teacher_logits: (C, h, w) map of the whole image; left as it is.
+
+        Returns:
+            image and target as of `__call__`, and the logits of the crop at the map's stride.
+        """
+        return TaughtSample(
+            *self._vary(
+                tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target), teacher_logits
+            )
         )
-        return Sample(
-            image.as_subclass(torch.Tensor).contiguous(),
-            target.as_subclass(torch.Tensor).contiguous(),
-        )
+
+    def _vary(self, *inputs: Tensor) -> list[Tensor]:
+        outputs = self.transforms(*inputs)
+        return [output.as_subclass(torch.Tensor).contiguous() for output in outputs]
 
 
 # Source: ITU-R BT.601 luma weights, as in torchvision's rgb_to_grayscale; YIQ from the same

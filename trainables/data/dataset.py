@@ -33,6 +33,21 @@ class Sample(NamedTuple):
     target: Tensor
 
 
+class TaughtSample(NamedTuple):
+    """One training image with its labels and what the teacher says of it.
+
+    Attributes:
+        image: (3, H, W) uint8, RGB.
+        target: (H, W) uint8, train ids; 255 where no class applies.
+        teacher_logits: (C, ceil(H / stride), ceil(W / stride)) float16; see
+            `trainables.data.logit_map` for where its cells lie.
+    """
+
+    image: Tensor
+    target: Tensor
+    teacher_logits: Tensor
+
+
 class SegmentationDataset(Dataset[Sample], ABC):
     """Images with one class per pixel.
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from trainables.data.augmentation import Augmentation, AugmentationConfig
-from trainables.data.dataset import Sample, SegmentationDataset
+from trainables.data.dataset import Sample, SegmentationDataset, TaughtSample
+from trainables.data.teacher_logits import TeacherLogits
 
 
-class TrainingStream(Dataset[Sample]):
+class TrainingStream(Dataset[Sample | TaughtSample]):
     """Augmented samples by position; a pure function of (seed, position).
 
     Position p lies in epoch p // len(dataset); each epoch is a permutation of the data set drawn
@@ -27,9 +28,11 @@ class TrainingStream(Dataset[Sample]):
         seed: Any integer.
         num_positions: Length reported by ``len``; positions beyond it are as valid. Default: one
             epoch.
+        teacher_logits: Of the same data set; varied as the images are, which stay what they are
+            without them.
 
     Raises:
-        ValueError: An empty data set or a negative length.
+        ValueError: An empty data set, a negative length, or logits of another data set.
     """
 
     def __init__(
@@ -39,12 +42,16 @@ class TrainingStream(Dataset[Sample]):
         *,
         seed: int,
         num_positions: int | None = None,
+        teacher_logits: TeacherLogits | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError(f"dataset {dataset.name!r} ({dataset.split}) has no samples")
         if num_positions is not None and num_positions < 0:
             raise ValueError(f"num_positions must be 0 or more; got {num_positions}")
+        if teacher_logits is not None:
+            teacher_logits.check_fits(dataset)
         self.dataset = dataset
+        self.teacher_logits = teacher_logits
         self.seed = seed
         self.num_positions = len(dataset) if num_positions is None else num_positions
         self._augment = Augmentation(augmentation)
@@ -64,14 +71,20 @@ class TrainingStream(Dataset[Sample]):
         epoch, offset = divmod(position, len(self.dataset))
         return int(_permutation(len(self.dataset), self.seed, epoch)[offset])
 
-    def __getitem__(self, position: int) -> Sample:
-        """Sample at a position: image (3, h, w) and target (h, w), uint8, of the crop size."""
-        sample = self.dataset[self.index_of(position)]
+    def __getitem__(self, position: int) -> Sample | TaughtSample:
+        """Sample at a position: image (3, h, w) and target (h, w), uint8, of the crop size.
+
+        With a teacher's logits, those of the crop, (C, h / stride, w / stride) float16, too.
+        """
+        index = self.index_of(position)
+        sample = self.dataset[index]
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would reseed the GPUs too, which fork_rng does not restore
             # here.
             torch.default_generator.manual_seed(_derive_seed(self.seed, "position", position))
-            return self._augment(sample)
+            if self.teacher_logits is None:
+                return self._augment(sample)
+            return self._augment.vary_taught(sample, self.teacher_logits[index])
 
 
 def make_loader(
@@ -81,7 +94,7 @@ def make_loader(
     num_steps: int,
     start_step: int = 0,
     num_workers: int = 0,
-) -> DataLoader[Sample]:
+) -> DataLoader[Sample | TaughtSample]:
     """Batches of steps ``start_step`` to ``num_steps`` (exclusive) of a run.
 
     Args:
@@ -92,8 +105,8 @@ def make_loader(
         num_workers: Loader processes; the batches do not depend on it.
 
     Returns:
-        Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), pinned where there is a
-        GPU.
+        Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), or of TaughtSample with
+        teacher_logits (N, C, h / stride, w / stride) float16; pinned where there is a GPU.
 
     Raises:
         ValueError: A size below 1 or ``start_step`` outside 0 to ``num_steps``.

@@ -1,0 +1,162 @@
+"""Coarse maps of logits: how they are taken from an image, cropped with it, and brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+
+class LogitMap(tv_tensors.TVTensor):  # type: ignore[misc]
+    """Logits of one image, (C, h, w), as torchvision's transforms know them.
+
+    ceil(H / stride) cells share the height H evenly: cell i holds the logits at the pixel
+    coordinate (i + 1/2) H / h, where pixel p covers p to p + 1; likewise along the width.
+
+    Attributes:
+        size_in_pixels: (H, W) of the image in pixels.
+        stride: Largest distance of two cells in pixels.
+    """
+
+    size_in_pixels: tuple[int, int]
+    stride: int
+
+    def __new__(cls, logits: Tensor, *, size_in_pixels: tuple[int, int], stride: int) -> LogitMap:
+        """Take the tensor without copying it."""
+        self: LogitMap = logits.as_subclass(cls)
+        self.size_in_pixels = size_in_pixels
+        self.stride = stride
+        return self
+
+
+class Window(NamedTuple):
+    """An interval of the image and where it lies in the crop, along one axis, in pixels.
+
+    Attributes:
+        begin: First pixel in the image.
+        length: Pixels of the image.
+        place: First pixel in the crop.
+        covered: Pixels of the crop that the interval is scaled to.
+    """
+
+    begin: int
+    length: int
+    place: int
+    covered: int
+
+
+def num_cells(num_pixels: int, stride: int) -> int:
+    """Cells along an axis."""
+    return -(-num_pixels // stride)
+
+
+def shrink(logits: Tensor, stride: int) -> Tensor:
+    """Read logits at the cells of a coarse map, bilinearly.
+
+    Args:
+        logits: (N, C, H, W) float.
+        stride: At least 1.
+
+    Returns:
+        (N, C, ceil(H / stride), ceil(W / stride)) float32.
+    """
+    size = (num_cells(logits.shape[-2], stride), num_cells(logits.shape[-1], stride))
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def enlarge(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Interpolate a coarse map bilinearly at every pixel.
+
+    Args:
+        logits: (N, C, h, w) float.
+        size: (H, W) in pixels.
+
+    Returns:
+        (N, C, H, W) float32.
+    """
+    return F.interpolate(logits.float(), size=list(size), mode="bilinear", align_corners=False)
+
+
+def crop(logits: LogitMap, rows: Window, columns: Window, crop_size: tuple[int, int]) -> LogitMap:
+    """Cut a window out, scale it as the image was scaled, and paste it where the image was pasted.
+
+    A cell of the crop is read at the very place of the image that its centre shows, with a triangle
+    filter, widened as in antialiasing where the image is made smaller. Cells that no pixel of the
+    image needs for its interpolation are 0; those just outside it repeat its edge.
+
+    The sums are written out tap by tap, without BLAS, so that the number of threads cannot change a
+    bit of a sample.
+
+    Args:
+        logits: (C, h, w) float.
+        rows: Along the height.
+        columns: Along the width.
+        crop_size: (height, width) of the crop in pixels.
+
+    Returns:
+        (C, ceil(height / stride), ceil(width / stride)), of the same dtype.
+    """
+    values = logits.as_subclass(Tensor)
+    height, width = logits.size_in_pixels
+    vertical = _find_taps(height, rows, crop_size[0], logits.stride)
+    horizontal = _find_taps(width, columns, crop_size[1], logits.stride)
+    top, left = int(vertical.cells.min()), int(horizontal.cells.min())
+    bottom, right = int(vertical.cells.max()) + 1, int(horizontal.cells.max()) + 1
+    # What is not needed is not read from the disk.
+    part = values[:, top:bottom, left:right].float()
+    part = _sum_taps(part, 1, _Taps(vertical.cells - top, vertical.weight))
+    part = _sum_taps(part, 2, _Taps(horizontal.cells - left, horizontal.weight))
+    return LogitMap(part.to(values.dtype), size_in_pixels=crop_size, stride=logits.stride)
+
+
+class _Taps(NamedTuple):
+    """Which cells make a cell, along one axis.
+
+    Attributes:
+        cells: (taps, length) int64.
+        weight: (taps, length) float32; a column sums to 1, or to 0 for padding.
+    """
+
+    cells: Tensor
+    weight: Tensor
+
+
+def _find_taps(num_pixels: int, window: Window, crop_pixels: int, stride: int) -> _Taps:
+    """Cells of the map that make each cell of the crop, by the pixels of image and crop."""
+    length, crop_length = num_cells(num_pixels, stride), num_cells(crop_pixels, stride)
+    pitch, crop_pitch = num_pixels / length, crop_pixels / crop_length
+    scale = window.length / window.covered
+    support = max(1.0, scale * crop_pitch / pitch)
+    centre = (torch.arange(crop_length, dtype=torch.float64) + 0.5) * crop_pitch - window.place
+    needed = (centre > -crop_pitch) & (centre < window.covered + crop_pitch)
+    position = ((window.begin + centre * scale) / pitch).clamp(0, length)
+    first = (position - 0.5 - support).ceil()
+    taps = torch.arange(int(2 * support) + 1, dtype=torch.float64).unsqueeze(1)
+    index = first + taps
+    weight = (1 - (index + 0.5 - position).abs() / support).clamp(min=0)
+    weight = weight * ((index >= 0) & (index < length))
+    weight = weight / weight.sum(dim=0) * needed
+    return _Taps(index.clamp(0, length - 1).long(), weight.float())
+
+
+def _sum_taps(values: Tensor, dim: int, taps: _Taps) -> Tensor:
+    """Weighted sum along one axis of a (C, h, w) map."""
+    shape = [1, 1, 1]
+    shape[dim] = -1
+    total = torch.zeros(())
+    for cells, weight in zip(taps.cells, taps.weight, strict=True):
+        total = total + values.index_select(dim, cells) * weight.view(shape)
+    return total
+
+
+@v2.functional.register_kernel(  # type: ignore[untyped-decorator]
+    functional=v2.functional.horizontal_flip, tv_tensor_cls=LogitMap
+)
+def _flip(logits: LogitMap, *args: Any, **kwargs: Any) -> LogitMap:
+    mirrored = logits.as_subclass(Tensor).flip(-1)
+    return LogitMap(mirrored, size_in_pixels=logits.size_in_pixels, stride=logits.stride)

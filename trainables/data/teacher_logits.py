@@ -1,0 +1,173 @@
+"""A teacher's logits of all training images in one memory-mapped file per node."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.data.dataset import DataError, SegmentationDataset, hash_content
+from trainables.data.logit_map import LogitMap, num_cells
+from trainables.data.node_cache import (
+    INDEX_FILE,
+    announce_disk_use,
+    check_file_size,
+    obtain_folder,
+    offsets_of,
+    read_index,
+    write_at,
+)
+
+FORMAT_VERSION = 1
+BYTES_PER_LOGIT = 2
+LARGEST_LOGIT = float(np.finfo(np.float16).max)
+_LOGITS = "logits.float16"
+
+
+class TeacherLogits:
+    """Logits read from a folder that `cache_logits` wrote.
+
+    Holds only paths and numbers until the first map is read, so that it pickles small and each
+    worker process maps the file by itself; the pages are shared by all of them.
+
+    Args:
+        folder: The cache folder.
+        content: What the folder's index must say of teacher and data set.
+
+    Raises:
+        DataError: The folder is missing, damaged, of another format, or of another teacher, data
+            set or stride.
+    """
+
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.content = dict(content)
+        index = read_index(folder, FORMAT_VERSION)
+        found = index.get("content")
+        if found != json.loads(json.dumps(self.content)):
+            raise DataError(f"{folder}: cache is of {found!r}; expected {self.content!r}")
+        self.stride = int(content["stride"])
+        self._num_classes = int(index["num_classes"])
+        self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
+        self._offsets = _offsets(_shapes(self._num_classes, self._sizes, self.stride))
+        check_file_size(folder / _LOGITS, int(self._offsets[-1]))
+        self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the open file."""
+        return {**self.__dict__, "_buffer": None}
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._sizes)
+
+    def __getitem__(self, index: int) -> LogitMap:
+        """Map of image `index`, (C, ceil(H / stride), ceil(W / stride)) float16.
+
+        Its pages are read from the disk when they are looked at.
+        """
+        if self._buffer is None:
+            # "c": torch asks for memory that may be written to; nothing reaches the file.
+            self._buffer = np.memmap(self.folder / _LOGITS, dtype=np.uint8, mode="c")
+        index = range(len(self))[index]
+        size = self._sizes[index]
+        (shape,) = _shapes(self._num_classes, [size], self.stride)
+        content = self._buffer[self._offsets[index] : self._offsets[index + 1]]
+        logits = torch.from_numpy(content.view(np.float16).reshape(shape))
+        return LogitMap(logits, size_in_pixels=size, stride=self.stride)
+
+    def check_fits(self, dataset: SegmentationDataset) -> None:
+        """Refuse another data set.
+
+        Raises:
+            ValueError: These are not the logits of that data set.
+        """
+        expected = self.content["dataset"]
+        if dataset.fingerprint != expected or len(dataset) != len(self):
+            raise ValueError(
+                f"teacher's logits in {self.folder} are of data set {expected} with {len(self)} "
+                f"images; got {dataset.fingerprint} with {len(dataset)}"
+            )
+
+
+def cache_logits(
+    dataset: SegmentationDataset,
+    cache_dir: Path,
+    content: Mapping[str, Any],
+    compute: Callable[[int], Tensor],
+) -> TeacherLogits:
+    """Compute the logits of every image once per node, or find them.
+
+    Args:
+        dataset: The images.
+        cache_dir: Folder on a disk of this node; one folder per content is made in it.
+        content: JSON-able; what the logits depend on, with "dataset" (its fingerprint) and
+            "stride" among it.
+        compute: Index of an image -> its map (C, ceil(H / stride), ceil(W / stride)), float.
+
+    Raises:
+        DataError: The disk has not the room, or a logit is no finite number.
+        ValueError: A map has another shape than the size of its image promises.
+    """
+    key = hash_content({"format_version": FORMAT_VERSION, **content})
+    return obtain_folder(
+        cache_dir / f"teacher-logits-{key[:20]}",
+        lambda folder: TeacherLogits(folder, content),
+        lambda scratch: _write(dataset, scratch, content, compute),
+    )
+
+
+def _write(
+    dataset: SegmentationDataset,
+    folder: Path,
+    content: Mapping[str, Any],
+    compute: Callable[[int], Tensor],
+) -> None:
+    stride = int(content["stride"])
+    sizes = [dataset.sample_size(index) for index in range(len(dataset))]
+    shapes = _shapes(dataset.num_classes, sizes, stride)
+    offsets = _offsets(shapes)
+    announce_disk_use(
+        folder,
+        int(offsets[-1]),
+        content=f"the teacher's logits of {len(dataset)} images at stride {stride}",
+        remedy="choose another cache folder, a larger stride, or a live teacher",
+    )
+    with (folder / _LOGITS).open("wb") as file:
+        file.truncate(int(offsets[-1]))
+        for index, shape in enumerate(shapes):
+            logits = compute(index)
+            if tuple(logits.shape) != shape:
+                raise ValueError(
+                    f"logits of image {index} must be {shape}; got {tuple(logits.shape)}"
+                )
+            if not bool(logits.isfinite().all()):
+                raise DataError(
+                    f"{dataset.sample_name(index)}: the teacher's logits are not finite"
+                )
+            halves = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT).to("cpu", torch.float16)
+            write_at(file.fileno(), halves.numpy().tobytes(), int(offsets[index]))
+        os.fsync(file.fileno())
+    description = {
+        "format_version": FORMAT_VERSION,
+        "content": content,
+        "num_classes": dataset.num_classes,
+        "sizes": sizes,
+    }
+    (folder / INDEX_FILE).write_text(json.dumps(description), encoding="utf-8")
+
+
+def _shapes(
+    num_classes: int, sizes: Sequence[tuple[int, int]], stride: int
+) -> list[tuple[int, int, int]]:
+    return [(num_classes, num_cells(h, stride), num_cells(w, stride)) for h, w in sizes]
+
+
+def _offsets(shapes: list[tuple[int, int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return offsets_of([BYTES_PER_LOGIT * c * height * width for c, height, width in shapes])
