@@ -36,10 +36,10 @@ class StudyConfig:
         seed: Of the sampler; the training's is --pipeline.seed.
         max_latency_ms: Slower networks count as infeasible for the sampler.
         max_num_params: Larger networks count as infeasible for the sampler.
-        cpus_per_trial: CPU cores (and threads) of one pipeline; default: the machine's cores shared
+        cpus_per_trial: CPU cores (and threads) of one stage; default: the machine's cores shared
             out over the pipelines, on a GPU machine over the GPUs.
-        gpus_per_trial: GPUs of one pipeline, fractions allowed; default: 1 where there is one.
-        max_concurrent: Most pipelines at a time; default: as many as fit.
+        gpus_per_trial: GPUs of one stage, fractions allowed; default: 1 where there is one.
+        max_concurrent: Most stages at a time; default: as many as fit.
         checkpoint_seconds: Most work that a killed process loses.
         cache_dir: Folder of the decoded images.
         space: Where pipelines are looked for.

@@ -55,6 +55,7 @@ class ProgressBoard:
         self._finished_before = study.config.num_pipelines - study.num_unfinished
         self._search_started: float | None = None
         self._last_finished: float | None = None
+        self._num_unfinished = study.num_unfinished
         self.best_miou: float | None = None
         self.front_size = 0
         self.hypervolume: float | None = None
@@ -66,20 +67,15 @@ class ProgressBoard:
         records = list(self.study.records.values())
         self.states = Counter(record.state for record in records)
         metrics = [record.metrics for record in records if record.state == "complete"]
+        if self._num_unfinished != self.study.num_unfinished:
+            self._num_unfinished = self.study.num_unfinished
+            self._last_finished = time.monotonic()
+        if self.study.num_running and self._search_started is None:
+            self._search_started = time.monotonic()
         self.front_size = sum(front_mask(metrics, self.study.config.objectives))
         self.best_miou = max((entry["miou"] for entry in metrics), default=None)
         if self.reference:
             self.hypervolume = hypervolume_fraction(metrics, self.reference)
-
-    def note_start(self) -> None:
-        """A pipeline began: the first one starts the clock of the estimate."""
-        self._search_started = self._search_started or time.monotonic()
-        self.refresh()
-
-    def note_end(self) -> None:
-        """A pipeline ended."""
-        self._last_finished = time.monotonic()
-        self.refresh()
 
     @property
     def seconds_left(self) -> float | None:
@@ -95,11 +91,8 @@ class ProgressBoard:
 
     def counts(self) -> str:
         """Trials by state, in words."""
-        config, states = self.study.config, self.states
-        waiting = config.num_pipelines - sum(states.values())
-        running = sum(activity.label.startswith("pipeline") for activity in self.snapshot())
-        # A trial that an earlier driver left running waits to be handed out again.
-        waiting += states["running"] - running
+        states, running = self.states, self.study.num_running
+        waiting = self.study.num_unfinished - running
         parts = [f"{states['complete']} complete", f"{running} running", f"{waiting} waiting"]
         parts += [f"{states[name]} {name}" for name in ("failed", "stopped") if states[name]]
         return ", ".join(parts)
@@ -118,7 +111,7 @@ class ProgressBoard:
     def line(self) -> str:
         """All of it in one line."""
         now = "; ".join(
-            f"{entry.label} {entry.progress.stage} {_fraction(entry.progress):.0%}"
+            f"{entry.label} {_fraction(entry.progress):.0%}"
             for entry in self.snapshot()
             if entry.progress is not None
         )

@@ -43,12 +43,12 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     ) -> None:
         """Show a new trial, or a retried one."""
         self._trials[trial.trial_id] = trial
-        detail = _describe_settings(trial.config.get("settings", {}))
+        detail = ""
+        if trial.config["stage"] == "distilled":
+            detail = _describe_settings(trial.config["settings"])
         self._board.activities[trial.trial_id] = Activity(
             label=trial.config["label"], detail=detail
         )
-        if trial.config["role"] == "pipeline":
-            self._board.note_start()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -99,13 +99,9 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def _forget(self, trial: Trial) -> None:
         self._board.activities.pop(trial.trial_id, None)
         self._trials.pop(trial.trial_id, None)
-        if trial.config["role"] == "pipeline":
-            self._board.note_end()
 
 
 def _describe_settings(settings: dict[str, Any]) -> str:
-    if not settings:
-        return ""
     return (
         f"λ {settings['sparsity_lambda']:g}  p {settings['pruning_ratio']:g} {settings['scope']}  "
         f"T {settings['temperature']:.1f}  α {settings['alpha']:.2g}  β {settings['beta']:.2g}"

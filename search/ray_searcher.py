@@ -1,9 +1,9 @@
-"""Tune's searcher over the study: baselines first, then pipelines; every outcome is told."""
+"""Tune's searcher over the study: every Tune trial is one stage, every outcome is told."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,24 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
+from search.stage_tree import Ending, StageTree, Task
 from search.study import PipelineStudy
-from trainables.pipeline import Baseline
+from trainables.pipeline import BASELINES, Baseline, StageResult
 
 logger = logging.getLogger(__name__)
 
-ROLES_FIRST = ("teacher", "dense")  # every pipeline needs both
+OPEN_PIPELINES_PER_PLACE = 2
 
 
 class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
-    """Hands the study's pipelines to Tune.
+    """Asks the study for pipelines and hands their stages to Tune, as soon as they may run.
 
-    Its state is the study on disk, so there is nothing for Tune to save.
+    A stage that several pipelines share is run once; a pipeline that waits for one holds no place.
+    Its state is the study and the artefacts on disk, so there is nothing for Tune to save.
 
     Args:
         study: Is asked and told.
-        max_concurrent: Most pipelines at a time.
+        max_concurrent: Most stages at a time, teacher and dense student apart.
         explain_error: Tune trial id -> why its worker failed.
         on_change: Called after every start and outcome.
 
@@ -47,59 +49,46 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         self.study = study
         self.baselines: dict[str, Baseline] = {}
         self.baseline_errors: dict[str, str] = {}
+        self._tree = StageTree()
         self._max_concurrent = max_concurrent
         self._explain_error = explain_error
         self._on_change = on_change
-        self._roles_left = list(ROLES_FIRST)
-        self._roles: dict[str, str] = {}
-        self._numbers: dict[str, int] = {}
+        self._tasks: dict[str, Task] = {}
+        self._is_exhausted = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return what to run next, None to wait, FINISHED when all is handed out."""
-        if self._roles_left:
-            role = self._roles_left.pop(0)
-            self._roles[trial_id] = role
-            return {"role": role, "label": role}
+        """Return the stage to run next, None to wait, FINISHED when there is nothing left."""
         if self.baseline_errors:
             return self.FINISHED  # type: ignore[no-any-return,unused-ignore]
-        if len(self.baselines) < len(ROLES_FIRST) or len(self._numbers) >= self._max_concurrent:
-            return None
-        proposal = self.study.ask()
-        if proposal is None:
+        running = sum(task.stage not in BASELINES for task in self._tasks.values())
+        task = self._next_task() if running < self._max_concurrent else None
+        if task is not None:
+            self._tasks[trial_id] = task
+            self._on_change()
+            settings = asdict(task.settings) if task.settings else {}
+            return {"stage": task.stage, "label": task.label, "settings": settings}
+        if self._is_exhausted and not self._tasks and not self._tree.open_pipelines:
             return self.FINISHED  # type: ignore[no-any-return,unused-ignore]
-        self._numbers[trial_id] = proposal.number
-        self._on_change()
-        return {
-            "role": "pipeline",
-            "label": f"pipeline {proposal.number}",
-            "settings": asdict(proposal.settings),
-        }
+        return None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study what came of a trial."""
+        """Take the outcome of a stage; tell the study of every pipeline that ends with it."""
+        task = self._tasks.pop(trial_id, None)
+        if task is None:
+            return
         flat: dict[str, Any] = flatten_dict(result or {})
         outcome = None if error else flat.get("outcome")
-        reason = str(flat.get("reason", "")) if outcome else self._explain_error(trial_id)
-        if trial_id in self._roles:
-            role = self._roles.pop(trial_id)
-            if outcome == "complete":
-                self.baselines[role] = Baseline(**_section(flat, "baseline"))
-            else:
-                self.baseline_errors[role] = reason
-        elif trial_id in self._numbers:
-            number = self._numbers.pop(trial_id)
-            if outcome == "complete":
-                self.study.tell(
-                    number,
-                    "complete",
-                    metrics=_section(flat, "metrics"),
-                    stages=_section(flat, "stages"),
-                    seconds=_section(flat, "seconds"),
-                )
-            else:
-                self.study.tell(number, "failed", reason=reason)
+        if outcome == "complete":
+            endings = self._tree.finish(task.node, self._read(task, flat))
+        else:
+            reason = str(flat.get("reason", "")) if outcome else self._explain_error(trial_id)
+            if task.stage in BASELINES:
+                self.baseline_errors[task.stage] = reason
+            endings = self._tree.fail(task.node, f"{task.stage}: {reason}")
+        if not self.baseline_errors:
+            self._tell(endings)
         self._on_change()
 
     def save(self, checkpoint_path: str) -> None:
@@ -111,6 +100,40 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def _next_task(self) -> Task | None:
+        """Take what the tree offers; add pipelines until it offers something."""
+        most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
+        while True:
+            task = self._tree.take()
+            is_full = len(self._tree.open_pipelines) >= most_open
+            if task is not None or is_full or "dense" not in self.baselines:
+                return task
+            proposal = self.study.ask()
+            if proposal is None:
+                self._is_exhausted = True
+                return None
+            self._tree.add(proposal.number, proposal.settings)
+            self._tell(self._tree.settle())
+
+    def _read(self, task: Task, flat: Mapping[str, Any]) -> StageResult:
+        if task.stage not in BASELINES:
+            names = ("metrics", "stages", "seconds")
+            return StageResult(**{name: _section(flat, name) for name in names})
+        baseline = Baseline(**_section(flat, "baseline"))
+        self.baselines[task.stage] = baseline
+        return StageResult(stages={task.stage: baseline.stage}, seconds={task.stage: 0.0})
+
+    def _tell(self, endings: Iterable[Ending]) -> None:
+        for ending in endings:
+            self.study.tell(
+                ending.number,
+                "failed" if ending.reason else "complete",
+                reason=ending.reason,
+                metrics=ending.result.metrics,
+                stages=ending.result.stages,
+                seconds=ending.result.seconds,
+            )
 
 
 def _section(flat: Mapping[str, Any], name: str) -> dict[str, Any]:

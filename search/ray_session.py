@@ -34,6 +34,7 @@ from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig
 
 from search.ray_progress import BoardCallback  # noqa: E402
 from search.ray_searcher import PipelineSearcher  # noqa: E402
+from trainables.pipeline import BASELINES, PATH  # noqa: E402
 from trainables.ray_pipeline import Workplace, make_trainable  # noqa: E402
 
 WORKER_RETRIES = 2  # of a worker that crashed; errors in the work itself are not retried
@@ -45,10 +46,10 @@ class Allotment:
 
     Attributes:
         device: Torch device of all trials.
-        num_cpus: Cores of one pipeline.
-        num_gpus: GPUs of one pipeline or baseline.
+        num_cpus: Cores of one stage of a pipeline.
+        num_gpus: GPUs of one stage or baseline.
         num_cpus_baseline: Cores of the teacher's and of the dense student's training.
-        max_concurrent: Most pipelines at a time.
+        max_concurrent: Most stages at a time.
     """
 
     device: str
@@ -154,19 +155,20 @@ def run_tune(
     Raises:
         KeyboardInterrupt: The callback ended the run.
     """
-    threads = dict.fromkeys(("teacher", "dense"), allotment.num_cpus_baseline)
+    threads = dict.fromkeys(PATH, allotment.num_cpus)
+    threads |= dict.fromkeys(BASELINES, allotment.num_cpus_baseline)
     workplace = Workplace(
         stages_dir=run_dir / "stages",
         cache_dir=config.cache_dir,
         checkpoint_seconds=config.checkpoint_seconds,
         device=allotment.device,
-        num_threads={"pipeline": allotment.num_cpus, **threads},
+        num_threads=threads,
         num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
     )
 
     def resources(trial: dict[str, Any]) -> PlacementGroupFactory:
         return PlacementGroupFactory(
-            [{"CPU": workplace.num_threads[trial["role"]], "GPU": allotment.num_gpus}]
+            [{"CPU": workplace.num_threads[trial["stage"]], "GPU": allotment.num_gpus}]
         )
 
     trainable = tune.with_resources(make_trainable(config.pipeline, workplace), resources)

@@ -121,6 +121,11 @@ class PipelineStudy:
         )
 
     @property
+    def num_running(self) -> int:
+        """Pipelines that were handed out in this session and are still to be told."""
+        return sum(self.records[number].state == "running" for number in self._trials)
+
+    @property
     def worked_seconds(self) -> float:
         """Working time over all sessions."""
         return self._worked_before + time.monotonic() - self._opened

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.checkpoint import load_checkpoint
 from models.cost import count_cost
@@ -66,20 +69,53 @@ class Baseline(NamedTuple):
     stage: str
 
 
+BASELINES = ("teacher", "dense")
+"""Stages that all pipelines of a study share; both are measured as networks of their own."""
+
+PATH = ("dense", "sparse", "pruned", "distilled")
+"""The stages of a pipeline, root first."""
+
+_SETTINGS = {
+    "dense": (),
+    "sparse": ("sparsity_lambda",),
+    "pruned": ("sparsity_lambda", "pruning_ratio", "scope", "round_to"),
+    "distilled": tuple(entry.name for entry in fields(PipelineSettings)),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineResult:
-    """What came of one pipeline.
+class StageResult:
+    """What one stage, or a chain of them, brought to a pipeline.
 
     Attributes:
-        metrics: miou, miou_pruned (before fine-tuning), latency_ms, latency_p95_ms, num_params,
-            macs, and iou/<class> for every class that occurs.
+        metrics: Of the pruned stage: miou_pruned (before fine-tuning), latency_ms, latency_p95_ms,
+            num_params, macs; of the distilled one: miou, and iou/<class> for every class that
+            occurs.
         stages: Stage name -> folder in the store.
-        seconds: Stage name -> seconds of work that this pipeline paid for; 0 where it was reused.
+        seconds: Stage name -> seconds of work; 0 where the stage was reused.
     """
 
-    metrics: dict[str, float]
-    stages: dict[str, str]
-    seconds: dict[str, float]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __or__(self, later: StageResult) -> StageResult:
+        """Merge with what a later stage brought."""
+        return StageResult(
+            metrics={**self.metrics, **later.metrics},
+            stages={**self.stages, **later.stages},
+            seconds={**self.seconds, **later.seconds},
+        )
+
+
+def get_prefix(settings: PipelineSettings, stage: str) -> tuple[Any, ...]:
+    """Values of the settings that a stage depends on: equal ones mean one stage within a study.
+
+    Args:
+        settings: Of a pipeline.
+        stage: One of `PATH`.
+    """
+    return tuple(getattr(settings, name) for name in _SETTINGS[stage])
 
 
 def check_data(config: DataConfig, cache_dir: Path) -> DatasetSummary:
@@ -137,32 +173,50 @@ def build_stages(config: PipelineConfig, settings: PipelineSettings) -> dict[str
     return {"dense": dense, "sparse": sparse, "pruned": pruned, "distilled": distilled}
 
 
-def run_teacher(config: PipelineConfig, store: ArtifactStore, context: StageContext) -> Baseline:
-    """Train the teacher, or find it, and measure it.
+def run_baseline(
+    name: str, config: PipelineConfig, store: ArtifactStore, context: StageContext
+) -> Baseline:
+    """Train the teacher or the dense student, or find it, and measure it.
+
+    Args:
+        name: One of `BASELINES`.
+        config: What the study shares.
+        store: Where artefacts lie.
+        context: Machine, folders and progress report.
 
     Raises:
         TrainingDiverged: Its loss is no longer finite.
     """
-    return _measure_baseline(build_teacher(config), config, store, context)
+    stage = build_teacher(config) if name == "teacher" else build_dense(config)
+    artifact = stage.obtain(store, context)
+    latency = _measure(artifact, config, store, context).result
+    model = load_checkpoint(artifact.checkpoint)
+    cost = count_cost(model, (3, *config.data.open("val").sample_size(0)))
+    return Baseline(
+        name=stage.name,
+        model=stage.network.name,
+        miou=artifact.result["miou"],
+        latency_ms=latency["median_ms"],
+        latency_p95_ms=latency["p95_ms"],
+        num_params=cost.num_params,
+        macs=cost.macs,
+        stage=artifact.folder.name,
+    )
 
 
-def run_dense(config: PipelineConfig, store: ArtifactStore, context: StageContext) -> Baseline:
-    """Train the uncompressed student, or find it, and measure it.
-
-    Raises:
-        TrainingDiverged: Its loss is no longer finite.
-    """
-    return _measure_baseline(build_dense(config), config, store, context)
-
-
-def run_pipeline(
-    config: PipelineConfig, settings: PipelineSettings, store: ArtifactStore, context: StageContext
-) -> PipelineResult:
-    """Run the stages of one pipeline; those that the store holds are reused.
+def run_stage(
+    config: PipelineConfig,
+    settings: PipelineSettings,
+    name: str,
+    store: ArtifactStore,
+    context: StageContext,
+) -> StageResult:
+    """Run one stage of a pipeline, or find it; stages before it that are missing are run too.
 
     Args:
         config: What the study shares.
         settings: What this pipeline chooses.
+        name: One of `PATH`.
         store: Where artefacts lie.
         context: Machine, folders and progress report.
 
@@ -171,33 +225,40 @@ def run_pipeline(
         PruningError: A layer cannot be pruned.
         DataError: The data set cannot be used.
     """
-    artifacts: dict[str, Artifact] = {}
-    for name, stage in build_stages(config, settings).items():
-        context.report(Progress(name, 0, 1))
-        artifacts[name] = stage.obtain(store, context)
-        if name == "pruned":
-            artifacts["latency"] = _measure(artifacts[name], config, store, context)
-    pruned, latency = artifacts["pruned"].result, artifacts["latency"].result
-    distilled = artifacts["distilled"].result
-    metrics = {
-        "miou": distilled["miou"],
-        "miou_pruned": pruned["miou"],
-        "latency_ms": latency["median_ms"],
-        "latency_p95_ms": latency["p95_ms"],
-        "num_params": pruned["num_params"],
-        "macs": pruned["macs"],
-    }
-    for label, value in distilled["iou"].items():
-        if value is not None:
-            metrics[f"iou/{label}"] = value
-    return PipelineResult(
+    context.report(Progress(name, 0, 1))
+    artifact = build_stages(config, settings)[name].obtain(store, context)
+    artifacts = {name: artifact}
+    metrics: dict[str, float] = {}
+    if name == "pruned":
+        artifacts["latency"] = _measure(artifact, config, store, context)
+        latency = artifacts["latency"].result
+        metrics = {
+            "miou_pruned": artifact.result["miou"],
+            "latency_ms": latency["median_ms"],
+            "latency_p95_ms": latency["p95_ms"],
+            "num_params": artifact.result["num_params"],
+            "macs": artifact.result["macs"],
+        }
+    elif name == "distilled":
+        classes = artifact.result["iou"].items()
+        metrics = {"miou": artifact.result["miou"]}
+        metrics |= {f"iou/{label}": value for label, value in classes if value is not None}
+    return StageResult(
         metrics=metrics,
-        stages={name: artifact.folder.name for name, artifact in artifacts.items()},
+        stages={key: found.folder.name for key, found in artifacts.items()},
         seconds={
-            name: 0.0 if artifact.reused else artifact.result["seconds"]
-            for name, artifact in artifacts.items()
+            key: 0.0 if found.reused else found.result["seconds"]
+            for key, found in artifacts.items()
         },
     )
+
+
+def run_pipeline(
+    config: PipelineConfig, settings: PipelineSettings, store: ArtifactStore, context: StageContext
+) -> StageResult:
+    """Run all stages of one pipeline, those that the store lacks; see `run_stage`."""
+    results = (run_stage(config, settings, name, store, context) for name in PATH)
+    return functools.reduce(operator.or_, results)
 
 
 def _build_dense(
@@ -217,22 +278,3 @@ def _measure(
     stage = LatencyStage(artifact.checkpoint, resolution, config.latency, context.device)
     context.report(Progress(stage.name, 0, 1))
     return stage.obtain(store, context)
-
-
-def _measure_baseline(
-    stage: DenseStage, config: PipelineConfig, store: ArtifactStore, context: StageContext
-) -> Baseline:
-    artifact = stage.obtain(store, context)
-    latency = _measure(artifact, config, store, context).result
-    model = load_checkpoint(artifact.checkpoint)
-    cost = count_cost(model, (3, *config.data.open("val").sample_size(0)))
-    return Baseline(
-        name=stage.name,
-        model=stage.network.name,
-        miou=artifact.result["miou"],
-        latency_ms=latency["median_ms"],
-        latency_p95_ms=latency["p95_ms"],
-        num_params=cost.num_params,
-        macs=cost.macs,
-        stage=artifact.folder.name,
-    )

@@ -1,11 +1,11 @@
-"""The thin Ray adapter: a Tune trial runs one pipeline, or trains one of the two baselines."""
+"""The thin Ray adapter: a Tune trial runs one stage of a pipeline, or a baseline."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ray import tune
 from models.pruning import PruningError
 from trainables.context import Progress, StageContext
 from trainables.device_lock import DeviceLock
-from trainables.pipeline import run_dense, run_pipeline, run_teacher
+from trainables.pipeline import BASELINES, run_baseline, run_stage
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 from trainables.store import ArtifactStore
 
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 # Equal input raises these again, so Tune must not retry them.
 DETERMINISTIC_ERRORS = (ValueError, ArithmeticError, PruningError)
-BASELINES = {"teacher": run_teacher, "dense": run_dense}
 REPORT_SECONDS = 1.0
 
 
@@ -35,7 +34,7 @@ class Workplace:
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Most work that a killed worker loses.
         device: Torch device.
-        num_threads: CPU threads by role: pipeline, teacher, dense.
+        num_threads: CPU threads by stage.
         num_workers: Processes that load data.
     """
 
@@ -52,7 +51,7 @@ def make_trainable(
 ) -> Callable[[dict[str, Any]], None]:
     """Make the function that Tune runs.
 
-    Its config holds "role" (pipeline, teacher or dense) and, for a pipeline, "settings". It reports
+    Its config holds "stage" and the pipeline's "settings" (empty for a baseline). It reports
     progress, and at the end "outcome" ("complete" or "failed") with the result or the reason.
 
     Args:
@@ -61,11 +60,11 @@ def make_trainable(
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
-        role = trial["role"]
+        stage = trial["stage"]
         context = StageContext(
             cache_dir=workplace.cache_dir,
             device=workplace.device,
-            num_threads=workplace.num_threads[role],
+            num_threads=workplace.num_threads[stage],
             num_workers=workplace.num_workers,
             checkpoint_seconds=workplace.checkpoint_seconds,
             report=Reporter(),
@@ -73,23 +72,17 @@ def make_trainable(
         )
         store = ArtifactStore(workplace.stages_dir)
         try:
-            if role in BASELINES:
-                baseline = BASELINES[role](config, store, context)
+            if stage in BASELINES:
+                baseline = run_baseline(stage, config, store, context)
                 tune.report({"outcome": "complete", "baseline": baseline._asdict()})
                 return
-            result = run_pipeline(config, PipelineSettings(**trial["settings"]), store, context)
+            settings = PipelineSettings(**trial["settings"])
+            result = run_stage(config, settings, stage, store, context)
         except DETERMINISTIC_ERRORS as error:
-            logger.exception("%s failed", role)
+            logger.exception("%s failed", stage)
             tune.report({"outcome": "failed", "reason": describe_error(error)})
             return
-        tune.report(
-            {
-                "outcome": "complete",
-                "metrics": result.metrics,
-                "stages": result.stages,
-                "seconds": result.seconds,
-            }
-        )
+        tune.report({"outcome": "complete", **asdict(result)})
 
     return run_trial
 

@@ -27,17 +27,17 @@ def study(config: StudyConfig, tmp_path: Path) -> PipelineStudy:
 
 def test_the_board_counts(study: PipelineStudy) -> None:
     board = ProgressBoard(study)
-    assert board.counts() == "1 complete, 0 running, 2 waiting, 1 failed"
-    board.reference = {"miou": 0.0, "latency_ms": 100.0, "num_params": 1e6}
-    board.note_start()
-    board.activities["x"] = Activity(label="pipeline 2", progress=Progress("sparse", 1, 4, 0.5))
-    board.refresh()
     assert board.counts() == "1 complete, 1 running, 1 waiting, 1 failed"
+    board.reference = {"miou": 0.0, "latency_ms": 100.0, "num_params": 1e6}
+    study.ask()
+    board.activities["x"] = Activity(label="distilled 3", progress=Progress("sparse", 1, 4, 0.5))
+    board.refresh()
+    assert board.counts() == "1 complete, 2 running, 0 waiting, 1 failed"
     assert "best mIoU 0.500 | front 1 | hypervolume 0.125" in board.numbers()
     assert "left -" in board.numbers()
-    assert board.line().endswith("pipeline 2 sparse 25%")
+    assert board.line().endswith("distilled 3 25%")
     study.tell(2, "complete", metrics={"miou": 0.4, "latency_ms": 20.0, "num_params": 1e5})
-    board.note_end()
+    board.refresh()
     assert board.front_size == 2
     assert board.seconds_left is not None
 

@@ -12,6 +12,7 @@ from search.config import StudyConfig
 from search.ray_searcher import PipelineSearcher
 from search.ray_session import allot
 from search.study import PipelineStudy
+from trainables.pipeline_config import PipelineSettings
 
 BASELINE = {
     "name": "dense",
@@ -23,12 +24,16 @@ BASELINE = {
     "macs": 5000,
     "stage": "dense-1",
 }
-METRICS = {"miou": 0.5, "latency_ms": 5.0, "num_params": 500.0, "iou/road": 0.9}
+
+
+COST = {"miou_pruned": 0.1, "latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}
 
 
 @pytest.fixture
 def searcher(config: StudyConfig, tmp_path: Path) -> PipelineSearcher:
-    study = PipelineStudy(replace(config, num_pipelines=3), tmp_path)
+    first = PipelineSettings(lr=2e-3)
+    points = (first, replace(first, temperature=2.0), replace(first, sparsity_lambda=1e-3))
+    study = PipelineStudy(replace(config, num_pipelines=3, first_points=points), tmp_path)
     return PipelineSearcher(
         study, max_concurrent=2, explain_error=lambda trial_id: f"{trial_id}: the worker died"
     )
@@ -36,32 +41,67 @@ def searcher(config: StudyConfig, tmp_path: Path) -> PipelineSearcher:
 
 def train_baselines(searcher: PipelineSearcher) -> None:
     for role in ("teacher", "dense"):
-        assert searcher.suggest(role) == {"role": role, "label": role}
+        assert searcher.suggest(role) == {"stage": role, "label": role, "settings": {}}
     assert searcher.suggest("too early") is None
     for role in ("teacher", "dense"):
-        searcher.on_trial_complete(role, {"outcome": "complete", "baseline": BASELINE})
+        baseline = {**BASELINE, "name": role}
+        searcher.on_trial_complete(role, {"outcome": "complete", "baseline": baseline})
 
 
-def test_baselines_come_first_then_pipelines_as_places_get_free(searcher: PipelineSearcher) -> None:
+def finish(searcher: PipelineSearcher, trial_id: str, stage: str) -> None:
+    metrics = {"pruned": COST, "distilled": {"miou": 0.5, "iou/road": 0.9}}.get(stage, {})
+    parts = {"metrics": metrics, "stages": {stage: f"{stage}-1"}, "seconds": {stage: 2.0}}
+    searcher.on_trial_complete(trial_id, {"outcome": "complete", **parts})
+
+
+def start(searcher: PipelineSearcher, trial_id: str) -> str:
+    suggestion: Any = searcher.suggest(trial_id)
+    return str(suggestion["label"])
+
+
+def test_every_stage_runs_once_and_every_pipeline_is_told(searcher: PipelineSearcher) -> None:
     train_baselines(searcher)
     assert searcher.baselines["dense"].num_params == 1000
-    first: Any = searcher.suggest("a")
-    assert first["label"] == "pipeline 0"
-    assert set(first["settings"]) >= {"sparsity_lambda", "pruning_ratio", "temperature", "lr"}
-    assert isinstance(searcher.suggest("b"), dict)
+    assert start(searcher, "a") == "sparse lambda 1e-05"
+    assert start(searcher, "b") == "sparse lambda 0.001"  # the second pipeline waits for the first
     assert searcher.suggest("c") is None
-    parts = {"metrics": METRICS, "stages": {"dense": "dense-1"}, "seconds": {"dense": 0.0}}
-    searcher.on_trial_complete("a", {"outcome": "complete", **parts})
+    finish(searcher, "a", "sparse")
+    assert start(searcher, "c") == "pruned lambda 1e-05 p 0.5 local"
+    finish(searcher, "c", "pruned")
+    assert start(searcher, "d") == "distilled 0"
+    finish(searcher, "d", "distilled")
     record = searcher.study.records[0]
-    assert (record.state, record.metrics, record.stages) == ("complete", METRICS, parts["stages"])
-    assert isinstance(searcher.suggest("c"), dict)
-    assert searcher.suggest("d") is None
-    searcher.on_trial_complete("b", {"outcome": "failed", "reason": "TrainingDiverged: nan"})
-    assert searcher.study.records[1].reason == "TrainingDiverged: nan"
-    assert searcher.suggest("d") == searcher.FINISHED
-    searcher.on_trial_complete("c", None, error=True)
-    assert searcher.study.records[2].reason == "c: the worker died"
+    assert record.state == "complete"
+    assert record.metrics == {**COST, "miou": 0.5, "iou/road": 0.9}
+    assert record.stages == {
+        "teacher": "dense-1", "dense": "dense-1", "sparse": "sparse-1", "pruned": "pruned-1",
+        "distilled": "distilled-1",
+    }  # fmt: skip
+    paid = {"teacher": 0.0, "dense": 0.0, "sparse": 2.0, "pruned": 2.0, "distilled": 2.0}
+    assert record.seconds == paid
+    assert start(searcher, "e") == "distilled 1"
+    finish(searcher, "b", "sparse")
+    assert start(searcher, "f") == "pruned lambda 0.001 p 0.5 local"
+    finish(searcher, "e", "distilled")
+    assert searcher.study.records[1].seconds == {**dict.fromkeys(paid, 0.0), "distilled": 2.0}
+    assert searcher.suggest("g") is None
+    searcher.on_trial_complete("f", {"outcome": "failed", "reason": "PruningError: no"})
+    assert searcher.study.records[2].state == "failed"
+    assert searcher.study.records[2].reason == "pruned: PruningError: no"
+    assert searcher.suggest("g") == searcher.FINISHED
     assert searcher.study.num_unfinished == 0
+
+
+def test_a_dead_worker_fails_every_pipeline_that_needs_its_stage(
+    searcher: PipelineSearcher,
+) -> None:
+    train_baselines(searcher)
+    for trial_id in ("a", "b"):
+        start(searcher, trial_id)
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("a", None, error=True)
+    assert [searcher.study.records[n].state for n in range(3)] == ["failed", "failed", "running"]
+    assert searcher.study.records[1].reason == "sparse: a: the worker died"
 
 
 def test_a_worker_that_ends_without_an_outcome_has_failed(searcher: PipelineSearcher) -> None:
@@ -69,7 +109,7 @@ def test_a_worker_that_ends_without_an_outcome_has_failed(searcher: PipelineSear
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"progress": {"stage": "sparse"}})
     assert searcher.study.records[0].state == "failed"
-    assert searcher.study.records[0].reason == "a: the worker died"
+    assert searcher.study.records[0].reason == "sparse: a: the worker died"
 
 
 def test_without_a_baseline_nothing_is_tried(searcher: PipelineSearcher) -> None:

@@ -7,11 +7,13 @@ import torch
 from models.checkpoint import load_checkpoint, read_metadata
 from trainables.distillers import DISTILLERS, DistillerConfig
 from trainables.pipeline import (
+    PATH,
     build_dense,
     build_stages,
     build_teacher,
     check_data,
-    run_dense,
+    get_prefix,
+    run_baseline,
     run_pipeline,
 )
 from trainables.pipeline_config import PipelineSettings
@@ -31,7 +33,7 @@ def test_a_pipeline_measures_what_it_promises(tiny_config, context, store):
     assert {"miou", "miou_pruned", "latency_ms", "latency_p95_ms", "num_params", "macs"} <= set(
         result.metrics
     )
-    dense = run_dense(tiny_config, store, context)
+    dense = run_baseline("dense", tiny_config, store, context)
     assert 0.2 * dense.num_params < result.metrics["num_params"] < 0.35 * dense.num_params
     assert result.metrics["macs"] < dense.macs
     model = load_checkpoint(store.root / result.stages["distilled"] / "checkpoint.safetensors")
@@ -53,8 +55,8 @@ def test_equal_stages_are_computed_once(tiny_config, context, store):
 
 
 def test_every_setting_changes_the_key_of_its_stage_and_of_those_after_it(tiny_config):
-    order = ["dense", "sparse", "pruned", "distilled"]
     base = {n: s.key for n, s in build_stages(tiny_config, PipelineSettings()).items()}
+    prefixes = {name: get_prefix(PipelineSettings(), name) for name in PATH}
     for change, first in [
         ({"sparsity_lambda": 1e-3}, "sparse"),
         ({"pruning_ratio": 0.3}, "pruned"),
@@ -68,8 +70,11 @@ def test_every_setting_changes_the_key_of_its_stage_and_of_those_after_it(tiny_c
         ({"distiller": "none"}, "distilled"),
     ]:
         stages = build_stages(tiny_config, PipelineSettings(**change))
-        changed = [name for name in order if stages[name].key != base[name]]
-        assert changed == order[order.index(first) :], change
+        changed = [name for name in PATH if stages[name].key != base[name]]
+        assert tuple(changed) == PATH[PATH.index(first) :], change
+        # What the search takes for one stage is one stage.
+        other = [n for n in PATH if get_prefix(PipelineSettings(**change), n) != prefixes[n]]
+        assert other == changed
     reseeded = replace(tiny_config, seed=1)
     assert build_dense(reseeded).key != base["dense"]
 
