@@ -34,8 +34,10 @@ class StudyConfig:
         sampler: How the next pipeline is chosen.
         objectives: What is optimised, at least two.
         seed: Of the sampler; the training's is --pipeline.seed.
-        max_latency_ms: Slower networks count as infeasible for the sampler.
-        max_num_params: Larger networks count as infeasible for the sampler.
+        max_latency_ms: Slower networks are infeasible: not distilled, avoided by the sampler.
+        max_num_params: Larger networks are infeasible: not distilled, avoided by the sampler.
+        stop_hopeless: Do not distil a network that could not enter the front with the best
+            accuracy believable for it (`search.accuracy_bound`).
         cpus_per_trial: CPU cores (and threads) of one stage; default: the machine's cores shared
             out over the pipelines, on a GPU machine over the GPUs.
         gpus_per_trial: GPUs of one stage, fractions allowed; default: 1 where there is one.
@@ -54,6 +56,7 @@ class StudyConfig:
     seed: int = 0
     max_latency_ms: float | None = None
     max_num_params: float | None = None
+    stop_hopeless: bool = True
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None

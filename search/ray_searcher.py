@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
 from search.stage_tree import Ending, StageTree, Task
-from search.study import PipelineStudy
+from search.study import Outcome, PipelineStudy
 from trainables.pipeline import BASELINES, Baseline, StageResult
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         outcome = None if error else flat.get("outcome")
         if outcome == "complete":
             endings = self._tree.finish(task.node, self._read(task, flat))
+            if task.stage == "pruned":
+                self._stop_hopeless(task)
         else:
             reason = str(flat.get("reason", "")) if outcome else self._explain_error(trial_id)
             if task.stage in BASELINES:
@@ -116,6 +118,14 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             self._tree.add(proposal.number, proposal.settings)
             self._tell(self._tree.settle())
 
+    def _stop_hopeless(self, pruned: Task) -> None:
+        """End the pipelines behind a pruned network that cannot enter the front any more."""
+        ceiling = max(baseline.miou for baseline in self.baselines.values())
+        for number in self._tree.waiting_for(pruned.node):
+            reason = self.study.find_obstacle(self._tree.get_result(number).metrics, ceiling)
+            if reason:
+                self._tell([Ending(number, self._tree.drop(number), reason)], "stopped")
+
     def _read(self, task: Task, flat: Mapping[str, Any]) -> StageResult:
         if task.stage not in BASELINES:
             names = ("metrics", "stages", "seconds")
@@ -124,11 +134,11 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         self.baselines[task.stage] = baseline
         return StageResult(stages={task.stage: baseline.stage}, seconds={task.stage: 0.0})
 
-    def _tell(self, endings: Iterable[Ending]) -> None:
+    def _tell(self, endings: Iterable[Ending], failure: Outcome = "failed") -> None:
         for ending in endings:
             self.study.tell(
                 ending.number,
-                "failed" if ending.reason else "complete",
+                failure if ending.reason else "complete",
                 reason=ending.reason,
                 metrics=ending.result.metrics,
                 stages=ending.result.stages,

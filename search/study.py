@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.samplers import create_sampler
@@ -200,8 +201,8 @@ class PipelineStudy:
         )
         for name in ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours"):
             trial.set_user_attr(name, getattr(record, name))
+        self._set_constraints(trial, metrics)
         if outcome == "complete":
-            self._set_constraints(trial, metrics)
             self._study.tell(trial, [float(metrics[name]) for name in self.config.objectives])
         else:
             self._study.tell(trial, state=_OPTUNA_STATES[outcome])
@@ -213,13 +214,36 @@ class PipelineStudy:
         """Keep the working time for the next session."""
         self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
 
-    def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+    def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> str:
+        """Say why a pruned network need not be distilled; empty while it may enter the front.
+
+        Args:
+            metrics: What is known of the network: its objectives but miou, and its sizes.
+            ceiling: mIoU in 0..1 that is believable while no larger network has finished.
+        """
+        for name, limit in self._limits.items():
+            if metrics[name] > limit:
+                return f"{name} {metrics[name]:g} is above its limit {limit:g}"
+        if not self.config.stop_hopeless:
+            return ""
+        finished = {n: r.metrics for n, r in self.records.items() if r.state == "complete"}
+        found = find_dominating(metrics, finished, self.config.objectives, ceiling)
+        if found is None:
+            return ""
+        number, bound = found
+        return f"even with mIoU {bound:.3f}, the best believable, trial {number} would dominate it"
+
+    @property
+    def _limits(self) -> dict[str, float]:
         limits = {
             "latency_ms": self.config.max_latency_ms,
             "num_params": self.config.max_num_params,
         }
-        for name, limit in limits.items():
-            if limit is not None and name in metrics:
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        for name, limit in self._limits.items():
+            if name in metrics:
                 trial.set_constraint(name, metrics[name] / limit - 1)
 
     def _enqueue_first_points(self) -> None:

@@ -92,6 +92,20 @@ def test_every_stage_runs_once_and_every_pipeline_is_told(searcher: PipelineSear
     assert searcher.study.num_unfinished == 0
 
 
+def test_a_network_beyond_its_limit_is_not_distilled(config: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(replace(config, num_pipelines=1, max_latency_ms=4.0), tmp_path)
+    searcher = PipelineSearcher(study, max_concurrent=2, explain_error=str)
+    train_baselines(searcher)
+    start(searcher, "a")
+    finish(searcher, "a", "sparse")
+    start(searcher, "b")
+    finish(searcher, "b", "pruned")
+    record = study.records[0]
+    assert (record.state, record.metrics) == ("stopped", COST)
+    assert record.reason == "latency_ms 5 is above its limit 4"
+    assert searcher.suggest("c") == searcher.FINISHED
+
+
 def test_a_dead_worker_fails_every_pipeline_that_needs_its_stage(
     searcher: PipelineSearcher,
 ) -> None:

@@ -184,6 +184,21 @@ def test_constraints_reach_optuna(config: StudyConfig, tmp_path: Path) -> None:
     assert load(tmp_path).trials[0].constraints == {"latency_ms": 0.5}
 
 
+def test_a_network_that_cannot_enter_the_front_is_told_apart(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    study = PipelineStudy(config, tmp_path)
+    for size, miou in ((8, 0.50), (7, 0.49), (6, 0.49), (3, 0.52)):
+        costs = {"latency_ms": size, "num_params": size, "macs": size}
+        study.tell(ask(study).number, "complete", metrics={**costs, "miou": miou})
+    costs = {"latency_ms": 5.0, "num_params": 5.0, "macs": 5.0}
+    reason = "even with mIoU 0.510, the best believable, trial 3 would dominate it"
+    assert study.find_obstacle(costs, ceiling=0.9) == reason
+    assert study.find_obstacle({**costs, "num_params": 2.0}, ceiling=0.9) == ""
+    study.config = replace(config, stop_hopeless=False)
+    assert study.find_obstacle(costs, ceiling=0.9) == ""
+
+
 def test_an_unknown_sampler_is_named() -> None:
     with pytest.raises(ValueError, match="one of tpe, nsga2, nsga3, gp, random; got 'cmaes'"):
         create_sampler("cmaes", seed=0, trial_number=0, num_pipelines=8)
