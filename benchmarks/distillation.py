@@ -254,6 +254,7 @@ def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
         build_teacher(config),
         distiller,
         Learning(data=config.data, training=training, seed=task.seed),
+        config.teacher_logits,
     )
     artifact = stage.obtain(_store(arguments), _context(arguments, arguments.num_threads))
     return task, artifact.result["miou"], artifact.result["seconds"]

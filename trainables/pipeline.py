@@ -169,6 +169,7 @@ def build_stages(config: PipelineConfig, settings: PipelineSettings) -> dict[str
         build_teacher(config),
         distiller,
         _learning(config, replace(config.distil, optimizer=optimizer)),
+        config.teacher_logits,
     )
     return {"dense": dense, "sparse": sparse, "pruned": pruned, "distilled": distilled}
 

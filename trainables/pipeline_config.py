@@ -9,6 +9,7 @@ from typing import Literal
 from trainables.data_source import DataConfig
 from trainables.distillers import DistillerName
 from trainables.network_config import NetworkConfig
+from trainables.teacher_cache import TeacherLogitsConfig
 from trainables.training import TrainConfig
 
 
@@ -50,6 +51,8 @@ class PipelineConfig:
         dense: Training of the student before anything is taken away.
         sparse: Training with L1 on the BatchNorm scales, starting from the dense weights.
         distil: Fine-tuning of the pruned student; its learning rate is part of the search.
+        teacher_logits: Whether the student is taught from a cache of the teacher's logits or by the
+            teacher itself.
         latency: How latency is measured.
         seed: Seed of first weights, data order, augmentation and dropout.
     """
@@ -61,6 +64,7 @@ class PipelineConfig:
     dense: TrainConfig = field(default_factory=TrainConfig)
     sparse: TrainConfig = field(default_factory=TrainConfig)
     distil: TrainConfig = field(default_factory=TrainConfig)
+    teacher_logits: TeacherLogitsConfig = field(default_factory=TeacherLogitsConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     seed: int = 0
 

@@ -17,14 +17,30 @@ from torch import Tensor, nn
 from models import WithAuxiliary
 from models.hardware import bfloat16_is_fast
 from trainables.context import Progress, StageContext
-from trainables.data import TrainingStream, make_loader, normalize
+from trainables.data import Sample, TaughtSample, TrainingStream, make_loader, normalize
 from trainables.losses import cross_entropy
 from trainables.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.training_state import load_training_state, save_training_state
 
 Precision = Literal["auto", "float32", "bfloat16"]
-# (logits, normalised images, target) -> scalar loss
-LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Batch(NamedTuple):
+    """What a training step sees, on its device.
+
+    Attributes:
+        images: (N, 3, H, W) float32, normalised.
+        target: (N, H, W) uint8.
+        teacher_logits: (N, C, ceil(H / stride), ceil(W / stride)) float16, if the stream has them.
+    """
+
+    images: Tensor
+    target: Tensor
+    teacher_logits: Tensor | None = None
+
+
+# (logits (N, C, H, W), batch) -> scalar loss
+LossFunction = Callable[[Tensor, Batch], Tensor]
 
 
 class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
@@ -83,7 +99,7 @@ def train(
     name: str,
     state_path: Path,
     context: StageContext,
-    compute_loss: LossFunction = lambda logits, images, target: cross_entropy(logits, target),
+    compute_loss: LossFunction = lambda logits, batch: cross_entropy(logits, batch.target),
     adjust_gradients: Callable[[nn.Module], None] | None = None,
 ) -> TrainResult:
     """Train in place; go on from `state_path` if it exists.
@@ -99,7 +115,7 @@ def train(
         name: Shown in the progress and in errors.
         state_path: File of the unfinished state, written every `context.checkpoint_seconds`.
         context: Device, threads, progress report.
-        compute_loss: (logits (N, C, H, W), images (N, 3, H, W), target (N, H, W)) -> scalar.
+        compute_loss: (logits (N, C, H, W), batch) -> scalar.
         adjust_gradients: Called after each backward pass, before clipping and the update.
 
     Returns:
@@ -128,16 +144,13 @@ def train(
     )
     record_every = max(1, config.num_steps // 100)
     started = last_saved = time.monotonic()
-    for step, (images, target) in enumerate(loader, start=first_step):
+    for step, samples in enumerate(loader, start=first_step):
         torch.manual_seed(_dropout_seed(stream.seed, step))
         set_learning_rate(optimizer, config.optimizer.learning_rate(step, config.num_steps))
         with context.device_lock.shared():
-            images = normalize(images.to(device, non_blocking=True))
-            if not channels_last:
-                images = images.contiguous()
-            target = target.to(device, non_blocking=True)
+            batch = _bring(samples, device, channels_last=channels_last)
             with autocast(config.precision, device):
-                loss = _total_loss(model(images), images, target, compute_loss, config)
+                loss = _total_loss(model(batch.images), batch, compute_loss, config)
             loss.backward()  # type: ignore[no-untyped-call]
             if adjust_gradients is not None:
                 adjust_gradients(model)
@@ -192,18 +205,25 @@ def _breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
     )
 
 
+def _bring(samples: Sample | TaughtSample, device: torch.device, *, channels_last: bool) -> Batch:
+    """Move what the loader gave to the device."""
+    images = normalize(samples.image.to(device, non_blocking=True))
+    if not channels_last:
+        images = images.contiguous()
+    target = samples.target.to(device, non_blocking=True)
+    if not isinstance(samples, TaughtSample):
+        return Batch(images, target)
+    return Batch(images, target, samples.teacher_logits.to(device, non_blocking=True))
+
+
 def _total_loss(
-    output: Tensor | WithAuxiliary,
-    images: Tensor,
-    target: Tensor,
-    compute_loss: LossFunction,
-    config: TrainConfig,
+    output: Tensor | WithAuxiliary, batch: Batch, compute_loss: LossFunction, config: TrainConfig
 ) -> Tensor:
     if not isinstance(output, WithAuxiliary):
-        return compute_loss(output, images, target)
-    loss = compute_loss(output.logits, images, target)
+        return compute_loss(output, batch)
+    loss = compute_loss(output.logits, batch)
     for logits in output.auxiliary:
-        loss = loss + config.auxiliary_weight * cross_entropy(logits, target)
+        loss = loss + config.auxiliary_weight * cross_entropy(logits, batch.target)
     return loss
 
 

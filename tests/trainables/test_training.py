@@ -64,7 +64,7 @@ def test_training_learns(stream, context, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_training(stream, context, tmp_path):
-    def diverge(logits, images, target):
+    def diverge(logits, batch):
         return logits.sum() * torch.nan
 
     with pytest.raises(TrainingDiverged, match="sparse: the loss is nan at step 0 of 5"):

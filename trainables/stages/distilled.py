@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,16 @@ from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from trainables.context import StageContext
+from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, DistillerConfig
 from trainables.stages.learning import Learning
 from trainables.stages.stage import Stage
 from trainables.store import Artifact
-from trainables.training import place
+from trainables.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
+from trainables.training import Batch, place
+
+# (student logits, batch) -> teacher logits of the same shape
+TeacherFunction = Callable[[Tensor, Batch], Tensor]
 
 
 class DistilledStage(Stage):
@@ -29,47 +34,94 @@ class DistilledStage(Stage):
         teacher: The teacher; not touched, and no part of the key, when the distiller needs none.
         distiller: Loss and its weights.
         learning: Data, schedule, seed.
+        teacher_logits: Where the teacher's logits come from.
     """
 
     name = "distilled"
 
     def __init__(
-        self, parent: Stage, teacher: Stage, distiller: DistillerConfig, learning: Learning
+        self,
+        parent: Stage,
+        teacher: Stage,
+        distiller: DistillerConfig,
+        learning: Learning,
+        teacher_logits: TeacherLogitsConfig,
     ) -> None:
         self.parents = {"pruned": parent}
         if distiller.needs_teacher:
             self.parents["teacher"] = teacher
         self.distiller = distiller
         self.learning = learning
+        self.teacher_logits = teacher_logits
 
     def content(self) -> dict[str, Any]:
-        """Distiller (its weights only where they count) and learning."""
-        distiller = asdict(self.distiller) if self.distiller.needs_teacher else "none"
-        return {"distiller": distiller, **self.learning.content()}
+        """Distiller (its weights and the teacher's logits only where they count) and learning."""
+        if not self.distiller.needs_teacher:
+            return {"distiller": "none", **self.learning.content()}
+        return {
+            "distiller": asdict(self.distiller),
+            "teacher_logits": self.teacher_logits.content(),
+            **self.learning.content(),
+        }
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Train, evaluate, save."""
+        """Train, evaluate, save; seconds of making the teacher's cache count where it was made."""
         distil = DISTILLERS[self.distiller.name]
         class_weights = self.learning.class_weights(context)
-        teacher = None
-        if self.distiller.needs_teacher:
-            teacher = load_checkpoint(parents["teacher"].checkpoint).requires_grad_(False)
-            place(teacher, torch.device(context.device))
+        cached, ask_teacher = self._prepare_teacher(parents, context)
 
-        def compute_loss(logits: Tensor, images: Tensor, target: Tensor) -> Tensor:
-            teacher_logits = logits.detach()
-            if teacher is not None:
-                with torch.no_grad():
-                    teacher_logits = teacher(images)
-            return distil(logits, teacher_logits, target, self.distiller, class_weights)
+        def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
+            taught = ask_teacher(logits, batch)
+            return distil(logits, taught, batch.target, self.distiller, class_weights)
 
-        return self.learning.run(
+        result = self.learning.run(
             load_checkpoint(parents["pruned"].checkpoint),
             folder,
             context,
             name=self.name,
             metadata={**asdict(self.distiller), "lr": self.learning.training.optimizer.lr},
             compute_loss=compute_loss,
+            teacher_logits=cached.logits if cached else None,
         )
+        if cached:
+            result["seconds"] += cached.seconds
+            result["teacher_cache_seconds"] = cached.seconds
+        return result
+
+    def _prepare_teacher(
+        self, parents: Mapping[str, Artifact], context: StageContext
+    ) -> tuple[CachedTeacher | None, TeacherFunction]:
+        """What the training reads, and how a step comes by the teacher's logits."""
+        if not self.distiller.needs_teacher:
+            return None, lambda logits, batch: logits.detach()
+        checkpoint = parents["teacher"].checkpoint
+        if not self.teacher_logits.cached:
+            return None, _load_live_teacher(checkpoint, torch.device(context.device))
+        cached = cache_teacher(
+            checkpoint,
+            self.learning.data.open_cached("train", context.cache_dir),
+            context,
+            stride=self.teacher_logits.stride,
+            precision=self.learning.training.precision,
+        )
+        return cached, read_cached_logits
+
+
+def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:
+    """The batch's logits of the teacher, brought to the size of the student's."""
+    if batch.teacher_logits is None:
+        raise ValueError("the batch must hold the teacher's logits; its stream has none")
+    return enlarge(batch.teacher_logits, logits.shape[-2:])
+
+
+def _load_live_teacher(checkpoint: Path, device: torch.device) -> TeacherFunction:
+    teacher = place(load_checkpoint(checkpoint).requires_grad_(False), device)
+
+    def ask(logits: Tensor, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            answer: Tensor = teacher(batch.images)
+        return answer
+
+    return ask

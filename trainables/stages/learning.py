@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from models import SegmentationNetwork
 from models.checkpoint import save_checkpoint
 from trainables.context import Progress, StageContext
-from trainables.data import TrainingStream
+from trainables.data import TeacherLogits, TrainingStream
 from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from trainables.data_source import DataConfig
 from trainables.evaluation import evaluate
 from trainables.losses import cross_entropy
-from trainables.training import LossFunction, TrainConfig, train
+from trainables.training import Batch, LossFunction, TrainConfig, train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +61,7 @@ class Learning:
         metadata: Mapping[str, Any],
         compute_loss: LossFunction | None = None,
         adjust_gradients: Callable[[nn.Module], None] | None = None,
+        teacher_logits: TeacherLogits | None = None,
     ) -> dict[str, Any]:
         """Train, evaluate and save; remove the state of the unfinished training at the end.
 
@@ -72,6 +73,7 @@ class Learning:
             metadata: Settings worth keeping in the checkpoint.
             compute_loss: As in `train`; None: cross-entropy.
             adjust_gradients: As in `train`.
+            teacher_logits: Of the training images, for `compute_loss` to see in its batches.
 
         Returns:
             miou, iou by class, seconds, steps and the loss curve.
@@ -83,13 +85,14 @@ class Learning:
             self.data.open_cached("train", context.cache_dir),
             self.data.augmentation,
             seed=self.seed,
+            teacher_logits=teacher_logits,
         )
         state_path = folder / "state.safetensors"
         if compute_loss is None:
             weights = self.class_weights(context)
 
-            def compute_loss(logits: Tensor, images: Tensor, target: Tensor) -> Tensor:
-                return cross_entropy(logits, target, class_weights=weights)
+            def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
+                return cross_entropy(logits, batch.target, class_weights=weights)
 
         trained = train(
             model,

@@ -1,0 +1,182 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.checkpoint import load_checkpoint
+from trainables import teacher_cache
+from trainables.data import AugmentationConfig, TaughtSample, TrainingStream, normalize
+from trainables.data.logit_map import enlarge
+from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.pipeline import build_stages, build_teacher
+from trainables.pipeline_config import PipelineSettings
+from trainables.stages.distilled import read_cached_logits
+from trainables.store import ArtifactStore
+from trainables.teacher_cache import TeacherLogitsConfig, cache_teacher
+from trainables.training import Batch, TrainConfig, train
+
+LIVE = TeacherLogitsConfig(source="live")
+UNVARIED = AugmentationConfig(
+    crop_size=(64, 96), scale_range=(1.0, 1.0), flip_probability=0.0,
+    brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(tmp_path / "stages")
+
+
+@pytest.fixture
+def teacher(tiny_config, store, context):
+    return build_teacher(tiny_config).obtain(store, context).checkpoint
+
+
+@pytest.fixture
+def images(tiny_config, context):
+    return tiny_config.data.open_cached("train", context.cache_dir)
+
+
+def distil(config, store, context, **settings):
+    return build_stages(config, PipelineSettings(**settings))["distilled"].obtain(store, context)
+
+
+def find_caches(context):
+    return [path for path in context.cache_dir.glob("teacher-logits-*") if path.is_dir()]
+
+
+def test_cached_logits_are_those_of_the_teacher(teacher, images, context):
+    cached = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    model = load_checkpoint(teacher)
+    for index in range(len(images)):
+        with torch.no_grad():
+            expected = model(normalize(images[index].image.unsqueeze(0)))
+        fine = enlarge(cached.logits[index].unsqueeze(0), (64, 96))
+        assert (fine - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_the_teacher_is_asked_once(teacher, images, context, monkeypatch):
+    first = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    monkeypatch.setattr(teacher_cache, "load_checkpoint", None)
+    second = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    assert first.seconds > 0
+    assert second.seconds == 0
+    assert second.logits.folder == first.logits.folder
+
+
+def test_other_weights_of_the_same_artefact_are_another_teacher(
+    teacher, tiny_config, images, context
+):
+    first = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    content = bytearray(teacher.read_bytes())
+    content[-1] ^= 1
+    teacher.write_bytes(bytes(content))
+    second = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    assert second.seconds > 0
+    assert second.logits.folder != first.logits.folder
+
+
+def test_cached_and_live_teacher_agree_where_nothing_is_varied(tiny_config, context, store):
+    still = replace(tiny_config, data=replace(tiny_config.data, augmentation=UNVARIED))
+    one_step = replace(still, distil=TrainConfig(num_steps=1, batch_size=4))
+    losses = {
+        source: distil(
+            replace(one_step, teacher_logits=TeacherLogitsConfig(source=source, stride=4)),
+            store, context, beta=1.0, eta=0.0,
+        ).result["losses"][0][1]
+        for source in ("cached", "live")
+    }  # fmt: skip
+    assert losses["live"] > 0
+    assert losses["cached"] == pytest.approx(losses["live"], rel=0.02)
+
+
+@pytest.mark.parametrize("distiller", ["dkd", "kd"])
+@pytest.mark.parametrize("source", ["cached", "live"])
+def test_either_teacher_trains_a_student(tiny_config, context, store, distiller, source):
+    config = replace(tiny_config, teacher_logits=TeacherLogitsConfig(source=source))
+    result = distil(config, store, context, distiller=distiller).result
+    assert 0 <= result["miou"] <= 1
+    assert bool(find_caches(context)) == (source == "cached")
+    assert ("teacher_cache_seconds" in result) == (source == "cached")
+
+
+def test_the_cache_is_paid_for_once(tiny_config, context, store):
+    first = distil(tiny_config, store, context, temperature=2.0).result
+    second = distil(tiny_config, store, context, temperature=3.0).result
+    assert 0 < first["teacher_cache_seconds"] < first["seconds"]
+    assert second["teacher_cache_seconds"] == 0
+    assert len(find_caches(context)) == 1
+
+
+def test_another_teacher_has_another_cache(tiny_config, context, store):
+    distil(tiny_config, store, context)
+    longer = replace(tiny_config.teacher_training, num_steps=5)
+    distil(replace(tiny_config, teacher_training=longer), store, context)
+    assert len(find_caches(context)) == 2
+
+
+def test_a_student_of_labels_alone_makes_no_cache(tiny_config, context, store):
+    distil(tiny_config, store, context, distiller="none")
+    assert not find_caches(context)
+
+
+def test_the_source_counts_in_the_key_only_where_a_teacher_is_needed(tiny_config):
+    def key(teacher_logits, **settings):
+        config = replace(tiny_config, teacher_logits=teacher_logits)
+        return build_stages(config, PipelineSettings(**settings))["distilled"].key
+
+    cached, coarser = TeacherLogitsConfig(), TeacherLogitsConfig(stride=8)
+    assert len({key(cached), key(coarser), key(LIVE)}) == 3
+    assert key(LIVE) == key(replace(LIVE, stride=8))
+    assert key(cached, distiller="none") == key(LIVE, distiller="none")
+
+
+def test_a_taught_training_goes_on_where_it_was(tiny_config, teacher, images, context, tmp_path):
+    logits = cache_teacher(teacher, images, context, stride=4, precision="float32").logits
+    stream = TrainingStream(images, tiny_config.data.augmentation, seed=3, teacher_logits=logits)
+    config = TrainConfig(num_steps=4, batch_size=2)
+    distiller = DistillerConfig()
+
+    def compute_loss(output, batch):
+        taught = read_cached_logits(output, batch)
+        return DISTILLERS["dkd"](output, taught, batch.target, distiller, None)
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress):
+        if progress.step == 3:
+            raise Killed
+
+    def learn(path, context):
+        model = load_checkpoint(teacher)
+        train(
+            model, stream, config, name="distilled", state_path=path, context=context,
+            compute_loss=compute_loss,
+        )  # fmt: skip
+        return model.state_dict()
+
+    whole = learn(tmp_path / "whole", context)
+    with pytest.raises(Killed):
+        learn(tmp_path / "broken", replace(context, checkpoint_seconds=0.0, report=kill))
+    resumed = learn(tmp_path / "broken", context)
+    assert isinstance(stream[0], TaughtSample)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_batch_without_logits_is_refused():
+    batch = Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8))
+    with pytest.raises(ValueError, match="must hold the teacher's logits"):
+        read_cached_logits(torch.zeros(1, 2, 8, 8), batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stride": 0}, "stride must be at least 1, got 0"),
+        ({"source": "dead"}, "source must be cached or live, got 'dead'"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        TeacherLogitsConfig(**change)

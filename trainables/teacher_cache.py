@@ -1,0 +1,133 @@
+"""The teacher's logits of all training images, computed once per node instead of at every step."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.checkpoint import load_checkpoint
+from trainables.context import StageContext
+from trainables.data import SegmentationDataset, TeacherLogits, cache_logits, normalize
+from trainables.data.logit_map import shrink
+from trainables.training import Precision, autocast, place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherLogitsConfig:
+    """Where a student in training has the teacher's logits from.
+
+    Attributes:
+        source: cached: computed once for every image as it is and varied as the image is; live: the
+            teacher runs at every step on the varied image, which costs its forward pass each time.
+        stride: Pixels from one cached logit to the next, at least 1; disk and reading time fall
+            with its square. Unused by a live teacher.
+    """
+
+    source: Literal["cached", "live"] = "cached"
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        if self.source not in ("cached", "live"):
+            raise ValueError(f"source must be cached or live, got {self.source!r}")
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
+
+    def content(self) -> dict[str, Any]:
+        """What a training's result depends on; the stride only where it counts."""
+        return {"source": self.source} | ({"stride": self.stride} if self.cached else {})
+
+    @property
+    def cached(self) -> bool:
+        """Whether logits come from the cache."""
+        return self.source == "cached"
+
+
+class CachedTeacher(NamedTuple):
+    """What stands for a teacher in training.
+
+    Attributes:
+        logits: Of every training image.
+        seconds: Work done for them by this call; 0 where they were found.
+    """
+
+    logits: TeacherLogits
+    seconds: float
+
+
+def cache_teacher(
+    checkpoint: Path,
+    dataset: SegmentationDataset,
+    context: StageContext,
+    *,
+    stride: int,
+    precision: Precision,
+) -> CachedTeacher:
+    """Run the teacher once over all images as they are, or find that this was done on this node.
+
+    The first process that comes works, the others wait for it.
+
+    Args:
+        checkpoint: Of the teacher, in the folder of its artefact; artefact and weights are both
+            part of the cache's key.
+        dataset: Training images.
+        context: Device, cache folder, lock.
+        stride: Pixels from one logit to the next.
+        precision: Of the forward pass, as in training.
+
+    Raises:
+        DataError: The disk has not the room, or a logit is no finite number.
+    """
+    with checkpoint.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    content = {
+        "teacher": checkpoint.parent.name,
+        "weights": weights,
+        "dataset": dataset.fingerprint,
+        "stride": stride,
+        "precision": precision,
+    }
+    teacher = _Teacher(checkpoint, dataset, context, stride, precision)
+    logits = cache_logits(dataset, context.cache_dir, content, teacher)
+    return CachedTeacher(logits, teacher.seconds)
+
+
+class _Teacher:
+    """Says what the network makes of an image; loaded when it is asked first."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        dataset: SegmentationDataset,
+        context: StageContext,
+        stride: int,
+        precision: Precision,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.dataset = dataset
+        self.context = context
+        self.stride = stride
+        self.precision = precision
+        self.device = torch.device(context.device)
+        self.seconds = 0.0
+        self._model: nn.Module | None = None
+
+    @torch.inference_mode()
+    def __call__(self, index: int) -> Tensor:
+        """Logits of image `index`, (C, ceil(H / stride), ceil(W / stride)) float32 on the CPU."""
+        started = time.monotonic()
+        if self._model is None:
+            self.context.activate()
+            self._model = place(load_checkpoint(self.checkpoint), self.device).eval()
+        images = self.dataset[index].image.unsqueeze(0)
+        with self.context.device_lock.shared():
+            with autocast(self.precision, self.device):
+                logits: Tensor = self._model(normalize(images.to(self.device)))
+            coarse = shrink(logits, self.stride)[0].cpu()
+        self.seconds += time.monotonic() - started
+        return coarse
