@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from models.deeplabv3plus import DeepLabV3Plus
@@ -13,6 +14,7 @@ from models.espnetv2 import ESPNetV2
 from models.lraspp import LRASPP
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
+from models.pspnet import PSPNet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
@@ -20,6 +22,8 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
     "lraspp_mobilenet_v3_large": LRASPP,
+    "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
+    "pspnet_resnet18": PSPNet,
 }
 
 __all__ = [
@@ -29,6 +33,7 @@ __all__ = [
     "DualBranch",
     "ESPNet",
     "ESPNetV2",
+    "PSPNet",
     "SegmentationNetwork",
     "WithAuxiliary",
     "create_model",
