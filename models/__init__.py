@@ -11,6 +11,7 @@ from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
 from models.espnet import ESPNet
 from models.espnetv2 import ESPNetV2
+from models.fast_scnn import FastSCNN
 from models.lraspp import LRASPP
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
+    "fast_scnn": FastSCNN,
     "lraspp_mobilenet_v3_large": LRASPP,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
     "pspnet_resnet18": PSPNet,
@@ -33,6 +35,7 @@ __all__ = [
     "DualBranch",
     "ESPNet",
     "ESPNetV2",
+    "FastSCNN",
     "PSPNet",
     "SegmentationNetwork",
     "WithAuxiliary",
