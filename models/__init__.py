@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from models.bisenetv2 import BiSeNetV2
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
 from models.espnet import ESPNet
@@ -19,6 +20,7 @@ from models.pspnet import PSPNet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
+    "bisenetv2": BiSeNetV2,
     "deeplabv3plus": DeepLabV3Plus,
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
@@ -31,6 +33,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 __all__ = [
     "LRASPP",
     "MODELS",
+    "BiSeNetV2",
     "DeepLabV3Plus",
     "DualBranch",
     "ESPNet",
