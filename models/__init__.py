@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from models.bisenet import BiSeNet
 from models.bisenetv2 import BiSeNetV2
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
@@ -20,6 +21,7 @@ from models.pspnet import PSPNet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
+    "bisenet_resnet18": BiSeNet,
     "bisenetv2": BiSeNetV2,
     "deeplabv3plus": DeepLabV3Plus,
     "espnet": ESPNet,
@@ -33,6 +35,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 __all__ = [
     "LRASPP",
     "MODELS",
+    "BiSeNet",
     "BiSeNetV2",
     "DeepLabV3Plus",
     "DualBranch",
