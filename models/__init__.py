@@ -14,6 +14,7 @@ from models.dual_branch import DualBranch
 from models.espnet import ESPNet
 from models.espnetv2 import ESPNetV2
 from models.fast_scnn import FastSCNN
+from models.icnet import ICNet
 from models.lraspp import LRASPP
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
@@ -27,6 +28,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
     "fast_scnn": FastSCNN,
+    "icnet_resnet50": ICNet,
     "lraspp_mobilenet_v3_large": LRASPP,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
     "pspnet_resnet18": PSPNet,
@@ -42,6 +44,7 @@ __all__ = [
     "ESPNet",
     "ESPNetV2",
     "FastSCNN",
+    "ICNet",
     "PSPNet",
     "SegmentationNetwork",
     "WithAuxiliary",
