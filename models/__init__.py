@@ -19,6 +19,7 @@ from models.lraspp import LRASPP
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
 from models.pspnet import PSPNet
+from models.swiftnet import SwiftNet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
@@ -32,6 +33,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "lraspp_mobilenet_v3_large": LRASPP,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
     "pspnet_resnet18": PSPNet,
+    "swiftnet_resnet18": SwiftNet,
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "ICNet",
     "PSPNet",
     "SegmentationNetwork",
+    "SwiftNet",
     "WithAuxiliary",
     "create_model",
 ]
