@@ -8,12 +8,11 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from models.layers import scale_channels
+from models.weight_files import load_strictly, read_tensors
 
 BackboneWeights = str | Path | None
 """None: random; "imagenet": the library's download; else the path of a safetensors file."""
@@ -93,42 +92,32 @@ def load_backbone_weights(encoder: nn.Module, weights: BackboneWeights) -> None:
     """
     if weights is None or weights == "imagenet":
         return
-    path = Path(weights)
-    if not path.is_file():
-        raise ValueError(f'backbone_weights must be None, "imagenet" or an existing file: {path}')
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    load_backbone_tensors(encoder, read_tensors(weights), source=weights)
+
+
+def load_backbone_tensors(
+    encoder: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path
+) -> None:
+    """Load tensors in torchvision's or timm's naming; a classifier's are left out.
+
+    Args:
+        encoder: The encoder to fill, in place.
+        tensors: By name.
+        source: Where they come from, for the message.
+
+    Raises:
+        ValueError: Tensors are missing, left over or of another shape (their names are given).
+    """
     expected = encoder.state_dict()
     if expected and all(key.startswith("model.") for key in expected):
         tensors = {f"model.{key.removeprefix('model.')}": t for key, t in tensors.items()}
-    _check_tensors(path, tensors, expected)
-    encoder.load_state_dict({key: tensors.get(key, old) for key, old in expected.items()})
+    own = {key: tensor for key, tensor in tensors.items() if key in expected or not _is_head(key)}
+    load_strictly(encoder, own, source=source, target="backbone")
 
 
-def _check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes, apart from a classifier's and the counters of BatchNorm."""
-    missing = [k for k in wanted if k not in found and not k.endswith("num_batches_tracked")]
-    left_over = [
-        key
-        for key in found
-        if key not in wanted and not key.removeprefix("model.").startswith(_HEAD_PREFIXES)
-    ]
-    reshaped = [
-        f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and found[key].shape != wanted[key].shape
-    ]
-    problems = {"missing": missing, "not in the backbone": left_over, "other shape": reshaped}
-    parts = [f"{what}: {_shorten(keys)}" for what, keys in problems.items() if keys]
-    if parts:
-        raise ValueError(f"{path} does not fit the backbone; " + "; ".join(parts))
-
-
-def _shorten(keys: list[str], limit: int = 8) -> str:
-    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
-    return ", ".join(keys[:limit]) + more
+def _is_head(key: str) -> bool:
+    """Whether a tensor belongs to the classifier, which a backbone goes without."""
+    return key.removeprefix("model.").startswith(_HEAD_PREFIXES)
 
 
 def _narrow(name: str, width: float) -> dict[str, Any]:

@@ -1,0 +1,15 @@
+"""Third-party weights: whose they are, what they expect, and one door by which all of them load."""
+
+from __future__ import annotations
+
+from models.pretrained.loading import NAMINGS, load_pretrained
+from models.pretrained.sources import SOURCES, Normalization, PretrainedSource, merge_classes
+
+__all__ = [
+    "NAMINGS",
+    "SOURCES",
+    "Normalization",
+    "PretrainedSource",
+    "load_pretrained",
+    "merge_classes",
+]

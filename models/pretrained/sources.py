@@ -1,0 +1,155 @@
+"""What third-party networks expect of their input, and what their classes mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from models import create_model
+from models.network import SegmentationNetwork
+
+ChannelOrder = Literal["rgb", "bgr"]
+
+_SEGNET_CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree",
+    "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+_CITYSCAPES_CLASSES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+    "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+    "motorcycle", "bicycle",
+)  # fmt: skip
+_CITYSCAPES_TO_CAMVID = (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10, None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Normalization:
+    """How a network wants its pixels: (pixel - mean) / std, channel by channel.
+
+    It stays outside the network: folded into the first convolution it would be wrong along the
+    border, where zero padding stands for the mean, not for black.
+
+    Attributes:
+        mean: For pixels of 0 to 255, in the network's channel order.
+        std: As `mean`.
+        channel_order: The order in which the network takes the channels.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channel_order: ChannelOrder = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.channel_order not in ("rgb", "bgr"):
+            raise ValueError(f"channel_order must be 'rgb' or 'bgr', got {self.channel_order!r}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise (..., 3, H, W) RGB of any type, 0 to 255, to float32 of the same shape."""
+        pixels = images.float()
+        if self.channel_order == "bgr":
+            pixels = pixels.flip(-3)
+        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainedSource:
+    """All that evaluating somebody's weights takes, apart from the file.
+
+    Attributes:
+        model: A key of `models.MODELS`.
+        kwargs: Of `models.create_model`, without the number of classes.
+        naming: A key of `models.pretrained.NAMINGS`.
+        classes: What the outputs are, in their order.
+        normalization: Of the input.
+        size: Height and width of the images that it was trained with.
+        class_maps: By data set: for each output the class there, None if there is none.
+        citation: Whose weights these are, and their licence.
+    """
+
+    model: str
+    naming: str
+    classes: tuple[str, ...]
+    normalization: Normalization
+    size: tuple[int, int]
+    citation: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    class_maps: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+    def create_model(self) -> SegmentationNetwork:
+        """Build the network, with random weights, for these classes."""
+        return create_model(self.model, len(self.classes), **self.kwargs)
+
+
+def merge_classes(logits: Tensor, class_map: Sequence[int | None], num_classes: int) -> Tensor:
+    """Sum the probabilities of classes that another data set does not tell apart.
+
+    Args:
+        logits: (N, C, H, W), unnormalised.
+        class_map: For each of the C classes one of the other data set, or None.
+        num_classes: Of the other data set.
+
+    Returns:
+        (N, num_classes, H, W) probabilities, which sum to 1 where no class is None.
+
+    Raises:
+        ValueError: The map is not as long as there are classes.
+    """
+    if len(class_map) != logits.shape[1]:
+        raise ValueError(f"class_map has {len(class_map)} entries for {logits.shape[1]} classes")
+    kept = [i for i, target in enumerate(class_map) if target is not None]
+    targets = torch.tensor([t for t in class_map if t is not None], device=logits.device)
+    probabilities = logits.softmax(dim=1)[:, kept]
+    merged = torch.zeros_like(probabilities[:, :1]).repeat(1, num_classes, 1, 1)
+    return merged.index_add_(1, targets, probabilities)
+
+
+_IMAGENET = Normalization(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+
+SOURCES: dict[str, PretrainedSource] = {
+    "camvid_espnet": PretrainedSource(
+        model="espnet",
+        naming="sacmehta",
+        classes=(*_SEGNET_CLASSES, "void"),
+        normalization=Normalization(
+            mean=(110.33102643, 108.40886315, 105.03319369),
+            # The authors divide by their standard deviation, and then by 255 once more.
+            std=(72.12571015 * 255, 72.69074534 * 255, 69.90434816 * 255),
+            channel_order="bgr",
+        ),
+        size=(360, 480),
+        citation="sacmehta/ESPNet, espnet_p_2_q_8_camvid.pth, MIT; CamVid train",
+    ),
+    "camvid_espnet_distilled": PretrainedSource(
+        model="espnet",
+        naming="sacmehta",
+        classes=_SEGNET_CLASSES,
+        normalization=Normalization(
+            mean=(73.18188461, 82.93553322, 72.41519599),
+            std=(45.3199, 46.1528, 44.9148),
+            channel_order="bgr",
+        ),
+        size=(360, 480),
+        citation="irfanICMLL/structure_knowledge_distillation, branch cvpr_19, MIT; CamVid train "
+        "and val, so only its test split tells anything",
+    ),
+} | {
+    f"cityscapes_espnetv2_{scale}": PretrainedSource(
+        model="espnetv2",
+        kwargs={"scale": scale},
+        naming="sacmehta",
+        classes=(*_CITYSCAPES_CLASSES, "background"),
+        normalization=_IMAGENET,
+        size=(512, 1024),
+        class_maps={"camvid": _CITYSCAPES_TO_CAMVID},
+        citation=f"sacmehta/EdgeNets, espnetv2_s_{scale}_city_1024x512.pth, MIT; Cityscapes train",
+    )
+    for scale in (0.5, 1.0, 1.5, 2.0)
+}
+"""The sources whose files we know; a file of yours takes a `PretrainedSource` of its own."""
