@@ -9,6 +9,7 @@ from typing import Any
 
 from models.bisenet import BiSeNet
 from models.bisenetv2 import BiSeNetV2
+from models.cgnet import CGNet
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
 from models.espnet import ESPNet
@@ -25,6 +26,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
     "bisenet_resnet18": BiSeNet,
     "bisenetv2": BiSeNetV2,
+    "cgnet": CGNet,
     "deeplabv3plus": DeepLabV3Plus,
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
@@ -41,6 +43,7 @@ __all__ = [
     "MODELS",
     "BiSeNet",
     "BiSeNetV2",
+    "CGNet",
     "DeepLabV3Plus",
     "DualBranch",
     "ESPNet",
