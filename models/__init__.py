@@ -17,6 +17,7 @@ from models.espnetv2 import ESPNetV2
 from models.fast_scnn import FastSCNN
 from models.icnet import ICNet
 from models.lraspp import LRASPP
+from models.ndnet import NDNet
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
 from models.pspnet import PSPNet
@@ -33,6 +34,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "fast_scnn": FastSCNN,
     "icnet_resnet50": ICNet,
     "lraspp_mobilenet_v3_large": LRASPP,
+    "ndnet": NDNet,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
     "pspnet_resnet18": PSPNet,
     "swiftnet_resnet18": SwiftNet,
@@ -50,6 +52,7 @@ __all__ = [
     "ESPNetV2",
     "FastSCNN",
     "ICNet",
+    "NDNet",
     "PSPNet",
     "SegmentationNetwork",
     "SwiftNet",
