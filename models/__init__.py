@@ -12,6 +12,7 @@ from models.bisenetv2 import BiSeNetV2
 from models.cgnet import CGNet
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
+from models.erfnet import ERFNet
 from models.espnet import ESPNet
 from models.espnetv2 import ESPNetV2
 from models.fast_scnn import FastSCNN
@@ -29,6 +30,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "bisenetv2": BiSeNetV2,
     "cgnet": CGNet,
     "deeplabv3plus": DeepLabV3Plus,
+    "erfnet": ERFNet,
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
     "fast_scnn": FastSCNN,
@@ -48,6 +50,7 @@ __all__ = [
     "CGNet",
     "DeepLabV3Plus",
     "DualBranch",
+    "ERFNet",
     "ESPNet",
     "ESPNetV2",
     "FastSCNN",
