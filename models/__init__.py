@@ -12,6 +12,7 @@ from models.bisenetv2 import BiSeNetV2
 from models.cgnet import CGNet
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
+from models.edanet import EDANet
 from models.erfnet import ERFNet
 from models.espnet import ESPNet
 from models.espnetv2 import ESPNetV2
@@ -30,6 +31,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "bisenetv2": BiSeNetV2,
     "cgnet": CGNet,
     "deeplabv3plus": DeepLabV3Plus,
+    "edanet": EDANet,
     "erfnet": ERFNet,
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
@@ -50,6 +52,7 @@ __all__ = [
     "CGNet",
     "DeepLabV3Plus",
     "DualBranch",
+    "EDANet",
     "ERFNet",
     "ESPNet",
     "ESPNetV2",
