@@ -10,6 +10,7 @@ from typing import Any
 from models.bisenet import BiSeNet
 from models.bisenetv2 import BiSeNetV2
 from models.cgnet import CGNet
+from models.dabnet import DABNet
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
 from models.edanet import EDANet
@@ -30,6 +31,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "bisenet_resnet18": BiSeNet,
     "bisenetv2": BiSeNetV2,
     "cgnet": CGNet,
+    "dabnet": DABNet,
     "deeplabv3plus": DeepLabV3Plus,
     "edanet": EDANet,
     "erfnet": ERFNet,
@@ -50,6 +52,7 @@ __all__ = [
     "BiSeNet",
     "BiSeNetV2",
     "CGNet",
+    "DABNet",
     "DeepLabV3Plus",
     "DualBranch",
     "EDANet",
