@@ -14,6 +14,7 @@ from models.dabnet import DABNet
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dual_branch import DualBranch
 from models.edanet import EDANet
+from models.enet import ENet
 from models.erfnet import ERFNet
 from models.espnet import ESPNet
 from models.espnetv2 import ESPNetV2
@@ -34,6 +35,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dabnet": DABNet,
     "deeplabv3plus": DeepLabV3Plus,
     "edanet": EDANet,
+    "enet": ENet,
     "erfnet": ERFNet,
     "espnet": ESPNet,
     "espnetv2": ESPNetV2,
@@ -56,6 +58,7 @@ __all__ = [
     "DeepLabV3Plus",
     "DualBranch",
     "EDANet",
+    "ENet",
     "ERFNet",
     "ESPNet",
     "ESPNetV2",
