@@ -25,6 +25,7 @@ from models.ndnet import NDNet
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
 from models.pspnet import PSPNet
+from models.segnet import SegNet
 from models.swiftnet import SwiftNet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
@@ -45,6 +46,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "ndnet": NDNet,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
     "pspnet_resnet18": PSPNet,
+    "segnet": SegNet,
     "swiftnet_resnet18": SwiftNet,
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "ICNet",
     "NDNet",
     "PSPNet",
+    "SegNet",
     "SegmentationNetwork",
     "SwiftNet",
     "WithAuxiliary",
