@@ -27,6 +27,7 @@ from models.output import WithAuxiliary
 from models.pspnet import PSPNet
 from models.segnet import SegNet
 from models.swiftnet import SwiftNet
+from models.tbfenet import TBFENet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
@@ -48,6 +49,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "pspnet_resnet18": PSPNet,
     "segnet": SegNet,
     "swiftnet_resnet18": SwiftNet,
+    "tbfenet": TBFENet,
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "SegNet",
     "SegmentationNetwork",
     "SwiftNet",
+    "TBFENet",
     "WithAuxiliary",
     "create_model",
 ]

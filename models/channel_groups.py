@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch_pruning as tp
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.channel_graph import ChannelGraph, ImageChannels
+from models.channel_layers import ChannelLayer
 from models.network import SegmentationNetwork
 from models.structure import get_resizable_layers
 
@@ -33,34 +34,31 @@ class ChannelGroup:
         root: That layer.
         prune_root: torch-pruning's function for its outputs.
         outputs: Every layer that loses output channels with the root.
-        channels: Those of the root that belong to this group, of its first repeat.
-        scores: As many, higher is more important.
+        units: Those of the root that belong to this group; the channels of a unit only go together
+            (a grouped convolution loses the same ones in each of its groups, and where halves are
+            split and shuffled, both lose as many).
+        scores: One for each unit, higher is more important.
         is_ranked_by_batchnorm: Whether the scores compare with those of other groups.
-        repeats: A grouped convolution loses the same channels in each of its groups.
-        stride: From a channel to its next repeat.
+        smallest_step: The fewest channels that any of the layers loses with a unit.
     """
 
     name: str
     root: nn.Module
     prune_root: Any
     outputs: tuple[nn.Module, ...]
-    channels: tuple[int, ...]
+    units: tuple[tuple[int, ...], ...]
     scores: NDArray[np.float64]
     is_ranked_by_batchnorm: bool
-    repeats: int
-    stride: int
+    smallest_step: int
 
     def get_root_channels(self, indices: Sequence[int]) -> tuple[int, ...]:
-        """Turn indices into `scores` to output channels of the root, all repeats of them."""
-        return tuple(
-            self.channels[i] + repeat * self.stride for repeat in range(self.repeats)
-            for i in indices
-        )  # fmt: skip
+        """Turn indices into `scores` to output channels of the root."""
+        return tuple(channel for i in indices for channel in self.units[i])
 
 
 def find_groups(
     model: SegmentationNetwork, images: Tensor, importance: str
-) -> tuple[tp.DependencyGraph, list[ChannelGroup]]:
+) -> tuple[ChannelGraph, list[ChannelGroup]]:
     """Trace a network and find its groups, in the order of the trace, classes excluded.
 
     Args:
@@ -76,38 +74,38 @@ def find_groups(
         layer.register_forward_hook(lambda layer, *_: called.add(layer))
         for layer in get_resizable_layers(model).values()
     ]
-    graph = tp.DependencyGraph().build_dependency(
-        model, images, forward_fn=lambda m, x: m.compute_outputs(x, with_auxiliary=True)
-    )
+    graph = ChannelGraph(model, images)
     for hook in hooks:
         hook.remove()
     names = {layer: name for name, layer in model.named_modules()}
-    groups = [
-        part
-        for group in graph.get_all_groups(ignored_layers=list(model.get_output_layers()))
-        for part in _split(group, graph, names, importance)
-    ]
-    _check_every_layer_has_a_group(model, graph, groups, called)
-    return graph, groups
+    found = list(graph.get_all_groups(ignored_layers=list(model.get_output_layers())))
+    _check_every_layer_has_a_group(model, graph, found, called)
+    return graph, [part for group in found for part in _split(group, graph, names, importance)]
 
 
 def _split(
-    group: Any, graph: tp.DependencyGraph, names: dict[nn.Module, str], importance: str
+    group: Any, graph: ChannelGraph, names: dict[nn.Module, str], importance: str
 ) -> Iterator[ChannelGroup]:
     """Split one of torch-pruning's groups into parts of equal standing."""
     root, size = group[0].dep, len(group[0].idxs)
-    repeats = max(_count_repeats(dep.layer) for dep, _ in group)
     items = [item for item in group.items if graph.is_out_channel_pruning_fn(item.dep.handler)]
     batchnorms = [item for item in items if isinstance(item.dep.layer, nn.BatchNorm2d)]
     by_weight, _ = _average_over_layers(items, size)
     by_batchnorm, num_batchnorms = _average_over_layers(batchnorms, size)
 
-    standing = np.zeros((size, len(items)), dtype=bool)
-    for column, item in enumerate(items):
-        standing[item.root_idxs, column] = True
-    parts = np.unique(standing[: size // repeats], axis=0, return_inverse=True)[1]
+    unit_of = _find_units(group, graph, size)
+    units = [tuple(np.flatnonzero(unit_of == unit).tolist()) for unit in range(unit_of.max() + 1)]
+    standing = np.stack(
+        [np.bincount(unit_of[item.root_idxs], minlength=len(units)) for item in items], axis=1
+    )
+    is_image = [isinstance(item.dep.layer, ImageChannels) for item in items]
+    parts = np.unique(standing, axis=0, return_inverse=True)[1]
     for part in range(parts.max() + 1):
-        channels = np.flatnonzero(parts == part)
+        members = np.flatnonzero(parts == part)
+        counts = standing[members[0]]
+        if counts[is_image].any():
+            continue
+        channels = np.array([units[member] for member in members])
         is_ranked = importance == "bn_scale" and bool((num_batchnorms[channels] > 0).all())
         scores = by_batchnorm if is_ranked else by_weight
         yield ChannelGroup(
@@ -115,18 +113,36 @@ def _split(
             root=root.layer,
             prune_root=root.handler,
             outputs=tuple(item.dep.layer for item in items),
-            channels=tuple(channels.tolist()),
-            scores=scores.reshape(repeats, -1).mean(axis=0)[channels],
+            units=tuple(units[member] for member in members),
+            scores=scores[channels].mean(axis=1),
             is_ranked_by_batchnorm=is_ranked,
-            repeats=repeats,
-            stride=size // repeats,
+            smallest_step=int(counts[counts > 0].min()),
         )
 
 
-def _count_repeats(layer: nn.Module) -> int:
+def _find_units(group: Any, graph: ChannelGraph, size: int) -> NDArray[np.intp]:
+    """Number the units of a group: for each of its channels the unit it belongs to."""
+    ties: list[tuple[int, int]] = list(group.ties)
+    for item in group.items:
+        roots = dict(zip(item.idxs, item.root_idxs, strict=True))
+        is_output = graph.is_out_channel_pruning_fn(item.dep.handler)
+        for channel, companion in _find_companions(item.dep.layer, is_output):
+            if channel in roots and companion in roots:
+                ties.append((roots[channel], roots[companion]))
+    labels = np.arange(size)
+    for pair in ties:
+        low, high = sorted(labels[list(pair)])
+        labels[labels == high] = low
+    units: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
+    return units
+
+
+def _find_companions(layer: nn.Module, is_output: bool) -> Iterator[tuple[int, int]]:
+    """Yield pairs of channels that a layer can only lose together."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.groups != layer.out_channels:
-        return layer.groups
-    return 1
+        size = layer.out_channels if is_output else layer.in_channels
+        step = size // layer.groups
+        yield from ((channel, channel + step) for channel in range(size - step))
 
 
 def _average_over_layers(
@@ -148,19 +164,25 @@ def _average_over_layers(
 
 
 def _check_every_layer_has_a_group(
-    model: SegmentationNetwork, graph: tp.DependencyGraph, groups: Sequence[ChannelGroup],
-    called: set[nn.Module],
-) -> None:  # fmt: skip
-    covered = {layer for group in groups for layer in group.outputs}
+    model: SegmentationNetwork, graph: ChannelGraph, groups: Sequence[Any], called: set[nn.Module]
+) -> None:
+    groups = list(groups)
     for layer in model.get_output_layers():
         pruner = graph.get_pruner_of_module(layer)
         channels = list(range(pruner.get_out_channels(layer)))
-        for dep, _ in graph.get_pruning_group(layer, pruner.prune_out_channels, channels):
-            covered.add(dep.layer)
+        groups.append(graph.get_pruning_group(layer, pruner.prune_out_channels, channels))
+    covered = {
+        dep.layer for group in groups for dep, _ in group
+        if graph.is_out_channel_pruning_fn(dep.handler)
+    }  # fmt: skip
+    inside = {
+        part for layer in model.modules() if isinstance(layer, ChannelLayer)
+        for part in layer.modules() if part is not layer
+    }  # fmt: skip
     lost = [
         name
         for name, layer in get_resizable_layers(model).items()
-        if layer in called and layer not in covered and not isinstance(layer, nn.PReLU)
+        if layer in called - covered - inside and not isinstance(layer, nn.PReLU)
     ]
     if lost:
         raise PruningError(f"torch-pruning finds no group for the layers {', '.join(lost)}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.attention import CoordinateAttention
 from models.backbones import BackboneWeights, create_backbone
 from models.layers import (
     ASPP,
     ConvBN,
     ConvBNReLU,
-    CoordinateAttention,
     FCNHead,
     resize,
     scale_channels,

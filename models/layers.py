@@ -103,40 +103,6 @@ class ASPP(nn.Module):
         return self.project(torch.cat(views, dim=1))  # type: ignore[no-any-return]
 
 
-class CoordinateAttention(nn.Module):
-    """Reweights every channel by its row and by its column.
-
-    Source: Hou et al., https://arxiv.org/abs/2103.02907, equations 4 to 9.
-    Differs: rows and columns are joined by two views of one tensor of length H + W, as there.
-
-    Args:
-        channels: Channels of the input and of the output.
-        reduction: The bottleneck has `channels / reduction` channels.
-        min_channels: The bottleneck is never narrower than this.
-    """
-
-    def __init__(self, channels: int, reduction: int = 32, min_channels: int = 8) -> None:
-        super().__init__()
-        squeezed = max(min_channels, channels // reduction)
-        self.squeeze = nn.Sequential(
-            nn.Conv2d(channels, squeezed, 1), nn.BatchNorm2d(squeezed), nn.Hardswish()
-        )
-        self.rows = nn.Conv2d(squeezed, channels, 1)
-        self.columns = nn.Conv2d(squeezed, channels, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (N, channels, H, W) to the same shape."""
-        height, width = features.shape[-2:]
-        rows = features.mean(dim=3, keepdim=True)
-        columns = features.mean(dim=2, keepdim=True).transpose(2, 3)
-        both = self.squeeze(torch.cat((rows, columns), dim=2))
-        rows, columns = both.split((height, width), dim=2)
-        row_weights = self.rows(rows).sigmoid()
-        column_weights = self.columns(columns.transpose(2, 3)).sigmoid()
-        weighted: Tensor = features * row_weights * column_weights
-        return weighted
-
-
 class FCNHead(nn.Sequential):
     """The auxiliary head of the literature: 3x3, dropout, 1x1 to the classes.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from models.channel_layers import ChannelLayer
 from models.network import SegmentationNetwork
 from models.pruning_record import KeptChannels, get_num_channels, replay
 
@@ -26,7 +27,7 @@ def mask_channels(model: nn.Module, layers: Mapping[str, KeptChannels]) -> None:
         layer = model.get_submodule(name)
         size = get_num_channels(layer)[1]
         removed = sorted(set(range(size)) - set(kept.outputs))
-        if isinstance(layer, nn.PReLU) or not removed:
+        if isinstance(layer, nn.PReLU | ChannelLayer) or not removed:
             continue
         dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
         for tensor, axis in ((layer.weight, dim), (layer.bias, 0)):

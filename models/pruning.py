@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
+from models.channel_graph import ChannelGraph
 from models.channel_groups import IMPORTANCES, ChannelGroup, PruningError, find_groups
 from models.channel_selection import count_globally, count_locally, find_lowest, round_width
 from models.masking import measure_masking_error
@@ -134,7 +134,7 @@ def _select(
     chosen = []
     for group, keep in zip(groups, keeps, strict=True):
         size = len(group.scores)
-        step = None if round_to is None else round_to // math.gcd(round_to, group.repeats)
+        step = None if round_to is None else round_to // math.gcd(round_to, group.smallest_step)
         lowest = find_lowest(group.scores, size - round_width(keep, size, step))
         chosen.append(group.get_root_channels(lowest))
     return chosen
@@ -157,7 +157,7 @@ class _Removals:
         }
 
     def apply(
-        self, graph: tp.DependencyGraph, group: ChannelGroup, channels: Sequence[int]
+        self, graph: ChannelGraph, group: ChannelGroup, channels: Sequence[int]
     ) -> list[_Step]:
         """Prune one group of the copy; the channels are the root's before any pruning."""
         position = {c: i for i, c in enumerate(self._left[group.name, True])}

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from models.channel_layers import ChannelLayer
 from models.structure import get_resizable_layers, get_width, set_width
 
 
@@ -108,6 +109,9 @@ def _check(name: str, layer: nn.Module, channels: KeptChannels) -> None:
 
 def _select(layer: nn.Module, channels: KeptChannels) -> None:
     """Keep the given channels of one layer: its attributes, parameters and buffers."""
+    if isinstance(layer, ChannelLayer):
+        layer.keep(channels.inputs)
+        return
     inputs, outputs = channels.inputs, channels.outputs
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         groups = layer.groups

@@ -12,15 +12,22 @@ import torch
 from torch import nn
 
 from models import MODELS, create_model
+from models.attention import EfficientChannelAttention, SpatialAttention
+from models.channel_layers import ChannelHalf, ChannelShuffle
 from models.network import SegmentationNetwork
 
-_CONVOLUTION = ("in_channels", "out_channels", "groups")
+_CHANNELS = ("in_channels", "out_channels")
+_CONVOLUTION = (*_CHANNELS, "groups")
 WIDTH_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv2d: _CONVOLUTION,
     nn.ConvTranspose2d: _CONVOLUTION,
     nn.Linear: ("in_features", "out_features"),
     nn.BatchNorm2d: ("num_features",),
     nn.PReLU: ("num_parameters",),
+    EfficientChannelAttention: _CHANNELS,
+    SpatialAttention: _CHANNELS,
+    ChannelShuffle: _CHANNELS,
+    ChannelHalf: (*_CHANNELS, "start"),
 }
 """The layers whose width may change, and the attributes that hold it."""
 

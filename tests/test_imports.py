@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # `python search/run.py` and `python analysis/report.py` put their folder first on the path.
 SCRIPT_FOLDERS = ("search", "analysis")
 OPTUNA_FIGURES = {"analysis/figures/importance.py"}
-TORCH_PRUNING_FILES = {"models/pruning.py", "models/channel_groups.py"}
+TORCH_PRUNING_FILES = {"models/channel_graph.py"}
 UNPICKLING_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNPICKLING_CALLS = {
     "torch.load",
@@ -193,7 +193,7 @@ def test_rule_can_fail(rule: Rule, path: str, code: str) -> None:
         ("search/ray_a.py", "import ray\nfrom search import space"),
         ("trainables/ray_a.py", "from ray import tune\nfrom . import store"),
         ("trainables/data/a.py", "from .dataset import DataError\nimport numpy\nnumpy.load('a')"),
-        ("models/pruning.py", "import torch_pruning as tp\nfrom models.checkpoint import load"),
+        ("models/channel_graph.py", "import torch_pruning\nfrom models.checkpoint import load"),
         ("analysis/figures/colors.py", "import json\njson.load(file)"),
     ],
 )  # fmt: skip
