@@ -17,11 +17,15 @@ from optuna.samplers import (
     TPESampler,
 )
 
+from search.bounded_history import BoundedHistorySampler
+
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 
 # (seed, pipelines of the study) -> sampler; a small study must not spend itself on random starts.
 SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": lambda seed, num: TPESampler(seed=seed, n_startup_trials=_share(num, most=10)),
+    "tpe": lambda seed, num: BoundedHistorySampler(
+        TPESampler(seed=seed, n_startup_trials=_share(num, most=10))
+    ),
     "nsga2": lambda seed, num: NSGAIISampler(seed=seed, population_size=_share(num, most=50)),
     "nsga3": lambda seed, num: NSGAIIISampler(seed=seed, population_size=_share(num, most=50)),
     "gp": lambda seed, num: GPSampler(seed=seed, n_startup_trials=_share(num, most=10)),
