@@ -21,10 +21,8 @@ class ESPNet(SegmentationNetwork):
     Source: Mehta et al., "ESPNet: efficient spatial pyramid of dilated convolutions for semantic
         segmentation", https://arxiv.org/abs/1803.06815, figure 4; sacmehta/ESPNet, whose weights
         `models.pretrained` loads.
-    Differs: the shrunken image is normalised apart from the features that it is concatenated
-        with, which computes the same and can be pruned; a map that an odd size leaves a pixel too
-        large is resized; with fewer than five classes the decoder's pyramid has as many branches
-        as classes.
+    Differs: a map that an odd size leaves a pixel too large is resized; with fewer than five
+        classes the decoder's pyramid has as many branches as classes.
 
     Args:
         num_classes: Classes to tell apart, at least 2.
@@ -37,12 +35,10 @@ class ESPNet(SegmentationNetwork):
             raise ValueError(f"alpha2 and alpha3 must be at least 1, got {alpha2!r} and {alpha3!r}")
         super().__init__()
         self.level1 = ConvBNPReLU(3, 16, 3, stride=2)
-        self.level1_norm = BNPReLU(16)
-        self.half_norm = BNPReLU(3)
+        self.level1_norm = BNPReLU(16 + 3)
         self.level2_down = ESP(16 + 3, 64, stride=2)
         self.level2 = nn.Sequential(*(ESP(64, 64, residual=True) for _ in range(alpha2)))
-        self.level2_norm = BNPReLU(2 * 64)
-        self.quarter_norm = BNPReLU(3)
+        self.level2_norm = BNPReLU(2 * 64 + 3)
         self.level3_down = ESP(2 * 64 + 3, 128, stride=2)
         self.level3 = nn.Sequential(*(ESP(128, 128, residual=True) for _ in range(alpha3)))
         self.level3_norm = BNPReLU(2 * 128)
@@ -66,11 +62,9 @@ class ESPNet(SegmentationNetwork):
         """See `SegmentationNetwork.compute_outputs`."""
         half = F.avg_pool2d(images, 3, stride=2, padding=1)
         quarter = F.avg_pool2d(half, 3, stride=2, padding=1)
-        level1 = self.level1_norm(self.level1(images))
-        level1 = torch.cat((level1, self.half_norm(half)), dim=1)
+        level1 = self.level1_norm(torch.cat((self.level1(images), half), dim=1))
         down2 = self.level2_down(level1)
-        level2 = self.level2_norm(torch.cat((self.level2(down2), down2), dim=1))
-        level2 = torch.cat((level2, self.quarter_norm(quarter)), dim=1)
+        level2 = self.level2_norm(torch.cat((self.level2(down2), down2, quarter), dim=1))
         down3 = self.level3_down(level2)
         level3 = self.level3_norm(torch.cat((down3, self.level3(down3)), dim=1))
 

@@ -6,6 +6,8 @@ from models.espnetv2 import POOLING_SCALES
 from models.pretrained.renaming import Rewrites, Tensors, drop, rename, split
 
 _ESPNET: Rewrites = (
+    (r"^encoder\.classifier\.", "classifier_1."),
+    (r"^encoder\.", ""),
     (r"\bc1\.conv\.", "reduce."),
     (r"\bd1\.conv\.", "undilated."),
     (r"\bd2\.conv\.", "dilated.0."),
@@ -20,7 +22,7 @@ _ESPNET: Rewrites = (
     (r"\.bn\.", ".0."),
     (r"\.act\.", ".1."),
     (r"^(level[23])_0\.", r"\1_down."),
-    (r"^b3\.", "level3_norm."),
+    (r"^b([123])\.", r"level\1_norm."),
     (r"^classifier_1\.conv\.", "level3_project.0."),
     (r"^br\.", "level3_project.1."),
     (r"^up_l3\.0\.", "level3_up."),
@@ -73,9 +75,6 @@ _ESPNETV2: Rewrites = (
 
 def convert_espnet(tensors: Tensors) -> Tensors:
     """Name the tensors of an ESPNet as ours are; the encoder may be a part of its own or not."""
-    tensors = rename(tensors, ((r"^encoder\.classifier\.", "classifier_1."), (r"^encoder\.", "")))
-    tensors = split(tensors, r"^b1\.", ("level1_norm.", "half_norm."), sizes=(3,))
-    tensors = split(tensors, r"^b2\.", ("level2_norm.", "quarter_norm."), sizes=(3,))
     return rename(tensors, _ESPNET)
 
 

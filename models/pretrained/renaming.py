@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
@@ -37,20 +36,14 @@ def drop(tensors: Mapping[str, Tensor], patterns: Iterable[str]) -> Tensors:
 
 
 def split(
-    tensors: Mapping[str, Tensor],
-    pattern: str,
-    parts: Sequence[str],
-    *,
-    sizes: Sequence[int] = (),
-    dim: int = 0,
+    tensors: Mapping[str, Tensor], pattern: str, parts: Sequence[str], *, dim: int = 0
 ) -> Tensors:
-    """Split each tensor whose name matches into several; others pass.
+    """Split each tensor whose name matches into equal parts; others pass.
 
     Args:
         tensors: Any.
         pattern: A regular expression.
         parts: What replaces the match in the name, for each part.
-        sizes: Of the parts but the first one, which has the rest; none: all are equal.
         dim: The axis; a tensor without any (the counter of a BatchNorm) is repeated.
     """
     divided: Tensors = {}
@@ -58,12 +51,6 @@ def split(
         if not re.search(pattern, name):
             divided[name] = tensor
             continue
-        names = [re.sub(pattern, part, name) for part in parts]
-        if tensor.ndim == 0:
-            values: Sequence[Tensor] = (tensor,) * len(parts)
-        elif sizes:
-            values = torch.split(tensor, [tensor.shape[dim] - sum(sizes), *sizes], dim)
-        else:
-            values = tensor.chunk(len(parts), dim)
-        divided.update(zip(names, values, strict=True))
+        values = tensor.chunk(len(parts), dim) if tensor.ndim else (tensor,) * len(parts)
+        divided |= {re.sub(pattern, p, name): v for p, v in zip(parts, values, strict=True)}
     return divided
