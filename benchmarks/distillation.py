@@ -42,6 +42,7 @@ from trainables.pipeline import build_dense, build_stages, build_teacher
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 from trainables.stages import DistilledStage, Learning
 from trainables.store import ArtifactStore
+from trainables.teacher_cache import TeacherLogitsConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,7 @@ class Arguments:
         eta: Weight of the cross-entropy beside DKD.
         lr: Peak learning rate of the fine-tuning; default: the run's.
         num_steps: Steps of the fine-tuning; default: the run's.
+        teacher_logits: Cached or live teacher; default: the run's.
         num_threads: CPU threads of each process.
         jobs: Processes at a time.
         device: cpu, cuda or cuda:N.
@@ -77,6 +79,7 @@ class Arguments:
     eta: float = 1.0
     lr: float | None = None
     num_steps: int | None = None
+    teacher_logits: TeacherLogitsConfig | None = None
     num_threads: int = 1
     jobs: int = 2
     device: str = field(default_factory=detect_device)
@@ -177,7 +180,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         TrainingDiverged: A loss is no longer finite.
     """
     started = time.monotonic()
-    starting_points = _obtain_starting_points(arguments)
+    starting_points = obtain_starting_points(arguments)
     for name, value in starting_points.items():
         console.print(f"{name:>8}  mIoU {value:.4f}", highlight=False)
     tasks = [
@@ -186,7 +189,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         for distiller in arguments.distillers
     ]
     miou: dict[str, dict[int, float]] = {distiller: {} for distiller in arguments.distillers}
-    for task, value, seconds in _fine_tune_all(tasks, arguments.jobs):
+    for task, value, seconds in fine_tune_all(tasks, arguments.jobs):
         miou[task.distiller][task.seed] = value
         console.print(
             f"{task.distiller:>8}  seed {task.seed}  mIoU {value:.4f}  ({seconds:.0f} s)",
@@ -208,7 +211,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         "starting_points": starting_points,
         "miou": miou,
         "comparisons": [
-            {**_without_nan(pair._asdict()), "verdict": pair.verdict} for pair in comparisons
+            {**without_nan(pair._asdict()), "verdict": pair.verdict} for pair in comparisons
         ],
     }
 
@@ -235,7 +238,7 @@ def compare(
 def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
     """Fine-tune the pruned student, or find that it was done; returns val mIoU and seconds."""
     arguments = task.arguments
-    config, settings = _read_pipeline(arguments), _settings(arguments)
+    config, settings = read_pipeline(arguments), make_settings(arguments)
     training = config.distil
     training = replace(
         training,
@@ -254,15 +257,16 @@ def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
         build_teacher(config),
         distiller,
         Learning(data=config.data, training=training, seed=task.seed),
-        config.teacher_logits,
+        arguments.teacher_logits or config.teacher_logits,
     )
-    artifact = stage.obtain(_store(arguments), _context(arguments, arguments.num_threads))
+    artifact = stage.obtain(open_store(arguments), make_context(arguments, arguments.num_threads))
     return task, artifact.result["miou"], artifact.result["seconds"]
 
 
-def _fine_tune_all(
+def fine_tune_all(
     tasks: Sequence[FineTuning], jobs: int
 ) -> Iterator[tuple[FineTuning, float, float]]:
+    """Fine-tune in so many processes at a time; see `fine_tune`."""
     if jobs == 1:
         yield from map(fine_tune, tasks)
         return
@@ -277,14 +281,14 @@ def _fine_tune_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _obtain_starting_points(arguments: Arguments) -> dict[str, float]:
+def obtain_starting_points(arguments: Arguments) -> dict[str, float]:
     """Find or make what every fine-tuning shares; val mIoU by name."""
-    config, store = _read_pipeline(arguments), _store(arguments)
-    context = _context(arguments, arguments.num_threads * arguments.jobs)
+    config, store = read_pipeline(arguments), open_store(arguments)
+    context = make_context(arguments, arguments.num_threads * arguments.jobs)
     stages = {
         "teacher": build_teacher(config),
         "dense": build_dense(config),
-        "pruned": build_stages(config, _settings(arguments))["pruned"],
+        "pruned": build_stages(config, make_settings(arguments))["pruned"],
     }
     return {name: stage.obtain(store, context).result["miou"] for name, stage in stages.items()}
 
@@ -299,22 +303,26 @@ def _read_config(run_dir: Path) -> dict[str, Any]:
     return config
 
 
-def _read_pipeline(arguments: Arguments) -> PipelineConfig:
+def read_pipeline(arguments: Arguments) -> PipelineConfig:
+    """What all pipelines of the run share."""
     pipeline = _read_config(arguments.run_dir)["pipeline"]
     return TypeAdapter(PipelineConfig).validate_python(pipeline)
 
 
-def _settings(arguments: Arguments) -> PipelineSettings:
+def make_settings(arguments: Arguments) -> PipelineSettings:
+    """Which student of the run is fine-tuned."""
     return PipelineSettings(
         pruning_ratio=arguments.pruning_ratio, sparsity_lambda=arguments.sparsity_lambda
     )
 
 
-def _store(arguments: Arguments) -> ArtifactStore:
+def open_store(arguments: Arguments) -> ArtifactStore:
+    """The run's finished stages."""
     return ArtifactStore(arguments.run_dir / "stages")
 
 
-def _context(arguments: Arguments, num_threads: int) -> StageContext:
+def make_context(arguments: Arguments, num_threads: int) -> StageContext:
+    """This machine, with the run's cache."""
     default = Path.home() / ".cache" / "segfront"
     return StageContext(
         cache_dir=Path(_read_config(arguments.run_dir).get("cache_dir", default)),
@@ -358,7 +366,7 @@ def _print_tables(
         console.print(f"[bold]{pair.verdict}[/]", highlight=False)
 
 
-def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+def without_nan(values: dict[str, Any]) -> dict[str, Any]:
     """NaN and infinity are no JSON."""
     if math.isnan(values["standard_error"]):
         return {**values, "standard_error": None, "interval": None}

@@ -195,7 +195,7 @@ def measure_all(arguments: Arguments, console: Console) -> dict[str, list[Timing
 
     def add(title: str, rows: list[Timing]) -> None:
         tables[title] = rows
-        _print_table(title, rows, console)
+        print_table(title, rows, console)
 
     images = f"{arguments.batch_size} x {arguments.crop_size[0]} x {arguments.crop_size[1]}"
     add(f"data: batch of {images}", measure_data(arguments))
@@ -419,7 +419,8 @@ def _make_png_files(folder: Path, num_samples: int = 32) -> SegmentationDataset:
     return create_dataset("folder", folder)
 
 
-def _print_table(title: str, rows: Sequence[Timing], console: Console) -> None:
+def print_table(title: str, rows: Sequence[Timing], console: Console) -> None:
+    """Print one row per variant."""
     table = Table("", title=title, title_justify="left")
     for heading in ("median ms", "times faster", "lowest", "highest", "rounds"):
         table.add_column(heading, justify="right")

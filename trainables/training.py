@@ -127,7 +127,7 @@ def train(
     """
     context.activate()
     device = torch.device(context.device)
-    channels_last = config.channels_last and not _breaks_in_channels_last(model, device)
+    channels_last = config.channels_last and not breaks_in_channels_last(model, device)
     place(model, device, channels_last=channels_last).train()
     optimizer = build_optimizer(model, config.optimizer)
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
@@ -148,7 +148,7 @@ def train(
         torch.manual_seed(_dropout_seed(stream.seed, step))
         set_learning_rate(optimizer, config.optimizer.learning_rate(step, config.num_steps))
         with context.device_lock.shared():
-            batch = _bring(samples, device, channels_last=channels_last)
+            batch = bring_batch(samples, device, channels_last=channels_last)
             with autocast(config.precision, device):
                 loss = _total_loss(model(batch.images), batch, compute_loss, config)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -189,7 +189,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def _breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
+def breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
     """Whether the gradient of a convolution would overwrite foreign memory on the CPU.
 
     The weight gradient of a strided 1x1 convolution with fewer than 8 input channels corrupts the
@@ -205,8 +205,10 @@ def _breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
     )
 
 
-def _bring(samples: Sample | TaughtSample, device: torch.device, *, channels_last: bool) -> Batch:
-    """Move what the loader gave to the device."""
+def bring_batch(
+    samples: Sample | TaughtSample, device: torch.device, *, channels_last: bool = True
+) -> Batch:
+    """Move what the loader gave to the device and normalise the images there."""
     images = normalize(samples.image.to(device, non_blocking=True))
     if not channels_last:
         images = images.contiguous()

@@ -98,7 +98,7 @@ class DistilledStage(Stage):
             return None, lambda logits, batch: logits.detach()
         checkpoint = parents["teacher"].checkpoint
         if not self.teacher_logits.cached:
-            return None, _load_live_teacher(checkpoint, torch.device(context.device))
+            return None, load_live_teacher(checkpoint, torch.device(context.device))
         cached = cache_teacher(
             checkpoint,
             self.learning.data.open_cached("train", context.cache_dir),
@@ -116,7 +116,8 @@ def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:
     return enlarge(batch.teacher_logits, logits.shape[-2:])
 
 
-def _load_live_teacher(checkpoint: Path, device: torch.device) -> TeacherFunction:
+def load_live_teacher(checkpoint: Path, device: torch.device) -> TeacherFunction:
+    """A function that runs the teacher on the batch's images."""
     teacher = place(load_checkpoint(checkpoint).requires_grad_(False), device)
 
     def ask(logits: Tensor, batch: Batch) -> Tensor:

@@ -1,0 +1,257 @@
+"""What a cache of the teacher's logits is worth: time of a step, and mIoU, against a live teacher.
+
+Takes teacher and pruned student from a run of `search/run.py`; what is missing is computed.
+  step    one fine-tuning step, samples and all, with the teacher running at each step and with its
+          logits read from the cache, always in turn (A B A B ...), so that a machine that slows
+          down slows both alike. "Times faster" is the median over the rounds of live / cached
+          within a round. Making the cache is timed apart: it is paid for once per node.
+  mIoU    fine-tunings with every seed under both teachers, paired by seed as in distillation.py.
+          Finished ones lie in the run's store; an interrupted benchmark goes on where it was.
+
+Example:
+  python benchmarks/teacher_cache.py --run-dir runs/camvid-20260101-120000 --output cache.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import distillation
+import step_time
+import torch
+import tyro
+from distillation import FineTuning, make_context, make_settings, open_store, read_pipeline
+from rich.console import Console
+from torch.utils.data import default_collate
+
+from models.checkpoint import load_checkpoint
+from models.hardware import describe_hardware
+from trainables.context import StageContext, detect_device
+from trainables.data import TrainingStream
+from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.optimization import build_optimizer
+from trainables.pipeline import build_stages, build_teacher
+from trainables.pipeline_config import PipelineConfig
+from trainables.stages.distilled import TeacherFunction, load_live_teacher, read_cached_logits
+from trainables.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
+from trainables.training import autocast, breaks_in_channels_last, bring_batch, place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is compared.
+
+    Attributes:
+        run_dir: Folder of a run, with config.json and stages/.
+        pruning_ratio: Of the student, as in the run's trials if its pruned network is to be reused.
+        sparsity_lambda: Of the student, likewise.
+        stride: Pixels from one cached logit to the next.
+        rounds: Timed rounds of steps, after one to warm up.
+        seeds: Seeds of the fine-tunings; none: only steps are timed.
+        num_steps: Steps of a fine-tuning; default: the run's.
+        num_threads: CPU threads of each process.
+        jobs: Fine-tunings at a time.
+        device: cpu, cuda or cuda:N.
+        output: JSON file for the results.
+    """
+
+    run_dir: Path
+    pruning_ratio: float = 0.5
+    sparsity_lambda: float = 1e-5
+    stride: int = 4
+    rounds: int = 10
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_steps: int | None = None
+    num_threads: int = 1
+    jobs: int = 1
+    device: str = field(default_factory=detect_device)
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "rounds", "num_threads", "jobs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different ones, got {self.seeds}")
+
+    def fine_tuning(self, source: TeacherLogitsConfig) -> distillation.Arguments:
+        """The same for distillation.py, under one of the two teachers."""
+        return distillation.Arguments(
+            run_dir=self.run_dir,
+            pruning_ratio=self.pruning_ratio,
+            sparsity_lambda=self.sparsity_lambda,
+            seeds=self.seeds or (0,),
+            num_steps=self.num_steps,
+            teacher_logits=source,
+            num_threads=self.num_threads,
+            jobs=self.jobs,
+            device=self.device,
+        )
+
+    @property
+    def teachers(self) -> dict[str, TeacherLogitsConfig]:
+        """What is compared, the reference first."""
+        live = TeacherLogitsConfig(source="live")
+        return {"live": live, "cached": TeacherLogitsConfig(stride=self.stride)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write.
+
+    Returns:
+        Exit status: 0, 1 if a training failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    console = Console()
+    try:
+        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+        result = run(arguments, console)
+    except ArithmeticError as error:
+        console.print(f"[bold red]failed:[/] {error}", highlight=False)
+        return 1
+    except ValueError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from here")
+        return 130
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Do the whole benchmark and print it.
+
+    Returns:
+        JSON-able results.
+
+    Raises:
+        ValueError: The run, its data or a setting cannot be used.
+        TrainingDiverged: A loss is no longer finite.
+    """
+    started = time.monotonic()
+    cached, rows = measure_steps(arguments)
+    num_bytes = sum(path.stat().st_size for path in cached.logits.folder.iterdir())
+    console.print(
+        f"cache of {len(cached.logits)} images: {num_bytes / 2**20:.1f} MiB, made in "
+        f"{cached.seconds:.1f} s (0: found)",
+        highlight=False,
+    )
+    step_time.print_table("fine-tuning step under a teacher", rows, console)
+    miou = fine_tune_all(arguments, console)
+    comparison = None
+    if arguments.seeds:
+        comparison = distillation.compare(miou["cached"], miou["live"], ("cached", "live"))
+        console.print(f"[bold]{comparison.verdict}[/]", highlight=False)
+    measured_at, hardware = datetime.now(UTC), describe_hardware(arguments.device)
+    console.print(
+        f"{hardware.get('gpu', hardware['cpu'])}, torch {hardware['torch']}, "
+        f"{measured_at:%Y-%m-%d}, {(time.monotonic() - started) / 60:.1f} minutes",
+        highlight=False,
+    )
+    return {
+        "benchmark": "teacher_cache",
+        "measured_at": measured_at.isoformat(timespec="seconds"),
+        "hardware": hardware,
+        "settings": json.loads(json.dumps(asdict(arguments), default=str)),
+        "cache": {
+            "num_images": len(cached.logits),
+            "num_bytes": num_bytes,
+            "seconds": cached.seconds,
+        },
+        "steps": [row._asdict() for row in rows],
+        "miou": miou,
+        "comparison": comparison
+        and {**distillation.without_nan(comparison._asdict()), "verdict": comparison.verdict},
+    }
+
+
+def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.Timing]]:
+    """Time steps under both teachers in turn; the same positions of the stream for both."""
+    shared = arguments.fine_tuning(arguments.teachers["live"])
+    config, store = read_pipeline(shared), open_store(shared)
+    context = make_context(shared, arguments.num_threads)
+    context.activate()
+    teacher = build_teacher(config).obtain(store, context).checkpoint
+    student = build_stages(config, make_settings(shared))["pruned"].obtain(store, context)
+    images = config.data.open_cached("train", context.cache_dir)
+    cached = cache_teacher(
+        teacher, images, context, stride=arguments.stride, precision=config.distil.precision
+    )
+    augmentation = config.data.augmentation
+    plain = TrainingStream(images, augmentation, seed=0)
+    taught = TrainingStream(images, augmentation, seed=0, teacher_logits=cached.logits)
+    live = load_live_teacher(teacher, torch.device(context.device))
+    steps = {
+        "live": make_step(student.checkpoint, plain, live, config, context),
+        "cached": make_step(student.checkpoint, taught, read_cached_logits, config, context),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(arguments.rounds + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step(index)
+            if index > 0:
+                times[name].append(time.perf_counter() - started)
+    return cached, step_time.summarize(times)
+
+
+def make_step(
+    checkpoint: Path,
+    stream: TrainingStream,
+    ask_teacher: TeacherFunction,
+    config: PipelineConfig,
+    context: StageContext,
+) -> Callable[[int], float]:
+    """Load a student and return its training step, as in `trainables.training.train`."""
+    device = torch.device(context.device)
+    model = load_checkpoint(checkpoint)
+    channels_last = config.distil.channels_last and not breaks_in_channels_last(model, device)
+    place(model, device, channels_last=channels_last).train()
+    optimizer = build_optimizer(model, config.distil.optimizer)
+    distil, distiller = DISTILLERS["dkd"], DistillerConfig(name="dkd")
+    size = config.distil.batch_size
+
+    def step(number: int) -> float:
+        samples = default_collate([stream[number * size + offset] for offset in range(size)])
+        batch = bring_batch(samples, device, channels_last=channels_last)
+        with autocast(config.distil.precision, device):
+            output = model(batch.images)
+            logits = output if isinstance(output, torch.Tensor) else output.logits
+            loss = distil(logits, ask_teacher(logits, batch), batch.target, distiller, None)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step
+
+
+def fine_tune_all(arguments: Arguments, console: Console) -> dict[str, dict[int, float]]:
+    """Val mIoU in 0..1 by teacher and seed."""
+    tasks = {
+        FineTuning(arguments.fine_tuning(teacher), "dkd", seed): name
+        for seed in arguments.seeds
+        for name, teacher in arguments.teachers.items()
+    }
+    miou: dict[str, dict[int, float]] = {name: {} for name in arguments.teachers}
+    for task, value, seconds in distillation.fine_tune_all(list(tasks), arguments.jobs):
+        name = tasks[task]
+        miou[name][task.seed] = value
+        console.print(
+            f"{name:>8}  seed {task.seed}  mIoU {value:.4f}  ({seconds:.0f} s)", highlight=False
+        )
+    return miou
+
+
+if __name__ == "__main__":
+    sys.exit(main())
