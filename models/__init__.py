@@ -20,6 +20,7 @@ from models.espnet import ESPNet
 from models.espnetv2 import ESPNetV2
 from models.fast_scnn import FastSCNN
 from models.icnet import ICNet
+from models.lednet import LEDNet
 from models.lraspp import LRASPP
 from models.ndnet import NDNet
 from models.network import SegmentationNetwork
@@ -43,6 +44,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "espnetv2": ESPNetV2,
     "fast_scnn": FastSCNN,
     "icnet_resnet50": ICNet,
+    "lednet": LEDNet,
     "lraspp_mobilenet_v3_large": LRASPP,
     "ndnet": NDNet,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
@@ -68,6 +70,7 @@ __all__ = [
     "ESPNetV2",
     "FastSCNN",
     "ICNet",
+    "LEDNet",
     "NDNet",
     "PSPNet",
     "SegNet",

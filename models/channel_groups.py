@@ -40,6 +40,7 @@ class ChannelGroup:
         scores: One for each unit, higher is more important.
         is_ranked_by_batchnorm: Whether the scores compare with those of other groups.
         smallest_step: The fewest channels that any of the layers loses with a unit.
+        num_fixed: Units beside these that are tied to the image and stay.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ChannelGroup:
     scores: NDArray[np.float64]
     is_ranked_by_batchnorm: bool
     smallest_step: int
+    num_fixed: int
 
     def get_root_channels(self, indices: Sequence[int]) -> tuple[int, ...]:
         """Turn indices into `scores` to output channels of the root."""
@@ -99,12 +101,13 @@ def _split(
         [np.bincount(unit_of[item.root_idxs], minlength=len(units)) for item in items], axis=1
     )
     is_image = [isinstance(item.dep.layer, ImageChannels) for item in items]
+    is_fixed: NDArray[np.bool_] = standing[:, is_image].sum(axis=1) > 0
     parts = np.unique(standing, axis=0, return_inverse=True)[1]
     for part in range(parts.max() + 1):
         members = np.flatnonzero(parts == part)
-        counts = standing[members[0]]
-        if counts[is_image].any():
+        if is_fixed[members[0]]:
             continue
+        counts = standing[members[0]]
         channels = np.array([units[member] for member in members])
         is_ranked = importance == "bn_scale" and bool((num_batchnorms[channels] > 0).all())
         scores = by_batchnorm if is_ranked else by_weight
@@ -117,6 +120,7 @@ def _split(
             scores=scores[channels].mean(axis=1),
             is_ranked_by_batchnorm=is_ranked,
             smallest_step=int(counts[counts > 0].min()),
+            num_fixed=int(is_fixed.sum()),
         )
 
 

@@ -133,9 +133,10 @@ def _select(
             keeps[i] = count
     chosen = []
     for group, keep in zip(groups, keeps, strict=True):
-        size = len(group.scores)
+        size, fixed = len(group.scores), group.num_fixed
         step = None if round_to is None else round_to // math.gcd(round_to, group.smallest_step)
-        lowest = find_lowest(group.scores, size - round_width(keep, size, step))
+        width = max(1, round_width(keep + fixed, size + fixed, step) - fixed)
+        lowest = find_lowest(group.scores, size - width)
         chosen.append(group.get_root_channels(lowest))
     return chosen
 
