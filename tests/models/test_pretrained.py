@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import pil_to_tensor
 
 from models import create_model
 from models.bisenetv2 import GatherExpansion
@@ -280,3 +282,21 @@ def test_espnet_scores_on_camvid_what_its_authors_weights_should():
     assert (100 * with_void.iou[:11]).tolist() == pytest.approx(expected, abs=0.06)
     assert 100 * with_void.iou[:11].mean() == pytest.approx(70.10, abs=0.01)
     assert 100 * without.miou == pytest.approx(69.35, abs=0.01)
+
+
+@needs_weights
+@needs_camvid
+@pytest.mark.camvid
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5, 2.0])
+def test_espnetv2_gives_the_reference_logits(scale: float):
+    path = Path(os.environ["SEGFRONT_CAMVID"]) / "test" / "0001TP_008550.png"
+    if not path.is_file():
+        pytest.skip(f"there is no {path}: the reference is an image of the test split")
+    key = f"cityscapes_espnetv2_{scale}"
+    source, model = SOURCES[key], load(key)
+    image = Image.open(path).convert("RGB").resize(source.size[::-1], Image.Resampling.BILINEAR)
+    with torch.inference_mode():
+        logits = model(source.normalization(pil_to_tensor(image)[None]))[0]
+    reference = WEIGHTS / "cityscapes_espnetv2" / "reference_io_0001TP_008550.safetensors"
+    expected = load_file(reference)[f"s{scale}.logits_s16"]
+    torch.testing.assert_close(logits[:, ::16, ::16], expected, rtol=1e-4, atol=1e-4)
