@@ -36,6 +36,9 @@ class StudyConfig:
         seed: Of the sampler; the training's is --pipeline.seed.
         max_latency_ms: Slower networks are infeasible: not distilled, avoided by the sampler.
         max_num_params: Larger networks are infeasible: not distilled, avoided by the sampler.
+        rungs: Shares of the distillation's steps after which a pipeline pauses, ascending within
+            0..1; only the best go on (asynchronous successive halving over the front). Empty: all.
+        reduction_factor: One of so many that reach a rung goes on, above 1.
         stop_hopeless: Do not distil a network that could not enter the front with the best
             accuracy believable for it (`search.accuracy_bound`).
         cpus_per_trial: CPU cores (and threads) of one stage; default: the machine's cores shared
@@ -56,6 +59,8 @@ class StudyConfig:
     seed: int = 0
     max_latency_ms: float | None = None
     max_num_params: float | None = None
+    rungs: tuple[float, ...] = ()
+    reduction_factor: float = 3.0
     stop_hopeless: bool = True
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
@@ -85,6 +90,10 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
+        if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < r < 1 for r in self.rungs):
+            raise ValueError(f"rungs must ascend within 0..1, both excluded; got {self.rungs}")
+        if not self.reduction_factor > 1:
+            raise ValueError(f"reduction_factor must be above 1, got {self.reduction_factor}")
         gpus = self.gpus_per_trial
         if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus)):
             raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
+from search.rungs import Rungs
 from search.stage_tree import Ending, StageTree, Task
 from search.study import Outcome, PipelineStudy
 from trainables.pipeline import BASELINES, Baseline, StageResult
@@ -49,7 +50,8 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         self.study = study
         self.baselines: dict[str, Baseline] = {}
         self.baseline_errors: dict[str, str] = {}
-        self._tree = StageTree()
+        self._tree = StageTree(study.config.rungs)
+        self._rungs = Rungs(study)
         self._max_concurrent = max_concurrent
         self._explain_error = explain_error
         self._on_change = on_change
@@ -60,16 +62,23 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         """Return the stage to run next, None to wait, FINISHED when there is nothing left."""
         if self.baseline_errors:
             return self.FINISHED  # type: ignore[no-any-return,unused-ignore]
+        self._go_on()
         running = sum(task.stage not in BASELINES for task in self._tasks.values())
         task = self._next_task() if running < self._max_concurrent else None
         if task is not None:
             self._tasks[trial_id] = task
             self._on_change()
             settings = asdict(task.settings) if task.settings else {}
-            return {"stage": task.stage, "label": task.label, "settings": settings}
-        if self._is_exhausted and not self._tasks and not self._tree.open_pipelines:
-            return self.FINISHED  # type: ignore[no-any-return,unused-ignore]
-        return None
+            return {
+                "stage": task.stage,
+                "label": task.label,
+                "settings": settings,
+                "share": task.share,
+            }
+        if not self._is_exhausted or self._tasks:
+            return None
+        self._stop_paused()
+        return None if self._tree.open_pipelines else self.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -84,6 +93,9 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             endings = self._tree.finish(task.node, self._read(task, flat))
             if task.stage == "pruned":
                 self._stop_hopeless(task)
+            elif task.share < 1:
+                for number in self._tree.waiting_for(task.node):
+                    self._rungs.pause(number, task.share, self._tree.get_result(number).metrics)
         else:
             reason = str(flat.get("reason", "")) if outcome else self._explain_error(trial_id)
             if task.stage in BASELINES:
@@ -108,7 +120,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
         while True:
             task = self._tree.take()
-            is_full = len(self._tree.open_pipelines) >= most_open
+            is_full = len(self._tree.open_pipelines) - len(self._rungs.paused) >= most_open
             if task is not None or is_full or "dense" not in self.baselines:
                 return task
             proposal = self.study.ask()
@@ -117,6 +129,18 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
                 return None
             self._tree.add(proposal.number, proposal.settings)
             self._tell(self._tree.settle())
+
+    def _go_on(self) -> None:
+        """Let the pipelines go on that belong to the best part of their rung."""
+        while (number := self._rungs.promote()) is not None:
+            if number in self._tree.open_pipelines:
+                self._tree.promote(number)
+
+    def _stop_paused(self) -> None:
+        """End the pipelines that nothing can promote any more."""
+        for number in self._tree.open_pipelines:
+            reason = f"behind the front at {self._rungs.paused[number]:.0%} of its distillation"
+            self._tell([Ending(number, self._tree.drop(number), reason)], "stopped")
 
     def _stop_hopeless(self, pruned: Task) -> None:
         """End the pipelines behind a pruned network that cannot enter the front any more."""
@@ -136,6 +160,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
 
     def _tell(self, endings: Iterable[Ending], failure: Outcome = "failed") -> None:
         for ending in endings:
+            self._rungs.paused.pop(ending.number, None)
             self.study.tell(
                 ending.number,
                 failure if ending.reason else "complete",

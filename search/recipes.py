@@ -61,14 +61,25 @@ def camvid() -> StudyConfig:
     The backbone comes from $SEGFRONT_WEIGHTS if it holds MobileNetV2's trunk, else it is fetched.
     """
     optimizer = OptimizerConfig(
-        name="adamw", lr=1e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
+        name="adamw",
+        lr=1e-3,
+        weight_decay=0.01,
+        schedule="one_cycle",
+        warmup_fraction=0.1,
+        backbone_lr_factor=0.5,
     )
-    training = TrainConfig(num_steps=460, batch_size=8, optimizer=optimizer, class_weighting="enet")
+    training = TrainConfig(
+        num_steps=1900,
+        batch_size=4,
+        optimizer=optimizer,
+        class_weighting="enet",
+        class_weight_power=0.5,
+    )
     weights = _local_or_downloaded(MOBILENET_WEIGHTS)
     pipeline = PipelineConfig(
         data=DataConfig(
             name="camvid",
-            augmentation=AugmentationConfig(crop_size=(240, 320), scale_range=(0.5, 1.5)),
+            augmentation=AugmentationConfig(crop_size=(240, 320), scale_range=(0.75, 1.5)),
         ),
         teacher=NetworkConfig(
             name="deeplabv3plus", backbone="mobilenet_v2", backbone_weights=weights
@@ -77,11 +88,11 @@ def camvid() -> StudyConfig:
             name="dual_branch", backbone="mobilenet_v2", backbone_weights=weights, width=0.25
         ),
         teacher_training=training,
-        dense=replace(training, num_steps=322),
-        sparse=replace(training, num_steps=92, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=115),
+        dense=replace(training, num_steps=750),
+        sparse=replace(training, num_steps=150, optimizer=replace(optimizer, lr=5e-4)),
+        distil=replace(training, num_steps=400),
     )
-    space = SearchSpace(lr=FloatRange(low=3e-4, high=3e-3, log=True))
+    space = SearchSpace(sparsity_lambda=(1e-5, 1e-3), lr=FloatRange(low=5e-4, high=3e-3, log=True))
     return StudyConfig(
         recipe="camvid",
         num_pipelines=8,

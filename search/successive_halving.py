@@ -58,6 +58,10 @@ class SuccessiveHalving:
         values = [sign * metrics[kind.name] for sign, kind in zip(signs, self._kinds, strict=True)]
         self._reached[rung][number] = values
 
+    def note_promoted(self, number: int, rung: int) -> None:
+        """Note that a pipeline went on from a rung in an earlier session."""
+        self._promoted[rung].add(number)
+
     def promote(self) -> int | None:
         """Choose who goes on, of the highest rung that has somebody; None to let them wait.
 

@@ -211,6 +211,7 @@ def run_stage(
     name: str,
     store: ArtifactStore,
     context: StageContext,
+    share: float = 1.0,
 ) -> StageResult:
     """Run one stage of a pipeline, or find it; stages before it that are missing are run too.
 
@@ -220,6 +221,8 @@ def run_stage(
         name: One of `PATH`.
         store: Where artefacts lie.
         context: Machine, folders and progress report.
+        share: Of the stage's work after which it pauses, within 0..1; the result has
+            "miou@<share>" then. Only the distilled stage can pause.
 
     Raises:
         TrainingDiverged: A loss is no longer finite.
@@ -227,7 +230,13 @@ def run_stage(
         DataError: The data set cannot be used.
     """
     context.report(Progress(name, 0, 1))
-    artifact = build_stages(config, settings)[name].obtain(store, context)
+    stage = build_stages(config, settings)[name]
+    if share < 1:
+        paused = stage.advance(store, context, share)
+        return StageResult(
+            metrics={f"miou@{share:g}": paused["miou"]}, seconds={name: paused["seconds"]}
+        )
+    artifact = stage.obtain(store, context)
     artifacts = {name: artifact}
     metrics: dict[str, float] = {}
     if name == "pruned":

@@ -51,8 +51,9 @@ def make_trainable(
 ) -> Callable[[dict[str, Any]], None]:
     """Make the function that Tune runs.
 
-    Its config holds "stage" and the pipeline's "settings" (empty for a baseline). It reports
-    progress, and at the end "outcome" ("complete" or "failed") with the result or the reason.
+    Its config holds "stage", the pipeline's "settings" (empty for a baseline) and the "share" of
+    the stage's work after which it pauses. It reports progress, and at the end "outcome"
+    ("complete" or "failed") with the result or the reason.
 
     Args:
         config: What all pipelines share.
@@ -77,7 +78,7 @@ def make_trainable(
                 tune.report({"outcome": "complete", "baseline": baseline._asdict()})
                 return
             settings = PipelineSettings(**trial["settings"])
-            result = run_stage(config, settings, stage, store, context)
+            result = run_stage(config, settings, stage, store, context, trial["share"])
         except DETERMINISTIC_ERRORS as error:
             logger.exception("%s failed", stage)
             tune.report({"outcome": "failed", "reason": describe_error(error)})

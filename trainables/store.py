@@ -108,6 +108,40 @@ class ArtifactStore:
             partial.replace(self.root / name)
             return Artifact(self.root / name, result, reused=False)
 
+    def advance(
+        self, stage: str, key: str, share: float, compute: Callable[[Path], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Work on a stage without ending it, or find what came of that before.
+
+        Args:
+            stage: Name of the stage.
+            key: Its content key.
+            share: Names the point up to which is worked.
+            compute: Works in the folder that it is given and returns the JSON-able result.
+
+        Returns:
+            The result at that point; that of the whole stage if it ended without this point.
+
+        Raises:
+            Exception: Whatever `compute` raises; the folder stays for the next attempt.
+        """
+        name = f"{stage}-{key}"
+        with self._lock(name):
+            found = self.find(stage, key)
+            folder = found.folder if found is not None else self.root / f"{name}.partial"
+            path = folder / f"share-{share:g}.json"
+            if path.exists():
+                result: dict[str, Any] = json.loads(path.read_text())
+                return result
+            if found is not None:
+                return found.result
+            folder.mkdir(exist_ok=True)
+            result = compute(folder)
+            temporary = path.with_suffix(".tmp")
+            _write_durably(temporary, json.dumps(result))
+            temporary.replace(path)
+            return result
+
     def discard_partial(self, stage: str, key: str) -> None:
         """Forget an unfinished attempt, such as one whose saved state is damaged."""
         shutil.rmtree(self.root / f"{stage}-{key}.partial", ignore_errors=True)

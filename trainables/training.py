@@ -62,6 +62,8 @@ class TrainConfig:
         class_weighting: Of the cross-entropy: none, or enet: 1 / ln(1.02 + share of the class
             in the training pixels), which keeps poles and signs from being drowned by roads
             (Paszke et al., "ENet", 2016, section 5.2).
+        class_weight_power: Exponent of these weights, within 0..1; less than 1 keeps rare classes
+            from being found where they are not.
     """
 
     num_steps: int = 1000
@@ -71,10 +73,15 @@ class TrainConfig:
     channels_last: bool = True
     auxiliary_weight: float = 0.4
     class_weighting: Literal["none", "enet"] = "none"
+    class_weight_power: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        if not 0 <= self.class_weight_power <= 1:
+            raise ValueError(
+                f"class_weight_power must lie within 0..1, got {self.class_weight_power}"
+            )
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 (BatchNorm), got {self.batch_size}")
 
@@ -101,6 +108,7 @@ def train(
     context: StageContext,
     compute_loss: LossFunction = lambda logits, batch: cross_entropy(logits, batch.target),
     adjust_gradients: Callable[[nn.Module], None] | None = None,
+    pause_after: int | None = None,
 ) -> TrainResult:
     """Train in place; go on from `state_path` if it exists.
 
@@ -117,6 +125,8 @@ def train(
         context: Device, threads, progress report.
         compute_loss: (logits (N, C, H, W), batch) -> scalar.
         adjust_gradients: Called after each backward pass, before clipping and the update.
+        pause_after: Steps after which the state is saved and the training pauses; None: go on to
+            the end.
 
     Returns:
         Seconds and loss curve.
@@ -134,11 +144,12 @@ def train(
     if state_path.exists():
         progress = load_training_state(state_path, model, optimizer)
 
+    last_step = config.num_steps if pause_after is None else min(pause_after, config.num_steps)
     first_step, losses = progress["step"], [tuple(pair) for pair in progress["losses"]]
     loader = make_loader(
         stream,
         batch_size=config.batch_size,
-        num_steps=config.num_steps,
+        num_steps=max(first_step, last_step),
         start_step=first_step,
         num_workers=context.num_workers,
     )
@@ -169,7 +180,9 @@ def train(
             losses.append((done, value))
             context.report(Progress(name, done, config.num_steps, loss=value))
         now = time.monotonic()
-        if now - last_saved > context.checkpoint_seconds and done < config.num_steps:
+        is_pausing = done == last_step < config.num_steps
+        is_due = now - last_saved > context.checkpoint_seconds and done < config.num_steps
+        if is_pausing or is_due:
             seconds = progress["seconds"] + now - started
             saved = {"step": done, "seconds": seconds, "losses": losses}
             save_training_state(state_path, model, optimizer, saved)

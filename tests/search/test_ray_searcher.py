@@ -41,7 +41,8 @@ def searcher(config: StudyConfig, tmp_path: Path) -> PipelineSearcher:
 
 def train_baselines(searcher: PipelineSearcher) -> None:
     for role in ("teacher", "dense"):
-        assert searcher.suggest(role) == {"stage": role, "label": role, "settings": {}}
+        suggestion: Any = searcher.suggest(role)
+        assert suggestion == {"stage": role, "label": role, "settings": {}, "share": 1.0}
     assert searcher.suggest("too early") is None
     for role in ("teacher", "dense"):
         baseline = {**BASELINE, "name": role}
@@ -104,6 +105,39 @@ def test_a_network_beyond_its_limit_is_not_distilled(config: StudyConfig, tmp_pa
     assert (record.state, record.metrics) == ("stopped", COST)
     assert record.reason == "latency_ms 5 is above its limit 4"
     assert searcher.suggest("c") == searcher.FINISHED
+
+
+def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> None:
+    first = PipelineSettings(lr=2e-3)
+    points = tuple(replace(first, temperature=t) for t in (1.0, 2.0, 3.0, 4.0))
+    config = replace(
+        config, num_pipelines=4, first_points=points, rungs=(0.25,), reduction_factor=2.0
+    )
+    study = PipelineStudy(config, tmp_path)
+    searcher = PipelineSearcher(study, max_concurrent=1, explain_error=str)
+    train_baselines(searcher)
+    for stage in ("sparse", "pruned"):
+        start(searcher, stage)
+        finish(searcher, stage, stage)
+    order, trial = [], 0
+    while (suggestion := searcher.suggest(str(trial))) != searcher.FINISHED:
+        assert isinstance(suggestion, dict)
+        number, share = int(suggestion["label"].split()[1]), suggestion["share"]
+        order.append((number, share))
+        miou = (0.3, 0.5, 0.4, 0.1)[number] + share / 10
+        name = "miou" if share == 1 else "miou@0.25"
+        parts = {"metrics": {name: miou}, "seconds": {"distilled": 10 * share}}
+        searcher.on_trial_complete(str(trial), {"outcome": "complete", **parts})
+        trial += 1
+    states = [study.records[number].state for number in range(4)]
+    assert states == ["stopped", "complete", "complete", "stopped"]
+    assert order == [(0, 0.25), (1, 0.25), (1, 1.0), (2, 0.25), (3, 0.25), (2, 1.0)]
+    assert study.records[1].seconds["distilled"] == 10
+    assert study.records[0].reason == "behind the front at 25% of its distillation"
+    # Another session knows who had reached the rung and who went on.
+    again = PipelineSearcher(PipelineStudy(config, tmp_path), max_concurrent=1, explain_error=str)
+    assert again._rungs.promote() is None
+    assert again._rungs.paused == {}
 
 
 def test_a_dead_worker_fails_every_pipeline_that_needs_its_stage(

@@ -15,6 +15,7 @@ from trainables.pipeline import (
     get_prefix,
     run_baseline,
     run_pipeline,
+    run_stage,
 )
 from trainables.pipeline_config import PipelineSettings
 from trainables.run import main
@@ -52,6 +53,30 @@ def test_equal_stages_are_computed_once(tiny_config, context, store):
     again = run_pipeline(tiny_config, PipelineSettings(temperature=3.0), store, context)
     assert set(again.seconds.values()) == {0.0}
     assert again.metrics == second.metrics
+
+
+def test_a_pause_changes_nothing(tiny_config, context, store, tmp_path):
+    settings = PipelineSettings()
+    through = run_pipeline(tiny_config, settings, ArtifactStore(tmp_path / "through"), context)
+    paused = run_stage(tiny_config, settings, "distilled", store, context, share=0.5)
+    assert paused.metrics.keys() == {"miou@0.5"}
+    assert store.find("distilled", build_stages(tiny_config, settings)["distilled"].key) is None
+    again = run_stage(tiny_config, settings, "distilled", store, context, share=0.5)
+    assert again == paused
+    ended = run_stage(tiny_config, settings, "distilled", store, context)
+    assert ended.metrics["miou"] == through.metrics["miou"]
+    assert run_stage(tiny_config, settings, "distilled", store, context, share=0.5) == paused
+    networks = [
+        root / result.stages["distilled"] / "checkpoint.safetensors"
+        for root, result in ((store.root, ended), (tmp_path / "through", through))
+    ]
+    first, second = (load_checkpoint(path).state_dict() for path in networks)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_other_stages_do_not_pause(tiny_config, context, store):
+    with pytest.raises(NotImplementedError, match="sparse cannot pause"):
+        run_stage(tiny_config, PipelineSettings(), "sparse", store, context, share=0.5)
 
 
 def test_every_setting_changes_the_key_of_its_stage_and_of_those_after_it(tiny_config):

@@ -68,6 +68,17 @@ class DistilledStage(Stage):
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
         """Train, evaluate, save; seconds of making the teacher's cache count where it was made."""
+        return self._train(folder, parents, context, share=1.0)
+
+    def compute_share(
+        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, share: float
+    ) -> dict[str, Any]:
+        """Train up to a share of the steps and evaluate there; see `Stage.advance`."""
+        return self._train(folder, parents, context, share=share)
+
+    def _train(
+        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, *, share: float
+    ) -> dict[str, Any]:
         distil = DISTILLERS[self.distiller.name]
         class_weights = self.learning.class_weights(context)
         cached, ask_teacher = self._prepare_teacher(parents, context)
@@ -84,6 +95,7 @@ class DistilledStage(Stage):
             metadata={**asdict(self.distiller), "lr": self.learning.training.optimizer.lr},
             compute_loss=compute_loss,
             teacher_logits=cached.logits if cached else None,
+            share=share,
         )
         if cached:
             result["seconds"] += cached.seconds

@@ -49,7 +49,8 @@ class Learning:
         for index in range(len(images)):
             counts += torch.bincount(images[index].target.flatten().long(), minlength=256)
         shares = counts[: images.num_classes] / counts[: images.num_classes].sum()
-        return (1 / torch.log(1.02 + shares)).to(context.device)
+        weights = 1 / torch.log(1.02 + shares)
+        return (weights**self.training.class_weight_power).to(context.device)
 
     def run(
         self,
@@ -62,6 +63,7 @@ class Learning:
         compute_loss: LossFunction | None = None,
         adjust_gradients: Callable[[nn.Module], None] | None = None,
         teacher_logits: TeacherLogits | None = None,
+        share: float = 1.0,
     ) -> dict[str, Any]:
         """Train, evaluate and save; remove the state of the unfinished training at the end.
 
@@ -74,6 +76,8 @@ class Learning:
             compute_loss: As in `train`; None: cross-entropy.
             adjust_gradients: As in `train`.
             teacher_logits: Of the training images, for `compute_loss` to see in its batches.
+            share: Of the steps after which the training pauses, within 0..1; the state stays in
+                the folder then, and no checkpoint is written.
 
         Returns:
             miou, iou by class, seconds, steps and the loss curve.
@@ -103,7 +107,14 @@ class Learning:
             context=context,
             compute_loss=compute_loss,
             adjust_gradients=adjust_gradients,
+            pause_after=max(1, round(share * self.training.num_steps)),
         )
+        if share < 1:
+            validation = self.data.open_cached("val", context.cache_dir)
+            return {
+                "miou": evaluate(model, validation, context).miou,
+                "seconds": trained.seconds,
+            }
         result = {
             **evaluate_and_save(model, self.data, folder, context, name=name, metadata=metadata),
             "seconds": trained.seconds,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trainables.context import StageContext
 from trainables.store import Artifact, ArtifactStore, content_key
 from trainables.training_state import TrainingStateError
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,22 @@ class Stage(ABC):
             JSON-able result, with "seconds" of work among it.
         """
 
+    def compute_share(
+        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, share: float
+    ) -> dict[str, Any]:
+        """Do a share of the work, for stages that can pause; as `compute` otherwise.
+
+        Args:
+            folder: As in `compute`; keeps the state of the unfinished work.
+            parents: As in `compute`.
+            context: As in `compute`.
+            share: Of the whole work since its beginning, within 0..1.
+
+        Returns:
+            JSON-able result at that point.
+        """
+        raise NotImplementedError(f"stage {self.name} cannot pause")
+
     @property
     def key(self) -> str:
         """Hash of the content, the parents' keys and the version."""
@@ -71,9 +89,44 @@ class Stage(ABC):
         if found is not None:
             return found
         parents = {role: parent.obtain(store, context) for role, parent in self.parents.items()}
+        return self._starting_anew(
+            store,
+            key,
+            lambda: store.obtain(self.name, key, lambda path: self.compute(path, parents, context)),
+        )
+
+    def advance(self, store: ArtifactStore, context: StageContext, share: float) -> dict[str, Any]:
+        """Work up to a share of the stage and leave it unfinished there, or find what came of that.
+
+        Args:
+            store: Where artefacts lie.
+            context: Machine, folders and progress report.
+            share: Of the whole work, within 0..1.
+
+        Returns:
+            The result at that point.
+
+        Raises:
+            Exception: Whatever the work raises.
+        """
+        parents = {role: parent.obtain(store, context) for role, parent in self.parents.items()}
+        key = self.key
+        return self._starting_anew(
+            store,
+            key,
+            lambda: store.advance(
+                self.name,
+                key,
+                share,
+                lambda path: self.compute_share(path, parents, context, share),
+            ),
+        )
+
+    def _starting_anew(self, store: ArtifactStore, key: str, work: Callable[[], T]) -> T:
+        """Do some work; if the state of an earlier attempt is damaged, without that state."""
         try:
-            return store.obtain(self.name, key, lambda path: self.compute(path, parents, context))
+            return work()
         except TrainingStateError as error:
             logger.warning("%s; the stage starts anew", error)
             store.discard_partial(self.name, key)
-            return store.obtain(self.name, key, lambda path: self.compute(path, parents, context))
+            return work()
