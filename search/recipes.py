@@ -69,7 +69,7 @@ def camvid() -> StudyConfig:
         backbone_lr_factor=0.5,
     )
     training = TrainConfig(
-        num_steps=1900,
+        num_steps=1600,
         batch_size=4,
         optimizer=optimizer,
         class_weighting="enet",
@@ -88,9 +88,9 @@ def camvid() -> StudyConfig:
             name="dual_branch", backbone="mobilenet_v2", backbone_weights=weights, width=0.25
         ),
         teacher_training=training,
-        dense=replace(training, num_steps=750),
-        sparse=replace(training, num_steps=150, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=400),
+        dense=replace(training, num_steps=600),
+        sparse=replace(training, num_steps=120, optimizer=replace(optimizer, lr=5e-4)),
+        distil=replace(training, num_steps=330),
     )
     space = SearchSpace(sparsity_lambda=(1e-5, 1e-3), lr=FloatRange(low=5e-4, high=3e-3, log=True))
     return StudyConfig(
