@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,29 +21,62 @@ class Cost:
         num_params: Parameters, trainable or not; buffers are not counted.
         macs: Multiply-accumulates of convolutions (transposed ones too), linear layers and matrix
             products, for a batch of 1 in eval mode. BatchNorm, activations, pooling, resizing and
-            biases count as nothing. The papers call this FLOPs.
+            biases count as nothing, unless counted as fvcore does. The papers call this FLOPs.
     """
 
     num_params: int
     macs: int
 
 
-def count_cost(model: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
+def _count_batch_norm(images: tuple[int, ...], *_: Any, **__: Any) -> int:
+    return 2 * 2 * math.prod(images)
+
+
+def _count_resize(*_: Any, out_shape: tuple[int, ...], **__: Any) -> int:
+    return 2 * 4 * math.prod(out_shape)
+
+
+def _count_pooling(images: tuple[int, ...], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(images)
+
+
+# What fvcore counts besides MACs, times two: PyTorch's counter has two FLOPs for a MAC.
+_FVCORE: dict[Any, Callable[..., int]] = {
+    torch.ops.aten.native_batch_norm: _count_batch_norm,
+    torch.ops.aten._native_batch_norm_legit_no_training: _count_batch_norm,
+    torch.ops.aten.upsample_bilinear2d: _count_resize,
+    torch.ops.aten._adaptive_avg_pool2d: _count_pooling,
+}
+
+
+def count_cost(
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    convention: Literal["macs", "fvcore"] = "macs",
+) -> Cost:
     """Count parameters and multiply-accumulates on PyTorch's meta device: nothing is computed.
+
+    Source: "fvcore": https://github.com/facebookresearch/fvcore, fvcore/nn/jit_handles.py, which
+        mmengine follows and many papers report: two operations for each input of a BatchNorm, four
+        for each output of a bilinear resizing, one for each input of an adaptive pooling.
 
     Args:
         model: Left untouched; auxiliary heads count as parameters, but do no work in eval mode.
         input_shape: (C, H, W) of one image.
+        convention: "macs", or "fvcore" for its sum of MACs and other operations.
 
     Raises:
-        ValueError: The shape is not three positive numbers.
+        ValueError: The shape is not three positive numbers, or an unknown convention.
     """
+    if convention not in ("macs", "fvcore"):
+        raise ValueError(f"convention must be 'macs' or 'fvcore', got {convention!r}")
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(f"input_shape must be (C, H, W), all positive; got {input_shape!r}")
     num_params = sum(p.numel() for p in model.parameters())
     # The meta device holds shapes only, so even a deep copy of a large network is small.
     empty = _copy_to_meta(model).eval()
-    counter = FlopCounterMode(display=False)
+    others = _FVCORE if convention == "fvcore" else None
+    counter = FlopCounterMode(display=False, custom_mapping=others)
     with counter, torch.no_grad():
         empty(torch.empty(1, *input_shape, device="meta"))
     return Cost(num_params=num_params, macs=counter.get_total_flops() // 2)

@@ -60,7 +60,39 @@ def test_auxiliary_heads_do_no_work():
     assert costs[0].num_params < costs[1].num_params
 
 
+class Mixed(nn.Module):
+    """One of every kind that fvcore counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.up = nn.ConvTranspose2d(4, 6, 2, stride=2)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.linear = nn.Linear(6 * 4, 5)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.up(self.norm(self.conv(images)).relu())
+        resized = nn.functional.interpolate(features, size=(9, 11), mode="bilinear")
+        return self.linear(self.pool(resized).flatten(1))
+
+
+def test_fvcore_agrees():
+    analysis = pytest.importorskip("fvcore.nn").FlopCountAnalysis(
+        Mixed().eval(), torch.zeros(1, 3, 16, 24)
+    )
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert count_cost(Mixed(), (3, 16, 24), "fvcore").macs == analysis.total()
+
+
+def test_dual_branch_has_the_published_cost_as_fvcore_counts():
+    cost = count_cost(create_model("dual_branch"), (3, 1024, 2048), "fvcore")
+    assert cost.macs / 1e9 == pytest.approx(496.6, abs=0.05)
+
+
 def test_wrong_shapes_are_refused():
+    with pytest.raises(ValueError, match="convention must be 'macs' or 'fvcore', got 'flops'"):
+        count_cost(nn.Identity(), (3, 64, 64), "flops")
     with pytest.raises(ValueError, match="input_shape must be"):
         count_cost(nn.Identity(), (64, 64))
     assert torch.is_grad_enabled()
