@@ -17,7 +17,7 @@ class OptimizerConfig:
     """How weights are updated.
 
     Attributes:
-        name: sgd (Nesterov off) or adamw.
+        name: sgd (Nesterov off), adam (weight decay as part of the gradient) or adamw.
         lr: Peak learning rate, greater than 0.
         weight_decay: At least 0; never applied to BatchNorm parameters and biases.
         momentum: Of SGD, within 0..1.
@@ -30,7 +30,7 @@ class OptimizerConfig:
         max_grad_norm: Gradients are scaled down to this L2 norm; None leaves them.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.01
     weight_decay: float = 5e-4
     momentum: float = 0.9
@@ -101,4 +101,6 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
                 groups.append({"params": chosen, "weight_decay": weight_decay, "lr_factor": factor})
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
+    if config.name == "adam":
+        return torch.optim.Adam(groups, lr=config.lr)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)

@@ -31,7 +31,7 @@ def test_short_trainings_have_a_rate(schedule, num_steps):
     assert all(config.learning_rate(step, num_steps) > 0 for step in range(num_steps))
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_weight_decay_spares_batchnorm_and_biases(name):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     decayed, spared = build_optimizer(model, OptimizerConfig(name=name)).param_groups

@@ -1,0 +1,262 @@
+"""Every network of the papers measured the same way: the reproduction table in docs/networks.md.
+
+Parameters and multiply-accumulates are counted at 1024x2048, as ours count (convolutions and
+matrix products) and as fvcore does, beside the published numbers; latency is measured at 512x1024
+and 360x480 with BatchNorms folded. Then the dual-branch network and TBFENet pruned at every ratio,
+and TBFENet's ablations.
+
+Example (about ten minutes on an idle core; --latency-seconds 0 leaves latency out: two minutes):
+  python benchmarks/networks.py --output docs/networks.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import tyro
+from rich.console import Console
+
+from models import MODELS, SegmentationNetwork, create_model
+from models.cost import count_cost
+from models.hardware import describe_hardware
+from models.latency import measure_latency
+from models.pruning import prune
+from trainables.context import detect_device
+
+COUNTED_AT = (1024, 2048)
+TIMED_AT = ((512, 1024), (360, 480))
+RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+TRACED = torch.zeros(1, 3, 64, 128)
+
+
+class Published(NamedTuple):
+    """What a paper states.
+
+    Attributes:
+        millions: Parameters in millions.
+        gmacs: MACs in G at 1024x2048, as the paper counts; None where it does not say.
+    """
+
+    millions: float
+    gmacs: float | None = None
+
+
+# Source: tables 2 and 3 of paper 1 (Chen et al. 2026), table 4 of paper 3 (TBFENet), paper 2.
+PUBLISHED = {
+    "dual_branch": Published(40.96, 497),
+    "lraspp_mobilenet_v3_large": Published(3.21, 18.49),
+    "bisenetv2": Published(3.36, 98.86),
+    "icnet_resnet50": Published(47.53, 122),
+    "fast_scnn": Published(1.40, 7.48),
+    "cgnet": Published(0.50, 27.73),
+    "tbfenet": Published(0.905),
+    "enet": Published(0.36),
+    "erfnet": Published(2.1),
+    "espnet": Published(0.36),
+    "dabnet": Published(0.76),
+    "lednet": Published(0.95),
+    "edanet": Published(0.68),
+    "segnet": Published(29.5),
+    "dfanet": Published(7.8),
+    "swiftnet_resnet18": Published(11.8),
+    "ndnet": Published(0.50),
+    "mscfnet": Published(1.15),
+    "pspnet_resnet18": Published(12.6),
+    "pspnet_resnet101": Published(65.6),
+}
+PRUNED = {
+    "dual_branch": {
+        0.2: Published(26.21, 316.12),
+        0.3: Published(20.07, 249.16),
+        0.4: Published(14.74, 185.93),
+        0.5: Published(10.26, 133.49),
+        0.6: Published(6.54, 88.08),
+        0.7: Published(3.67, 53.37),
+    },
+    "tbfenet": {},
+}
+ABLATIONS: tuple[tuple[str, dict[str, Any], float], ...] = (
+    ("semantic branch alone", {"spatial_branch": False, "channel_attention": False}, 0.8729),
+    ("+ channel attention", {"spatial_branch": False}, 0.8731),
+    ("+ spatial branch, added", {"spatial_attention": False, "fusion": "add"}, 0.9032),
+    ("+ spatial branch, FFM", {"spatial_attention": False}, 0.9050),
+    ("+ spatial attention", {}, 0.9051),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is measured.
+
+    Attributes:
+        output: Markdown file; default: print it.
+        networks: Keys of `models.MODELS`.
+        device: For the latency: cpu, cuda or cuda:N.
+        dtype: For the latency.
+        num_threads: CPU threads of the latency.
+        latency_seconds: Longest time of one measurement; 0 leaves latency out.
+    """
+
+    output: Path | None = None
+    networks: tuple[str, ...] = tuple(MODELS)
+    device: str = field(default_factory=detect_device)
+    dtype: str = "float32"
+    num_threads: int = 1
+    latency_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.networks) - set(MODELS))
+        if unknown:
+            raise ValueError(f"networks must be of {', '.join(MODELS)}; got {', '.join(unknown)}")
+
+
+def time_network(model: SegmentationNetwork, arguments: Arguments) -> list[str]:
+    """Medians in ms at every size of `TIMED_AT`; a star where the interval stayed wider."""
+    if not arguments.latency_seconds:
+        return []
+    cells = []
+    for size in TIMED_AT:
+        latency = measure_latency(
+            model,
+            (3, *size),
+            arguments.device,
+            arguments.dtype,  # type: ignore[arg-type]
+            num_threads=arguments.num_threads,
+            fold_batchnorm=True,
+            min_runs=5,
+            max_seconds=arguments.latency_seconds,
+        )
+        cells.append(f"{latency.median_ms:.1f}{'' if latency.is_precise else '*'}")
+    return cells
+
+
+def describe(
+    model: SegmentationNetwork, published: Published | None, arguments: Arguments
+) -> list[str]:
+    """Cells of one network: ours, published, difference, latency."""
+    shape = (3, *COUNTED_AT)
+    cost = count_cost(model, shape)
+    fvcore = count_cost(model, shape, "fvcore")
+    millions = cost.num_params / 1e6
+    stated = ["", "", ""]
+    if published is not None:
+        gmacs = "" if published.gmacs is None else f"{published.gmacs:g}"
+        difference = 100 * (millions / published.millions - 1)
+        stated = [f"{published.millions:g}", f"{difference:+.1f} %", gmacs]
+    return [
+        f"{millions:.3f}",
+        stated[0],
+        stated[1],
+        f"{cost.macs / 1e9:.2f}",
+        f"{fvcore.macs / 1e9:.2f}",
+        stated[2],
+        *time_network(model, arguments),
+    ]
+
+
+def headings(first: Sequence[str], arguments: Arguments) -> list[str]:
+    """Names of the columns that `describe` fills, after the first ones."""
+    timed = [f"ms at {h}x{w}" for h, w in TIMED_AT] if arguments.latency_seconds else []
+    counted = ["M params", "published", "difference", "GMAC", "fvcore", "published"]
+    return [*first, *counted, *timed]
+
+
+def tabulate(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Draw a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measure(arguments: Arguments, console: Console) -> str:
+    """Measure everything and return the document."""
+    networks = []
+    for name in arguments.networks:
+        console.print(name)
+        model = create_model(name)
+        networks.append([f"`{name}`", *describe(model, PUBLISHED.get(name), arguments)])
+    pruned = []
+    for name in sorted(PRUNED.keys() & set(arguments.networks)):
+        for ratio in RATIOS:
+            console.print(f"{name} pruned at {ratio}")
+            model = create_model(name)
+            prune(model, TRACED, ratio)
+            cells = describe(model, PRUNED[name].get(ratio), arguments)
+            pruned.append([f"`{name}`", f"{ratio:g}", *cells])
+    ablations = []
+    if "tbfenet" in arguments.networks:
+        for label, options, millions in ABLATIONS:
+            found = count_cost(create_model("tbfenet", **options), (3, 512, 1024))
+            row = [label, f"{found.num_params / 1e6:.4f}", f"{millions:.4f}"]
+            ablations.append([*row, f"{found.macs / 1e9:.2f}"])
+    return DOCUMENT.format(
+        command=f"python benchmarks/networks.py --output {arguments.output or 'docs/networks.md'}",
+        hardware=describe_setting(arguments),
+        networks=tabulate(headings(["network"], arguments), networks),
+        pruned=tabulate(headings(["network", "p"], arguments), pruned),
+        ablations=tabulate(["network", "M params", "published", "GMAC at 512x1024"], ablations),
+    )
+
+
+def describe_setting(arguments: Arguments) -> str:
+    """One sentence on where and how latency was measured."""
+    if not arguments.latency_seconds:
+        return "Latency was not measured."
+    hardware = describe_hardware(arguments.device)
+    where = hardware.get("gpu") or hardware.get("cpu") or arguments.device
+    threads = f"{arguments.num_threads} thread(s), " if arguments.device == "cpu" else ""
+    return (
+        f"Latency: median of single images on {where} ({arguments.device}, {arguments.dtype}, "
+        f"{threads}channels_last, BatchNorms folded), {datetime.now(UTC):%Y-%m-%d}; a star: its "
+        f"95 % interval was still wider than 2 % after {arguments.latency_seconds:g} s."
+    )
+
+
+DOCUMENT = """# The networks, measured
+
+Made by `{command}`; do not edit.
+
+Parameters with 19 classes, without auxiliary heads. GMAC counts multiply-accumulates of
+convolutions and matrix products for one image of 1024x2048; the fvcore column adds what fvcore
+(and with it mmengine and many papers) counts for BatchNorm, bilinear resizing and pooling. What
+the papers call FLOPs is this. Where a published count cannot be met, the docstring of the network
+says why. {hardware}
+
+{networks}
+
+## Pruned evenly in every layer
+
+`models.pruning.prune(model, image, p)`; published: table 3 of paper 1.
+
+{pruned}
+
+## Ablations of TBFENet
+
+{ablations}
+"""
+
+
+def main() -> int:
+    """Parse, measure, write."""
+    console = Console(stderr=True)
+    try:
+        arguments = tyro.cli(Arguments, description=__doc__)
+    except ValueError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        return 2
+    document = measure(arguments, console)
+    if arguments.output is None:
+        sys.stdout.write(document)
+    else:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(document)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
