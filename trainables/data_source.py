@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from trainables.data import AugmentationConfig, SegmentationDataset, cache_dataset, create_dataset
+from trainables.data import (
+    AugmentationConfig,
+    CachedDataset,
+    SegmentationDataset,
+    cache_dataset,
+    create_dataset,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +61,7 @@ class DataConfig:
             options["num_samples"] = self.num_samples if split == "train" else self.num_samples // 4
         return create_dataset(self.name, self.resolve_root(), split, **options)
 
-    def open_cached(self, split: str, cache_dir: Path) -> SegmentationDataset:
+    def open_cached(self, split: str, cache_dir: Path) -> CachedDataset:
         """Open a split, decoded once per node and checked as it was decoded.
 
         Raises:

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from trainables.pipeline import (
 )
 from trainables.pipeline_config import PipelineSettings
 from trainables.run import main
+from trainables.stages import Learning
 from trainables.stages.sparse import add_l1_subgradient, batchnorm_scales
 from trainables.store import ArtifactStore
 
@@ -136,6 +138,19 @@ def test_stronger_l1_makes_smaller_scales(tiny_config, context, store):
         stage = build_stages(tiny_config, settings)["sparse"]
         medians.append(stage.obtain(store, context).result["median_bn_scale"])
     assert medians[1] < medians[0]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_class_weights_by_hand(tiny_config, context, power):
+    training = replace(tiny_config.dense, class_weighting="enet", class_weight_power=power)
+    learning = Learning(data=tiny_config.data, training=training, seed=0)
+    images = tiny_config.data.open("train")
+    targets = torch.stack([images[i].target for i in range(len(images))])
+    share = (targets == 0).sum().item() / (targets != 255).sum().item()
+    expected = (1 / math.log(1.02 + share)) ** power
+    assert learning.class_weights(context)[0].item() == pytest.approx(expected)
+    plain = Learning(data=tiny_config.data, training=tiny_config.dense, seed=0)
+    assert plain.class_weights(context) is None
 
 
 def test_a_damaged_training_state_starts_the_stage_anew(tiny_config, context, store, caplog):

@@ -21,7 +21,7 @@ from trainables.data.node_cache import (
     write_at,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BYTES_PER_PIXEL = 4
 _PIXELS = "samples.uint8"
 
@@ -35,6 +35,9 @@ class CachedDataset(SegmentationDataset):
     Args:
         folder: The cache folder.
 
+    Attributes:
+        label_counts: Pixels of each class over all samples; ignored ones are not counted.
+
     Raises:
         DataError: The folder is missing, of another format, or its file is truncated.
     """
@@ -47,6 +50,7 @@ class CachedDataset(SegmentationDataset):
         self.classes = tuple(index["classes"])
         self.split = str(index["split"])
         self.source_name = str(index["name"])
+        self.label_counts: tuple[int, ...] = tuple(index["label_counts"])
         self._names: list[str] = index["names"]
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
         self._fingerprint = str(index["fingerprint"])
@@ -111,6 +115,7 @@ def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> Cached
 
 def _write(dataset: SegmentationDataset, folder: Path) -> None:
     sizes: list[tuple[int, int]] = [(0, 0)] * len(dataset)
+    label_counts = np.zeros((len(dataset), dataset.num_classes), dtype=np.int64)
 
     def measure(index: int) -> None:
         sizes[index] = dataset.sample_size(index)
@@ -136,6 +141,8 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
                     f"{dataset.sample_name(index)}: image {tuple(image.shape)} and target "
                     f"{tuple(target.shape)} do not fit the size {sizes[index]} in its file header"
                 )
+            labels = np.bincount(target.numpy().ravel(), minlength=dataset.num_classes)
+            label_counts[index] = labels[: dataset.num_classes]
             content = image.numpy().tobytes() + target.numpy().tobytes()
             write_at(descriptor, content, int(offsets[index]))
 
@@ -149,6 +156,7 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
         "fingerprint": dataset.fingerprint,
         "names": [dataset.sample_name(i) for i in range(len(dataset))],
         "sizes": sizes,
+        "label_counts": label_counts.sum(axis=0).tolist(),
     }
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
 

@@ -44,11 +44,8 @@ class Learning:
         """Weights of the cross-entropy, (C,) float32 on the context's device; None: all equal."""
         if self.training.class_weighting == "none":
             return None
-        images = self.data.open_cached("train", context.cache_dir)
-        counts = torch.zeros(256, dtype=torch.int64)
-        for index in range(len(images)):
-            counts += torch.bincount(images[index].target.flatten().long(), minlength=256)
-        shares = counts[: images.num_classes] / counts[: images.num_classes].sum()
+        counts = self.data.open_cached("train", context.cache_dir).label_counts
+        shares = torch.tensor(counts) / sum(counts)
         weights = 1 / torch.log(1.02 + shares)
         return (weights**self.training.class_weight_power).to(context.device)
 

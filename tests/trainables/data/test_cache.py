@@ -45,6 +45,9 @@ def test_cached_samples_are_the_decoded_ones(open_dataset, tmp_path, name):
         assert torch.equal(cached[index].target, dataset[index].target)
         assert cached.sample_name(index) == dataset.sample_name(index)
         assert tuple(cached.sample_size(index)) == dataset.sample_size(index)
+    labels = torch.cat([dataset[index].target.flatten() for index in range(len(dataset))])
+    counts = torch.bincount(labels.long(), minlength=256)[: dataset.num_classes]
+    assert list(cached.label_counts) == counts.tolist()
     assert cache_dataset(cached, tmp_path / "elsewhere") is cached
 
 
