@@ -93,7 +93,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
     if recipe not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {recipe!r}")
-    listing = "\n".join(f"  {name:<11} {describe_recipe(name)}" for name in RECIPES)
+    listing = "\n".join(f"  {name:<14} {describe_recipe(name)}" for name in RECIPES)
     return tyro.cli(
         Arguments,
         prog=f"{PROGRAM} [{recipe}]",
