@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch_pruning as tp
@@ -13,6 +14,9 @@ from torch_pruning.dependency.index_mapping import update_index_mapping
 
 from models.channel_layers import ChannelHalf, ChannelLayer
 from models.network import SegmentationNetwork
+
+_Handler = Callable[..., Any]
+_Mapping = Callable[[Sequence[_HybridIndex]], list[_HybridIndex]]
 
 
 class ImageChannels(ChannelLayer):
@@ -38,9 +42,11 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
     """The channels of a network, and which of them must go together.
 
     Source: Fang et al., "DepGraph", https://arxiv.org/abs/2301.12900, through torch-pruning.
-    Differs: a `ChannelLayer` is one node, whose outputs are tied to their sources; a group is found
-        by following each channel of each layer once (torch-pruning follows each set of channels,
-        and there are exponentially many where a residual is split again and again).
+    Differs: a `ChannelLayer` is one node, whose outputs are tied to their sources; a channel of a
+        grouped convolution is tied to its like in the other groups, whatever layers these come
+        from; a group is found by following each channel of each layer once (torch-pruning follows
+        each set of channels, and there are exponentially many where a residual is split again and
+        again).
 
     Args:
         model: On the CPU; the graph refers to its layers.
@@ -64,8 +70,15 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
             for layer in layers:
                 del layer.forward
         for layer in layers:
-            if layer in self.module2node:
+            if layer in self.module2node and layer.get_sources():
                 self._tie_to_sources(layer, pruner)
+        for module in traced.modules():
+            if (
+                isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
+                and module.groups not in (1, module.out_channels)
+                and module in self.module2node
+            ):
+                self._tie_across_groups(module)
 
     def get_pruning_group(
         self, module: nn.Module, pruning_fn: Callable[..., Any], idxs: Sequence[int]
@@ -133,16 +146,42 @@ class ChannelGraph(tp.DependencyGraph):  # type: ignore[misc]
             return [_HybridIndex(layer.in_channels - 1 - c.idx, c.root_idx) for c in channels]
 
         inputs, outputs = pruner.prune_in_channels, pruner.prune_out_channels
-        ties = [(inputs, outputs, to_outputs), (outputs, inputs, to_inputs)]
+        self._tie(layer, inputs, outputs, to_outputs)
+        self._tie(layer, outputs, inputs, to_inputs)
         if isinstance(layer, ChannelHalf):
             # A channel's mirror image is in the other half, and so it is after any shuffle of two
             # groups: however often they are split, all halves stay equal.
-            ties.append((inputs, inputs, to_mirror))
+            self._tie(layer, inputs, inputs, to_mirror)
+
+    def _tie_across_groups(self, layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        """Let the channels of a grouped convolution go with their like in its other groups."""
+        pruner = self.get_pruner_of_module(layer)
+        for handler, width in (
+            (pruner.prune_in_channels, "in_channels"),
+            (pruner.prune_out_channels, "out_channels"),
+        ):
+            self._tie(layer, handler, handler, partial(_find_like, layer, width))
+
+    def _tie(
+        self, layer: nn.Module, trigger: _Handler, handler: _Handler, mapping: _Mapping
+    ) -> None:
+        """Let some channels of a layer go with others of the same layer."""
         node = self.module2node[layer]
-        for trigger, handler, mapping in ties:
-            tie = tp.dependency.Dependency(trigger, handler, source=node, target=node)
-            tie.index_mapping[0] = mapping
-            node.dependencies.append(tie)
+        tie = tp.dependency.Dependency(trigger, handler, source=node, target=node)
+        tie.index_mapping[0] = mapping
+        node.dependencies.append(tie)
+
+
+def _find_like(
+    layer: nn.Conv2d | nn.ConvTranspose2d, width: str, channels: Sequence[_HybridIndex]
+) -> list[_HybridIndex]:
+    """Find what stands in the next group of a convolution where a channel stands in its own.
+
+    From group to group this comes round to all of them.
+    """
+    size = getattr(layer, width)
+    step = size // layer.groups
+    return [_HybridIndex((c.idx + step) % size, c.root_idx) for c in channels]
 
 
 class _Traced(nn.Module):
@@ -165,7 +204,9 @@ class _ChannelLayerPruner(tp.BasePruningFunc):  # type: ignore[misc]
         return layer
 
     def prune_out_channels(self, layer: ChannelLayer, idxs: Sequence[int]) -> ChannelLayer:
-        return layer  # the same group holds their sources, and those take them along
+        # Where outputs have sources, the same group holds these, and they take them along.
+        layer.keep_outputs(sorted(set(range(layer.out_channels)) - set(idxs)))
+        return layer
 
     def get_in_channels(self, layer: ChannelLayer) -> int:
         return layer.in_channels

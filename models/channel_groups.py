@@ -95,7 +95,7 @@ def _split(
     by_weight, _ = _average_over_layers(items, size)
     by_batchnorm, num_batchnorms = _average_over_layers(batchnorms, size)
 
-    unit_of = _find_units(group, graph, size)
+    unit_of = _find_units(group.ties, size)
     units = [tuple(np.flatnonzero(unit_of == unit).tolist()) for unit in range(unit_of.max() + 1)]
     standing = np.stack(
         [np.bincount(unit_of[item.root_idxs], minlength=len(units)) for item in items], axis=1
@@ -124,29 +124,14 @@ def _split(
         )
 
 
-def _find_units(group: Any, graph: ChannelGraph, size: int) -> NDArray[np.intp]:
+def _find_units(ties: Sequence[tuple[int, int]], size: int) -> NDArray[np.intp]:
     """Number the units of a group: for each of its channels the unit it belongs to."""
-    ties: list[tuple[int, int]] = list(group.ties)
-    for item in group.items:
-        roots = dict(zip(item.idxs, item.root_idxs, strict=True))
-        is_output = graph.is_out_channel_pruning_fn(item.dep.handler)
-        for channel, companion in _find_companions(item.dep.layer, is_output):
-            if channel in roots and companion in roots:
-                ties.append((roots[channel], roots[companion]))
     labels = np.arange(size)
     for pair in ties:
         low, high = sorted(labels[list(pair)])
         labels[labels == high] = low
     units: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
     return units
-
-
-def _find_companions(layer: nn.Module, is_output: bool) -> Iterator[tuple[int, int]]:
-    """Yield pairs of channels that a layer can only lose together."""
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.groups != layer.out_channels:
-        size = layer.out_channels if is_output else layer.in_channels
-        step = size // layer.groups
-        yield from ((channel, channel + step) for channel in range(size - step))
 
 
 def _average_over_layers(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class ChannelLayer(nn.Module, ABC):
-    """A layer whose every output channel stems from one input channel.
+    """A layer whose every output channel stems from one input channel, or sums several.
 
     `models.channel_graph` follows it by `get_sources`, whatever it computes; `models.structure`
     lists its kinds.
@@ -33,7 +33,10 @@ class ChannelLayer(nn.Module, ABC):
 
     @abstractmethod
     def get_sources(self) -> list[int]:
-        """Return for each output channel the input channel it stems from, none of them twice."""
+        """Return for each output channel the input channel it stems from, none of them twice.
+
+        Empty where outputs are sums of inputs: either side then loses channels on its own.
+        """
 
     @abstractmethod
     def keep(self, inputs: Sequence[int]) -> None:
@@ -41,6 +44,13 @@ class ChannelLayer(nn.Module, ABC):
 
         Args:
             inputs: Ascending, by their number in the layer as it is.
+        """
+
+    def keep_outputs(self, outputs: Sequence[int]) -> None:
+        """Forget all output channels but these; no news where they go with their sources.
+
+        Args:
+            outputs: Ascending, by their number in the layer as it is.
         """
 
 
@@ -109,3 +119,48 @@ class ChannelHalf(ChannelLayer):
         self.in_channels = len(inputs)
         self.out_channels = sum(self.start <= channel < end for channel in inputs)
         self.start = sum(channel < self.start for channel in inputs)
+
+
+class ChannelSum(ChannelLayer):
+    """Sums runs of neighbouring channels.
+
+    After a depthwise convolution it makes a grouped one, several inputs to each output, of which
+    pruning can remove any input and any output.
+
+    Args:
+        in_channels: Channels of the input, a multiple of `out_channels`.
+        out_channels: Channels of the output.
+    """
+
+    owners: Tensor
+    """For each input the output that it is part of; `out_channels` if that was removed."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        if in_channels % out_channels:
+            raise ValueError(f"in_channels must be a multiple of {out_channels}, got {in_channels}")
+        run = in_channels // out_channels
+        self.register_buffer("owners", torch.arange(out_channels).repeat_interleave(run))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        number, _, height, width = features.shape
+        sums = features.new_zeros(number, self.out_channels + 1, height, width)
+        return sums.index_add(1, self.owners, features)[:, : self.out_channels]
+
+    def get_sources(self) -> list[int]:
+        """See `ChannelLayer.get_sources`."""
+        return []
+
+    def keep(self, inputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep`."""
+        device = self.owners.device
+        self.owners = self.owners.index_select(0, torch.tensor(inputs, device=device))
+        self.in_channels = len(inputs)
+
+    def keep_outputs(self, outputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep_outputs`."""
+        number = {channel: i for i, channel in enumerate(outputs)}
+        owners = [number.get(owner, len(outputs)) for owner in self.owners.tolist()]
+        self.owners = torch.tensor(owners, device=self.owners.device)
+        self.out_channels = len(outputs)

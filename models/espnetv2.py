@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.channel_layers import ChannelSum
 from models.layers import BNPReLU, ConvBN, ConvBNPReLU
 from models.network import SegmentationNetwork
 
@@ -194,6 +195,8 @@ class EfficientMerge(nn.Module):
     """Brings an encoder's map into the decoder: grouped 3x3, reweighted by its global mean, added.
 
     Source: sacmehta/EdgeNets, `EfficientPWConv`, and what follows it there.
+    Differs: where each group has several inputs and one output, it is a depthwise convolution
+        whose runs of channels are summed; that computes the same and can be pruned.
 
     Args:
         in_channels: Channels of the encoder's map.
@@ -205,6 +208,10 @@ class EfficientMerge(nn.Module):
         groups = math.gcd(in_channels, out_channels)
         self.weigh = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.expand = ConvBNPReLU(in_channels, out_channels, 3, groups=groups)
+        if groups == out_channels < in_channels:
+            self.expand[0] = nn.Sequential(
+                _depthwise(in_channels), ChannelSum(in_channels, out_channels)
+            )
         self.norm = BNPReLU(out_channels)
 
     def forward(self, encoded: Tensor, decoded: Tensor) -> Tensor:

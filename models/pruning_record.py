@@ -111,6 +111,7 @@ def _select(layer: nn.Module, channels: KeptChannels) -> None:
     """Keep the given channels of one layer: its attributes, parameters and buffers."""
     if isinstance(layer, ChannelLayer):
         layer.keep(channels.inputs)
+        layer.keep_outputs(channels.outputs)
         return
     inputs, outputs = channels.inputs, channels.outputs
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

@@ -13,7 +13,7 @@ from torch import nn
 
 from models import MODELS, create_model
 from models.attention import EfficientChannelAttention, SpatialAttention
-from models.channel_layers import ChannelHalf, ChannelShuffle
+from models.channel_layers import ChannelHalf, ChannelShuffle, ChannelSum
 from models.network import SegmentationNetwork
 
 _CHANNELS = ("in_channels", "out_channels")
@@ -28,6 +28,7 @@ WIDTH_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     SpatialAttention: _CHANNELS,
     ChannelShuffle: _CHANNELS,
     ChannelHalf: (*_CHANNELS, "start"),
+    ChannelSum: _CHANNELS,
 }
 """The layers whose width may change, and the attributes that hold it."""
 

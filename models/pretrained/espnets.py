@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from models.channel_layers import ChannelSum
 from models.espnetv2 import POOLING_SCALES
 from models.pretrained.renaming import Rewrites, Tensors, drop, rename, split
 
@@ -82,10 +85,29 @@ def convert_espnetv2(tensors: Tensors) -> Tensors:
     """Name the tensors of an ESPNetv2 as ours are.
 
     The BatchNorm and the grouped convolution over five shuffled maps become five of each, and the
-    PReLU that the strided units never apply is left out.
+    PReLU that the strided units never apply is left out. A grouped convolution of several inputs to
+    each output becomes a depthwise one and a sum.
     """
     views = range(len(POOLING_SCALES))
     tensors = drop(tensors, (r"^base_net\.level\d_0\.eesp\.module_act\.",))
     tensors = split(tensors, r"merge_layer\.0\.br\.", [f"norms.{i}." for i in views])
     tensors = split(tensors, r"merge_layer\.2\.cbr\.0\.", [f"fuse.{i}." for i in views], dim=1)
-    return rename(tensors, _ESPNETV2)
+    return _sum_depthwise(rename(tensors, _ESPNETV2))
+
+
+def _sum_depthwise(tensors: Tensors) -> Tensors:
+    """Rewrite the grouped convolutions that `models.espnetv2.EfficientMerge` writes as sums."""
+    rewritten: Tensors = {}
+    for name, weight in tensors.items():
+        rewritten[name] = weight
+        merge = re.fullmatch(r"(merge\d\.)expand\.0\.weight", name)
+        if not merge:
+            continue
+        in_channels = tensors[f"{merge[1]}weigh.weight"].shape[1]
+        out_channels, run = weight.shape[:2]
+        if run > 1 and out_channels * run == in_channels:
+            del rewritten[name]
+            rewritten[f"{merge[1]}expand.0.0.weight"] = weight.reshape(-1, 1, *weight.shape[2:])
+            owners = ChannelSum(in_channels, out_channels).owners
+            rewritten[f"{merge[1]}expand.0.1.owners"] = owners
+    return rewritten

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models import SegmentationNetwork, create_model
 from models.attention import EfficientChannelAttention, SpatialAttention
-from models.channel_layers import ChannelHalf, ChannelLayer, ChannelShuffle
+from models.channel_layers import ChannelHalf, ChannelLayer, ChannelShuffle, ChannelSum
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.layers import ConvBN
 from models.pruning import prune
@@ -56,6 +56,28 @@ def test_a_shuffle_by_hand():
     assert shuffle.order.tolist() == [0, 2, 1]
     with pytest.raises(ValueError, match="multiple of 4, got 6"):
         ChannelShuffle(6, 4)
+
+
+def test_a_sum_after_a_depthwise_convolution_is_a_grouped_one():
+    grouped = nn.Conv2d(12, 4, 3, padding=1, groups=4, bias=False)
+    weight = grouped.weight.reshape(12, 1, 3, 3)
+    features = torch.randn(2, 12, 5, 6)
+    layer = ChannelSum(12, 4)
+    spread = nn.functional.conv2d(features, weight, padding=1, groups=12)
+    torch.testing.assert_close(layer(spread), grouped(features))
+    with pytest.raises(ValueError, match="multiple of 4, got 6"):
+        ChannelSum(6, 4)
+
+
+def test_a_sum_loses_inputs_and_outputs_on_their_own():
+    layer = ChannelSum(6, 3)
+    layer.keep([0, 1, 2, 4, 5])
+    layer.keep_outputs([0, 2])
+    layer.keep([0, 2, 3, 4])
+    assert layer.owners.tolist() == [0, 2, 1, 1]  # the second had the output that is gone
+    features = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1, 1)
+    assert layer(features).flatten().tolist() == [1.0, 7.0]
+    assert (layer.in_channels, layer.out_channels) == (4, 2)
 
 
 class _Splitting(SegmentationNetwork):
