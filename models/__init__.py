@@ -7,11 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from models.asymmetric_pyramid import AsymmetricPyramid
 from models.bisenet import BiSeNet
 from models.bisenetv2 import BiSeNetV2
 from models.cgnet import CGNet
 from models.dabnet import DABNet
 from models.deeplabv3plus import DeepLabV3Plus
+from models.dfanet import DFANet
 from models.dual_branch import DualBranch
 from models.edanet import EDANet
 from models.enet import ENet
@@ -22,6 +24,7 @@ from models.fast_scnn import FastSCNN
 from models.icnet import ICNet
 from models.lednet import LEDNet
 from models.lraspp import LRASPP
+from models.mscfnet import MSCFNet
 from models.ndnet import NDNet
 from models.network import SegmentationNetwork
 from models.output import WithAuxiliary
@@ -32,11 +35,13 @@ from models.tbfenet import TBFENet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
+    "asymmetric_pyramid": AsymmetricPyramid,
     "bisenet_resnet18": BiSeNet,
     "bisenetv2": BiSeNetV2,
     "cgnet": CGNet,
     "dabnet": DABNet,
     "deeplabv3plus": DeepLabV3Plus,
+    "dfanet": DFANet,
     "edanet": EDANet,
     "enet": ENet,
     "erfnet": ERFNet,
@@ -46,6 +51,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "icnet_resnet50": ICNet,
     "lednet": LEDNet,
     "lraspp_mobilenet_v3_large": LRASPP,
+    "mscfnet": MSCFNet,
     "ndnet": NDNet,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
     "pspnet_resnet18": PSPNet,
@@ -57,10 +63,12 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
 __all__ = [
     "LRASPP",
     "MODELS",
+    "AsymmetricPyramid",
     "BiSeNet",
     "BiSeNetV2",
     "CGNet",
     "DABNet",
+    "DFANet",
     "DeepLabV3Plus",
     "DualBranch",
     "EDANet",
@@ -71,6 +79,7 @@ __all__ = [
     "FastSCNN",
     "ICNet",
     "LEDNet",
+    "MSCFNet",
     "NDNet",
     "PSPNet",
     "SegNet",
