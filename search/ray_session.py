@@ -30,6 +30,7 @@ warnings.filterwarnings("ignore", module=r"ray\b.*")
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.exceptions import AuthenticationError  # noqa: E402
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
 
 from search.ray_progress import BoardCallback  # noqa: E402
@@ -59,7 +60,14 @@ class Allotment:
     max_concurrent: int
 
 
-def allot(config: StudyConfig, num_cpus: int, num_gpus: float, node_cpus: int) -> Allotment:
+def allot(
+    config: StudyConfig,
+    num_cpus: int,
+    num_gpus: float,
+    node_cpus: int,
+    *,
+    can_grow: bool = False,
+) -> Allotment:
     """Divide the machines among the trials.
 
     Args:
@@ -67,10 +75,17 @@ def allot(config: StudyConfig, num_cpus: int, num_gpus: float, node_cpus: int) -
         num_cpus: Cores that there are.
         num_gpus: GPUs that there are.
         node_cpus: Cores of the largest node; a trial cannot span two.
+        can_grow: Whether stages that wait may bring more machines: then --max-concurrent is taken
+            as it is said.
 
     Raises:
         ValueError: One trial asks for more than there is.
     """
+    if node_cpus == 0:
+        raise ValueError(
+            "the cluster has no machine for trials; start its workers, or say what a stage needs "
+            "(--gpus-per-trial, --cpus-per-trial) so that the autoscaler starts one"
+        )
     gpus = min(1.0, num_gpus) if config.gpus_per_trial is None else config.gpus_per_trial
     trials = config.num_pipelines if gpus == 0 else max(1, int(num_gpus / gpus))
     cpus = config.cpus_per_trial or min(node_cpus, max(1, num_cpus // trials))
@@ -78,12 +93,13 @@ def allot(config: StudyConfig, num_cpus: int, num_gpus: float, node_cpus: int) -
         if asked > there:
             raise ValueError(f"{name}_per_trial must be at most {there:g} here, got {asked:g}")
     fitting = max(1, min(num_cpus // cpus, int(num_gpus / gpus) if gpus else num_cpus))
+    wanted = config.max_concurrent or fitting
     return Allotment(
         device="cuda" if gpus else "cpu",
         num_cpus=cpus,
         num_gpus=gpus,
         num_cpus_baseline=cpus if gpus else node_cpus,
-        max_concurrent=min(fitting, config.max_concurrent or fitting),
+        max_concurrent=wanted if can_grow else min(fitting, wanted),
     )
 
 
@@ -99,7 +115,7 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
         Address of the dashboard, "" if there is none.
 
     Raises:
-        ValueError: No cluster answers at the address.
+        ValueError: No cluster answers at the address, or it does not know the token.
     """
     local: dict[str, Any] = {}
     if address is None:
@@ -110,6 +126,8 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
         )
     except (ConnectionError, TimeoutError) as error:
         raise ValueError(f"no Ray cluster answers at {address}: {error}") from None
+    except AuthenticationError as error:
+        raise ValueError(f"the Ray cluster at {address} refuses the token: {error}") from None
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -157,6 +175,7 @@ def run_tune(
     """
     threads = dict.fromkeys(PATH, allotment.num_cpus)
     threads |= dict.fromkeys(BASELINES, allotment.num_cpus_baseline)
+    run_dir = run_dir.absolute()  # workers run elsewhere
     workplace = Workplace(
         stages_dir=run_dir / "stages",
         cache_dir=config.cache_dir,
@@ -184,7 +203,7 @@ def run_tune(
         ),
         run_config=RunConfig(
             name=f"session-{sessions + 1}",
-            storage_path=str((run_dir / "tune").absolute()),
+            storage_path=str(run_dir / "tune"),
             failure_config=FailureConfig(max_failures=WORKER_RETRIES),
             callbacks=[callback],
             verbose=0,

@@ -92,6 +92,7 @@ def write_metadata(
     *,
     device: str,
     created_at: str,
+    hardware: Mapping[str, Any] | None = None,
 ) -> None:
     """Write metadata.json, which makes a run's results readable without the project.
 
@@ -102,6 +103,7 @@ def write_metadata(
         baselines: Teacher and dense student, as far as they are known.
         device: Torch device that latency was measured on.
         created_at: ISO 8601.
+        hardware: Of the machine that latency was measured on; default: this one.
     """
     reference = reference_point(config, baselines) if baselines else {}
     latency = config.pipeline.latency
@@ -128,7 +130,7 @@ def write_metadata(
             "resolution": latency.resolution or dataset.resolution,
         },
         "baselines": [baseline._asdict() for baseline in baselines],
-        "hardware": describe_hardware(device),
+        "hardware": describe_hardware(device) if hardware is None else hardware,
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in PACKAGES},

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -19,6 +20,7 @@ from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config
 from search.preparation import check_study, fetch_data, settle_paths
 from search.progress import ProgressBoard, ProgressDisplay
+from search.ray_nodes import check_cluster, describe_worker, summon_worker
 from search.ray_progress import BoardCallback
 from search.ray_searcher import PipelineSearcher
 from search.ray_session import allot, count_devices, ray_session, redirected, run_tune
@@ -53,6 +55,7 @@ class Run:
         baselines: Teacher and dense student, as soon as they are trained.
         baseline_errors: Why one of them could not be trained.
         device: Torch device of the trials.
+        hardware: Machine of the trials; None if it is this one.
     """
 
     arguments: Arguments
@@ -64,6 +67,7 @@ class Run:
     baselines: list[Baseline] = field(default_factory=list)
     baseline_errors: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
+    hardware: dict[str, Any] | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +142,7 @@ def tune_pipelines(run: Run) -> None:
 
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C.
-        ValueError: A trial asks for more than the machines have.
+        ValueError: A trial asks for more than the machines have, or the nodes of a cluster differ.
     """
     address, dashboard = run.arguments.address, run.arguments.dashboard
     with (
@@ -148,8 +152,14 @@ def tune_pipelines(run: Run) -> None:
     ):
         if url:
             run.console.print(f"Ray dashboard: http://{url}", highlight=False)
-        allotment = allot(run.config, *count_devices())
+        if address:
+            with run.console.status("waiting for the cluster's nodes and checking them"):
+                summon_worker(run.config)
+                check_cluster(run.config, run.folder)
+        allotment = allot(run.config, *count_devices(), can_grow=bool(address))
         run.device = allotment.device
+        if address and run.device != "cpu":
+            run.hardware = describe_worker()
         board = ProgressBoard(run.study)
         with ProgressDisplay(board, run.console) as display:
             callback = BoardCallback(board, display, lambda: bool(interrupted))
@@ -178,6 +188,7 @@ def write_results(run: Run, searcher: PipelineSearcher, board: ProgressBoard) ->
                 run.baselines,
                 device=run.device,
                 created_at=created_at,
+                hardware=run.hardware,
             )
     write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
     board.refresh()

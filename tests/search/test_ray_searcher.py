@@ -179,6 +179,19 @@ def test_cores_are_divided_among_the_pipelines(config: StudyConfig) -> None:
     assert allot(replace(config, max_concurrent=1), 2, 0, 2).max_concurrent == 1
 
 
+def test_a_growing_cluster_is_given_what_is_asked_for(config: StudyConfig) -> None:
+    asked = replace(config, gpus_per_trial=1.0, max_concurrent=4)
+    assert allot(asked, 8, 1, 8).max_concurrent == 1
+    grown = allot(asked, 8, 1, 8, can_grow=True)
+    assert (grown.num_cpus, grown.num_gpus, grown.max_concurrent) == (8, 1, 4)
+    assert allot(replace(config, gpus_per_trial=1.0), 8, 1, 8, can_grow=True).max_concurrent == 1
+
+
+def test_cluster_without_workers_is_refused(config: StudyConfig) -> None:
+    with pytest.raises(ValueError, match="no machine for trials"):
+        allot(config, num_cpus=0, num_gpus=0, node_cpus=0, can_grow=True)
+
+
 def test_gpus_are_used_when_there(config: StudyConfig) -> None:
     one = allot(config, num_cpus=16, num_gpus=1, node_cpus=16)
     assert (one.device, one.num_cpus, one.num_gpus, one.max_concurrent) == ("cuda", 16, 1, 1)

@@ -1,0 +1,53 @@
+"""The check of a cluster's nodes, on a cluster of two nodes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from search.config import StudyConfig
+from search.ray_nodes import alive_nodes, check_cluster, summon_worker
+from search.recipes import quickstart
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[None]:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def with_root(root: Path) -> StudyConfig:
+    config = quickstart()
+    data = replace(config.pipeline.data, name="folder", root=root)
+    return replace(config, pipeline=replace(config.pipeline, data=data))
+
+
+def test_equal_nodes_pass_and_leave_nothing(two_nodes: None, tmp_path: Path) -> None:
+    assert len(alive_nodes()) == 2
+    check_cluster(quickstart(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_node_without_the_data_is_named(two_nodes: None, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="finds nothing in") as error:
+        check_cluster(with_root(tmp_path / "no-data"), tmp_path)
+    for node in alive_nodes():
+        assert node["NodeID"][:8] in str(error.value)
+
+
+def test_worker_that_never_comes_is_not_waited_for_beyond_the_limit(two_nodes: None) -> None:
+    summon_worker(quickstart(), wait_seconds=0)
+    summon_worker(replace(quickstart(), gpus_per_trial=1.0), wait_seconds=0.1)
