@@ -21,10 +21,11 @@ def dkd_by_definition(student, teacher, target, temperature, alpha, beta, ignore
             continue
         p = softmax(teacher[n, :, y, x] / temperature)
         q = softmax(student[n, :, y, x] / temperature)
-        tckd = p[label] * np.log(p[label] / q[label])
-        tckd += (1 - p[label]) * np.log((1 - p[label]) / (1 - q[label]))
-        p_hat = np.delete(p, label) / (1 - p[label])
-        q_hat = np.delete(q, label) / (1 - q[label])
+        # The sum of the others, which 1 - p[label] would lose to rounding where p[label] is near 1.
+        p_others, q_others = np.delete(p, label), np.delete(q, label)
+        p_rest, q_rest = p_others.sum(), q_others.sum()
+        tckd = p[label] * np.log(p[label] / q[label]) + p_rest * np.log(p_rest / q_rest)
+        p_hat, q_hat = p_others / p_rest, q_others / q_rest
         nckd = (p_hat * np.log(p_hat / q_hat)).sum()
         total += alpha * tckd + beta * nckd
         count += 1

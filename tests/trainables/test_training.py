@@ -84,6 +84,7 @@ def test_a_damaged_state_is_named(stream, context, tmp_path):
         )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # 1 core
 def test_workers_do_not_change_the_result(stream, context: StageContext, tmp_path):
     config = TrainConfig(num_steps=2, batch_size=2)
     weights = []

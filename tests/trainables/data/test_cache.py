@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -90,7 +91,7 @@ def test_damaged_cache_is_made_anew(open_dataset, tmp_path, damage, caplog):
     elif damage == "no index":
         index.unlink()
     elif damage == "other format":
-        index.write_text(index.read_text().replace('"format_version": 1', '"format_version": 0'))
+        index.write_text(json.dumps({**json.loads(index.read_text()), "format_version": 0}))
     else:
         index.write_text(index.read_text()[:40])
     with pytest.raises(DataError, match=folder.name):

@@ -54,6 +54,7 @@ def test_global_random_state_is_left_alone(stream):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # 1 core
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_resumed_run_sees_what_the_uninterrupted_one_saw(open_dataset, tmp_path, num_workers):
     dataset = cache_dataset(open_dataset("synthetic"), tmp_path / "cache")
