@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import moocore
@@ -73,23 +74,20 @@ class SuccessiveHalving:
             if len(promoted) >= places:
                 continue
             numbers = list(reached)
-            best = _order(np.array(list(reached.values())))[:places]
-            waiting = [numbers[i] for i in best if numbers[i] not in promoted]
-            if waiting:
-                promoted.add(waiting[0])
-                return waiting[0]
+            best = islice(_order(np.array(list(reached.values()))), places)
+            chosen = next((numbers[i] for i in best if numbers[i] not in promoted), None)
+            if chosen is not None:
+                promoted.add(chosen)
+                return chosen
         return None
 
 
-def _order(values: NDArray[Any]) -> list[int]:
+def _order(values: NDArray[Any]) -> Iterator[int]:
     """Sort points, all objectives to be minimised: rank first, then hypervolume contribution."""
     ranks = moocore.pareto_rank(values)
     low, high = values.min(axis=0), values.max(axis=0)
     scaled = (values - low) / np.where(high > low, high - low, 1.0)
-    share = np.zeros(len(values))
-    for rank in np.unique(ranks):
-        members = ranks == rank
-        share[members] = moocore.hv_contributions(
-            scaled[members], ref=np.full(values.shape[1], 1.1)
-        )
-    return [int(i) for i in np.lexsort((-share, ranks))]
+    for rank in np.unique(ranks):  # one at a time: who is asked for is mostly in the first
+        (members,) = np.nonzero(ranks == rank)
+        shares = moocore.hv_contributions(scaled[members], ref=np.full(values.shape[1], 1.1))
+        yield from (int(i) for i in members[np.argsort(-shares, kind="stable")])

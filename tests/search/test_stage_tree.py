@@ -85,6 +85,16 @@ def test_a_dropped_pipeline_costs_nothing_more() -> None:
     assert tree.take() is None
 
 
+def test_a_stage_that_was_not_needed_runs_once_it_is() -> None:
+    tree = grow(FIRST)
+    pass_baselines(tree)
+    tree.drop(0)
+    assert tree.take() is None
+    tree.add(1, FIRST)
+    assert take(tree).stage == "sparse"
+    assert tree.take() is None
+
+
 def test_a_rung_holds_until_the_promotion() -> None:
     tree = grow(FIRST, rungs=(0.25, 0.5))
     pass_baselines(tree)
