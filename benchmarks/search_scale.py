@@ -1,0 +1,632 @@
+"""What the search itself costs, and what it is worth, on machines that nobody has to own.
+
+Drives the real searcher and study (`search/ray_searcher.py`, `search/study.py`, the journal on disk
+included) in a discrete-event simulation: workers are busy for as long as a model of the pipelines
+says (`benchmarks/simulated_pipelines.py`, or the trials of a recorded run), on a virtual clock.
+What the search computes is real, and its CPU seconds are counted.
+
+Compared, each with the same pipelines' worth of proposals:
+  ours            shared stages, cheap objectives first, rungs; the sampler of --sampler
+  random          the same with random proposals
+  no-cheap-first  ours without stopping networks that cannot enter the front
+  no-rungs        ours, every distillation in one go
+  plain           the sampler alone: no rungs, and every pipeline pays for its sparse, pruned and
+                  distilled stage (not for the dense one: a good script would keep that)
+
+Reported per setting: utilisation of the workers from the end of the baselines on; CPU time of a
+decision (a suggestion that starts something, mean and 95th percentile) and of all our code, Optuna
+included; the journal's share of the search's wall time; growth of memory; training hours paid for;
+hypervolume of the finished pipelines (by their mean accuracy, so that lucky draws do not count);
+time and training until the lower of its own and plain's final hypervolume, as a share of what plain
+took to there; how many pipelines the accuracy bound and the rungs stopped, and how many of them
+would have been in the front had they been finished. The virtual clock counts the driver: it starts
+one stage after another, --driver-seconds each.
+
+The whole sweep takes hours, most of it at 10 000 pipelines:
+  python benchmarks/search_scale.py --num-pipelines 10 100 1000 10000 --num-workers 1 16 128 1024 \
+    --seeds 0 1 2 --output search_scale.json
+A recorded run instead of formulas, or test problems with known hypervolume:
+  python benchmarks/search_scale.py --run-dir runs/camvid-20260101-120000
+  python benchmarks/search_scale.py --num-pipelines 300 --known-answers
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from heapq import heappop, heappush
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import tyro
+from known_answers import PROBLEMS, measure, optimise
+from optuna.storages.journal import JournalFileBackend
+from rich.console import Console
+from rich.table import Table
+from simulated_pipelines import STAGES, PipelineModel, RecordedPipelines, SyntheticPipelines
+
+from models.hardware import describe_hardware
+from search.config import StudyConfig
+from search.front import front_mask, hypervolume_fraction
+from search.progress import ProgressBoard
+from search.ray_searcher import PipelineSearcher
+from search.results import reference_point, write_trials
+from search.samplers import SamplerName
+from search.study import PipelineStudy, TrialRecord
+from trainables.pipeline import BASELINES
+from trainables.pipeline_config import PipelineSettings
+
+MethodName = Literal["ours", "random", "no-cheap-first", "no-rungs", "plain"]
+METHODS: tuple[MethodName, ...] = ("ours", "random", "no-cheap-first", "no-rungs", "plain")
+CHECKPOINTS = 200
+STOPPED_BY = {"bound": "even with mIoU", "rungs": "behind the front"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is simulated.
+
+    Attributes:
+        num_pipelines: Lengths of the studies.
+        num_workers: Numbers of workers.
+        methods: Which to compare; see above.
+        seeds: Of the sampler and of the model's noise.
+        sampler: Of every method but random.
+        rungs: Shares of the distillation at which pipelines pause.
+        reduction_factor: One of so many that reach a rung goes on.
+        noise: Standard deviation of the synthetic final mIoU.
+        driver_seconds: Serial seconds of the driver per started stage: Tune's and ours.
+        run_dir: Folder of a recorded run to answer instead of the formulas.
+        study_dir: Where journals are written; default: the machine's temporary folder.
+        known_answers: Optimise test problems with known hypervolume instead.
+        output: JSON file for the results.
+    """
+
+    num_pipelines: tuple[int, ...] = (10, 100)
+    num_workers: tuple[int, ...] = (1, 16)
+    methods: tuple[MethodName, ...] = METHODS
+    seeds: tuple[int, ...] = (0,)
+    sampler: SamplerName = "tpe"
+    rungs: tuple[float, ...] = (0.25, 0.5)
+    reduction_factor: float = 3.0
+    noise: float = 0.005
+    driver_seconds: float = 0.05
+    run_dir: Path | None = None
+    study_dir: Path | None = None
+    known_answers: bool = False
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_pipelines", "num_workers", "methods", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be one or more different ones, got {values}")
+        for name in ("num_pipelines", "num_workers"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("noise", "driver_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+class Setting(NamedTuple):
+    """One simulation, as it is sent to a process."""
+
+    arguments: Arguments
+    method: MethodName
+    num_pipelines: int
+    num_workers: int
+    seed: int
+
+
+class Driven(Protocol):
+    """What Tune asks and tells: our searcher, or the plain script."""
+
+    def suggest(self, trial_id: str) -> Any:
+        """What to run next; no dict where there is nothing to run now."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """Take an outcome."""
+
+
+class PlainScript:
+    """Asks the study for a pipeline and runs the whole of it as one trial.
+
+    Args:
+        study: Is asked and told.
+    """
+
+    def __init__(self, study: PipelineStudy) -> None:
+        self._study = study
+        self._waiting = list(BASELINES)
+        self._baselines: set[str] = set()
+        self._running: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """See `Driven`."""
+        if self._waiting:
+            return {"stage": self._waiting.pop(0), "settings": {}, "share": 1.0}
+        proposal = self._study.ask() if len(self._baselines) == len(BASELINES) else None
+        if proposal is None:
+            return None
+        self._running[trial_id] = proposal.number
+        return {"stage": "pipeline", "settings": asdict(proposal.settings), "share": 1.0}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """See `Driven`."""
+        assert result is not None
+        if trial_id in self._running:
+            number = self._running.pop(trial_id)
+            self._study.tell(
+                number, "complete", metrics=result["metrics"], seconds=result["seconds"]
+            )
+        else:
+            self._baselines.add(result["baseline"]["name"])
+
+
+class Worker:
+    """Answers a stage as the trainables would, at once.
+
+    Args:
+        model: Of the pipelines.
+        rungs: Of the study.
+    """
+
+    def __init__(self, model: PipelineModel, rungs: Sequence[float]) -> None:
+        self._model = model
+        self._shares = (0.0, *rungs, 1.0)
+
+    def work(self, task: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+        """Returns the seconds of a stage and what a worker would report."""
+        stage, share = task["stage"], task["share"]
+        if stage in BASELINES:
+            baseline, seconds = self._model.get_baseline(stage)
+            return seconds, {"outcome": "complete", "baseline": baseline._asdict()}
+        settings = PipelineSettings(**task["settings"])
+        stages = STAGES if stage == "pipeline" else (stage,)
+        total = {name: self._model.get_seconds(settings, name) for name in stages}
+        metrics: dict[str, float] = {}
+        if "pruned" in stages:
+            metrics |= self._model.get_costs(settings)
+        done_before = 0.0
+        if "distilled" in stages:
+            name = "miou" if share == 1 else f"miou@{share:g}"
+            metrics[name] = self._model.get_miou(settings, share)
+        if stage == "distilled":
+            done_before = self._shares[self._shares.index(share) - 1]
+        paid = {name: value * share for name, value in total.items()}
+        spent = sum(paid.values()) - done_before * total.get("distilled", 0.0)
+        return spent, {"outcome": "complete", "metrics": metrics, "seconds": paid}
+
+
+@dataclass(kw_only=True, slots=True)
+class Trace:
+    """What a simulation saw.
+
+    Attributes:
+        finished: (virtual seconds, training seconds paid for until then, trials complete).
+        decisions: CPU seconds of every suggestion that started a stage.
+        cpu_seconds: Of all suggestions and outcomes.
+        wall_seconds: Of all suggestions and outcomes.
+        training_seconds: Paid for.
+        baselines_finished: Virtual seconds.
+        busy: Virtual seconds at which every stage began and ended.
+        makespan: Virtual seconds.
+        num_stages: Stages that ran.
+    """
+
+    finished: list[tuple[float, float, int]] = field(default_factory=list)
+    decisions: list[float] = field(default_factory=list)
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    training_seconds: float = 0.0
+    baselines_finished: float = 0.0
+    busy: list[tuple[float, float]] = field(default_factory=list)
+    makespan: float = 0.0
+    num_stages: int = 0
+
+    @property
+    def busy_after_baselines(self) -> float:
+        """Worker seconds at work since the last baseline was finished."""
+        since = self.baselines_finished
+        return sum(max(0.0, end - max(begin, since)) for begin, end in self.busy)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count what the search computes."""
+        cpu, wall = time.thread_time(), time.perf_counter()
+        yield
+        self.cpu_seconds += time.thread_time() - cpu
+        self.wall_seconds += time.perf_counter() - wall
+
+
+class ToldStudy(PipelineStudy):
+    """A study that keeps the order in which pipelines became complete."""
+
+    def __init__(self, config: StudyConfig, run_dir: Path) -> None:
+        super().__init__(config, run_dir)
+        self.complete: list[int] = []
+
+    def tell(self, number: int, *arguments: Any, **keywords: Any) -> TrialRecord:
+        """See `PipelineStudy`."""
+        record = super().tell(number, *arguments, **keywords)
+        if record.state == "complete":
+            self.complete.append(number)
+        return record
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Simulate, print, write.
+
+    Returns:
+        Exit status: 0, 2 for bad input, 130 after Ctrl-C.
+    """
+    console = Console()
+    try:
+        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+        result = run(arguments, console)
+    except ValueError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return 130
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Do the whole benchmark and print it; returns JSON-able results."""
+    if arguments.known_answers:
+        results = list(find_known_answers(arguments))
+        print_known_answers(results, console)
+    else:
+        results = simulate_all(arguments, console)
+        print_costs(results, console)
+        print_worth(results, console)
+    measured_at, hardware = datetime.now(UTC), describe_hardware("cpu")
+    console.print(f"{hardware['cpu']}, {measured_at:%Y-%m-%d}", highlight=False)
+    return {
+        "benchmark": "search_scale",
+        "measured_at": measured_at.isoformat(timespec="seconds"),
+        "hardware": hardware,
+        "settings": json.loads(json.dumps(asdict(arguments), default=str)),
+        "results": results,
+    }
+
+
+def simulate_all(arguments: Arguments, console: Console) -> list[dict[str, Any]]:
+    """Simulate every setting, each in a process of its own, so that memory can be told apart."""
+    make_model(arguments, 0)  # a bad run folder ends it here
+    settings = [
+        Setting(arguments, method, num_pipelines, num_workers, seed)
+        for num_pipelines in arguments.num_pipelines
+        for num_workers in arguments.num_workers
+        for seed in arguments.seeds
+        for method in arguments.methods
+    ]
+    results = []
+    spawn = multiprocessing.get_context("spawn")  # a forked process inherits locks and memory
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for result in pool.map(simulate, settings):
+            results.append(result)
+            console.print(
+                f"{result['method']}: {result['num_pipelines']} pipelines on "
+                f"{result['num_workers']} workers, seed {result['seed']}: hypervolume "
+                f"{result['hypervolume']:.4f}, {result['cpu_seconds']:.1f} CPU seconds",
+                highlight=False,
+            )
+    return compare_with_plain(results)
+
+
+def simulate(setting: Setting) -> dict[str, Any]:
+    """Simulate one study; returns JSON-able figures."""
+    arguments = setting.arguments
+    model = make_model(arguments, setting.seed)
+    config = make_config(setting)
+    memory = _peak_memory()
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.study_dir) as folder,
+        timed_journal() as journal,
+    ):
+        study = ToldStudy(config, Path(folder))
+        driven: Driven = PlainScript(study)
+        if setting.method != "plain":
+            driven = PipelineSearcher(study, max_concurrent=setting.num_workers, explain_error=str)
+        worker = Worker(model, config.rungs)
+        trace = drive(driven, study, worker, setting.num_workers, arguments.driver_seconds)
+        journal_seconds = sum(journal)
+        writing = time_results_files(study, Path(folder))
+    growth = _peak_memory() - memory
+    states = [record.state for record in study.records.values()]
+    searched = trace.makespan - trace.baselines_finished
+    baselines = [model.get_baseline(name)[0] for name in BASELINES]
+    return {
+        **{name: value for name, value in setting._asdict().items() if name != "arguments"},
+        "states": {state: states.count(state) for state in sorted(set(states))},
+        "num_stages": trace.num_stages,
+        "makespan_hours": trace.makespan / 3600,
+        "utilisation": trace.busy_after_baselines / (searched * setting.num_workers),
+        "decision_ms_mean": 1e3 * statistics.fmean(trace.decisions),
+        "decision_ms_p95": 1e3 * float(np.quantile(trace.decisions, 0.95)),
+        "cpu_seconds": trace.cpu_seconds,
+        "wall_seconds": trace.wall_seconds,
+        "journal_share": journal_seconds / trace.wall_seconds,
+        "results_files_ms": 1e3 * writing,
+        "memory_mib": growth / 2**20,
+        "training_hours": trace.training_seconds / 3600,
+        "stopped": judge_stopped(study, model),
+        **follow_hypervolume(study, model, trace, reference_point(config, baselines)),
+    }
+
+
+def make_model(arguments: Arguments, seed: int) -> PipelineModel:
+    """The formulas, or the recorded run."""
+    if arguments.run_dir is not None:
+        return RecordedPipelines(arguments.run_dir)
+    return SyntheticPipelines(seed=seed, noise=arguments.noise)
+
+
+def make_config(setting: Setting) -> StudyConfig:
+    """The study of a method."""
+    arguments, method = setting.arguments, setting.method
+    return StudyConfig(
+        num_pipelines=setting.num_pipelines,
+        sampler="random" if method == "random" else arguments.sampler,
+        seed=setting.seed,
+        rungs=() if method in ("plain", "no-rungs") else arguments.rungs,
+        reduction_factor=arguments.reduction_factor,
+        stop_hopeless=method not in ("plain", "no-cheap-first"),
+    )
+
+
+def drive(
+    driven: Driven, study: ToldStudy, worker: Worker, num_workers: int, driver_seconds: float
+) -> Trace:
+    """Run the events: whoever is free asks, whoever is first is told.
+
+    Raises:
+        RuntimeError: Nothing runs, nothing may be started, and the study is not over.
+    """
+    trace = Trace()
+    events: list[tuple[float, int, str, dict[str, Any]]] = []
+    clock, driver = 0.0, 0.0
+    while True:
+        while len(events) < num_workers:
+            trial_id, before = str(trace.num_stages), trace.cpu_seconds
+            with trace.computing():
+                task = driven.suggest(trial_id)
+            if not isinstance(task, dict):
+                break
+            trace.decisions.append(trace.cpu_seconds - before)
+            seconds, result = worker.work(task)
+            trace.num_stages += 1
+            trace.training_seconds += seconds
+            driver = max(clock, driver) + driver_seconds
+            trace.busy.append((driver, driver + seconds))
+            if task["stage"] in BASELINES:
+                trace.baselines_finished = max(trace.baselines_finished, driver + seconds)
+            heappush(events, (driver + seconds, trace.num_stages, trial_id, result))
+        if not events:
+            break
+        clock, _, trial_id, result = heappop(events)
+        with trace.computing():
+            driven.on_trial_complete(trial_id, result)
+        known = trace.finished[-1][2] if trace.finished else 0
+        if len(study.complete) > known:
+            trace.finished.append((clock, trace.training_seconds, len(study.complete)))
+    if study.num_unfinished:
+        raise RuntimeError(f"{study.num_unfinished} pipelines were never ended")
+    trace.makespan = clock
+    return trace
+
+
+@contextmanager
+def timed_journal() -> Iterator[list[float]]:
+    """Collect the wall seconds of the journal's reads and writes."""
+    seconds: list[float] = []
+    originals: list[Any] = [JournalFileBackend.append_logs, JournalFileBackend.read_logs]
+
+    def timed(call: Callable[..., Any]) -> Any:
+        def replacement(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            answer = call(*arguments)
+            logs = iter([]) if answer is None else iter(list(answer))
+            seconds.append(time.perf_counter() - started)
+            return logs
+
+        return replacement
+
+    JournalFileBackend.append_logs, JournalFileBackend.read_logs = map(timed, originals)  # type: ignore[method-assign]
+    try:
+        yield seconds
+    finally:
+        JournalFileBackend.append_logs, JournalFileBackend.read_logs = originals  # type: ignore[method-assign]
+
+
+def time_results_files(study: PipelineStudy, folder: Path) -> float:
+    """CPU seconds that `search/run.py` takes at one change of the whole study."""
+    board = ProgressBoard(study)
+    started = time.thread_time()
+    write_trials(folder / "trials.csv", study.records.values(), study.config.objectives)
+    board.refresh()
+    return time.thread_time() - started
+
+
+def judge_stopped(study: PipelineStudy, model: PipelineModel) -> dict[str, dict[str, int]]:
+    """Finish what was stopped, and count who would have entered the final front."""
+    names = study.config.objectives
+    records = study.records.values()
+    complete = [record.metrics for record in records if record.state == "complete"]
+    mask = front_mask(complete, names)
+    front = [entry for entry, is_member in zip(complete, mask, strict=True) if is_member]
+    found = {}
+    for cause, reason in STOPPED_BY.items():
+        stopped = [r for r in records if r.state == "stopped" and r.reason.startswith(reason)]
+        finished = [{**r.metrics, "miou": model.get_miou(r.settings)} for r in stopped]
+        wrong = sum(front_mask([*front, entry], names)[-1] for entry in finished)
+        found[cause] = {"stopped": len(stopped), "wrong": wrong}
+    return found
+
+
+def follow_hypervolume(
+    study: ToldStudy, model: PipelineModel, trace: Trace, reference: Mapping[str, float]
+) -> dict[str, Any]:
+    """The hypervolume over virtual and training seconds, at the end and where it stood between."""
+    networks = [
+        {**record.metrics, "miou": model.get_miou(record.settings, is_noisy=False)}
+        for record in (study.records[number] for number in study.complete)
+    ]
+    if not networks:
+        return {"hypervolume": 0.0, "curve": []}
+    steps = np.linspace(0, len(trace.finished) - 1, CHECKPOINTS).round().astype(int)
+    curve = [
+        (clock, training, hypervolume_fraction(networks[:count], reference))
+        for clock, training, count in (trace.finished[i] for i in dict.fromkeys(steps.tolist()))
+    ]
+    return {"hypervolume": curve[-1][2], "curve": curve}
+
+
+def compare_with_plain(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what the lower of two final hypervolumes took, as a share of what plain took."""
+    group = ("num_pipelines", "num_workers", "seed")
+    plain = {
+        tuple(result[name] for name in group): result
+        for result in results
+        if result["method"] == "plain"
+    }
+    for result in results:
+        other = plain.get(tuple(result[name] for name in group))
+        result["relative_time"] = result["relative_training"] = None
+        if other is not None and min(result["hypervolume"], other["hypervolume"]) > 0:
+            target = min(result["hypervolume"], other["hypervolume"])
+            ours, theirs = (
+                next(point for point in entry["curve"] if point[2] >= target)
+                for entry in (result, other)
+            )
+            result["relative_time"] = ours[0] / theirs[0]
+            result["relative_training"] = ours[1] / theirs[1]
+    return results
+
+
+def print_costs(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What the search costs."""
+    table = _make_table(
+        "what the search costs",
+        ("decision ms", "p95", "CPU s", "journal", "files ms", "MiB", "stages"),
+    )
+    for result in results:
+        table.add_row(
+            *_name(result),
+            f"{result['decision_ms_mean']:.1f}",
+            f"{result['decision_ms_p95']:.1f}",
+            f"{result['cpu_seconds']:.1f}",
+            f"{result['journal_share']:.0%}",
+            f"{result['results_files_ms']:.0f}",
+            f"{result['memory_mib']:.0f}",
+            str(result["num_stages"]),
+        )
+    console.print(table)
+
+
+def print_worth(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """What it is worth."""
+    table = _make_table(
+        "what it is worth; time and training to the common hypervolume, plain = 1",
+        ("use", "hours", "training h", "HV", "time", "training", "bound", "rungs"),
+    )
+    for result in results:
+        wrong = [f"{c['wrong']} of {c['stopped']}" for c in result["stopped"].values()]
+        table.add_row(
+            *_name(result),
+            f"{result['utilisation']:.0%}",
+            f"{result['makespan_hours']:.2f}",
+            f"{result['training_hours']:.1f}",
+            f"{result['hypervolume']:.4f}",
+            *(_format_share(result[name]) for name in ("relative_time", "relative_training")),
+            *wrong,
+        )
+    console.print(table)
+    console.print("bound, rungs: wrongly stopped, of all that they stopped", highlight=False)
+
+
+def find_known_answers(arguments: Arguments) -> Iterator[dict[str, Any]]:
+    """Optimise every test problem with the sampler, NSGA-II and at random."""
+    for name, problem in PROBLEMS.items():
+        for sampler in dict.fromkeys((arguments.sampler, "nsga2", "random")):
+            for num_evaluations in arguments.num_pipelines:
+                reached = [
+                    measure(
+                        name, optimise(name, sampler, seed=seed, num_evaluations=num_evaluations)
+                    )
+                    for seed in arguments.seeds
+                ]
+                yield {
+                    "problem": name,
+                    "sampler": sampler,
+                    "num_evaluations": num_evaluations,
+                    "hypervolume": reached,
+                    "known": problem.hypervolume,
+                }
+
+
+def print_known_answers(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The share of the known hypervolume that each sampler reached."""
+    table = Table("problem", "sampler", title="hypervolume reached, as a share of the known one")
+    for heading in ("evaluations", "mean", "lowest", "highest"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        shares = [value / result["known"] for value in result["hypervolume"]]
+        numbers = (statistics.fmean(shares), min(shares), max(shares))
+        table.add_row(
+            result["problem"],
+            result["sampler"],
+            str(result["num_evaluations"]),
+            *(f"{number:.3f}" for number in numbers),
+        )
+    console.print(table)
+
+
+def _make_table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for heading in ("pipelines", "workers", "seed"):
+        table.add_column(heading, justify="right")
+    table.add_column("method", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _name(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    return (
+        str(result["num_pipelines"]),
+        str(result["num_workers"]),
+        str(result["seed"]),
+        str(result["method"]),
+    )
+
+
+def _format_share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2f}"
+
+
+def _peak_memory() -> int:
+    """Bytes, of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())
