@@ -48,7 +48,10 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["camvit"], "recipe must be one of quickstart, camvid, camvid_tbfenet, cityscapes; got 'camvit'"),
+        (
+            ["camvit"],
+            "recipe must be one of quickstart, camvid, camvid_tbfenet, cityscapes; got 'camvit'",
+        ),
         (["--num-pipeline", "4"], "--num-pipelines"),
         (["--num-pipelines", "four"], "INT"),
         (["--num-pipelines", "0"], "num_pipelines must be at least 1, got 0"),
