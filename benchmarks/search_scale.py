@@ -86,6 +86,7 @@ class Arguments:
         rungs: Shares of the distillation at which pipelines pause.
         reduction_factor: One of so many that reach a rung goes on.
         noise: Standard deviation of the synthetic final mIoU.
+        global_harm: Synthetic mIoU lost under global scope; work for the accuracy bound.
         driver_seconds: Serial seconds of the driver per started stage: Tune's and ours.
         run_dir: Folder of a recorded run to answer instead of the formulas.
         study_dir: Where journals are written; default: the machine's temporary folder.
@@ -101,6 +102,7 @@ class Arguments:
     rungs: tuple[float, ...] = (0.25, 0.5)
     reduction_factor: float = 3.0
     noise: float = 0.005
+    global_harm: float = 0.0
     driver_seconds: float = 0.05
     run_dir: Path | None = None
     study_dir: Path | None = None
@@ -115,7 +117,7 @@ class Arguments:
         for name in ("num_pipelines", "num_workers"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("noise", "driver_seconds"):
+        for name in ("noise", "global_harm", "driver_seconds"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
@@ -377,7 +379,7 @@ def make_model(arguments: Arguments, seed: int) -> PipelineModel:
     """The formulas, or the recorded run."""
     if arguments.run_dir is not None:
         return RecordedPipelines(arguments.run_dir)
-    return SyntheticPipelines(seed=seed, noise=arguments.noise)
+    return SyntheticPipelines(seed=seed, noise=arguments.noise, global_harm=arguments.global_harm)
 
 
 def make_config(setting: Setting) -> StudyConfig:
