@@ -52,6 +52,7 @@ import numpy as np
 import tyro
 from known_answers import PROBLEMS, measure, optimise
 from optuna.storages.journal import JournalFileBackend
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from simulated_pipelines import STAGES, PipelineModel, RecordedPipelines, SyntheticPipelines
@@ -551,7 +552,7 @@ def print_worth(results: Sequence[Mapping[str, Any]], console: Console) -> None:
         ("use", "hours", "training h", "HV", "time", "training", "bound", "rungs"),
     )
     for result in results:
-        wrong = [f"{c['wrong']} of {c['stopped']}" for c in result["stopped"].values()]
+        wrong = [f"{c['wrong']}/{c['stopped']}" for c in result["stopped"].values()]
         table.add_row(
             *_name(result),
             f"{result['utilisation']:.0%}",
@@ -603,22 +604,17 @@ def print_known_answers(results: Sequence[Mapping[str, Any]], console: Console) 
 
 
 def _make_table(title: str, headings: Sequence[str]) -> Table:
-    table = Table(title=title)
-    for heading in ("pipelines", "workers", "seed"):
-        table.add_column(heading, justify="right")
-    table.add_column("method", no_wrap=True)
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("pipelines/workers/seed", "method"):
+        table.add_column(heading, overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _name(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return (
-        str(result["num_pipelines"]),
-        str(result["num_workers"]),
-        str(result["seed"]),
-        str(result["method"]),
-    )
+def _name(result: Mapping[str, Any]) -> tuple[str, str]:
+    setting = "/".join(str(result[name]) for name in ("num_pipelines", "num_workers", "seed"))
+    return setting, str(result["method"])
 
 
 def _format_share(share: float | None) -> str:
