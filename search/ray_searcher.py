@@ -92,7 +92,8 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         if outcome == "complete":
             endings = self._tree.finish(task.node, self._read(task, flat))
             if task.stage == "pruned":
-                self._stop_hopeless(task)
+                for number in self._tree.waiting_for(task.node):
+                    self._stop_if_hopeless(number)
             elif task.share < 1:
                 for number in self._tree.waiting_for(task.node):
                     self._rungs.pause(number, task.share, self._tree.get_result(number).metrics)
@@ -129,6 +130,8 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
                 return None
             self._tree.add(proposal.number, proposal.settings)
             self._tell(self._tree.settle())
+            if proposal.number in self._tree.open_pipelines:
+                self._stop_if_hopeless(proposal.number)
 
     def _go_on(self) -> None:
         """Let the pipelines go on that belong to the best part of their rung."""
@@ -142,13 +145,15 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             reason = f"behind the front at {self._rungs.paused[number]:.0%} of its distillation"
             self._tell([Ending(number, self._tree.drop(number), reason)], "stopped")
 
-    def _stop_hopeless(self, pruned: Task) -> None:
-        """End the pipelines behind a pruned network that cannot enter the front any more."""
+    def _stop_if_hopeless(self, number: int) -> None:
+        """End a pipeline whose pruned network is known and cannot enter the front any more."""
+        metrics = self._tree.get_result(number).metrics
+        if "latency_ms" not in metrics:
+            return
         ceiling = max(baseline.miou for baseline in self.baselines.values())
-        for number in self._tree.waiting_for(pruned.node):
-            reason = self.study.find_obstacle(self._tree.get_result(number).metrics, ceiling)
-            if reason:
-                self._tell([Ending(number, self._tree.drop(number), reason)], "stopped")
+        reason = self.study.find_obstacle(metrics, ceiling)
+        if reason:
+            self._tell([Ending(number, self._tree.drop(number), reason)], "stopped")
 
     def _read(self, task: Task, flat: Mapping[str, Any]) -> StageResult:
         if task.stage not in BASELINES:

@@ -94,16 +94,21 @@ def test_every_stage_runs_once_and_every_pipeline_is_told(searcher: PipelineSear
 
 
 def test_a_network_beyond_its_limit_is_not_distilled(config: StudyConfig, tmp_path: Path) -> None:
-    study = PipelineStudy(replace(config, num_pipelines=1, max_latency_ms=4.0), tmp_path)
-    searcher = PipelineSearcher(study, max_concurrent=2, explain_error=str)
+    first = PipelineSettings(lr=2e-3)
+    points = (first, replace(first, temperature=2.0))
+    config = replace(config, num_pipelines=2, first_points=points, max_latency_ms=4.0)
+    study = PipelineStudy(config, tmp_path)
+    searcher = PipelineSearcher(study, max_concurrent=1, explain_error=str)
     train_baselines(searcher)
     start(searcher, "a")
     finish(searcher, "a", "sparse")
     start(searcher, "b")
     finish(searcher, "b", "pruned")
-    record = study.records[0]
-    assert (record.state, record.metrics) == ("stopped", COST)
-    assert record.reason == "latency_ms 5 is above its limit 4"
+    # The second shares the pruned network: it is stopped as soon as it is added.
+    assert searcher.suggest("c") == searcher.FINISHED
+    for record in study.records.values():
+        assert (record.state, record.metrics) == ("stopped", COST)
+        assert record.reason == "latency_ms 5 is above its limit 4"
     assert searcher.suggest("c") == searcher.FINISHED
 
 
@@ -111,7 +116,12 @@ def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> N
     first = PipelineSettings(lr=2e-3)
     points = tuple(replace(first, temperature=t) for t in (1.0, 2.0, 3.0, 4.0))
     config = replace(
-        config, num_pipelines=4, first_points=points, rungs=(0.25,), reduction_factor=2.0
+        config,
+        num_pipelines=4,
+        first_points=points,
+        rungs=(0.25,),
+        reduction_factor=2.0,
+        stop_hopeless=False,
     )
     study = PipelineStudy(config, tmp_path)
     searcher = PipelineSearcher(study, max_concurrent=1, explain_error=str)
