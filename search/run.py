@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ from search.summary import print_next_steps, print_summary, write_report
 from trainables.pipeline import Baseline, DatasetSummary
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+WRITING_SHARE = 0.05  # of the time, at most, goes into trials.csv: thousands of rows take seconds
 EPILOGUE = "interrupted; what is known so far is kept"
 
 
@@ -56,6 +58,7 @@ class Run:
         baseline_errors: Why one of them could not be trained.
         device: Torch device of the trials.
         hardware: Machine of the trials; None if it is this one.
+        write_again_at: `time.monotonic` before which trials.csv is left as it is.
     """
 
     arguments: Arguments
@@ -68,6 +71,7 @@ class Run:
     baseline_errors: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     hardware: dict[str, Any] | None = None
+    write_again_at: float = 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,7 +194,11 @@ def write_results(run: Run, searcher: PipelineSearcher, board: ProgressBoard) ->
                 created_at=created_at,
                 hardware=run.hardware,
             )
-    write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
+    started = time.monotonic()
+    if started >= run.write_again_at:
+        write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
+        ended = time.monotonic()
+        run.write_again_at = ended + (ended - started) / WRITING_SHARE
     board.refresh()
 
 
