@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +14,6 @@ from search.rungs import Rungs
 from search.stage_tree import Ending, StageTree, Task
 from search.study import Outcome, PipelineStudy
 from trainables.pipeline import BASELINES, Baseline, StageResult
-
-logger = logging.getLogger(__name__)
 
 OPEN_PIPELINES_PER_PLACE = 2
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Literal, NamedTuple
 
+from trainables.distillers import DistillerConfig
 from trainables.pipeline import BASELINES, PATH, StageResult, get_prefix
 from trainables.pipeline_config import PipelineSettings
 
@@ -119,7 +120,7 @@ class StageTree:
             node = f"{stage} {get_prefix(settings, stage)}"
             self._grow(node, stage, settings, number, parents=(path[-1],))
             path.append(node)
-        teacher = ("teacher",) if settings.distiller != "none" else ()
+        teacher = ("teacher",) if DistillerConfig(name=settings.distiller).needs_teacher else ()
         for share in self._shares:
             node = f"{PATH[-1]} {get_prefix(settings, PATH[-1])} {share}"
             self._grow(node, PATH[-1], settings, number, (path[-1], *teacher), share)
