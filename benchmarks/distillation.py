@@ -23,12 +23,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
+from command import describe_measurement, run_command
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
@@ -145,28 +144,14 @@ class Comparison(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fine-tune, compare, print, write.
-
-    Returns:
-        Exit status: 0, 1 if a training failed, 2 for bad input, 130 after Ctrl-C.
-    """
-    console = Console()
-    try:
-        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-        result = run(arguments, console)
-    except ArithmeticError as error:
-        console.print(f"[bold red]failed:[/] {error}", highlight=False)
-        return 1
-    except ValueError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from here")
-        return 130
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    """Fine-tune, compare, print, write; returns the exit status, see `run_command`."""
+    return run_command(
+        Arguments,
+        run,
+        argv,
+        description=__doc__,
+        interrupted="interrupted; the same command goes on from here",
+    )
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
@@ -196,18 +181,16 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
             highlight=False,
         )
     comparisons = _compare_all(miou, arguments)
-    measured_at, hardware = datetime.now(UTC), describe_hardware(arguments.device)
+    hardware = describe_hardware(arguments.device)
+    head = describe_measurement("distillation", arguments, hardware)
     _print_tables(miou, comparisons, arguments, console)
     console.print(
         f"{hardware.get('gpu', hardware['cpu'])}, torch {hardware['torch']}, "
-        f"{measured_at:%Y-%m-%d}, {(time.monotonic() - started) / 60:.1f} minutes",
+        f"{head['measured_at'][:10]}, {(time.monotonic() - started) / 60:.1f} minutes",
         highlight=False,
     )
     return {
-        "benchmark": "distillation",
-        "measured_at": measured_at.isoformat(timespec="seconds"),
-        "hardware": hardware,
-        "settings": json.loads(json.dumps(asdict(arguments), default=str)),
+        **head,
         "starting_points": starting_points,
         "miou": miou,
         "comparisons": [

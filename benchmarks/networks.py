@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import tyro
+from command import run_command
 from rich.console import Console
 
 from models import MODELS, SegmentationNetwork, create_model
@@ -241,21 +241,10 @@ says why. {hardware}
 """
 
 
-def main() -> int:
-    """Parse, measure, write."""
-    console = Console(stderr=True)
-    try:
-        arguments = tyro.cli(Arguments, description=__doc__)
-    except ValueError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        return 2
-    document = measure(arguments, console)
-    if arguments.output is None:
-        sys.stdout.write(document)
-    else:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(document)
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write; returns the exit status, see `run_command`."""
+    progress = Console(stderr=True)  # the document may go to the standard output
+    return run_command(Arguments, measure, argv, description=__doc__, console=progress)
 
 
 if __name__ == "__main__":

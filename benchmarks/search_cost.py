@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
+from command import describe_measurement, run_command
 from rich.console import Console
 from rich.table import Table
 
@@ -73,6 +73,12 @@ class Arguments:
     ways: tuple[str, ...] = tuple(WAYS)
     output: Path | None = None
     flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {self.recipe!r}")
+        if unknown := sorted(set(self.ways) - set(WAYS)):
+            raise ValueError(f"ways must be of {'; '.join(WAYS)}; got {'; '.join(unknown)}")
 
 
 class Point(NamedTuple):
@@ -245,13 +251,13 @@ def report(curves: Sequence[Curve], console: Console) -> None:
     console.print(table)
 
 
-def main() -> int:
-    """Parse, run every search, print and write."""
-    console = Console()
-    arguments = tyro.cli(Arguments, description=__doc__)
-    if arguments.recipe not in RECIPES or not set(arguments.ways) <= set(WAYS):
-        console.print(f"recipe: {', '.join(RECIPES)}; ways: {', '.join(WAYS)}")
-        return 2
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run every search, print, write; returns the exit status, see `run_command`."""
+    return run_command(Arguments, run, argv, description=__doc__)
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Do the whole benchmark and print it; returns JSON-able results."""
     curves = []
     for seed in arguments.seeds:
         for way in ("plain script", *arguments.ways):
@@ -263,16 +269,10 @@ def main() -> int:
                     curves.append(run_ours(arguments, way, seed, folder))
             console.print(f"{way}, seed {seed}: done")
     report(curves, console)
-    if arguments.output is not None:
-        content = {
-            "arguments": asdict(arguments) | {"output": str(arguments.output)},
-            "hardware": describe_hardware("cpu"),
-            "curves": [
-                curve._asdict() | {"hypervolumes": curve.hypervolumes()} for curve in curves
-            ],
-        }
-        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
-    return 0
+    return {
+        **describe_measurement("search_cost", arguments, describe_hardware("cpu")),
+        "curves": [curve._asdict() | {"hypervolumes": curve.hypervolumes()} for curve in curves],
+    }
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ A recorded run instead of formulas, or test problems with known hypervolume:
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import statistics
@@ -43,13 +42,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-import tyro
+from command import describe_measurement, run_command
 from known_answers import PROBLEMS, measure, optimise
 from optuna.storages.journal import JournalFileBackend
 from rich.box import SIMPLE
@@ -270,25 +268,8 @@ class ToldStudy(PipelineStudy):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate, print, write.
-
-    Returns:
-        Exit status: 0, 2 for bad input, 130 after Ctrl-C.
-    """
-    console = Console()
-    try:
-        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-        result = run(arguments, console)
-    except ValueError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted")
-        return 130
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    """Simulate, print, write; returns the exit status, see `run_command`."""
+    return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
@@ -300,15 +281,9 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         results = simulate_all(arguments, console)
         print_costs(results, console)
         print_worth(results, console)
-    measured_at, hardware = datetime.now(UTC), describe_hardware("cpu")
-    console.print(f"{hardware['cpu']}, {measured_at:%Y-%m-%d}", highlight=False)
-    return {
-        "benchmark": "search_scale",
-        "measured_at": measured_at.isoformat(timespec="seconds"),
-        "hardware": hardware,
-        "settings": json.loads(json.dumps(asdict(arguments), default=str)),
-        "results": results,
-    }
+    head = describe_measurement("search_scale", arguments, describe_hardware("cpu"))
+    console.print(f"{head['hardware']['cpu']}, {head['measured_at'][:10]}", highlight=False)
+    return {**head, "results": results}
 
 
 def simulate_all(arguments: Arguments, console: Console) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ Examples (about 4 minutes; seconds):
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import statistics
@@ -30,14 +29,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import tyro
+from command import describe_measurement, run_command
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -148,41 +146,34 @@ class Timing(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write.
+    """Measure, print, write; returns the exit status, see `run_command`."""
+    return run_command(Arguments, run, argv, description=__doc__)
 
-    Returns:
-        Exit status: 0, 2 for bad input.
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Do the whole benchmark and print it; returns JSON-able results.
+
+    Raises:
+        DataError: The data set cannot be used.
     """
-    console = Console()
     started = time.monotonic()
-    try:
-        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-        torch.set_num_threads(arguments.num_threads)
-        tables = measure_all(arguments, console)
-    except ValueError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        return 2
+    torch.set_num_threads(arguments.num_threads)
+    tables = measure_all(arguments, console)
     lock_us = measure_lock()
     console.print(f"device lock: {lock_us:.0f} µs a step", highlight=False)
-    measured_at, hardware = datetime.now(UTC), describe_hardware()
+    hardware = describe_hardware()
+    head = describe_measurement("step_time", arguments, hardware)
     console.print(
         f"{hardware['cpu']}, {hardware['num_cpus']} CPUs, torch {hardware['torch']}, "
-        f"{measured_at:%Y-%m-%d}, {(time.monotonic() - started) / 60:.1f} minutes",
+        f"{head['measured_at'][:10]}, {(time.monotonic() - started) / 60:.1f} minutes",
         highlight=False,
     )
-    if arguments.output is not None:
-        result = {
-            "benchmark": "step_time",
-            "measured_at": measured_at.isoformat(timespec="seconds"),
-            "hardware": hardware,
-            "load_average": os.getloadavg(),
-            "settings": json.loads(json.dumps(asdict(arguments), default=str)),
-            "tables": {name: [row._asdict() for row in rows] for name, rows in tables.items()},
-            "device_lock_us": lock_us,
-        }
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    return {
+        **head,
+        "load_average": os.getloadavg(),
+        "tables": {name: [row._asdict() for row in rows] for name, rows in tables.items()},
+        "device_lock_us": lock_us,
+    }
 
 
 def measure_all(arguments: Arguments, console: Console) -> dict[str, list[Timing]]:

@@ -14,19 +14,17 @@ Example:
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import distillation
 import step_time
 import torch
-import tyro
+from command import describe_measurement, run_command
 from distillation import FineTuning, make_context, make_settings, open_store, read_pipeline
 from rich.console import Console
 from torch.utils.data import default_collate
@@ -103,28 +101,14 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write.
-
-    Returns:
-        Exit status: 0, 1 if a training failed, 2 for bad input, 130 after Ctrl-C.
-    """
-    console = Console()
-    try:
-        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-        result = run(arguments, console)
-    except ArithmeticError as error:
-        console.print(f"[bold red]failed:[/] {error}", highlight=False)
-        return 1
-    except ValueError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from here")
-        return 130
-    if arguments.output is not None:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    """Measure, print, write; returns the exit status, see `run_command`."""
+    return run_command(
+        Arguments,
+        run,
+        argv,
+        description=__doc__,
+        interrupted="interrupted; the same command goes on from here",
+    )
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
@@ -151,17 +135,15 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     if arguments.seeds:
         comparison = distillation.compare(miou["cached"], miou["live"], ("cached", "live"))
         console.print(f"[bold]{comparison.verdict}[/]", highlight=False)
-    measured_at, hardware = datetime.now(UTC), describe_hardware(arguments.device)
+    hardware = describe_hardware(arguments.device)
+    head = describe_measurement("teacher_cache", arguments, hardware)
     console.print(
         f"{hardware.get('gpu', hardware['cpu'])}, torch {hardware['torch']}, "
-        f"{measured_at:%Y-%m-%d}, {(time.monotonic() - started) / 60:.1f} minutes",
+        f"{head['measured_at'][:10]}, {(time.monotonic() - started) / 60:.1f} minutes",
         highlight=False,
     )
     return {
-        "benchmark": "teacher_cache",
-        "measured_at": measured_at.isoformat(timespec="seconds"),
-        "hardware": hardware,
-        "settings": json.loads(json.dumps(asdict(arguments), default=str)),
+        **head,
         "cache": {
             "num_images": len(cached.logits),
             "num_bytes": num_bytes,
