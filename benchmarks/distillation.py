@@ -36,10 +36,9 @@ from scipy import stats  # type: ignore[import-untyped]
 from models.hardware import describe_hardware
 from trainables.context import StageContext, detect_device
 from trainables.device_lock import DeviceLock
-from trainables.distillers import DistillerConfig, DistillerName
+from trainables.distillers import DistillerName
 from trainables.pipeline import build_dense, build_stages, build_teacher
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
-from trainables.stages import DistilledStage, Learning
 from trainables.store import ArtifactStore
 from trainables.teacher_cache import TeacherLogitsConfig
 
@@ -221,27 +220,22 @@ def compare(
 def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
     """Fine-tune the pruned student, or find that it was done; returns val mIoU and seconds."""
     arguments = task.arguments
-    config, settings = read_pipeline(arguments), make_settings(arguments)
-    training = config.distil
-    training = replace(
-        training,
-        num_steps=arguments.num_steps or training.num_steps,
-        optimizer=replace(training.optimizer, lr=arguments.lr or training.optimizer.lr),
-    )
-    distiller = DistillerConfig(
-        name=task.distiller,
+    config = read_pipeline(arguments)
+    settings = replace(
+        make_settings(arguments),
+        distiller=task.distiller,
         temperature=arguments.temperature,
         alpha=arguments.alpha,
         beta=arguments.beta,
         eta=arguments.eta,
+        lr=arguments.lr or config.distil.optimizer.lr,
     )
-    stage = DistilledStage(
-        build_stages(config, settings)["pruned"],
-        build_teacher(config),
-        distiller,
-        Learning(data=config.data, training=training, seed=task.seed),
-        arguments.teacher_logits or config.teacher_logits,
+    config = replace(
+        config,
+        distil=replace(config.distil, num_steps=arguments.num_steps or config.distil.num_steps),
+        teacher_logits=arguments.teacher_logits or config.teacher_logits,
     )
+    stage = build_stages(config, settings, fine_tuning_seed=task.seed)["distilled"]
     artifact = stage.obtain(open_store(arguments), make_context(arguments, arguments.num_threads))
     return task, artifact.result["miou"], artifact.result["seconds"]
 

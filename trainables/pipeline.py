@@ -144,12 +144,15 @@ def build_dense(config: PipelineConfig) -> DenseStage:
     return _build_dense(config, config.student, config.dense, "dense")
 
 
-def build_stages(config: PipelineConfig, settings: PipelineSettings) -> dict[str, Stage]:
+def build_stages(
+    config: PipelineConfig, settings: PipelineSettings, *, fine_tuning_seed: int | None = None
+) -> dict[str, Stage]:
     """The path of one pipeline through the tree of stages, root first.
 
     Args:
         config: What the study shares.
         settings: What this pipeline chooses.
+        fine_tuning_seed: Seed of the distilled stage alone; default: that of all stages.
     """
     dense = build_dense(config)
     sparse = SparseStage(dense, settings.sparsity_lambda, _learning(config, config.sparse))
@@ -157,6 +160,9 @@ def build_stages(config: PipelineConfig, settings: PipelineSettings) -> dict[str
         sparse, settings.pruning_ratio, settings.scope, settings.round_to, config.data
     )
     optimizer = replace(config.distil.optimizer, lr=settings.lr)
+    fine_tuning = _learning(config, replace(config.distil, optimizer=optimizer))
+    if fine_tuning_seed is not None:
+        fine_tuning = replace(fine_tuning, seed=fine_tuning_seed)
     distiller = DistillerConfig(
         name=settings.distiller,
         temperature=settings.temperature,
@@ -165,11 +171,7 @@ def build_stages(config: PipelineConfig, settings: PipelineSettings) -> dict[str
         eta=settings.eta,
     )
     distilled = DistilledStage(
-        pruned,
-        build_teacher(config),
-        distiller,
-        _learning(config, replace(config.distil, optimizer=optimizer)),
-        config.teacher_logits,
+        pruned, build_teacher(config), distiller, fine_tuning, config.teacher_logits
     )
     return {"dense": dense, "sparse": sparse, "pruned": pruned, "distilled": distilled}
 
