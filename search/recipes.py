@@ -14,7 +14,8 @@ from trainables.optimization import OptimizerConfig
 from trainables.pipeline_config import LatencyConfig, PipelineConfig, PipelineSettings
 from trainables.training import TrainConfig
 
-MOBILENET_WEIGHTS = "imagenet_backbones/mobilenet_v2_trunk_torchvision.safetensors"
+LITE0 = "tu-tf_efficientnet_lite0"
+LITE0_WEIGHTS = "imagenet_backbones/efficientnet_lite0_timm.safetensors"
 
 
 def quickstart() -> StudyConfig:
@@ -46,6 +47,7 @@ def quickstart() -> StudyConfig:
     return StudyConfig(
         recipe="quickstart",
         num_pipelines=10,
+        stall_seconds=300.0,
         space=space,
         pipeline=pipeline,
         first_points=(
@@ -58,7 +60,7 @@ def quickstart() -> StudyConfig:
 def camvid() -> StudyConfig:
     """CamVid from ImageNet backbones: within the hour on 2 CPU cores (--data-root or --download).
 
-    The backbone comes from $SEGFRONT_WEIGHTS if it holds MobileNetV2's trunk, else it is fetched.
+    The backbone comes from $SEGFRONT_WEIGHTS if it holds EfficientNet-Lite0, else it is fetched.
     """
     optimizer = OptimizerConfig(
         name="adamw",
@@ -69,28 +71,30 @@ def camvid() -> StudyConfig:
         backbone_lr_factor=0.5,
     )
     training = TrainConfig(
-        num_steps=1600,
+        num_steps=2400,
         batch_size=4,
         optimizer=optimizer,
         class_weighting="enet",
         class_weight_power=0.5,
     )
-    weights = _local_or_downloaded(MOBILENET_WEIGHTS)
+    weights = _local_or_downloaded(LITE0_WEIGHTS)
     pipeline = PipelineConfig(
         data=DataConfig(
             name="camvid",
             augmentation=AugmentationConfig(crop_size=(240, 320), scale_range=(0.75, 1.5)),
         ),
-        teacher=NetworkConfig(
-            name="deeplabv3plus", backbone="mobilenet_v2", backbone_weights=weights
-        ),
+        teacher=NetworkConfig(name="deeplabv3plus", backbone=LITE0, backbone_weights=weights),
         student=NetworkConfig(
-            name="dual_branch", backbone="mobilenet_v2", backbone_weights=weights, width=0.25
+            name="dual_branch",
+            backbone=LITE0,
+            backbone_weights=weights,
+            width=0.25,
+            output_stride=16,
         ),
         teacher_training=training,
-        dense=replace(training, num_steps=600),
+        dense=replace(training, num_steps=900),
         sparse=replace(training, num_steps=120, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=330),
+        distil=replace(training, num_steps=360),
     )
     space = SearchSpace(sparsity_lambda=(1e-5, 1e-3), lr=FloatRange(low=5e-4, high=3e-3, log=True))
     return StudyConfig(

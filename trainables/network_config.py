@@ -22,6 +22,7 @@ class NetworkConfig:
         backbone_weights: None: random; "imagenet": downloaded by the library; else a safetensors
             file, where a relative path may also lie below $SEGFRONT_WEIGHTS.
         width: Channel multiplier; None: the network's own.
+        output_stride: Of the backbone; smaller is finer and slower. None: the network's own.
         auxiliary: Train with an auxiliary head (its loss weighs `TrainConfig.auxiliary_weight`).
     """
 
@@ -29,6 +30,7 @@ class NetworkConfig:
     backbone: str | None = None
     backbone_weights: str | None = None
     width: float | None = None
+    output_stride: int | None = None
     auxiliary: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +73,8 @@ class NetworkConfig:
             options["backbone_weights"] = self.weights_path() or self.backbone_weights
         if self.width is not None:
             options["width"] = self.width
+        if self.output_stride is not None:
+            options["output_stride"] = self.output_stride
         if self.auxiliary:
             options["auxiliary"] = True
         return create_model(self.name, num_classes, **options)
@@ -84,5 +88,6 @@ class NetworkConfig:
             "backbone": self.backbone,
             "backbone_weights": weights,
             "width": self.width,
+            "output_stride": self.output_stride,
             "auxiliary": self.auxiliary,
         }
