@@ -119,7 +119,8 @@ class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
         size = [place[2], place[3]]
         if isinstance(inpt, tv_tensors.Mask):
             labels = part.as_subclass(torch.Tensor).unsqueeze(0)
-            scaled = F.resize_mask(labels, size).squeeze(0)
+            # resize_mask takes "nearest", which moves labels by up to half a pixel off the image.
+            scaled = F.resize_image(labels, size, InterpolationMode.NEAREST_EXACT).squeeze(0)
             return tv_tensors.wrap(_paste(scaled, self.crop_size, place, IGNORE_INDEX), like=inpt)
         colours = part.as_subclass(torch.Tensor)
         scaled = F.resize_image(colours, size, InterpolationMode.BILINEAR, antialias=True)

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 
 from trainables.data import Augmentation, AugmentationConfig, Sample, normalize
-from trainables.data.augmentation import PADDING_COLOUR, RandomColour, _draw_interval
+from trainables.data.augmentation import (
+    PADDING_COLOUR,
+    CropWindow,
+    RandomColour,
+    RandomScaleCrop,
+    _draw_interval,
+)
 
 STILL = {"flip_probability": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 
@@ -41,6 +47,17 @@ def test_image_and_labels_stay_together():
         if outside.shape[1]:
             assert tuple(outside[:, 0].tolist()) == PADDING_COLOUR
 
+
+def test_scaled_labels_lie_under_the_centres_of_their_pixels():
+    columns = torch.arange(80).expand(8, 80)
+    labels = tv_tensors.Mask(columns.to(torch.uint8))
+    scale_crop = RandomScaleCrop((16, 80), (1.6, 1.6))
+    params = {"window": CropWindow((0, 0, 8, 50), (0, 0, 13, 80))}
+
+    scaled = scale_crop.transform(labels, params)
+
+    centres = ((torch.arange(80) + 0.5) * 50 / 80).floor()
+    assert torch.equal(scaled[0], centres.to(torch.uint8))
 
 def test_flip_mirrors_both():
     config = AugmentationConfig(
