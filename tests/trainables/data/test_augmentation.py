@@ -59,6 +59,7 @@ def test_scaled_labels_lie_under_the_centres_of_their_pixels():
     centres = ((torch.arange(80) + 0.5) * 50 / 80).floor()
     assert torch.equal(scaled[0], centres.to(torch.uint8))
 
+
 def test_flip_mirrors_both():
     config = AugmentationConfig(
         crop_size=(40, 60), scale_range=(1.0, 1.0), **(STILL | {"flip_probability": 1.0})
