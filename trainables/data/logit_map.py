@@ -15,22 +15,24 @@ from torchvision.transforms import v2
 class LogitMap(tv_tensors.TVTensor):  # type: ignore[misc]
     """Logits of one image, (C, h, w), as torchvision's transforms know them.
 
-    ceil(H / stride) cells share the height H evenly: cell i holds the logits at the pixel
+    ceil(H / cell_stride) cells share the height H evenly: cell i holds the logits at the pixel
     coordinate (i + 1/2) H / h, where pixel p covers p to p + 1; likewise along the width.
 
     Attributes:
         size_in_pixels: (H, W) of the image in pixels.
-        stride: Largest distance of two cells in pixels.
+        cell_stride: Largest distance of two cells in pixels.
     """
 
     size_in_pixels: tuple[int, int]
-    stride: int
+    cell_stride: int
 
-    def __new__(cls, logits: Tensor, *, size_in_pixels: tuple[int, int], stride: int) -> LogitMap:
+    def __new__(
+        cls, logits: Tensor, *, size_in_pixels: tuple[int, int], cell_stride: int
+    ) -> LogitMap:
         """Take the tensor without copying it."""
         self: LogitMap = logits.as_subclass(cls)
         self.size_in_pixels = size_in_pixels
-        self.stride = stride
+        self.cell_stride = cell_stride
         return self
 
 
@@ -99,19 +101,19 @@ def crop(logits: LogitMap, rows: Window, columns: Window, crop_size: tuple[int, 
         crop_size: (height, width) of the crop in pixels.
 
     Returns:
-        (C, ceil(height / stride), ceil(width / stride)), of the same dtype.
+        (C, ceil(height / cell_stride), ceil(width / cell_stride)), of the same dtype.
     """
     values = logits.as_subclass(Tensor)
     height, width = logits.size_in_pixels
-    vertical = _find_taps(height, rows, crop_size[0], logits.stride)
-    horizontal = _find_taps(width, columns, crop_size[1], logits.stride)
+    vertical = _find_taps(height, rows, crop_size[0], logits.cell_stride)
+    horizontal = _find_taps(width, columns, crop_size[1], logits.cell_stride)
     top, left = int(vertical.cells.min()), int(horizontal.cells.min())
     bottom, right = int(vertical.cells.max()) + 1, int(horizontal.cells.max()) + 1
     # What is not needed is not read from the disk.
     part = values[:, top:bottom, left:right].float()
     part = _sum_taps(part, 1, _Taps(vertical.cells - top, vertical.weight))
     part = _sum_taps(part, 2, _Taps(horizontal.cells - left, horizontal.weight))
-    return LogitMap(part.to(values.dtype), size_in_pixels=crop_size, stride=logits.stride)
+    return LogitMap(part.to(values.dtype), size_in_pixels=crop_size, cell_stride=logits.cell_stride)
 
 
 class _Taps(NamedTuple):
@@ -159,4 +161,4 @@ def _sum_taps(values: Tensor, dim: int, taps: _Taps) -> Tensor:
 )
 def _flip(logits: LogitMap, *args: Any, **kwargs: Any) -> LogitMap:
     mirrored = logits.as_subclass(Tensor).flip(-1)
-    return LogitMap(mirrored, size_in_pixels=logits.size_in_pixels, stride=logits.stride)
+    return LogitMap(mirrored, size_in_pixels=logits.size_in_pixels, cell_stride=logits.cell_stride)

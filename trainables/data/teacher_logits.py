@@ -80,7 +80,7 @@ class TeacherLogits:
         (shape,) = _shapes(self._num_classes, [size], self.stride)
         content = self._buffer[self._offsets[index] : self._offsets[index + 1]]
         logits = torch.from_numpy(content.view(np.float16).reshape(shape))
-        return LogitMap(logits, size_in_pixels=size, stride=self.stride)
+        return LogitMap(logits, size_in_pixels=size, cell_stride=self.stride)
 
     def check_fits(self, dataset: SegmentationDataset) -> None:
         """Refuse another data set.

@@ -23,7 +23,7 @@ def smooth_map(height, width):
 
 def coarse(full, stride):
     size = tuple(full.shape[-2:])
-    return LogitMap(shrink(full.unsqueeze(0), stride)[0], size_in_pixels=size, stride=stride)
+    return LogitMap(shrink(full.unsqueeze(0), stride)[0], size_in_pixels=size, cell_stride=stride)
 
 
 def test_cells_are_read_between_the_pixels():
@@ -56,13 +56,13 @@ def test_a_whole_image_as_it_is_stays_as_it_is():
 def test_a_shift_by_part_of_a_cell_by_hand():
     # Values 1.5, 5.5, 9.5, 13.5 at pixels 2, 6, 10, 14; the crop starts at pixel 3, so that its
     # cells lie at pixels 5 and 9: a quarter of a cell before 6 and 10.
-    ramp = LogitMap(torch.tensor([[[1.5, 5.5, 9.5, 13.5]]]), size_in_pixels=(4, 16), stride=4)
+    ramp = LogitMap(torch.tensor([[[1.5, 5.5, 9.5, 13.5]]]), size_in_pixels=(4, 16), cell_stride=4)
     part = crop(ramp, Window(0, 4, 0, 4), Window(3, 8, 0, 8), (4, 8))
     assert part[0, 0].tolist() == [4.5, 8.5]
 
 
 def test_padding_is_zero_but_for_the_cells_that_pixels_of_the_image_need():
-    ones = LogitMap(torch.ones(1, 2, 2), size_in_pixels=(8, 8), stride=4)
+    ones = LogitMap(torch.ones(1, 2, 2), size_in_pixels=(8, 8), cell_stride=4)
     part = crop(ones, Window(0, 8, 0, 8), Window(0, 8, 8, 8), (8, 24))
     # Cells at pixels 2, 6, 10, 14, 18, 22; the image covers 8 to 16 and needs 6 to 18.
     assert part[0, 0].tolist() == [0, 1, 1, 1, 1, 0]
@@ -129,11 +129,11 @@ def test_logits_follow_the_image(crop_size, flip):
 
 
 def test_a_flip_mirrors_and_keeps_the_type():
-    logits = LogitMap(torch.arange(6.0).view(1, 2, 3), size_in_pixels=(8, 12), stride=4)
+    logits = LogitMap(torch.arange(6.0).view(1, 2, 3), size_in_pixels=(8, 12), cell_stride=4)
     image = tv_tensors.Image(torch.zeros(3, 8, 12, dtype=torch.uint8))
     _, flipped = v2.RandomHorizontalFlip(1.0)(image, logits)
     assert isinstance(flipped, LogitMap)
-    assert flipped.stride == 4
+    assert flipped.cell_stride == 4
     assert flipped.tolist() == [[[2, 1, 0], [5, 4, 3]]]
 
 
@@ -141,7 +141,7 @@ def test_the_number_of_threads_changes_no_bit():
     logits = LogitMap(
         torch.randn(19, 90, 120, generator=torch.Generator().manual_seed(0)),
         size_in_pixels=(360, 480),
-        stride=4,
+        cell_stride=4,
     )
     threads = torch.get_num_threads()
     crops = []
