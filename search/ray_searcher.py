@@ -93,7 +93,9 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
                     self._stop_if_hopeless(number)
             elif task.share < 1:
                 for number in self._tree.waiting_for(task.node):
-                    self._rungs.pause(number, task.share, self._tree.get_result(number).metrics)
+                    metrics = self._tree.get_result(number).metrics
+                    self._rungs.pause(number, task.share, metrics)
+                    self.study.report(number, metrics)
         else:
             reason = str(flat.get("reason", "")) if outcome else self._explain_error(trial_id)
             if task.stage in BASELINES:

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
+from search.rung_estimates import EstimatingSampler, RungEstimates
 from search.samplers import create_sampler
 from trainables.pipeline_config import PipelineSettings
 
@@ -29,6 +30,7 @@ JOURNAL_FILE = "study.journal"
 
 Outcome = Literal["complete", "failed", "stopped"]
 _OPTUNA_STATES = {"failed": TrialState.FAIL, "stopped": TrialState.PRUNED}
+_OUTCOME_FIELDS = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
 
 
 class Proposal(NamedTuple):
@@ -103,8 +105,7 @@ class PipelineStudy:
             self._study.set_metric_names(list(config.objectives))
         self._distributions = config.space.distributions()
         self._enqueue_first_points()
-        self._worked_before = float(self._study.user_attrs.get("worked_seconds", 0.0))
-        self._opened = time.monotonic()
+        self._estimates = RungEstimates(config.rungs, config.objectives)
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
         self._abandoned: list[int] = []
@@ -112,7 +113,13 @@ class PipelineStudy:
             if trial.state == TrialState.RUNNING:
                 self._abandoned.append(trial._trial_id)
             if trial.state != TrialState.WAITING:
-                self.records[trial.number] = self._read(trial)
+                record = self.records[trial.number] = self._read(trial)
+                self._estimates.note(record.number, record.metrics)
+        clocks = [3600 * (record.elapsed_hours or 0.0) for record in self.records.values()]
+        self._worked_before = max(
+            float(self._study.user_attrs.get("worked_seconds", 0.0)), *clocks, 0.0
+        )
+        self._opened = time.monotonic()
 
     @property
     def num_unfinished(self) -> int:
@@ -133,29 +140,45 @@ class PipelineStudy:
 
     def ask(self) -> Proposal | None:
         """Hand out the next pipeline; None when all have been handed out."""
-        if self._abandoned:
-            trial = Trial(self._study, self._abandoned.pop(0))
-        elif len(self.records) >= self.config.num_pipelines:
+        left = self._abandoned
+        if not left and len(self.records) >= self.config.num_pipelines:
             return None
-        else:
-            self._study.sampler = create_sampler(
-                self.config.sampler,
-                seed=self.config.seed,
-                trial_number=len(self.records),
-                num_pipelines=self.config.num_pipelines,
-            )
-            trial = self._study.ask()
+        sampler = create_sampler(
+            self.config.sampler,
+            seed=self.config.seed,
+            trial_number=len(self.records),
+            num_pipelines=self.config.num_pipelines,
+        )
+        self._study.sampler = EstimatingSampler(sampler, self._estimates)
+        trial = Trial(self._study, left.pop(0)) if left else self._study.ask()
         params = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
         settings = self.config.space.to_settings(params)
-        started_at = trial.user_attrs.get("started_at")
-        if started_at is None:
-            started_at = _now()
-            trial.set_user_attr("started_at", started_at)
         self._trials[trial.number] = trial
         self.records[trial.number] = TrialRecord(
-            number=trial.number, state="running", settings=settings, started_at=started_at
+            number=trial.number,
+            state="running",
+            settings=settings,
+            metrics=trial.user_attrs.get("metrics", {}),
+            started_at=_format_time(trial.datetime_start),
         )
         return Proposal(trial.number, settings)
+
+    def report(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Note what a running pipeline has shown at a rung, for the sampler and the journal.
+
+        Args:
+            number: Of a proposal that has not been told yet.
+            metrics: Everything measured so far, "miou@<share>" among it.
+
+        Raises:
+            ValueError: The trial was never handed out here, or was told before.
+        """
+        trial, record = self._get_running(number)
+        metrics = dict(metrics)
+        if metrics != record.metrics:  # a resumed study reaches the same rung again
+            trial.set_user_attr("metrics", metrics)
+            self.records[number] = replace(record, metrics=metrics)
+            self._estimates.note(number, metrics)
 
     def tell(
         self,
@@ -180,9 +203,7 @@ class PipelineStudy:
         Raises:
             ValueError: The trial was never handed out here, or was told before.
         """
-        trial, record = self._trials.get(number), self.records.get(number)
-        if trial is None or record is None or record.state != "running":
-            raise ValueError(f"trial {number} is not running, so it has no outcome to tell")
+        trial, record = self._get_running(number)
         metrics = dict(metrics or {})
         if outcome == "complete":
             wrong = [n for n in self.config.objectives if not _is_finite(metrics.get(n))]
@@ -196,22 +217,22 @@ class PipelineStudy:
             metrics=metrics,
             stages=dict(stages or {}),
             seconds=dict(seconds or {}),
-            finished_at=_now(),
+            finished_at=_format_time(datetime.now(UTC)),
             elapsed_hours=self.worked_seconds / 3600,
         )
-        for name in ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours"):
-            trial.set_user_attr(name, getattr(record, name))
+        # Each attribute is a write to disk of its own, so that all go into one.
+        trial.set_user_attr("outcome", {name: getattr(record, name) for name in _OUTCOME_FIELDS})
         self._set_constraints(trial, metrics)
         if outcome == "complete":
             self._study.tell(trial, [float(metrics[name]) for name in self.config.objectives])
         else:
             self._study.tell(trial, state=_OPTUNA_STATES[outcome])
         self.records[number] = record
-        self.save_clock()
+        self._estimates.note(number, metrics)
         return record
 
     def save_clock(self) -> None:
-        """Keep the working time for the next session."""
+        """Keep the working time for the next session; the last outcome keeps it too."""
         self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
 
     def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> str:
@@ -241,6 +262,12 @@ class PipelineStudy:
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
 
+    def _get_running(self, number: int) -> tuple[Trial, TrialRecord]:
+        trial, record = self._trials.get(number), self.records.get(number)
+        if trial is None or record is None or record.state != "running":
+            raise ValueError(f"trial {number} is not running, so it has no outcome to tell")
+        return trial, record
+
     def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         for name, limit in self._limits.items():
             if name in metrics:
@@ -263,14 +290,15 @@ class PipelineStudy:
             TrialState.PRUNED: "stopped",
         }
         state = states.get(trial.state, "running")
-        names = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
-        known = {} if state == "running" else {n: attributes[n] for n in names if n in attributes}
+        # Journals of older versions hold every field as an attribute of its own.
+        outcome = attributes.get("outcome", attributes)
+        names = ("metrics",) if state == "running" else _OUTCOME_FIELDS
         return TrialRecord(
             number=trial.number,
             state=state,
             settings=self.config.space.to_settings(trial.params),
-            started_at=attributes.get("started_at", ""),
-            **known,
+            started_at=_format_time(trial.datetime_start),
+            **{name: outcome[name] for name in names if name in outcome},
         )
 
 
@@ -298,5 +326,6 @@ def _is_finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _format_time(moment: datetime | None) -> str:
+    """Optuna's time, local and without a zone, as ISO 8601, UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""

@@ -50,7 +50,7 @@ def test_a_long_study_is_seen_as_the_chosen_trials_alone(study: optuna.Study):
 def test_running_trials_stay_in_sight(study: optuna.Study):
     sampler = BoundedHistorySampler(TPESampler(seed=3), max_trials=12)
     asked = study.ask(SPACE)
-    view = sampler._view(study)
+    view = sampler.view(study)
     states = [trial.state for trial in view._get_trials(deepcopy=False)]
     assert states.count(TrialState.COMPLETE) == 12
     assert states.count(TrialState.RUNNING) == 1

@@ -1,0 +1,114 @@
+"""What the sampler sees of pipelines that have reached a rung and have not ended."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Mapping, Sequence
+from copy import copy
+from itertools import pairwise
+
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from search.study_view import ViewingSampler, show
+
+
+class RungEstimates:
+    """Estimates the objectives of pipelines from the last rung that they have reached.
+
+    Their costs are known. Their mIoU is taken to be that of the last rung, plus what those that
+    went on from there gained up to the next one and so on to the end: the median, 0 while nobody
+    has got that far. That leans towards the gain of good pipelines, as only they go on.
+
+    Args:
+        rungs: Shares of the distillation, ascending.
+        objectives: Keys of `OBJECTIVES`, in the order of the study's values.
+    """
+
+    def __init__(self, rungs: Sequence[float], objectives: Sequence[str]) -> None:
+        self._levels = (*(f"miou@{share:g}" for share in rungs), "miou")
+        self._objectives = tuple(objectives)
+        self._gains: list[list[float]] = [[] for _ in rungs]  # up to the next level, ascending
+        self._metrics: dict[int, Mapping[str, float]] = {}
+        self._reached: dict[int, tuple[int, list[float]]] = {}  # last level, values there
+        self._shown: dict[int, FrozenTrial] = {}
+
+    def note(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Learn what is known of a pipeline by now.
+
+        Args:
+            number: Of its trial.
+            metrics: Everything measured so far.
+        """
+        before = self._metrics.get(number, {})
+        for gains, (level, following) in zip(self._gains, pairwise(self._levels), strict=True):
+            if level in metrics and following in metrics and following not in before:
+                gain = metrics[following] - metrics[level]
+                if math.isfinite(gain):
+                    insort(gains, gain)
+        self._metrics[number] = dict(metrics)
+        reached = [i for i, level in enumerate(self._levels) if level in metrics]
+        if reached:
+            found = {**metrics, "miou": metrics[self._levels[reached[-1]]]}
+            values = [found.get(name, math.nan) for name in self._objectives]
+            if all(map(math.isfinite, values)):
+                self._reached[number] = (reached[-1], values)
+
+    def estimate(self, number: int) -> list[float] | None:
+        """The objectives' values that a pipeline may come to; None before its first rung."""
+        if number not in self._reached:
+            return None
+        level, values = self._reached[number]
+        gain = sum(map(_middle, self._gains[level:]))
+        pairs = zip(self._objectives, values, strict=True)
+        return [value + gain if name == "miou" else value for name, value in pairs]
+
+    def show(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Replace the running trials that can be estimated by finished ones.
+
+        Args:
+            trials: Of the study; they are left as they are.
+        """
+        return [self._replace(t) if t.state == TrialState.RUNNING else t for t in trials]
+
+    def _replace(self, trial: FrozenTrial) -> FrozenTrial:
+        values = self.estimate(trial.number)
+        if values is None:
+            return trial
+        shown = self._shown.get(trial.number)
+        if shown is None:
+            shown = self._shown[trial.number] = copy(trial)
+            shown.state, shown.datetime_complete = TrialState.COMPLETE, trial.datetime_start
+        shown.values = values
+        return shown
+
+
+def _middle(ascending: Sequence[float]) -> float:
+    """The median, in no time; 0 of nothing."""
+    half = len(ascending) // 2
+    return (ascending[half] + ascending[-half - 1]) / 2 if ascending else 0.0
+
+
+class EstimatingSampler(ViewingSampler):
+    """Shows another sampler the estimates of pipelines that wait at a rung, as if they were told.
+
+    A pipeline that has paused may still go on, so that its trial stays running in the study until
+    the end of the search; most pipelines of a study with rungs are of this kind. To Optuna a
+    running trial has no values: TPE counts it among the bad ones whatever it has shown, and goes
+    on drawing at random until enough others are finished, a generation of NSGA-II does not end,
+    and GP does not see it. Only this view has the estimates; the journal holds what was measured.
+
+    Args:
+        sampler: Makes the suggestions.
+        estimates: Of the pipelines that are not told yet.
+    """
+
+    def __init__(self, sampler: BaseSampler, estimates: RungEstimates) -> None:
+        super().__init__(sampler)
+        self._estimates = estimates
+
+    def view(self, study: Study) -> Study:
+        """See `ViewingSampler`."""
+        return show(study, self._estimates.show)

@@ -1,0 +1,108 @@
+"""An Optuna study as a sampler is to see it: some trials hidden, or shown with other values."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Container, Sequence
+from typing import Any, cast
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+
+class ViewingSampler(BaseSampler):
+    """Lets another sampler make the suggestions from a view of the study.
+
+    The view is made once per suggested trial, so that what it costs does not grow with the number
+    of settings.
+
+    Args:
+        sampler: One that reads trials through the study that it is given; all of Optuna's do.
+    """
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self._sampler = sampler
+        self._view: Study | None = None
+
+    @abstractmethod
+    def view(self, study: Study) -> Study:
+        """Make what the sampler is to see of the study."""
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        self._view = None
+        self._sampler.before_trial(self._get_view(study), trial)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self._sampler.infer_relative_search_space(self._get_view(study), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """See `optuna.samplers.BaseSampler`."""
+        return self._sampler.sample_relative(self._get_view(study), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """See `optuna.samplers.BaseSampler`."""
+        view = self._get_view(study)
+        return self._sampler.sample_independent(view, trial, param_name, param_distribution)
+
+    def after_trial(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        """See `optuna.samplers.BaseSampler`."""
+        self._sampler.after_trial(study, trial, state, values)
+
+    def _get_view(self, study: Study) -> Study:
+        if self._view is None:
+            self._view = self.view(study)
+        return self._view
+
+
+def show(study: Study, choose: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Study:
+    """Make a view of a study; all but its trials is the study's own.
+
+    Args:
+        study: Or a view of one.
+        choose: All trials of the study, not to be changed -> those that are seen, by number.
+    """
+    return cast("Study", _StudyView(study, choose))
+
+
+class _StudyView:
+    """A study with other trials, which are chosen when they are first asked for."""
+
+    def __init__(
+        self, study: Study, choose: Callable[[list[FrozenTrial]], list[FrozenTrial]]
+    ) -> None:
+        self._viewed = study
+        self._choose = choose
+        self._chosen: list[FrozenTrial] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._viewed, name)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        if self._chosen is None:
+            self._chosen = self._choose(self._viewed._get_trials(deepcopy=False))
+        return [trial for trial in self._chosen if states is None or trial.state in states]
