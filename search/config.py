@@ -46,6 +46,8 @@ class StudyConfig:
         gpus_per_trial: GPUs of one stage, fractions allowed; default: 1 where there is one.
         max_concurrent: Most stages at a time; default: as many as fit.
         checkpoint_seconds: Most work that a killed process loses.
+        stall_seconds: A stage that makes no progress for so long (no step, no image) is stopped and
+            tried again, in the end counted as failed; 0 or None: never.
         cache_dir: Folder of the decoded images.
         space: Where pipelines are looked for.
         pipeline: What all pipelines share: data, networks, trainings, latency.
@@ -66,6 +68,7 @@ class StudyConfig:
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
     checkpoint_seconds: float = 30.0
+    stall_seconds: float | None = 1800.0
     cache_dir: Path = Path.home() / ".cache" / "segfront"
     space: SearchSpace = field(default_factory=SearchSpace)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
@@ -90,6 +93,13 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
+        if self.stall_seconds:
+            most = 2 * self.pipeline.latency.max_seconds  # warm-up and measurement
+            if not self.stall_seconds > most:
+                raise ValueError(
+                    "stall_seconds must be 0 or above twice pipeline.latency.max_seconds "
+                    f"({most:g}), got {self.stall_seconds:g}"
+                )
         if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < r < 1 for r in self.rungs):
             raise ValueError(f"rungs must ascend within 0..1, both excluded; got {self.rungs}")
         if not self.reduction_factor > 1:

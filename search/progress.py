@@ -181,6 +181,10 @@ class ProgressDisplay:
             self._live.stop()
         self._console.print(self._board.line(), highlight=False, soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """Print what the user should know of, above the live table."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def tick(self) -> None:
         """Print a line if it is time for one."""
         now = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError
@@ -11,12 +12,15 @@ from ray.tune import Callback
 
 from search.progress import Activity, ProgressBoard, ProgressDisplay
 from trainables.context import Progress
+from trainables.ray_pipeline import stall_report
+from trainables.watchdog import read_stall
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 CLOCK_SECONDS = 60.0
 REASON_LENGTH = 400
+STALLS_FOLDER = "stalls"
 
 
 class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
@@ -25,14 +29,20 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     Args:
         board: Is kept up to date.
         display: Is given the chance to print.
+        run_dir: Folder of the run, where killed workers leave their reason.
         should_stop: Asked between Tune's steps; True ends the run with a KeyboardInterrupt there,
             where nothing is half-done.
     """
 
     def __init__(
-        self, board: ProgressBoard, display: ProgressDisplay, should_stop: Callable[[], bool]
+        self,
+        board: ProgressBoard,
+        display: ProgressDisplay,
+        run_dir: Path,
+        should_stop: Callable[[], bool],
     ) -> None:
         self._board = board
+        self._stalls_dir = run_dir / STALLS_FOLDER
         self._display = display
         self._should_stop = should_stop
         self._trials: dict[str, Trial] = {}
@@ -64,6 +74,13 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         """Forget a trial that ended."""
         self._forget(trial)
 
+    def on_trial_recover(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Say why a worker died whose stage is run again."""
+        reason = self.explain_error(trial.trial_id)
+        self._display.note(f"{trial.config['label']} is run again: {reason}")
+
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
@@ -84,9 +101,13 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         """Say in one line why a trial's worker failed."""
         trial = self._trials.get(trial_id)
         error = trial.get_pickled_error() if trial is not None else None
-        if error is None:
+        if trial is None or error is None:
             return "the worker ended without a result"
         if isinstance(error, RayActorError):
+            report = stall_report(self._stalls_dir, trial.config)
+            stall = read_stall(report)
+            if stall:
+                return f"{stall} ({STALLS_FOLDER}/{report.name} says where it hung)"
             return "the worker process died: killed, out of memory, or crashed (see ray.log)"
         cause = getattr(error, "cause", None) or error
         message = " ".join(str(cause).split())

@@ -33,10 +33,10 @@ from ray import tune  # noqa: E402
 from ray.exceptions import AuthenticationError  # noqa: E402
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
 
-from search.ray_progress import BoardCallback  # noqa: E402
+from search.ray_progress import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.ray_searcher import PipelineSearcher  # noqa: E402
 from trainables.pipeline import BASELINES, PATH  # noqa: E402
-from trainables.ray_pipeline import Workplace, make_trainable  # noqa: E402
+from trainables.ray_pipeline import Workplace, make_trainable, name_trial  # noqa: E402
 
 WORKER_RETRIES = 2  # of a worker that crashed; errors in the work itself are not retried
 
@@ -165,7 +165,7 @@ def run_tune(
 
     Args:
         config: Of the study.
-        run_dir: Takes `stages/` and `tune/`.
+        run_dir: Takes `stages/`, `tune/` and, for stages that hung, `stalls/`.
         allotment: Resources of the trials.
         searcher: Says what to run and is told the outcomes.
         callback: Watches.
@@ -178,10 +178,12 @@ def run_tune(
     run_dir = run_dir.absolute()  # workers run elsewhere
     workplace = Workplace(
         stages_dir=run_dir / "stages",
+        stalls_dir=run_dir / STALLS_FOLDER,
         cache_dir=config.cache_dir,
         checkpoint_seconds=config.checkpoint_seconds,
         device=allotment.device,
         num_threads=threads,
+        stall_seconds=config.stall_seconds,
         num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
     )
 
@@ -198,8 +200,8 @@ def run_tune(
             search_alg=searcher,
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: _name(trial.config),
-            trial_dirname_creator=lambda trial: _name(trial.config),
+            trial_name_creator=lambda trial: name_trial(trial.config),
+            trial_dirname_creator=lambda trial: name_trial(trial.config),
         ),
         run_config=RunConfig(
             name=f"session-{sessions + 1}",
@@ -209,7 +211,3 @@ def run_tune(
             verbose=0,
         ),
     ).fit()
-
-
-def _name(trial: dict[str, Any]) -> str:
-    return str(trial["label"]).replace(" ", "-")

@@ -166,7 +166,7 @@ def tune_pipelines(run: Run) -> None:
             run.hardware = describe_worker()
         board = ProgressBoard(run.study)
         with ProgressDisplay(board, run.console) as display:
-            callback = BoardCallback(board, display, lambda: bool(interrupted))
+            callback = BoardCallback(board, display, run.folder, lambda: bool(interrupted))
             searcher = PipelineSearcher(
                 run.study,
                 max_concurrent=allotment.max_concurrent,

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainables.file_lock import lock
+
 
 class DeviceLock:
     """Lets latency be measured while nothing else of segfront runs on the device.
@@ -50,7 +52,7 @@ class DeviceLock:
 
 def _acquire(path: Path, mode: int) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, mode)
+    lock(descriptor, mode)
     return descriptor
 
 

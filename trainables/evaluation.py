@@ -10,6 +10,7 @@ from trainables.context import StageContext
 from trainables.data import SegmentationDataset, normalize
 from trainables.metrics import ConfusionMatrix
 from trainables.training import Precision, autocast, place
+from trainables.watchdog import note_progress
 
 
 @torch.inference_mode()
@@ -36,7 +37,8 @@ def evaluate(
     place(model, device).eval()
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     loader = DataLoader(dataset, batch_size=1, num_workers=context.num_workers)
-    for images, target in loader:
+    for index, (images, target) in enumerate(loader):
+        note_progress(f"image {index + 1} of {len(dataset)} of the evaluation")
         with context.device_lock.shared(), autocast(precision, device):
             prediction = model(normalize(images.to(device))).argmax(dim=1)
         matrix.update(prediction.cpu(), target)

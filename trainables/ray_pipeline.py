@@ -17,6 +17,7 @@ from trainables.device_lock import DeviceLock
 from trainables.pipeline import BASELINES, run_baseline, run_stage
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 from trainables.store import ArtifactStore
+from trainables.watchdog import waiting, watched
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +32,23 @@ class Workplace:
 
     Attributes:
         stages_dir: Folder of the artefact store.
+        stalls_dir: Folder for what is known of stages that hung.
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Most work that a killed worker loses.
         device: Torch device.
         num_threads: CPU threads by stage.
+        stall_seconds: Longest time without progress, after which the worker is killed; None or 0:
+            no limit.
         num_workers: Processes that load data.
     """
 
     stages_dir: Path
+    stalls_dir: Path
     cache_dir: Path
     checkpoint_seconds: float
     device: str
     num_threads: Mapping[str, int]
+    stall_seconds: float | None = None
     num_workers: int = 0
 
 
@@ -61,31 +67,46 @@ def make_trainable(
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
-        stage = trial["stage"]
-        context = StageContext(
-            cache_dir=workplace.cache_dir,
-            device=workplace.device,
-            num_threads=workplace.num_threads[stage],
-            num_workers=workplace.num_workers,
-            checkpoint_seconds=workplace.checkpoint_seconds,
-            report=Reporter(),
-            device_lock=DeviceLock(workplace.device),
-        )
-        store = ArtifactStore(workplace.stages_dir)
-        try:
-            if stage in BASELINES:
-                baseline = run_baseline(stage, config, store, context)
-                tune.report({"outcome": "complete", "baseline": baseline._asdict()})
-                return
-            settings = PipelineSettings(**trial["settings"])
-            result = run_stage(config, settings, stage, store, context, trial["share"])
-        except DETERMINISTIC_ERRORS as error:
-            logger.exception("%s failed", stage)
-            tune.report({"outcome": "failed", "reason": describe_error(error)})
-            return
-        tune.report({"outcome": "complete", **asdict(result)})
+        with watched(workplace.stall_seconds, stall_report(workplace.stalls_dir, trial)):
+            outcome = _run(config, workplace, trial)
+        tune.report(outcome)
 
     return run_trial
+
+
+def name_trial(trial: Mapping[str, Any]) -> str:
+    """Name of a trial in Tune's tables and in files, from its config."""
+    return str(trial["label"]).replace(" ", "-")
+
+
+def stall_report(stalls_dir: Path, trial: Mapping[str, Any]) -> Path:
+    """File that says why the watchdog killed a trial's worker; see `trainables.watchdog`."""
+    return stalls_dir / f"{name_trial(trial)}.txt"
+
+
+def _run(config: PipelineConfig, workplace: Workplace, trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Do the work of a trial; returns its last report."""
+    stage = trial["stage"]
+    context = StageContext(
+        cache_dir=workplace.cache_dir,
+        device=workplace.device,
+        num_threads=workplace.num_threads[stage],
+        num_workers=workplace.num_workers,
+        checkpoint_seconds=workplace.checkpoint_seconds,
+        report=Reporter(),
+        device_lock=DeviceLock(workplace.device),
+    )
+    store = ArtifactStore(workplace.stages_dir)
+    try:
+        if stage in BASELINES:
+            baseline = run_baseline(stage, config, store, context)
+            return {"outcome": "complete", "baseline": baseline._asdict()}
+        settings = PipelineSettings(**trial["settings"])
+        result = run_stage(config, settings, stage, store, context, trial["share"])
+    except DETERMINISTIC_ERRORS as error:
+        logger.exception("%s failed", stage)
+        return {"outcome": "failed", "reason": describe_error(error)}
+    return {"outcome": "complete", **asdict(result)}
 
 
 def describe_error(error: BaseException) -> str:
@@ -107,4 +128,5 @@ class Reporter:
         if progress.stage == self._stage and now - self._reported < REPORT_SECONDS:
             return
         self._stage, self._reported = progress.stage, now
-        tune.report({"progress": progress._asdict()})
+        with waiting():  # for the driver, which may be busy
+            tune.report({"progress": progress._asdict()})

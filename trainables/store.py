@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainables.file_lock import lock
+
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
@@ -150,7 +152,7 @@ class ArtifactStore:
     def _lock(self, name: str) -> Iterator[None]:
         descriptor = os.open(self.root / ".locks" / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)

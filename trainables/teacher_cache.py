@@ -16,6 +16,7 @@ from trainables.context import StageContext
 from trainables.data import SegmentationDataset, TeacherLogits, cache_logits, normalize
 from trainables.data.logit_map import shrink
 from trainables.training import Precision, autocast, place
+from trainables.watchdog import note_progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +122,7 @@ class _Teacher:
     def __call__(self, index: int) -> Tensor:
         """Logits of image `index`, (C, ceil(H / stride), ceil(W / stride)) float32 on the CPU."""
         started = time.monotonic()
+        note_progress(f"image {index + 1} of {len(self.dataset)} of the teacher's logits")
         if self._model is None:
             self.context.activate()
             self._model = place(load_checkpoint(self.checkpoint), self.device).eval()

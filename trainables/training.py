@@ -21,6 +21,7 @@ from trainables.data import Sample, TaughtSample, TrainingStream, make_loader, n
 from trainables.losses import cross_entropy
 from trainables.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.training_state import load_training_state, save_training_state
+from trainables.watchdog import note_progress
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -155,6 +156,7 @@ def train(
     )
     record_every = max(1, config.num_steps // 100)
     started = last_saved = time.monotonic()
+    note_progress(f"step {first_step} of {config.num_steps}")
     for step, samples in enumerate(loader, start=first_step):
         torch.manual_seed(_dropout_seed(stream.seed, step))
         set_learning_rate(optimizer, config.optimizer.learning_rate(step, config.num_steps))
@@ -176,6 +178,7 @@ def train(
                 f"(learning rate {config.optimizer.learning_rate(step, config.num_steps):.3g})"
             )
         done = step + 1
+        note_progress(f"step {done} of {config.num_steps}")
         if done % record_every == 0 or done == config.num_steps:
             losses.append((done, value))
             context.report(Progress(name, done, config.num_steps, loss=value))

@@ -13,6 +13,8 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from trainables.watchdog import note_progress
+
 IGNORE_INDEX = 255
 MAX_REPORTED_PROBLEMS = 10
 
@@ -121,6 +123,7 @@ def visit_all(
     """
 
     def attempt(index: int) -> str | None:
+        note_progress(f"sample {index + 1} of {len(dataset)} of {dataset.name} ({dataset.split})")
         try:
             visit(index)
         except DataError as error:

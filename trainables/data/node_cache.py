@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trainables.data.dataset import DataError
+from trainables.file_lock import lock
 
 logger = logging.getLogger(__name__)
 
@@ -136,5 +137,5 @@ def _remove_leftovers(folder: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock that the system releases when its process ends, however it ends."""
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file.fileno(), fcntl.LOCK_EX)
         yield

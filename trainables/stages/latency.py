@@ -15,6 +15,7 @@ from trainables.context import StageContext
 from trainables.pipeline_config import LatencyConfig
 from trainables.stages.stage import Stage
 from trainables.store import Artifact
+from trainables.watchdog import note_progress
 
 
 class LatencyStage(Stage):
@@ -53,6 +54,7 @@ class LatencyStage(Stage):
         """Wait until no training step runs on the device, then measure."""
         model = load_checkpoint(self.checkpoint)
         with context.device_lock.exclusive():
+            note_progress("the measurement of the latency")
             started = time.monotonic()
             latency = measure_latency(
                 model,

@@ -1,0 +1,105 @@
+"""A process that hangs is killed, one that works or waits is not; each in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainables.watchdog import note_progress, read_stall, waiting, watched
+
+LIMIT = 1.0
+ROOT = Path(__file__).parents[2]
+PREAMBLE = """
+import fcntl, os, re, signal, sys, time
+from pathlib import Path
+from trainables.file_lock import lock
+from trainables.watchdog import note_progress, waiting, watched
+
+def fake_stage():
+    for step in range(1, 4):
+        note_progress(f"step {step} of 9")
+        time.sleep(0.1)
+"""
+
+
+def start(body: str, report: Path) -> subprocess.Popen[str]:
+    lines = "\n".join(f"    {line}" for line in body.strip().splitlines())
+    code = f"{PREAMBLE}\nwith watched({LIMIT}, Path(sys.argv[1])):\n{lines}\nprint('ended')"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(report)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("hang", "has_traceback"),
+    [
+        ("time.sleep(60)", True),
+        ("re.match('(a+)+$', 'a' * 60 + 'b')", True),  # in C, holding the interpreter lock
+        ("os.kill(os.getpid(), signal.SIGSTOP)", False),  # runs no code at all
+    ],
+)
+def test_stage_that_hangs_is_killed_and_says_where(
+    hang: str, has_traceback: bool, tmp_path: Path
+) -> None:
+    report = tmp_path / "stalls" / "sparse.txt"
+    process = start(f"fake_stage()\n{hang}", report)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (-signal.SIGKILL, "", "")
+    assert read_stall(report) == "no progress for 1 s at step 3 of 9"
+    assert ('File "<string>"' in report.read_text()) == has_traceback
+    assert [path.name for path in report.parent.iterdir()] == ["sparse.txt"]
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "for step in range(25): note_progress('step'); time.sleep(0.1)",
+        "for step in range(5): note_progress('the same place'); time.sleep(0.5)",
+        "with waiting(): time.sleep(2.5)",
+        "pass\ntime.sleep(0.2)",
+    ],
+)
+def test_stage_that_works_or_waits_on_purpose_lives(work: str, tmp_path: Path) -> None:
+    process = start(work, tmp_path / "report")
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (0, "ended\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_time_after_the_stage_does_not_count(tmp_path: Path) -> None:
+    process = start("pass\nprint(end='')", tmp_path / "report")
+    output, _ = process.communicate(timeout=60)
+    assert output == "ended\n"
+    with watched(LIMIT, tmp_path / "report"):
+        note_progress("step 1 of 2")
+    with waiting():
+        note_progress("nobody listens")
+    assert read_stall(tmp_path / "report") == ""
+
+
+def test_who_waits_for_a_lock_outlives_the_hung_holder(tmp_path: Path) -> None:
+    take = f"file = open({str(tmp_path / 'lock')!r}, 'w')\nlock(file.fileno(), fcntl.LOCK_EX)\n"
+    holder = start(f"{take}print('held', flush=True)\ntime.sleep(60)", tmp_path / "holder")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    waiter = start(f"{take}print('got it')", tmp_path / "waiter")
+    assert waiter.communicate(timeout=60) == ("got it\nended\n", "")
+    assert holder.wait(timeout=60) == -signal.SIGKILL
+    holder.communicate()
+    assert read_stall(tmp_path / "holder") == "no progress for 1 s at its start"
+
+
+def test_earlier_report_is_removed_and_no_limit_starts_no_guard(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    for limit in (None, 0, 5.0):
+        report.write_text("no progress for 9 s at step 1 of 2")
+        with watched(limit, report):
+            assert not report.exists()

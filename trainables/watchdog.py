@@ -1,0 +1,125 @@
+"""Ends this process when its stage makes no progress: what hangs cannot end itself.
+
+A process watches one stage at a time. It writes what it does into a page of memory; the guard, a
+small process of its own (`watchdog_guard.py`), looks at the page and kills the process when the
+page has not changed for the limit. It needs nothing of the process, which may hang in C code that
+holds the interpreter lock, wait for a disk, or be stopped. To Ray it is a dead worker like others.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PAGE_FORMAT = "<?Q247s"  # whether it waits on purpose, a counter, the place
+PAGE_BYTES = struct.calcsize(PAGE_FORMAT)
+PLACE_BYTES = 247
+DUMP_SIGNAL = signal.SIGUSR2
+GUARD = Path(__file__).with_name("watchdog_guard.py")
+
+
+class _Watched:
+    """The page of a stage that is being watched."""
+
+    def __init__(self, page: mmap.mmap) -> None:
+        self._page = page
+        self._counter = itertools.count()
+        self.show("its start")
+
+    def show(self, place: str = "", *, waiting: bool = False) -> None:
+        """Write a sign of life; without a place, at the same place as before."""
+        if place:
+            self._place = place.encode()[:PLACE_BYTES]
+        self._page[:] = struct.pack(PAGE_FORMAT, waiting, next(self._counter), self._place)
+
+
+_watched: _Watched | None = None
+
+
+@contextmanager
+def watched(limit_seconds: float | None, report: Path) -> Iterator[None]:
+    """Kill this process if `note_progress` is not called for the limit.
+
+    Args:
+        limit_seconds: Longest time without progress; None or 0: no limit.
+        report: File that says then where the process was, for `read_stall`; one of an earlier
+            attempt is removed.
+    """
+    global _watched
+    report.unlink(missing_ok=True)
+    if not limit_seconds:
+        yield
+        return
+    report.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(PAGE_BYTES)
+        file.seek(PAGE_BYTES)  # where the traceback goes
+        with mmap.mmap(file.fileno(), PAGE_BYTES) as page:
+            mine = _watched = _Watched(page)
+            faulthandler.register(DUMP_SIGNAL, file=file, all_threads=True)
+            guard = _start_guard(limit_seconds, file.fileno(), report)
+            try:
+                yield
+            finally:
+                if _watched is mine:
+                    _watched = None
+                guard.communicate()
+                faulthandler.unregister(DUMP_SIGNAL)
+
+
+def note_progress(place: str) -> None:
+    """Tell the watchdog, if there is one, that the stage goes on.
+
+    Args:
+        place: What has just been done, as it follows "no progress for 60 s at".
+    """
+    if _watched is not None:
+        _watched.show(place)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Wait for somebody else without a limit: who is waited for has a watchdog of its own."""
+    if _watched is None:
+        yield
+        return
+    _watched.show(waiting=True)
+    try:
+        yield
+    finally:
+        _watched.show()
+
+
+def read_stall(report: Path) -> str:
+    """Say in one line why the watchdog killed a process; empty if it did not.
+
+    Args:
+        report: As given to `watched`.
+    """
+    try:
+        return report.read_text(errors="replace").partition("\n")[0]
+    except FileNotFoundError:
+        return ""
+
+
+def _start_guard(limit_seconds: float, page: int, report: Path) -> subprocess.Popen[bytes]:
+    """Start the guard, which ends when its input does, at the latest with this process."""
+    numbers = [str(limit_seconds), str(page), str(os.getpid())]
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-I", "-S", str(GUARD), *numbers, str(report.absolute())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(page,),
+        start_new_session=True,  # Ctrl-C is not for it
+    )
