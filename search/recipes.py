@@ -71,7 +71,7 @@ def camvid() -> StudyConfig:
         backbone_lr_factor=0.5,
     )
     training = TrainConfig(
-        num_steps=2400,
+        num_steps=2200,
         batch_size=4,
         optimizer=optimizer,
         class_weighting="enet",
@@ -92,14 +92,14 @@ def camvid() -> StudyConfig:
             output_stride=16,
         ),
         teacher_training=training,
-        dense=replace(training, num_steps=900),
+        dense=replace(training, num_steps=800),
         sparse=replace(training, num_steps=120, optimizer=replace(optimizer, lr=5e-4)),
         distil=replace(training, num_steps=360),
     )
     space = SearchSpace(sparsity_lambda=(1e-5, 1e-3), lr=FloatRange(low=5e-4, high=3e-3, log=True))
     return StudyConfig(
         recipe="camvid",
-        num_pipelines=8,
+        num_pipelines=6,
         space=space,
         pipeline=pipeline,
         first_points=(PipelineSettings(lr=1e-3),),
