@@ -63,7 +63,7 @@ def test_everything_shown_is_escaped(make):
     make.metadata["baselines"][0]["name"] = "<script>alert(6)</script>"
     rows = make.rows()
     for row in rows:
-        row["stage/distilled"] = row["stage/distilled"] and '"><script>alert(7)</script>'
+        row["stage/distilled"] = row["stage/distilled"] and '"><script>alert(7)<script>'
     page = parse(write_report([make.run(rows, make.metadata)]))
     scripts = [attributes for tag, attributes in page.tags if tag == "script"]
     # plotly.js, one block of data for each of the 7 figures, and the page's own script.
@@ -73,6 +73,28 @@ def test_everything_shown_is_escaped(make):
     text = "".join(page.text)
     for number in (2, 3, 4):
         assert f"alert({number})" in text
+
+
+def test_names_of_everything_are_escaped(make):
+    bad = "<img src=x onerror=alert(1)>"
+    metadata = make.metadata
+    metadata["dataset"]["name"] = f"{bad}data"
+    metadata["latency"]["dtype"] = f"{bad}dtype"
+    metadata["versions"][f"{bad}package"] = f"{bad}version"
+    metadata["git"]["commit"] = f"{bad}commit"
+    metadata["created_at"] = f"{bad}created"
+    rows = make.rows()
+    for row in rows:
+        row[f"config/{bad}setting"] = row["trial"]
+        row[f"stage/{bad}stage"] = "distilled-1"
+    folder = make.run(rows, metadata, name=f"{bad}run", columns=list(rows[0]))
+    page = parse(write_report([folder]))
+    assert not any(tag == "img" for tag, _ in page.tags)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    text = "".join(page.text)
+    for part in ("data", "dtype", "package", "version", "commit", "created", "setting",
+                 "stage", "run"):  # fmt: skip
+        assert f"{bad}{part}" in text, part
 
 
 def test_data_in_scripts_cannot_end_the_script(make):
