@@ -24,14 +24,17 @@ REPORT_SECONDS = 10.0  # on a disk that does not answer
 def main() -> None:
     """Watch until the process ends, or ends its stage, or hangs."""
     limit, page, process = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    seen, since = b"", time.monotonic()
-    while not _has_ended(process, min(1.0, limit / 20)):
+    interval = min(1.0, limit / 20)
+    seen, idle, looked = b"", 0.0, time.monotonic()
+    while not _has_ended(process, interval):
         shown = os.pread(page, PAGE_BYTES, 0)
         is_waiting, _, place = struct.unpack(PAGE_FORMAT, shown)
         now = time.monotonic()
+        idle += min(now - looked, 2 * interval)  # what froze this process froze the other one too
+        looked = now
         if shown != seen or is_waiting:
-            seen, since = shown, now
-        elif now - since > limit:
+            seen, idle = shown, 0.0
+        elif idle > limit:
             os.kill(process, signal.SIGUSR2)  # writes the tracebacks, if the process still can
             time.sleep(DUMP_SECONDS)
             if os.pread(page, PAGE_BYTES, 0) == seen:

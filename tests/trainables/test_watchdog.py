@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,20 @@ def test_stage_that_works_or_waits_on_purpose_lives(work: str, tmp_path: Path) -
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (0, "ended\n", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_machine_that_was_frozen_is_no_hang(tmp_path: Path) -> None:
+    process = start("print(os.getpid(), flush=True)\nfake_stage()\ntime.sleep(0.5)", tmp_path / "r")
+    assert process.stdout is not None
+    process.stdout.readline()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    frozen = [process.pid, *map(int, children.read_text().split())]
+    assert len(frozen) == 2  # the guard too
+    for sign, seconds in ((signal.SIGSTOP, 2.5 * LIMIT), (signal.SIGCONT, 0.0)):
+        for pid in frozen:
+            os.kill(pid, sign)
+        time.sleep(seconds)
+    assert process.communicate(timeout=60) == ("ended\n", "")
 
 
 def test_time_after_the_stage_does_not_count(tmp_path: Path) -> None:
