@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ warnings.filterwarnings("ignore", module=r"ray\b.*")
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 from ray.exceptions import AuthenticationError  # noqa: E402
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
 
@@ -107,6 +108,8 @@ def allot(
 def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
     """Start Ray here, or join a cluster; end it at the exit, and with it every worker.
 
+    Nobody reaches a Ray that is started here from another machine; start a cluster for that.
+
     Args:
         address: Of a running cluster; None starts Ray on this machine.
         dashboard: Start Ray's dashboard (only here, a cluster has its own).
@@ -119,11 +122,16 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
     """
     local: dict[str, Any] = {}
     if address is None:
-        local = {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": dashboard}
+        local = {
+            "num_cpus": len(os.sched_getaffinity(0)),
+            "include_dashboard": dashboard,
+            "dashboard_host": "127.0.0.1",
+        }
     try:
-        context = ray.init(
-            address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
-        )
+        with nullcontext() if address else _on_loopback():
+            context = ray.init(
+                address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
+            )
     except (ConnectionError, TimeoutError) as error:
         raise ValueError(f"no Ray cluster answers at {address}: {error}") from None
     except AuthenticationError as error:
@@ -134,6 +142,17 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
         yield str(context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray listen on 127.0.0.1 only, as it does by itself on macOS, not on every interface."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

@@ -1,0 +1,117 @@
+"""A study in a real local Ray whose stages are stand-ins; every sparse stage of one lambda hangs.
+
+Run as a script by test_ray_session.py, so that Ray ships `make` to its workers by value. Arguments:
+folder of the run, seconds after which a stage counts as hung. Prints what came of it as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from search import ray_session
+from search.config import save_config
+from search.progress import ProgressBoard, ProgressDisplay
+from search.ray_progress import BoardCallback
+from search.ray_searcher import PipelineSearcher
+from search.recipes import quickstart
+from search.study import PipelineStudy
+from trainables.pipeline_config import PipelineSettings
+
+folder = Path(sys.argv[1])
+
+
+def listening():
+    """Addresses, as in /proc/net/tcp, where this process and those that it started listen."""
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    addresses = {row[9]: row[1].partition(":")[0] for row in rows if row[3] == "0A"}
+    parents, own = {}, {os.getpid()}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    for _ in range(9):
+        own |= {process for process, parent in parents.items() if parent in own}
+    found = set()
+    for process in own:
+        with contextlib.suppress(OSError):
+            for link in Path(f"/proc/{process}/fd").iterdir():
+                found.add(addresses.get(link.readlink().name.removeprefix("socket:[").strip("]")))
+    return sorted(found - {None})
+
+
+def ask(url):
+    try:
+        return urllib.request.urlopen(url, timeout=20).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+original = ray_session.make_trainable
+
+
+def make(config, workplace):
+    def run_trial(trial):
+        import trainables.ray_pipeline as adapter
+        from trainables.pipeline import Baseline, StageResult
+        from trainables.watchdog import note_progress
+
+        def run_baseline(name, *arguments):
+            return Baseline(name, "dual_branch", 0.6, 9.0, 9.5, 1000, 5000, f"{name}-1")
+
+        def run_stage(config, settings, name, *arguments):
+            with (folder / "attempts").open("a") as file:
+                file.write(f"{name} {settings.sparsity_lambda:g}\n")
+            for step in range(4):
+                note_progress(f"step {step} of 9")
+            if name == "sparse" and settings.sparsity_lambda == 1e-3:
+                time.sleep(600)
+            cost = {"latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}
+            metrics = {"pruned": cost, "distilled": {"miou": 0.5}}.get(name, {})
+            return StageResult(metrics=metrics, stages={name: name}, seconds={name: 1.0})
+
+        adapter.run_baseline, adapter.run_stage = run_baseline, run_stage
+        original(config, workplace)(trial)
+
+    return run_trial
+
+
+ray_session.make_trainable = make
+first = PipelineSettings(lr=2e-3)
+points = (replace(first, sparsity_lambda=1e-3), first, replace(first, temperature=2.0))
+config = quickstart()
+latency = replace(config.pipeline.latency, max_seconds=0.5)
+config = replace(
+    config,
+    num_pipelines=3,
+    first_points=points,
+    stop_hopeless=False,
+    stall_seconds=float(sys.argv[2]),
+    pipeline=replace(config.pipeline, latency=latency),
+)
+save_config(config, folder / "config.json")
+study = PipelineStudy(config, folder)
+console = Console(file=sys.stderr)
+with ray_session.ray_session(None, dashboard=True) as dashboard:
+    host, status = dashboard.partition(":")[0], ask(f"http://{dashboard}/api/version")
+    board = ProgressBoard(study)
+    with ProgressDisplay(board, console) as display:
+        callback = BoardCallback(board, display, folder, lambda: False)
+        searcher = PipelineSearcher(study, max_concurrent=2, explain_error=callback.explain_error)
+        allotment = ray_session.allot(config, *ray_session.count_devices())
+        ray_session.run_tune(config, folder, allotment, searcher, callback)
+    addresses = listening()
+outcomes = [[record.state, record.reason] for record in study.records.values()]
+print(json.dumps({"outcomes": outcomes, "dashboard": [host, status], "addresses": addresses}))
