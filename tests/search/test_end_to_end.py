@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SECRET = "kept-to-itself-93ab"
 TINY = shlex.split("""
     --num-pipelines 4 --max-concurrent 2 --no-dashboard --pipeline.data.size 64 128
     --pipeline.data.num-samples 16 --pipeline.data.augmentation.crop-size 64 64
@@ -37,7 +38,12 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "AWS_SECRET_ACCESS_KEY": SECRET,
+                "HF_TOKEN": SECRET,
+            },
         )
         started.append(process)
         return process
@@ -111,3 +117,8 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
     assert paid == [0.0] * 4
     metadata = json.loads((folder / "metadata.json").read_text())
     assert [baseline["name"] for baseline in metadata["baselines"]] == ["teacher", "dense"]
+
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert folder / "ray.log" in written
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+    assert SECRET not in output + errors
