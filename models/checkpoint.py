@@ -8,8 +8,6 @@ pruned network loads without the code that pruned it.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from models.atomic_file import write_atomically
 from models.network import SegmentationNetwork
 from models.structure import Structure, build_empty, describe_structure
 
@@ -55,7 +54,8 @@ def save_checkpoint(
         key: tensor.detach().cpu().contiguous().clone()
         for key, tensor in model.state_dict().items()
     }
-    _write_atomically(path, save(tensors, metadata=header))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(tensors, metadata=header))
 
 
 def load_checkpoint(path: str | Path) -> SegmentationNetwork:
@@ -129,25 +129,3 @@ def _to_json(metadata: Mapping[str, Any]) -> str:
         return json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"metadata must be JSON-able: {error}") from error
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target and rename: a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

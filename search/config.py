@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
-from search.atomic_file import write_atomically
+from models.atomic_file import write_atomically
 from search.objectives import OBJECTIVES, ObjectiveName
 from search.samplers import SAMPLERS, SamplerName
 from search.space import SearchSpace

@@ -14,8 +14,8 @@ from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
+from models.atomic_file import write_atomically
 from models.hardware import describe_hardware
-from search.atomic_file import write_atomically
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.study import TrialRecord

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from models.atomic_file import write_atomically
 from trainables.file_lock import lock
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class ArtifactStore:
         try:
             record = json.loads((folder / RESULT_FILE).read_text())
             for name, checksum in record["files"].items():
+                if name == ".." or Path(name).name != name:
+                    raise ValueError(f"{name!r} is no file of this folder")
                 if _checksum(folder / name) != checksum:
                     raise ValueError(f"{name} has another checksum than when it was written")
         except (OSError, ValueError, KeyError) as error:
@@ -106,7 +109,7 @@ class ArtifactStore:
                 path.name: _checksum(path) for path in sorted(partial.iterdir()) if path.is_file()
             }
             record = json.dumps({"result": result, "files": files}, indent=1)
-            _write_durably(partial / RESULT_FILE, record)
+            write_atomically(partial / RESULT_FILE, record)
             partial.replace(self.root / name)
             return Artifact(self.root / name, result, reused=False)
 
@@ -139,9 +142,7 @@ class ArtifactStore:
                 return found.result
             folder.mkdir(exist_ok=True)
             result = compute(folder)
-            temporary = path.with_suffix(".tmp")
-            _write_durably(temporary, json.dumps(result))
-            temporary.replace(path)
+            write_atomically(path, json.dumps(result))
             return result
 
     def discard_partial(self, stage: str, key: str) -> None:
@@ -161,10 +162,3 @@ class ArtifactStore:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -71,6 +71,8 @@ def compute(folder):
     (folder / "checkpoint.safetensors").write_text("weights")
     return {"miou": 0.5}
 
+print("ready", flush=True)
+input()
 ArtifactStore(root).obtain("dense", "k", compute)
 """
 
@@ -78,8 +80,15 @@ ArtifactStore(root).obtain("dense", "k", compute)
 def test_two_processes_never_compute_the_same_stage(tmp_path):
     log = tmp_path / "log"
     command = [sys.executable, "-c", OBTAIN, str(tmp_path / "stages"), str(log)]
-    processes = [subprocess.Popen(command) for _ in range(3)]
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n", "ready\n"]
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in processes] == [0, 0]
     assert log.read_text() == "computed\n"
 
 
