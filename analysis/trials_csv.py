@@ -82,7 +82,7 @@ def read_trials(
     return tuple(trials), columns
 
 
-def is_plain_name(text: str) -> bool:
+def _is_plain_name(text: str) -> bool:
     """Say whether a text names something in a folder and cannot lead out of it."""
     return text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
@@ -99,7 +99,7 @@ def _parse_row(row: Mapping[str, str], place: str, run: str, objectives: Sequenc
         if column.startswith("config/"):
             settings[column.removeprefix("config/")] = _parse_setting(cell)
         elif column.startswith("stage/"):
-            if not is_plain_name(cell):
+            if not _is_plain_name(cell):
                 raise ResultsError(
                     f"{place}: column {column!r} is {cell!r}, not the name of a folder in stages/"
                 )
