@@ -16,6 +16,7 @@ from trainables.training import TrainConfig
 
 LITE0 = "tu-tf_efficientnet_lite0"
 LITE0_WEIGHTS = "imagenet_backbones/efficientnet_lite0_timm.safetensors"
+GPU_TEACHER = NetworkConfig(name="deeplabv3plus", backbone="resnet101", backbone_weights="imagenet")
 
 
 def quickstart() -> StudyConfig:
@@ -121,9 +122,7 @@ def camvid_tbfenet() -> StudyConfig:
             name="camvid",
             augmentation=AugmentationConfig(crop_size=(360, 480), scale_range=(0.5, 2.0)),
         ),
-        teacher=NetworkConfig(
-            name="deeplabv3plus", backbone="resnet101", backbone_weights="imagenet"
-        ),
+        teacher=GPU_TEACHER,
         student=NetworkConfig(name="tbfenet"),
         teacher_training=replace(training, optimizer=replace(optimizer, backbone_lr_factor=0.1)),
         dense=training,
@@ -163,9 +162,7 @@ def cityscapes() -> StudyConfig:
             name="cityscapes",
             augmentation=AugmentationConfig(crop_size=(512, 1024), scale_range=(0.5, 2.0)),
         ),
-        teacher=NetworkConfig(
-            name="deeplabv3plus", backbone="resnet101", backbone_weights="imagenet"
-        ),
+        teacher=GPU_TEACHER,
         student=NetworkConfig(name="dual_branch", backbone_weights="imagenet", auxiliary=True),
         teacher_training=training,
         dense=training,
