@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,15 +52,19 @@ class DataConfig:
     def open(self, split: str) -> SegmentationDataset:
         """Open a split without reading its images.
 
+        A process looks once which files there are, so that one fingerprint stands for all its work.
+
         Raises:
             DataError: The folder or a file that the layout asks for is missing.
         """
         options: dict[str, Any] = {}
         if self.size is not None:
-            options["size"] = self.size
+            options["size"] = tuple(self.size)
         if self.name == "synthetic":
             options["num_samples"] = self.num_samples if split == "train" else self.num_samples // 4
-        return create_dataset(self.name, self.resolve_root(), split, **options)
+        root = self.resolve_root()
+        absolute = None if root is None else root.expanduser().absolute()
+        return _open_once(self.name, absolute, split, **options)
 
     def open_cached(self, split: str, cache_dir: Path) -> CachedDataset:
         """Open a split, decoded once per node and checked as it was decoded.
@@ -68,3 +73,8 @@ class DataConfig:
             DataError: A file is missing, unreadable or has labels outside the classes.
         """
         return cache_dataset(self.open(split), cache_dir)
+
+
+@functools.lru_cache(maxsize=8)
+def _open_once(name: str, root: Path | None, split: str, **options: Any) -> SegmentationDataset:
+    return create_dataset(name, root, split, **options)

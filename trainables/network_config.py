@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models import MODELS, SegmentationNetwork, create_model
+from trainables.checksum import checksum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +82,7 @@ class NetworkConfig:
     def content(self) -> dict[str, Any]:
         """What the network's first weights depend on: a file of weights counts by its bytes."""
         path = self.weights_path()
-        weights = hashlib.sha256(path.read_bytes()).hexdigest() if path else self.backbone_weights
+        weights = checksum(path) if path else self.backbone_weights
         return {
             "name": self.name,
             "backbone": self.backbone,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.atomic_file import write_atomically
+from trainables.checksum import checksum
 from trainables.file_lock import lock
 
 logger = logging.getLogger(__name__)
@@ -73,10 +74,10 @@ class ArtifactStore:
             return None
         try:
             record = json.loads((folder / RESULT_FILE).read_text())
-            for name, checksum in record["files"].items():
+            for name, expected in record["files"].items():
                 if name == ".." or Path(name).name != name:
                     raise ValueError(f"{name!r} is no file of this folder")
-                if _checksum(folder / name) != checksum:
+                if checksum(folder / name) != expected:
                     raise ValueError(f"{name} has another checksum than when it was written")
         except (OSError, ValueError, KeyError) as error:
             damaged = folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
@@ -106,7 +107,7 @@ class ArtifactStore:
             partial.mkdir(exist_ok=True)
             result = compute(partial)
             files = {
-                path.name: _checksum(path) for path in sorted(partial.iterdir()) if path.is_file()
+                path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()
             }
             record = json.dumps({"result": result, "files": files}, indent=1)
             write_atomically(partial / RESULT_FILE, record)
@@ -157,8 +158,3 @@ class ArtifactStore:
             yield
         finally:
             os.close(descriptor)
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoint import load_checkpoint
+from trainables.checksum import checksum
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset, TeacherLogits, cache_logits, normalize
 from trainables.data.logit_map import shrink
@@ -84,11 +84,9 @@ def cache_teacher(
     Raises:
         DataError: The disk has not the room, or a logit is no finite number.
     """
-    with checkpoint.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     content = {
         "teacher": checkpoint.parent.name,
-        "weights": weights,
+        "weights": checksum(checkpoint),
         "dataset": dataset.fingerprint,
         "stride": stride,
         "precision": precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +82,7 @@ class ImagePairDataset(SegmentationDataset):
         """Height and width of sample ``index``, from the header of its image file."""
         return self.size or _header_size(self.pairs[index].image_path)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of name, split, classes, label table, size, file names and file sizes in bytes."""
         files = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -68,7 +69,7 @@ class Stage(ABC):
         """
         raise NotImplementedError(f"stage {self.name} cannot pause")
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Hash of the content, the parents' keys and the version."""
         parents = {role: parent.key for role, parent in self.parents.items()}
