@@ -105,6 +105,9 @@ class ArtifactStore:
                 return found
             partial = self.root / f"{name}.partial"
             partial.mkdir(exist_ok=True)
+            # An attempt that was killed while publishing left these.
+            for path in (partial / RESULT_FILE, *partial.glob(".*.tmp")):
+                path.unlink(missing_ok=True)
             result = compute(partial)
             files = {
                 path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()

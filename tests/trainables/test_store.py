@@ -41,6 +41,25 @@ def test_an_interrupted_stage_is_invisible_and_goes_on_where_it_was(tmp_path):
     assert not store.obtain("sparse", "k", resumed).reused
 
 
+def test_an_attempt_killed_while_publishing_leaves_nothing_behind(tmp_path):
+    store = ArtifactStore(tmp_path)
+
+    def killed(folder):
+        (folder / "result.json").write_text("{}")
+        (folder / ".result.json.0123abcd.tmp").write_text("{")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.obtain("sparse", "k", killed)
+    store.obtain("sparse", "k", write)
+    found = store.find("sparse", "k")
+    assert found is not None
+    assert {path.name for path in found.folder.iterdir()} == {
+        "checkpoint.safetensors",
+        "result.json",
+    }
+
+
 @pytest.mark.parametrize("damage", ["bytes", "missing", "record"])
 def test_a_damaged_artefact_is_reported_and_computed_again(tmp_path, caplog, damage):
     store = ArtifactStore(tmp_path)
