@@ -34,6 +34,7 @@ examples:
   python search/run.py camvid --data-root CamVid
   python search/run.py camvid --download --num-pipelines 30 --sampler nsga2
   python search/run.py cityscapes --data-root cityscapes --gpus-per-trial 0.5
+  python search/run.py camvid --data-root CamVid --warm-start runs/camvid-20260101-120000
   python search/run.py quickstart --pipeline.data.name folder --data-root my_images
   python search/run.py --resume runs/camvid-20260101-120000
 """

@@ -52,6 +52,8 @@ class StudyConfig:
         space: Where pipelines are looked for.
         pipeline: What all pipelines share: data, networks, trainings, latency.
         first_points: Pipelines tried first; those outside the space are left out.
+        warm_start: Folders of earlier runs whose finished pipelines the sampler knows from the
+            start: of the same data, networks, trainings and objectives.
     """
 
     recipe: Annotated[str, tyro.conf.Suppress] = "custom"
@@ -73,6 +75,7 @@ class StudyConfig:
     space: SearchSpace = field(default_factory=SearchSpace)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     first_points: Annotated[tuple[PipelineSettings, ...], tyro.conf.Suppress] = ()
+    warm_start: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
@@ -102,6 +105,8 @@ class StudyConfig:
                 )
         if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < r < 1 for r in self.rungs):
             raise ValueError(f"rungs must ascend within 0..1, both excluded; got {self.rungs}")
+        if len(set(self.warm_start)) < len(self.warm_start):
+            raise ValueError(f"warm_start must name every run once, got {self.warm_start}")
         if not self.reduction_factor > 1:
             raise ValueError(f"reduction_factor must be above 1, got {self.reduction_factor}")
         gpus = self.gpus_per_trial

@@ -45,7 +45,12 @@ def settle_paths(config: StudyConfig) -> StudyConfig:
         teacher=_settle_weights(pipeline.teacher),
         student=_settle_weights(pipeline.student),
     )
-    return replace(config, pipeline=pipeline, cache_dir=config.cache_dir.expanduser().absolute())
+    return replace(
+        config,
+        pipeline=pipeline,
+        cache_dir=config.cache_dir.expanduser().absolute(),
+        warm_start=tuple(folder.expanduser().absolute() for folder in config.warm_start),
+    )
 
 
 def check_study(config: StudyConfig) -> DatasetSummary:

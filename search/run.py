@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
+from models.hardware import describe_hardware
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config
 from search.preparation import check_study, fetch_data, settle_paths
@@ -36,6 +37,7 @@ from search.results import (
 from search.run_folder import create_run_folder, locked
 from search.study import PipelineStudy
 from search.summary import print_next_steps, print_summary, write_report
+from search.warm_start import check_latency, read_known
 from trainables.pipeline import Baseline, DatasetSummary
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 config=config,
                 folder=folder,
                 dataset=dataset,
-                study=PipelineStudy(config, folder),
+                study=open_study(config, folder, console),
                 console=console,
             )
             return search(run)
@@ -116,10 +118,27 @@ def prepare(arguments: Arguments, console: Console) -> tuple[Path, StudyConfig, 
     else:
         config = fetch_data(arguments.study) if arguments.download else arguments.study
         config = settle_paths(config)
+        read_known(config)  # a run that does not compare ends it here
     with console.status(f"reading the data set {config.pipeline.data.name}"):
         dataset = check_study(config)
     folder = arguments.resume or create_run_folder(arguments.output_dir, config)
     return folder, config, dataset
+
+
+def open_study(config: StudyConfig, folder: Path, console: Console) -> PipelineStudy:
+    """Open the run's study; a new one learns from the earlier runs that it starts from.
+
+    Raises:
+        ValueError: Says which earlier run cannot be used.
+    """
+    study = PipelineStudy(config, folder)
+    if study.awaits_known:
+        known = read_known(config)
+        study.learn_from(known)
+        console.print(
+            f"the sampler knows {len(known)} finished pipelines of earlier runs", highlight=False
+        )
+    return study
 
 
 def search(run: Run) -> int:
@@ -164,6 +183,8 @@ def tune_pipelines(run: Run) -> None:
         run.device = allotment.device
         if address and run.device != "cpu":
             run.hardware = describe_worker()
+        if run.config.warm_start and not run.study.records:
+            check_latency(run.config, run.device, run.hardware or describe_hardware(run.device))
         board = ProgressBoard(run.study)
         with ProgressDisplay(board, run.console) as display:
             callback = BoardCallback(board, display, run.folder, lambda: bool(interrupted))

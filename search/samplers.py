@@ -32,6 +32,11 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "random": lambda seed, num: RandomSampler(seed=seed),
 }
 
+# Marks trials of other runs for the genetic samplers: they breed from nothing without a generation.
+FIRST_GENERATION: dict[str, int] = {
+    sampler._get_generation_key(): 0 for sampler in (NSGAIISampler, NSGAIIISampler)
+}
+
 
 def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: int) -> BaseSampler:
     """Make the sampler of one suggestion.

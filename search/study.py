@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.rung_estimates import EstimatingSampler, RungEstimates
-from search.samplers import create_sampler
+from search.samplers import FIRST_GENERATION, create_sampler
 from trainables.pipeline_config import PipelineSettings
 
 STUDY_NAME = "segfront"
@@ -30,6 +30,7 @@ JOURNAL_FILE = "study.journal"
 
 Outcome = Literal["complete", "failed", "stopped"]
 _OPTUNA_STATES = {"failed": TrialState.FAIL, "stopped": TrialState.PRUNED}
+EARLIER = "warm_start"  # marks what comes from earlier runs
 _OUTCOME_FIELDS = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
 
 
@@ -43,6 +44,22 @@ class Proposal(NamedTuple):
 
     number: int
     settings: PipelineSettings
+
+
+class KnownPipeline(NamedTuple):
+    """A finished pipeline of an earlier run.
+
+    Attributes:
+        run_dir: Folder of that run.
+        number: Of its trial there.
+        settings: What it chose.
+        metrics: Its objectives.
+    """
+
+    run_dir: str
+    number: int
+    settings: PipelineSettings
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +97,9 @@ class PipelineStudy:
     Trials that a dead driver left running are handed out again under their numbers before anything
     new is asked for. One driver at a time: the caller holds the run folder's lock.
 
+    Pipelines of earlier runs, if it starts from any, are trials of the Optuna study before its own;
+    they are in no record and count for nothing but the sampler.
+
     Args:
         config: Space, sampler, objectives, length.
         run_dir: Folder of the run.
@@ -104,7 +124,6 @@ class PipelineStudy:
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._study.set_metric_names(list(config.objectives))
         self._distributions = config.space.distributions()
-        self._enqueue_first_points()
         self._estimates = RungEstimates(config.rungs, config.objectives)
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
@@ -112,7 +131,7 @@ class PipelineStudy:
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:
                 self._abandoned.append(trial._trial_id)
-            if trial.state != TrialState.WAITING:
+            if trial.state != TrialState.WAITING and EARLIER not in trial.user_attrs:
                 record = self.records[trial.number] = self._read(trial)
                 self._estimates.note(record.number, record.metrics)
         clocks = [3600 * (record.elapsed_hours or 0.0) for record in self.records.values()]
@@ -120,6 +139,39 @@ class PipelineStudy:
             float(self._study.user_attrs.get("worked_seconds", 0.0)), *clocks, 0.0
         )
         self._opened = time.monotonic()
+
+    @property
+    def awaits_known(self) -> bool:
+        """Whether the pipelines of the earlier runs are still to be learnt from."""
+        return bool(self.config.warm_start) and EARLIER not in self._study.user_attrs
+
+    def learn_from(self, pipelines: Sequence[KnownPipeline]) -> None:
+        """Let the sampler know finished pipelines of earlier runs, before anything is asked for.
+
+        They are kept in the journal, so that a resumed study has them without their runs.
+
+        Args:
+            pipelines: Inside the space, their objectives comparable; those that a killed driver
+                has added already are left out.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        present = [trial.user_attrs.get(EARLIER) for trial in trials]
+        for pipeline in pipelines:
+            origin = {"run": pipeline.run_dir, "trial": pipeline.number}
+            if origin in present:
+                continue
+            values = asdict(pipeline.settings)
+            self._study.add_trial(
+                create_trial(
+                    params={name: values[name] for name in self._distributions},
+                    distributions=dict(self._distributions),
+                    values=[float(pipeline.metrics[name]) for name in self.config.objectives],
+                    constraints=self._constrain(pipeline.metrics),
+                    user_attrs={EARLIER: origin, "metrics": dict(pipeline.metrics)},
+                    system_attrs=dict(FIRST_GENERATION),
+                )
+            )
+        self._study.set_user_attr(EARLIER, [str(folder) for folder in self.config.warm_start])
 
     @property
     def num_unfinished(self) -> int:
@@ -143,6 +195,8 @@ class PipelineStudy:
         left = self._abandoned
         if not left and len(self.records) >= self.config.num_pipelines:
             return None
+        if not self.records:
+            self._enqueue_first_points()
         sampler = create_sampler(
             self.config.sampler,
             seed=self.config.seed,
@@ -222,7 +276,8 @@ class PipelineStudy:
         )
         # Each attribute is a write to disk of its own, so that all go into one.
         trial.set_user_attr("outcome", {name: getattr(record, name) for name in _OUTCOME_FIELDS})
-        self._set_constraints(trial, metrics)
+        for name, value in self._constrain(metrics).items():
+            trial.set_constraint(name, value)
         if outcome == "complete":
             self._study.tell(trial, [float(metrics[name]) for name in self.config.objectives])
         else:
@@ -268,19 +323,25 @@ class PipelineStudy:
             raise ValueError(f"trial {number} is not running, so it has no outcome to tell")
         return trial, record
 
-    def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
-        for name, limit in self._limits.items():
-            if name in metrics:
-                trial.set_constraint(name, metrics[name] / limit - 1)
+    def _constrain(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """How far a network is beyond its limits, relative to them; feasible up to 0."""
+        return {
+            name: metrics[name] / limit - 1
+            for name, limit in self._limits.items()
+            if name in metrics
+        }
 
     def _enqueue_first_points(self) -> None:
-        existing = len(self._study.get_trials(deepcopy=False))
+        trials = self._study.get_trials(deepcopy=False)
+        waiting = [
+            t.system_attrs.get("fixed_params") for t in trials if EARLIER not in t.user_attrs
+        ]
         points = [point for point in self.config.first_points if self.config.space.contains(point)]
         for point in points[: self.config.num_pipelines]:
             values = asdict(point)
             params = {name: values[name] for name in self._distributions}
-            if existing < self.config.num_pipelines:
-                self._study.enqueue_trial(params, skip_if_exists=True)
+            if params not in waiting:  # a killed driver's
+                self._study.enqueue_trial(params)
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
         attributes = trial.user_attrs

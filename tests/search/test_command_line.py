@@ -63,6 +63,8 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         (["--pipeline.teacher.backbone-weights", "no.safetensors"], "no.safetensors"),
         (["camvid", "--data-root", "nowhere"], "nowhere"),
         (["quickstart", "--download"], "--download fetches camvid only"),
+        (["--warm-start", "nowhere"], "nowhere/config.json cannot be read"),
+        (["--warm-start", "a", "a"], "warm_start must name every run once"),
         (["--resume", "nowhere"], "nowhere/config.json cannot be read"),
         (["--resume", "x", "--num-pipelines", "4"], "--num-pipelines"),
     ],
