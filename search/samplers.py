@@ -26,8 +26,8 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "tpe": lambda seed, num: BoundedHistorySampler(
         TPESampler(seed=seed, n_startup_trials=_share(num, most=10))
     ),
-    "nsga2": lambda seed, num: NSGAIISampler(seed=seed, population_size=_share(num, most=50)),
-    "nsga3": lambda seed, num: NSGAIIISampler(seed=seed, population_size=_share(num, most=50)),
+    "nsga2": lambda seed, num: NSGAIISampler(seed=seed, population_size=_population(num)),
+    "nsga3": lambda seed, num: NSGAIIISampler(seed=seed, population_size=_population(num)),
     "gp": lambda seed, num: GPSampler(seed=seed, n_startup_trials=_share(num, most=10)),
     "random": lambda seed, num: RandomSampler(seed=seed),
 }
@@ -63,3 +63,15 @@ def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: in
 
 def _share(num_pipelines: int, *, most: int) -> int:
     return max(4, min(most, num_pipelines // 3))
+
+
+def _population(num_pipelines: int) -> int:
+    """Pipelines of one generation of a genetic sampler.
+
+    The first generation is random and only the later ones learn, so that a study should have ten:
+    with Optuna's default of 50 one of 300 pipelines would have six, and spend a sixth at random.
+    Fewer than 8 parents of three objectives are all of one rank and select nothing, so that a short
+    study has fewer generations, yet at least three; beyond 500 pipelines the default holds, and
+    more pipelines mean more generations.
+    """
+    return max(4, min(50, max(8, num_pipelines // 10), num_pipelines // 3))
