@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -60,6 +61,33 @@ class FloatRange:
         return math.isclose(steps, round(steps), abs_tol=1e-6)
 
 
+def _parse_choices(words: list[str]) -> tuple[float, ...] | FloatRange:
+    """Read `LOW..HIGH` as a logarithmic range, anything else as choices."""
+    if len(words) == 1 and ".." in words[0]:
+        low, high = words[0].split("..", 1)
+        return FloatRange(low=float(low), high=float(high), log=True)
+    return tuple(map(float, words))
+
+
+def _format_choices(values: tuple[float, ...] | FloatRange) -> list[str]:
+    if isinstance(values, FloatRange):
+        return [f"{values.low:g}..{values.high:g}"]
+    return [str(value) for value in values]
+
+
+# One flag for both: tyro by itself would make a subcommand of each member of the union.
+ChoicesOrRange = Annotated[
+    tuple[float, ...] | FloatRange,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="FLOAT [FLOAT ...] | LOW..HIGH",
+        instance_from_str=_parse_choices,
+        is_instance=lambda value: isinstance(value, tuple | FloatRange),
+        str_from_instance=_format_choices,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace:
     """Where pipelines are looked for. One choice, or low == high, fixes a setting.
@@ -68,7 +96,8 @@ class SearchSpace:
     distillation's weights are continuous.
 
     Attributes:
-        sparsity_lambda: Factors of the L1 norm of the BatchNorm scales.
+        sparsity_lambda: Factors of the L1 norm of the BatchNorm scales; or LOW..HIGH for any
+            between them, on a logarithmic scale, where hardly two pipelines share a sparse network.
         pruning_ratio: Fraction of channels removed, within 0..1.
         scope: Whether that fraction holds in every layer (local) or over the network (global).
         round_to: Channel counts are kept at multiples of one of these.
@@ -80,7 +109,7 @@ class SearchSpace:
         lr: Peak learning rate of the fine-tuning.
     """
 
-    sparsity_lambda: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    sparsity_lambda: ChoicesOrRange = (1e-5, 1e-4, 1e-3)
     pruning_ratio: FloatRange = field(
         default_factory=lambda: FloatRange(low=0.3, high=0.7, step=0.1)
     )

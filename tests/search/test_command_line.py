@@ -11,6 +11,7 @@ from search.config import save_config
 from search.recipes import RECIPES, quickstart
 from search.run import main
 from search.run_folder import create_run_folder, locked
+from search.space import FloatRange
 
 
 def run(*arguments: str) -> int:
@@ -36,6 +37,16 @@ def test_flags_follow_the_types(tmp_path: Path) -> None:
     assert study.objectives == ("miou", "macs")
     assert study.space.sparsity_lambda == (1e-4, 1e-2)
     assert (study.sampler, study.gpus_per_trial) == ("nsga2", 0.5)
+
+
+def test_lambda_is_a_list_of_choices_or_a_range(capsys: pytest.CaptureFixture[str]) -> None:
+    flag = "--space.sparsity-lambda"
+    assert parse_arguments([flag, "1e-4"]).study.space.sparsity_lambda == (1e-4,)
+    given = parse_arguments([flag, "1e-5..1e-2"]).study.space.sparsity_lambda
+    assert given == FloatRange(low=1e-5, high=1e-2, log=True)
+    for wrong, message in (("many", "many"), ("0..1", "low > 0")):
+        assert run(flag, wrong) == 2
+        assert message in "".join(capsys.readouterr())
 
 
 def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> None:

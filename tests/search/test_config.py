@@ -10,11 +10,20 @@ from search.config import ConfigError, StudyConfig, load_config, save_config
 from search.objectives import OBJECTIVES
 from search.recipes import RECIPES, describe_recipe
 from search.samplers import SAMPLERS
+from search.space import FloatRange
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_config_json_holds_a_recipe_exactly(recipe: str, tmp_path: Path) -> None:
     config = replace(RECIPES[recipe](), seed=7, max_latency_ms=12.5, gpus_per_trial=0.25)
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config
+
+
+def test_config_json_holds_a_continuous_lambda(tmp_path: Path) -> None:
+    config = RECIPES["quickstart"]()
+    given = FloatRange(low=1e-5, high=1e-2, log=True)
+    config = replace(config, space=replace(config.space, sparsity_lambda=given))
     save_config(config, tmp_path / "config.json")
     assert load_config(tmp_path / "config.json") == config
 

@@ -33,6 +33,16 @@ def test_one_choice_or_an_empty_range_is_fixed_and_not_suggested() -> None:
     assert (settings.scope, settings.temperature, settings.round_to) == ("global", 4.0, 1)
 
 
+def test_lambda_may_be_continuous() -> None:
+    space = SearchSpace(sparsity_lambda=FloatRange(low=1e-5, high=1e-2, log=True))
+    distribution = space.distributions()["sparsity_lambda"]
+    assert distribution == optuna.distributions.FloatDistribution(1e-5, 1e-2, log=True)
+    assert space.contains(PipelineSettings(sparsity_lambda=2e-4))
+    assert not space.contains(PipelineSettings(sparsity_lambda=0.1))
+    with pytest.raises(ValueError, match=r"space\.sparsity_lambda: .*at least 0"):
+        SearchSpace(sparsity_lambda=FloatRange(low=-1.0, high=1.0))
+
+
 def test_points_outside_are_recognised() -> None:
     space, point = SearchSpace(), PipelineSettings()
     assert space.contains(point)
