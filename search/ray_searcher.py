@@ -123,7 +123,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             is_full = len(self._tree.open_pipelines) - len(self._rungs.paused) >= most_open
             if task is not None or is_full or "dense" not in self.baselines:
                 return task
-            proposal = self.study.ask()
+            proposal = self.study.ask(self._tree.trained_lambdas)
             if proposal is None:
                 self._is_exhausted = True
                 return None

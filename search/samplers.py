@@ -55,10 +55,32 @@ def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: in
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}; got {name!r}")
-    derived = np.random.SeedSequence([seed, trial_number]).generate_state(1)[0]
+    derived = derive_seed(seed, trial_number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # NSGA-III
-        return SAMPLERS[name](int(derived), num_pipelines)
+        return SAMPLERS[name](derived, num_pipelines)
+
+
+def derive_seed(seed: int, trial_number: int) -> int:
+    """A seed of its own for every suggestion of a study."""
+    return int(np.random.SeedSequence([seed, trial_number]).generate_state(1)[0])
+
+
+def count_random_starts(name: SamplerName, num_pipelines: int) -> int:
+    """Pipelines that must have finished before a sampler learns from them.
+
+    Args:
+        name: Key of `SAMPLERS`; random never learns and has no start, so that it stays random.
+        num_pipelines: Length of the study.
+    """
+    starts: dict[SamplerName, int] = {
+        "tpe": _share(num_pipelines, most=10),
+        "nsga2": _population(num_pipelines),
+        "nsga3": _population(num_pipelines),
+        "gp": _share(num_pipelines, most=10),
+        "random": 0,
+    }
+    return starts[name]
 
 
 def _share(num_pipelines: int, *, most: int) -> int:

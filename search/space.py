@@ -53,6 +53,15 @@ class FloatRange:
                 f"step must divide the range {self.low}..{self.high}, got step {self.step}"
             )
 
+    def values(self) -> tuple[float, ...]:
+        """The values of the grid, ascending; none of a continuous range."""
+        if self.low == self.high:
+            return (self.low,)
+        if self.step is None:
+            return ()
+        count = round((self.high - self.low) / self.step)
+        return tuple(round(self.low + i * self.step, DIGITS) for i in range(count + 1))
+
     def contains(self, value: float) -> bool:
         """Whether the range holds the value (steps count)."""
         if not self.low - 1e-12 <= value <= self.high + 1e-12:

@@ -89,6 +89,9 @@ class StageTree:
 
     Args:
         rungs: Shares of the last stage's steps after which it pauses, ascending, within 0..1.
+
+    Attributes:
+        trained_lambdas: Values of lambda whose sparse stage is done.
     """
 
     def __init__(self, rungs: Sequence[float] = ()) -> None:
@@ -98,6 +101,7 @@ class StageTree:
         self._paid: dict[str, int] = {}
         self._queue: list[tuple[float, int, str]] = []  # minus depth, age, node
         self._ending: dict[int, None] = {}
+        self.trained_lambdas: set[float] = set()
         for stage in BASELINES:
             task = Task(stage, stage, None, stage)
             self._nodes[stage] = _Node(task=task, age=len(self._nodes), parents=())
@@ -169,6 +173,8 @@ class StageTree:
         """
         entry = self._nodes[node]
         entry.state, entry.result = "done", result
+        if entry.task.stage == "sparse" and entry.task.settings is not None:
+            self.trained_lambdas.add(entry.task.settings.sparsity_lambda)
         for child in entry.children:
             self._enqueue(child)
         self._ending |= {n: None for n in entry.waiting if self._pipelines[n][-1] == node}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +23,13 @@ from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.rung_estimates import EstimatingSampler, RungEstimates
-from search.samplers import FIRST_GENERATION, create_sampler
+from search.samplers import (
+    FIRST_GENERATION,
+    count_random_starts,
+    create_sampler,
+    derive_seed,
+)
+from search.start_up import choose_prefix
 from trainables.pipeline_config import PipelineSettings
 
 STUDY_NAME = "segfront"
@@ -128,10 +135,13 @@ class PipelineStudy:
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
         self._abandoned: list[int] = []
+        self._num_known = 0
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:
                 self._abandoned.append(trial._trial_id)
-            if trial.state != TrialState.WAITING and EARLIER not in trial.user_attrs:
+            if EARLIER in trial.user_attrs:
+                self._num_known += 1
+            elif trial.state != TrialState.WAITING:
                 record = self.records[trial.number] = self._read(trial)
                 self._estimates.note(record.number, record.metrics)
         clocks = [3600 * (record.elapsed_hours or 0.0) for record in self.records.values()]
@@ -155,6 +165,7 @@ class PipelineStudy:
                 has added already are left out.
         """
         trials = self._study.get_trials(deepcopy=False)
+        self._num_known = len(pipelines)
         present = [trial.user_attrs.get(EARLIER) for trial in trials]
         for pipeline in pipelines:
             origin = {"run": pipeline.run_dir, "trial": pipeline.number}
@@ -190,13 +201,20 @@ class PipelineStudy:
         """Working time over all sessions."""
         return self._worked_before + time.monotonic() - self._opened
 
-    def ask(self) -> Proposal | None:
-        """Hand out the next pipeline; None when all have been handed out."""
+    def ask(self, ready: Collection[float] = ()) -> Proposal | None:
+        """Hand out the next pipeline; None when all have been handed out.
+
+        Args:
+            ready: Values of lambda whose sparse stage is done; those have precedence as long as the
+                sampler would draw at random.
+        """
         left = self._abandoned
         if not left and len(self.records) >= self.config.num_pipelines:
             return None
         if not self.records:
             self._enqueue_first_points()
+        if not left and ready and self._draws_at_random:
+            self._enqueue_prefix(ready)
         sampler = create_sampler(
             self.config.sampler,
             seed=self.config.seed,
@@ -342,6 +360,29 @@ class PipelineStudy:
             params = {name: values[name] for name in self._distributions}
             if params not in waiting:  # a killed driver's
                 self._study.enqueue_trial(params)
+
+    @property
+    def _draws_at_random(self) -> bool:
+        """Whether the sampler has not begun to learn, as far as finished trials say."""
+        starts = count_random_starts(self.config.sampler, self.config.num_pipelines)
+        missing = max(0, starts - self._num_known)
+        finished = (
+            number
+            for number, record in self.records.items()
+            if record.state in ("complete", "stopped") or self._estimates.estimate(number)
+        )
+        return len(list(islice(finished, missing))) < missing
+
+    def _enqueue_prefix(self, ready: Collection[float]) -> None:
+        """Let the next trial share what is there, unless a given point is next."""
+        if self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return
+        proposed = [record.settings for record in self.records.values()]
+        prefix = choose_prefix(
+            self.config.space, proposed, ready, seed=derive_seed(self.config.seed, len(proposed))
+        )
+        if prefix:
+            self._study.enqueue_trial(prefix)
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
         attributes = trial.user_attrs

@@ -43,6 +43,12 @@ def test_lambda_may_be_continuous() -> None:
         SearchSpace(sparsity_lambda=FloatRange(low=-1.0, high=1.0))
 
 
+def test_a_grid_lists_its_values() -> None:
+    assert FloatRange(low=0.3, high=0.7, step=0.1).values() == (0.3, 0.4, 0.5, 0.6, 0.7)
+    assert FloatRange(low=0.3, high=0.3).values() == (0.3,)
+    assert FloatRange(low=0.3, high=0.7).values() == ()
+
+
 def test_points_outside_are_recognised() -> None:
     space, point = SearchSpace(), PipelineSettings()
     assert space.contains(point)
