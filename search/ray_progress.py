@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray.exceptions import RayActorError
 from ray.tune import Callback
 
 from search.progress import Activity, ProgressBoard, ProgressDisplay
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 CLOCK_SECONDS = 60.0
 REASON_LENGTH = 400
 STALLS_FOLDER = "stalls"
+NO_RESULT = "the worker ended without a result"
 
 
 class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
@@ -100,18 +100,15 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def explain_error(self, trial_id: str) -> str:
         """Say in one line why a trial's worker failed."""
         trial = self._trials.get(trial_id)
-        error = trial.get_pickled_error() if trial is not None else None
-        if trial is None or error is None:
-            return "the worker ended without a result"
-        if isinstance(error, RayActorError):
-            report = stall_report(self._stalls_dir, trial.config)
-            stall = read_stall(report)
-            if stall:
-                return f"{stall} ({STALLS_FOLDER}/{report.name} says where it hung)"
-            return "the worker process died: killed, out of memory, or crashed (see ray.log)"
-        cause = getattr(error, "cause", None) or error
-        message = " ".join(str(cause).split())
-        return f"{type(cause).__name__}: {message}"[:REASON_LENGTH]
+        if trial is None:
+            return NO_RESULT
+        report = stall_report(self._stalls_dir, trial.config)
+        stall = read_stall(report)
+        if stall:
+            return f"{stall} ({STALLS_FOLDER}/{report.name} says where it hung)"
+        # Tune brings its files to the run's folder only now and then.
+        file = Path(trial.error_file or "")
+        return describe_failure(file.read_text(errors="replace")) if file.is_file() else NO_RESULT
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune nothing to save: a resumed run starts with a new board."""
@@ -120,6 +117,24 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def _forget(self, trial: Trial) -> None:
         self._board.activities.pop(trial.trial_id, None)
         self._trials.pop(trial.trial_id, None)
+
+
+def describe_failure(text: str) -> str:
+    """Say in one line what the last entry of Tune's error.txt says.
+
+    Args:
+        text: "Failure # 1 (occurred at ...)", then the error: of a worker that died "The actor...",
+            of one that raised a traceback.
+    """
+    last = text.rpartition("Failure # ")[2].partition("\n")[2].strip()
+    if not last or last.startswith("The actor"):
+        return "the worker process died: killed, out of memory, or crashed (see ray.log)"
+    message: list[str] = []
+    for line in reversed(last.splitlines()):
+        if line.startswith(" ") and message:
+            break  # the traceback above the message
+        message.insert(0, line.strip())
+    return " ".join(" ".join(message).split())[:REASON_LENGTH]
 
 
 def _describe_settings(settings: dict[str, Any]) -> str:

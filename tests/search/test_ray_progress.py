@@ -1,0 +1,62 @@
+"""Why a trial failed, from what its worker and Tune left behind."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError, RayTaskError
+from rich.console import Console
+
+from search.config import StudyConfig
+from search.progress import ProgressBoard, ProgressDisplay
+from search.ray_progress import BoardCallback, describe_failure
+from search.study import PipelineStudy
+
+DIED = "the worker process died: killed, out of memory, or crashed (see ray.log)"
+TRACEBACK = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
+  File "trainables/training.py", line 1, in train
+    loss.backward()
+RuntimeError: CUDA out of memory.
+Tried to allocate 2 GiB"""
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        ([RayActorError()], DIED),
+        ([RayTaskError("train", TRACEBACK, RuntimeError())],
+         "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"),
+        ([RayTaskError("train", TRACEBACK, RuntimeError()), RayActorError()], DIED),
+        ([ValueError("short")], "short"),
+        ([ValueError("")], DIED),
+    ],
+)  # fmt: skip
+def test_last_failure_is_described_in_a_line(errors: list[Exception], reason: str) -> None:
+    entries = (f"Failure # {i + 1} (occurred at now)\n{e}\n" for i, e in enumerate(errors))
+    assert describe_failure("".join(entries)) == reason
+
+
+def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
+    output = io.StringIO()
+    board = ProgressBoard(PipelineStudy(config, tmp_path))
+    display = ProgressDisplay(board, Console(file=output))
+    callback = BoardCallback(board, display, tmp_path, lambda: False)
+    trial: Any = SimpleNamespace(
+        trial_id="a", config={"stage": "sparse", "label": "sparse lambda 0.1"}, error_file=None
+    )
+    assert callback.explain_error("a") == "the worker ended without a result"
+    callback.on_trial_start(1, [trial], trial)
+    assert callback.explain_error("a") == "the worker ended without a result"
+    trial.error_file = str(tmp_path / "error.txt")
+    (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at now)\n{RayActorError()}\n")
+    assert callback.explain_error("a") == DIED
+    (tmp_path / "stalls").mkdir()
+    (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("no progress for 9 s at step 3\n\n")
+    callback.on_trial_recover(1, [trial], trial)
+    where = "stalls/sparse-lambda-0.1.txt says where it hung"
+    expected = f"sparse lambda 0.1 is run again: no progress for 9 s at step 3 ({where})"
+    assert output.getvalue() == f"{expected}\n"
