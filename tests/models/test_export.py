@@ -1,0 +1,271 @@
+"""Exported networks: onnxruntime computes what PyTorch computes, or no file is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import MODELS, SegmentationNetwork, create_model, export, onnx_graph
+from models.checkpoint import save_checkpoint
+from models.export import ExportError, export_onnx, main
+from models.layers import ConvBNReLU, resize
+from models.normalization import Normalization, Normalize
+from models.pruning import prune
+from trainables.data import IMAGENET_MEAN, IMAGENET_STD, normalize
+
+SMALL: dict[str, dict[str, Any]] = {
+    "dual_branch": {"backbone": "tu-resnet18d", "width": 0.25, "auxiliary": True},
+    "deeplabv3plus": {"backbone": "mobilenet_v2", "decoder_channels": 32},
+}
+# Half of the networks, with every layer that is not plain: unpooling (enet, segnet), channels by
+# number (lednet, espnetv2, tbfenet), grids of averages (espnetv2, swiftnet), timm's BatchNorms
+# (dual_branch). An export takes 4 to 20 seconds; SEGFRONT_EXPORT_ALL=1 tests the others too.
+TESTED = (
+    "bisenetv2", "dual_branch", "edanet", "enet", "erfnet", "espnetv2", "fast_scnn", "lednet",
+    "lraspp_mobilenet_v3_large", "segnet", "swiftnet_resnet18", "tbfenet",
+)  # fmt: skip
+OTHERS = pytest.mark.skipif(
+    "SEGFRONT_EXPORT_ALL" not in os.environ, reason="SEGFRONT_EXPORT_ALL is not set"
+)
+SLOW = ("espnetv2", "tbfenet")
+
+
+class Tiny(SegmentationNetwork):
+    """Little enough to be exported in a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = ConvBNReLU(3, 8, 3, stride=2)
+        self.classify = nn.Conv2d(8, 5, 1)
+
+    def compute_outputs(self, images: Tensor, with_auxiliary: bool) -> tuple[Tensor, ...]:
+        return (resize(self.classify(self.features(images)), images.shape[-2:]),)
+
+    def get_output_layers(self) -> tuple[nn.Module, ...]:
+        return (self.classify,)
+
+
+class Wavering(Tiny):
+    """Takes a path that depends on what it sees, which no fixed graph can."""
+
+    def compute_outputs(self, images: Tensor, with_auxiliary: bool) -> tuple[Tensor, ...]:
+        (logits,) = super().compute_outputs(images, with_auxiliary)
+        return (logits if logits.mean() > 0 else -logits,)
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    torch.manual_seed(0)
+    model = Tiny()
+    model(torch.randn(4, 3, 64, 64))  # moves the running statistics
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = create_model("fast_scnn", num_classes=5)
+    prune(model, torch.zeros(1, 3, 64, 64), 0.5)
+    normalization = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scale": 255}
+    path = tmp_path_factory.mktemp("distilled-0") / "checkpoint.safetensors"
+    save_checkpoint(path, model, {"normalization": normalization, "classes": list("abcde")})
+    return path
+
+
+def run_file(path: Path, images: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def check_export(model: SegmentationNetwork, path: Path, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        model.train()(torch.randn(2, 3, 64, 96))  # moves the running statistics
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    exported = export_onnx(model, path, image_size=size)
+    assert model.training
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        expected = model.eval()(images)
+    assert exported.output_shape == expected.shape
+    # In unpooling a value may move by rounding; elsewhere the error is about 1e-7.
+    limit = 0.03 if model.name in ("enet", "segnet") else 1e-5
+    assert exported.error < limit
+    assert (run_file(path, images) - expected).norm() < limit * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["enet", "fast_scnn", "lednet", "segnet"])
+def test_networks_are_exported_at_odd_sizes(name: str, tmp_path: Path):
+    torch.manual_seed(0)
+    check_export(create_model(name, num_classes=5), tmp_path / "net.onnx", (65, 97))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        if name in TESTED
+        else pytest.param(name, marks=OTHERS)
+        for name in sorted(MODELS)
+    ],
+)
+def test_pruned_networks_are_exported(name: str, tmp_path: Path):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=5, **SMALL.get(name, {}))
+    prune(model, torch.zeros(1, 3, 64, 64), 0.5)
+    check_export(model, tmp_path / "net.onnx", (64, 96))
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_opset_and_batch_are_those_asked_for(tiny: Tiny, opset: int, tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "net.onnx"
+    exported = export_onnx(tiny, path, image_size=(64, 80), batch_size=3, opset=opset)
+    assert exported.path == path
+    assert exported.num_bytes == path.stat().st_size
+    assert exported.input_shape == (3, 3, 64, 80)
+    file = onnx.load(path)
+    onnx.checker.check_model(file, full_check=True)
+    assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", opset)]
+    images = torch.randn(3, 3, 64, 80)
+    torch.testing.assert_close(run_file(path, images), tiny.eval()(images).detach())
+
+
+def test_nothing_of_this_machine_is_in_the_file(tiny: Tiny, tmp_path: Path):
+    export_onnx(tiny, tmp_path / "net.onnx", image_size=(64, 64), notes={"classes": "[]"})
+    content = (tmp_path / "net.onnx").read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in content
+    assert b"site-packages" not in content
+    notes = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}
+    assert notes == {"network": "", "classes": "[]"}
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_normalization_is_that_of_training():
+    images = torch.arange(256, dtype=torch.uint8).repeat(3, 1).view(1, 3, 16, 16)
+    layer = Normalize(Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    torch.testing.assert_close(layer(images), normalize(images), check_stride=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": (0.0, 0.0)}, r"3 channels, got \(0.0, 0.0\)"),
+        ({"std": (1.0, 0.0, 1.0)}, r"above 0, got \(1.0, 0.0, 1.0\)"),
+        ({"scale": 0.0}, r"above 0, .* 0.0"),
+    ],
+)
+def test_normalization_states_what_is_wrong(change: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        Normalization(**{"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": (63, 64)}, r"at least 64, got \(63, 64\)"),
+        ({"batch_size": 0}, "at least 1, got 0"),
+        ({"opset": 17}, "18 to 23, got 17"),
+        ({"max_error": 0.0}, "above 0, got 0.0"),
+        ({"path": "."}, r"not be a folder, got \."),
+        ({"model": nn.Identity()}, "must be a SegmentationNetwork, got a Identity"),
+    ],
+)
+def test_arguments_out_of_range_are_named(
+    tiny: Tiny, change: dict[str, Any], message: str, tmp_path: Path
+):
+    given = {"model": tiny, "path": tmp_path / "net.onnx", "image_size": (64, 64), **change}
+    with pytest.raises(ValueError, match=message):
+        export_onnx(**given)
+
+
+@pytest.mark.parametrize(("unpools", "limit"), [(False, "0.0001"), (True, "0.03")])
+def test_another_result_leaves_the_old_file(
+    tiny: Tiny, unpools: bool, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(export, "translate", lambda *_: onnx_graph.Translation(b"new", unpools))
+    monkeypatch.setattr(export, "run_onnx", lambda _, images: 1.05 * tiny.eval()(images))
+    with pytest.raises(ExportError, match=f"error of its logits is 0.05, the limit {limit}"):
+        export_onnx(tiny, path, image_size=(64, 64))
+    assert path.read_bytes() == b"old"
+    export_onnx(tiny, path, image_size=(64, 64), max_error=0.06)
+    assert path.read_bytes() == b"new"
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_network_without_a_fixed_graph_is_refused(tmp_path: Path):
+    with pytest.raises(ExportError, match=r"PyTorch cannot translate the network: .+"):
+        export_onnx(Wavering(), tmp_path / "net.onnx", image_size=(64, 64))
+    assert not list(tmp_path.iterdir())
+
+
+def test_logits_that_are_not_finite_are_refused(tiny: Tiny, tmp_path: Path):
+    nn.init.constant_(tiny.classify.weight, float("nan"))
+    with pytest.raises(ExportError, match="not finite"):
+        export_onnx(tiny, tmp_path / "net.onnx", image_size=(64, 64))
+
+
+def test_what_onnxruntime_says_of_a_broken_file_is_told():
+    with pytest.raises(ExportError, match=r"onnxruntime cannot run the export: .+"):
+        onnx_graph.run_onnx(b"no graph", torch.zeros(1, 3, 64, 64))
+
+
+def test_the_command_exports_a_stage(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "net.onnx"
+    flags = ["--output", str(path), "--image-size", "65", "96", "--normalize"]
+    assert main([str(checkpoint.parent), *flags]) == 0
+    assert "uint8 RGB images (1, 3, 65, 96) -> logits (1, 5, 65, 96)" in capsys.readouterr().out
+    notes = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert notes == {"network": "fast_scnn", "classes": '["a", "b", "c", "d", "e"]'}
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 65, 96), np.uint8))
+    with torch.no_grad():
+        expected = export.load_checkpoint(checkpoint)(normalize(images))
+    torch.testing.assert_close(run_file(path, images), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["nowhere"], "nowhere is no file"),
+        (["text"], "text is not a whole safetensors file"),
+        (["good", "--image-size", "63", "64"], "at least 64, got (63, 64)"),
+        (["good", "--opset", "9"], "18 to 23, got 9"),
+        (["good", "--output", "."], "not be a folder, got ."),
+        (["bare", "--normalize"], "the checkpoint states no normalisation"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    checkpoint: Path, flags: list[str], message: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("good").symlink_to(checkpoint)
+    Path("text").write_text("no checkpoint")
+    save_checkpoint("bare", create_model("fast_scnn"))
+    assert main(["--output", "net.onnx", "--image-size", "64", "64", *flags]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert message in output.err
+    assert not Path("net.onnx").exists()
+
+
+def test_missing_packages_are_named(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setattr(onnx_graph, "find_spec", lambda name: None if name == "onnxscript" else 1)
+    flags = ["--output", str(tmp_path / "net.onnx"), "--image-size", "64", "64"]
+    assert main([str(checkpoint), *flags]) == 2
+    assert "needs onnxscript: pip install -e '.[deploy]'" in capsys.readouterr().err
