@@ -91,8 +91,9 @@ def export_onnx(
     path = Path(path)
     _check_arguments(model, path, image_size, batch_size, opset, max_error)
     check_packages()
-    network = copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
     whole = network if normalization is None else nn.Sequential(Normalize(normalization), network)
+    whole.eval()
     images = _draw_images((batch_size, 3, *image_size), is_normalized=normalization is None)
     with torch.no_grad():
         expected: Tensor = whole(images)
