@@ -141,7 +141,7 @@ def _measure_error(found: Tensor, expected: Tensor) -> float:
     if found.shape != expected.shape:
         return float("inf")
     difference = (found.double() - expected.double()).norm()
-    return (difference / expected.double().norm().clamp_min(1e-30)).item()
+    return float(difference / expected.double().norm().clamp_min(1e-30))
 
 
 def _check_arguments(
