@@ -11,6 +11,7 @@ from models.asymmetric_pyramid import AsymmetricPyramid
 from models.bisenet import BiSeNet
 from models.bisenetv2 import BiSeNetV2
 from models.cgnet import CGNet
+from models.cpu_convolutions import use_cpu_convolutions
 from models.dabnet import DABNet
 from models.deeplabv3plus import DeepLabV3Plus
 from models.dfanet import DFANet
@@ -121,6 +122,7 @@ def create_model(name: str, num_classes: int = 19, **kwargs: Any) -> Segmentatio
     bound = signature.bind(num_classes=num_classes, **kwargs)
     bound.apply_defaults()
     network = constructor(*bound.args, **bound.kwargs)
+    use_cpu_convolutions(network)
     network.name = name
     network.kwargs = {k: v for k, v in bound.arguments.items() if k != "backbone_weights"}
     return network

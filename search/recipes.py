@@ -72,7 +72,7 @@ def camvid() -> StudyConfig:
         backbone_lr_factor=0.5,
     )
     training = TrainConfig(
-        num_steps=2200,
+        num_steps=2400,
         batch_size=4,
         optimizer=optimizer,
         class_weighting="enet",
@@ -93,9 +93,9 @@ def camvid() -> StudyConfig:
             output_stride=16,
         ),
         teacher_training=training,
-        dense=replace(training, num_steps=800),
-        sparse=replace(training, num_steps=120, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=300),
+        dense=replace(training, num_steps=600),
+        sparse=replace(training, num_steps=100, optimizer=replace(optimizer, lr=5e-4)),
+        distil=replace(training, num_steps=220),
     )
     space = SearchSpace(
         sparsity_lambda=(1e-5, 1e-3),

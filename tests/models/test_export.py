@@ -193,7 +193,7 @@ def test_another_result_leaves_the_old_file(
     path = tmp_path / "net.onnx"
     path.write_bytes(b"old")
     monkeypatch.setattr(export, "translate", lambda *_: onnx_graph.Translation(b"new", unpools))
-    monkeypatch.setattr(export, "run_onnx", lambda _, images: 1.05 * tiny.eval()(images))
+    monkeypatch.setattr(export, "run_onnx", lambda _, images: 1.05 * tiny.eval()(images).detach())
     with pytest.raises(ExportError, match=f"error of its logits is 0.05, the limit {limit}"):
         export_onnx(tiny, path, image_size=(64, 64))
     assert path.read_bytes() == b"old"

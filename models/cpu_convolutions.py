@@ -1,0 +1,115 @@
+"""Convolutions whose training step on a CPU costs as little as their arithmetic.
+
+oneDNN has fast backward kernels for plain depthwise convolutions only, and autograd computes in
+slow strided memory where a padded map is cut again. The forms here compute the same values from
+what is fast. They serve CPU training alone: an inference, a GPU, a traced or exported network meet
+the library's own layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def use_cpu_convolutions(model: nn.Module) -> None:
+    """Let the layers of a network take the fast forms where they have one, in place.
+
+    Parameters, names and hooks stay those of the layers; so do the values, up to rounding.
+
+    Args:
+        model: Any network; layers that are derived from PyTorch's or timm's are left alone.
+    """
+    for module in model.modules():
+        if type(module) is Conv2dSame:
+            module.__class__ = SamePaddedConv2d
+        elif type(module) is nn.Conv2d and _is_dilated_depthwise(module):
+            module.__class__ = DilatedDepthwiseConv2d
+
+
+class SamePaddedConv2d(Conv2dSame):
+    """TensorFlow's "same" padding, which is uneven at stride 2, without a padded copy of the map.
+
+    A zero row and column before the kernel and one more of even padding give the same sums; the
+    kernel is small, the map is not, and its gradient stays in one piece.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute (N, in, H, W) -> (N, out, ceil(H / stride), ceil(W / stride))."""
+        if not _trains_on_cpu(self, images) or self.dilation != (1, 1):
+            return super().forward(images)  # type: ignore[no-any-return, no-untyped-call]
+        before, uneven = [], []
+        for length, size, stride in zip(
+            images.shape[-2:], self.kernel_size, self.stride, strict=True
+        ):
+            total = max((-(-length // stride) - 1) * stride + size - length, 0)
+            uneven.append(total % 2)
+            before.append(total // 2 + total % 2)
+        weight = self.weight
+        if any(uneven):
+            weight = F.pad(weight, (uneven[1], 0, uneven[0], 0))
+        return F.conv2d(images, weight, self.bias, self.stride, before, 1, self.groups)
+
+
+class DilatedDepthwiseConv2d(nn.Conv2d):
+    """A dilated depthwise convolution as a plain one of the d x d interleaved maps.
+
+    Source: Yu and Koltun, https://arxiv.org/abs/1511.07122 (dilation); Chen et al.,
+        https://arxiv.org/abs/1706.05587, section 3 (the same convolution at a coarser grid);
+        TensorFlow computes it so (space_to_batch).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  PyTorch's name
+        """Compute (N, C, H, W) -> (N, C, H, W)."""
+        if (
+            not _trains_on_cpu(self, input)
+            or any(
+                -(-length // dilation) < size  # oneDNN is slow where the kernel exceeds the map
+                for length, size, dilation in zip(
+                    input.shape[-2:], self.kernel_size, self.dilation, strict=True
+                )
+            )
+        ):
+            return super().forward(input)
+        batch, channels, height, width = input.shape
+        down, right = self.dilation
+        padded = F.pad(input, (0, -width % right, 0, -height % down))
+        rows, columns = padded.shape[-2] // down, padded.shape[-1] // right
+        maps = (
+            padded.permute(0, 2, 3, 1)  # channels last: no channel is moved on its own
+            .reshape(batch, rows, down, columns, right, channels)
+            .permute(2, 4, 0, 1, 3, 5)
+            .reshape(down * right * batch, rows, columns, channels)
+            .permute(0, 3, 1, 2)
+        )
+        padding = [size // 2 for size in self.kernel_size]
+        maps = F.conv2d(maps, self.weight, self.bias, 1, padding, 1, self.groups)
+        return (
+            maps.permute(0, 2, 3, 1)
+            .reshape(down, right, batch, rows, columns, channels)
+            .permute(2, 3, 0, 4, 1, 5)
+            .reshape(batch, rows * down, columns * right, channels)
+            .permute(0, 3, 1, 2)[..., :height, :width]
+            .contiguous(memory_format=torch.channels_last)
+        )
+
+
+def _trains_on_cpu(module: nn.Module, images: Tensor) -> bool:
+    return module.training and images.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def _is_dilated_depthwise(layer: nn.Conv2d) -> bool:
+    evenly_padded = tuple(
+        dilation * (size // 2)
+        for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)
+    )
+    return (
+        layer.groups == layer.in_channels == layer.out_channels > 1
+        and layer.stride == (1, 1)
+        and layer.dilation != (1, 1)
+        and layer.padding == evenly_padded
+        and layer.padding_mode == "zeros"
+        and all(size % 2 for size in layer.kernel_size)
+    )
