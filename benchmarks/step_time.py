@@ -1,11 +1,12 @@
 """What each optimisation is worth on this CPU, as ratios measured in one run.
 
 Measured, always in turn (A B C A B C ...), so that a machine that slows down slows all alike:
-  training step   of two networks at 8 x 240 x 320: float32 in contiguous memory is the plain form;
-                  against it channels_last, freed memory kept (mallopt), one thread, and bfloat16
-                  autocast. Each variant is a process of its own, for mallopt and the number of
-                  threads are the process's; only one of them works at a time.
-  data            a batch of 8 augmented crops: PNG files decoded each time against the cache.
+  training step   of the camvid recipe's two networks at 4 x 240 x 320: float32 in contiguous memory
+                  and the libraries' own convolutions are the plain form; against it channels_last,
+                  freed memory kept (mallopt), fast convolutions (models/cpu_convolutions.py), one
+                  thread, and bfloat16 autocast. Each variant is a process of its own, for mallopt
+                  and the number of threads are the process's; only one of them works at a time.
+  data            a batch of 4 augmented crops: PNG files decoded each time against the cache.
   device lock     taking and leaving it once, as every training step does.
   latency         of one image, before and after folding BatchNorm into convolutions.
 "times faster" is the median over the rounds of plain time / variant time within a round; the lowest
@@ -42,8 +43,10 @@ from rich.table import Table
 from torch import nn
 
 from models import create_model
+from models.cpu_convolutions import DilatedDepthwiseConv2d, SamePaddedConv2d
 from models.hardware import bfloat16_is_fast, describe_hardware
 from models.latency import measure_latency
+from search.recipes import LITE0
 from trainables.data import (
     AugmentationConfig,
     SegmentationDataset,
@@ -60,8 +63,8 @@ from trainables.training import Precision, autocast, place
 
 NUM_CLASSES = 11
 NETWORKS: dict[str, dict[str, Any]] = {
-    "deeplabv3plus": {"backbone": "mobilenet_v2"},
-    "dual_branch": {"backbone": "mobilenet_v2", "width": 0.25},
+    "deeplabv3plus": {"backbone": LITE0},
+    "dual_branch": {"backbone": LITE0, "width": 0.25, "output_stride": 16},
 }
 CPU = torch.device("cpu")
 
@@ -89,7 +92,7 @@ class Arguments:
     rounds: int = 7
     bf16_rounds: int = 1
     num_threads: int = 2
-    batch_size: int = 8
+    batch_size: int = 4
     crop_size: tuple[int, int] = (240, 320)
     resolution: tuple[int, int] = (360, 480)
     data_rounds: int = 20
@@ -117,12 +120,14 @@ class Variant(NamedTuple):
         channels_last: Memory format of weights and activations.
         precision: float32 or bfloat16 autocast.
         keep_memory: Whether the process keeps the memory it frees.
+        fast_convolutions: Those of `models.cpu_convolutions`, else the libraries'.
     """
 
     num_threads: int
     channels_last: bool = False
     precision: Precision = "float32"
     keep_memory: bool = False
+    fast_convolutions: bool = False
 
 
 class Timing(NamedTuple):
@@ -201,17 +206,20 @@ def measure_all(arguments: Arguments, console: Console) -> dict[str, list[Timing
 
 def make_variants(num_threads: int) -> dict[str, Variant]:
     """What is compared; the first is the plain form."""
+    plain = Variant(num_threads)
+    kept = plain._replace(channels_last=True, keep_memory=True)
+    best = kept._replace(fast_convolutions=True)
     variants = {
-        "plain (float32, contiguous)": Variant(num_threads),
-        "channels_last": Variant(num_threads, channels_last=True),
-        "memory kept": Variant(num_threads, keep_memory=True),
-        "channels_last, memory kept": Variant(num_threads, channels_last=True, keep_memory=True),
-        "channels_last, bfloat16": Variant(num_threads, channels_last=True, precision="bfloat16"),
+        "plain (float32, contiguous)": plain,
+        "channels_last": plain._replace(channels_last=True),
+        "memory kept": plain._replace(keep_memory=True),
+        "channels_last, memory kept": kept,
+        "both, fast convolutions": best,
+        "channels_last, bfloat16": plain._replace(channels_last=True, precision="bfloat16"),
     }
     if num_threads > 1:
-        variants["plain, 1 thread"] = Variant(1)
-        best = Variant(1, channels_last=True, keep_memory=True)
-        variants["channels_last, memory kept, 1 thread"] = best
+        variants["plain, 1 thread"] = plain._replace(num_threads=1)
+        variants["all three, 1 thread"] = best._replace(num_threads=1)
     return variants
 
 
@@ -261,6 +269,8 @@ def make_step(
     """Build a network and return its training step, as in `trainables.training.train`."""
     torch.manual_seed(0)
     model = _build(network)
+    if not variant.fast_convolutions:
+        _use_library_convolutions(model)
     place(model, CPU, channels_last=variant.channels_last).train()
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-4))
     batch = torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8)
@@ -393,6 +403,13 @@ def _receive(connection: Connection, name: str) -> float:
 
 def _build(network: str) -> nn.Module:
     return create_model(network, NUM_CLASSES, **NETWORKS[network])
+
+
+def _use_library_convolutions(model: nn.Module) -> None:
+    """Undo `models.cpu_convolutions.use_cpu_convolutions`."""
+    for module in model.modules():
+        if isinstance(module, DilatedDepthwiseConv2d | SamePaddedConv2d):
+            module.__class__ = type(module).__base__
 
 
 def _make_png_files(folder: Path, num_samples: int = 32) -> SegmentationDataset:

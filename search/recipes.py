@@ -72,7 +72,7 @@ def camvid() -> StudyConfig:
         backbone_lr_factor=0.5,
     )
     training = TrainConfig(
-        num_steps=2400,
+        num_steps=2650,
         batch_size=4,
         optimizer=optimizer,
         class_weighting="enet",
@@ -84,7 +84,9 @@ def camvid() -> StudyConfig:
             name="camvid",
             augmentation=AugmentationConfig(crop_size=(240, 320), scale_range=(0.75, 1.5)),
         ),
-        teacher=NetworkConfig(name="deeplabv3plus", backbone=LITE0, backbone_weights=weights),
+        teacher=NetworkConfig(
+            name="deeplabv3plus", backbone=LITE0, backbone_weights=weights, decoder_channels=128
+        ),
         student=NetworkConfig(
             name="dual_branch",
             backbone=LITE0,

@@ -23,6 +23,7 @@ class NetworkConfig:
             file, where a relative path may also lie below $SEGFRONT_WEIGHTS.
         width: Channel multiplier; None: the network's own.
         output_stride: Of the backbone; smaller is finer and slower. None: the network's own.
+        decoder_channels: Of a DeepLabV3+; None: the network's own.
         auxiliary: Train with an auxiliary head (its loss weighs `TrainConfig.auxiliary_weight`).
     """
 
@@ -31,6 +32,7 @@ class NetworkConfig:
     backbone_weights: str | None = None
     width: float | None = None
     output_stride: int | None = None
+    decoder_channels: int | None = None
     auxiliary: bool = False
 
     def __post_init__(self) -> None:
@@ -66,15 +68,11 @@ class NetworkConfig:
         Raises:
             ValueError: The network does not know an option, or the weights do not fit.
         """
-        options: dict[str, Any] = {}
-        if self.backbone is not None:
-            options["backbone"] = self.backbone
+        names = ("backbone", "width", "output_stride", "decoder_channels")
+        given = {name: getattr(self, name) for name in names}
+        options = {name: value for name, value in given.items() if value is not None}
         if self.backbone_weights is not None:
             options["backbone_weights"] = self.weights_path() or self.backbone_weights
-        if self.width is not None:
-            options["width"] = self.width
-        if self.output_stride is not None:
-            options["output_stride"] = self.output_stride
         if self.auxiliary:
             options["auxiliary"] = True
         return create_model(self.name, num_classes, **options)
@@ -89,5 +87,6 @@ class NetworkConfig:
             "backbone_weights": weights,
             "width": self.width,
             "output_stride": self.output_stride,
+            "decoder_channels": self.decoder_channels,
             "auxiliary": self.auxiliary,
         }

@@ -35,6 +35,16 @@ def test_every_step_trains(step_time, channels_last):
     assert losses[-1] < losses[0]
 
 
+def test_the_plain_form_has_the_libraries_convolutions(step_time):
+    model = step_time._build("deeplabv3plus")
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert {"DilatedDepthwiseConv2d", "SamePaddedConv2d"} < kinds
+    step_time._use_library_convolutions(model)
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert {"Conv2d", "Conv2dSame"} < kinds
+    assert not {"DilatedDepthwiseConv2d", "SamePaddedConv2d"} & kinds
+
+
 def test_a_worker_answers_each_message_with_a_time(step_time):
     threads = torch.get_num_threads()
     ours, theirs = multiprocessing.Pipe()
