@@ -10,7 +10,7 @@ and date. The seeds vary the fine-tuning alone: teacher and pruned student are s
 Finished fine-tunings lie in the run's store, so that an interrupted benchmark goes on where it was.
 
 Example (the networks of the camvid recipe are trained by the run itself):
-  python benchmarks/distillation.py --run-dir runs/camvid-20260101-120000 --output distillation.json
+  python benchmarks/distillation.py --run-dir runs/camvid-20260101-120000 --round-to 8
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Arguments:
         run_dir: Folder of a run, with config.json and stages/.
         pruning_ratio: Of the student, as in the run's trials if its pruned network is to be reused.
         sparsity_lambda: Of the student, likewise.
+        round_to: Of the student's channel counts, likewise.
         seeds: Seeds of the fine-tuning, two or more.
         distillers: Which to compare; "none" is the one that others are compared with.
         temperature: T.
@@ -69,6 +70,7 @@ class Arguments:
     run_dir: Path
     pruning_ratio: float = 0.5
     sparsity_lambda: float = 1e-5
+    round_to: int = 1
     seeds: tuple[int, ...] = (0, 1, 2)
     distillers: tuple[DistillerName, ...] = ("dkd", "none")
     temperature: float = 4.0
@@ -289,7 +291,9 @@ def read_pipeline(arguments: Arguments) -> PipelineConfig:
 def make_settings(arguments: Arguments) -> PipelineSettings:
     """Which student of the run is fine-tuned."""
     return PipelineSettings(
-        pruning_ratio=arguments.pruning_ratio, sparsity_lambda=arguments.sparsity_lambda
+        pruning_ratio=arguments.pruning_ratio,
+        sparsity_lambda=arguments.sparsity_lambda,
+        round_to=arguments.round_to,
     )
 
 

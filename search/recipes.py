@@ -20,7 +20,7 @@ GPU_TEACHER = NetworkConfig(name="deeplabv3plus", backbone="resnet101", backbone
 
 
 def quickstart() -> StudyConfig:
-    """A small search on built-in street scenes: under 5 minutes on 2 CPU cores."""
+    """A small search on built-in street scenes: about 5 minutes on 2 CPU cores."""
     optimizer = OptimizerConfig(
         name="adamw", lr=4e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
     )
@@ -47,7 +47,7 @@ def quickstart() -> StudyConfig:
     first = PipelineSettings(lr=3e-3)
     return StudyConfig(
         recipe="quickstart",
-        num_pipelines=10,
+        num_pipelines=8,
         stall_seconds=300.0,
         space=space,
         pipeline=pipeline,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import statistics
 from pathlib import Path
 from types import ModuleType
 
@@ -47,16 +48,17 @@ def test_the_fronts_are_as_published(known_answers: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sampler", "num_evaluations", "margin"),
+    ("name", "sampler", "num_evaluations", "margin", "num_seeds"),
     [
-        ("zdt1", "tpe", 120, 0.15),
-        ("zdt2", "tpe", 120, 0.15),
-        ("dtlz2-2", "tpe", 120, 0.05),
-        ("dtlz2-3", "tpe", 120, 0.08),
-        ("zdt1", "nsga2", 240, 0.1),
-        ("zdt2", "nsga2", 240, 0.05),
-        ("dtlz2-2", "nsga2", 240, 0.002),
-        ("dtlz2-3", "nsga2", 240, 0.005),
+        ("zdt1", "tpe", 120, 0.15, 1),
+        ("zdt2", "tpe", 120, 0.15, 1),
+        ("dtlz2-2", "tpe", 120, 0.05, 1),
+        ("dtlz2-3", "tpe", 120, 0.08, 1),
+        ("zdt1", "nsga2", 240, 0.1, 1),
+        ("zdt2", "nsga2", 240, 0.05, 1),
+        ("dtlz2-2", "nsga2", 240, 0.002, 1),
+        # Over four seeds 0.417 on average, from 0.383 to 0.446; chance 0.391, from 0.382 to 0.402.
+        ("dtlz2-3", "nsga2", 240, 0.005, 3),
     ],
 )
 def test_a_sampler_beats_chance(
@@ -64,12 +66,15 @@ def test_a_sampler_beats_chance(
     sampler: SamplerName,
     num_evaluations: int,
     margin: float,
+    num_seeds: int,
     known_answers: ModuleType,
 ) -> None:
-    reached, by_chance = (
-        known_answers.measure(
-            name, known_answers.optimise(name, kind, seed=0, num_evaluations=num_evaluations)
+    def measure(kind: SamplerName) -> float:
+        return statistics.fmean(
+            known_answers.measure(
+                name, known_answers.optimise(name, kind, seed=seed, num_evaluations=num_evaluations)
+            )
+            for seed in range(num_seeds)
         )
-        for kind in (sampler, "random")
-    )
-    assert reached > by_chance + margin
+
+    assert measure(sampler) > measure("random") + margin
