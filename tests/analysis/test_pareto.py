@@ -44,14 +44,14 @@ def brute_hypervolume(values, reference, directions):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_mask_equals_brute_force(problem):
     values, _, directions = problem
     assert non_dominated_mask(values, directions).tolist() == brute_mask(values, directions)
 
 
 @given(problems())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_hypervolume_equals_counting_cells(problem):
     values, reference, directions = problem
     expected = brute_hypervolume(values, reference, directions)
@@ -59,7 +59,7 @@ def test_hypervolume_equals_counting_cells(problem):
 
 
 @given(problems(), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_order_and_dominated_points_change_nothing(problem, seed):
     values, reference, directions = problem
     order = np.random.default_rng(seed).permutation(len(values))

@@ -101,7 +101,7 @@ def test_median_interval_by_hand(size: int, confidence: float, ranks: tuple[int,
     assert compute_median_interval(values, confidence) == expected
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0.1, 100), min_size=6, max_size=60), st.floats(0.5, 0.96))
 def test_median_interval_holds_the_median(values: list[float], confidence: float):
     low, high = compute_median_interval(values, confidence)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -223,7 +223,6 @@ scores_of_groups = st.lists(
 ratios = st.floats(0.01, 0.99)
 
 
-@settings(deadline=None)
 @given(scores=scores_of_groups, ratio=ratios)
 def test_global_counts_hold_their_promises(scores: list[np.ndarray], ratio: float):
     counts = count_globally(scores, ratio)

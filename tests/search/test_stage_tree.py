@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search.stage_tree import StageTree, Task
@@ -123,7 +123,6 @@ pipelines = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(pipelines=pipelines, order=st.randoms(use_true_random=False), places=st.integers(1, 4))
 def test_whatever_the_order_every_pipeline_ends_once_and_no_stage_runs_twice(
     pipelines: list[PipelineSettings], order: object, places: int

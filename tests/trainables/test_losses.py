@@ -32,7 +32,7 @@ def dkd_by_definition(student, teacher, target, temperature, alpha, beta, ignore
     return total / max(count, 1) * temperature**2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     num_classes=st.integers(2, 7),

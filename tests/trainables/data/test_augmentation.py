@@ -84,7 +84,7 @@ def test_the_sample_is_not_written_to():
     scale=st.floats(0.1, 4.0),
     draw=st.floats(0, 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_interval_lies_in_source_and_crop(size, crop, scale, draw):
     begin, length, place, covered = _draw_interval(size, crop, scale, draw)
     assert begin >= 0

@@ -77,7 +77,7 @@ def test_padding_is_zero_but_for_the_cells_that_pixels_of_the_image_need():
     draws=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     stride=st.sampled_from([1, 2, 4]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_crop_of_the_coarse_map_is_the_coarse_crop(size, crop_size, scale, draws, stride):
     # A plane, which bilinear reading keeps exactly: being off by a fraction of a pixel shows.
     y, x = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
