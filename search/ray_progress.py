@@ -32,6 +32,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         run_dir: Folder of the run, where killed workers leave their reason.
         should_stop: Asked between Tune's steps; True ends the run with a KeyboardInterrupt there,
             where nothing is half-done.
+        on_step: Called between Tune's steps, many times a second.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         display: ProgressDisplay,
         run_dir: Path,
         should_stop: Callable[[], bool],
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._board = board
         self._stalls_dir = run_dir / STALLS_FOLDER
         self._display = display
         self._should_stop = should_stop
+        self._on_step = on_step
         self._trials: dict[str, Trial] = {}
         self._clock_saved = time.monotonic()
 
@@ -90,6 +93,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Print, keep the clock, and end the run if asked to."""
         self._display.tick()
+        self._on_step()
         now = time.monotonic()
         if now - self._clock_saved > CLOCK_SECONDS:
             self._clock_saved = now

@@ -55,6 +55,11 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         self._tasks: dict[str, Task] = {}
         self._is_exhausted = False
 
+    @property
+    def open_results(self) -> list[StageResult]:
+        """What the pipelines that are on their way have brought so far."""
+        return [self._tree.get_result(number) for number in self._tree.open_pipelines]
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the stage to run next, None to wait, FINISHED when there is nothing left."""
         if self.baseline_errors:

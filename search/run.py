@@ -22,6 +22,7 @@ from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config
 from search.preparation import check_study, fetch_data, settle_paths
 from search.progress import ProgressBoard, ProgressDisplay
+from search.ray_metrics import StudyMetrics, metrics_address
 from search.ray_nodes import check_cluster, describe_worker, summon_worker
 from search.ray_progress import BoardCallback
 from search.ray_searcher import PipelineSearcher
@@ -175,6 +176,7 @@ def tune_pipelines(run: Run) -> None:
     ):
         if url:
             run.console.print(f"Ray dashboard: http://{url}", highlight=False)
+            run.console.print(f"metrics: http://{metrics_address()}/metrics", highlight=False)
         if address:
             with run.console.status("waiting for the cluster's nodes and checking them"):
                 summon_worker(run.config)
@@ -187,13 +189,20 @@ def tune_pipelines(run: Run) -> None:
             check_latency(run.config, run.device, run.hardware or describe_hardware(run.device))
         board = ProgressBoard(run.study)
         with ProgressDisplay(board, run.console) as display:
-            callback = BoardCallback(board, display, run.folder, lambda: bool(interrupted))
+            callback = BoardCallback(
+                board,
+                display,
+                run.folder,
+                should_stop=lambda: bool(interrupted),
+                on_step=lambda: metrics.tick(),
+            )
             searcher = PipelineSearcher(
                 run.study,
                 max_concurrent=allotment.max_concurrent,
                 explain_error=callback.explain_error,
                 on_change=lambda: write_results(run, searcher, board),
             )
+            metrics = StudyMetrics(board, searcher, run.folder, run.device)
             run_tune(run.config, run.folder, allotment, searcher, callback)
 
 

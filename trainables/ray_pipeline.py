@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.result import TIMESTEPS_TOTAL
 
 from models.pruning import PruningError
 from trainables.context import Progress, StageContext
@@ -67,9 +68,10 @@ def make_trainable(
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
+        report = Reporter()
         with watched(workplace.stall_seconds, stall_report(workplace.stalls_dir, trial)):
-            outcome = _run(config, workplace, trial)
-        tune.report(outcome)
+            outcome = _run(config, workplace, trial, report)
+        tune.report({**outcome, TIMESTEPS_TOTAL: report.step})
 
     return run_trial
 
@@ -84,7 +86,9 @@ def stall_report(stalls_dir: Path, trial: Mapping[str, Any]) -> Path:
     return stalls_dir / f"{name_trial(trial)}.txt"
 
 
-def _run(config: PipelineConfig, workplace: Workplace, trial: Mapping[str, Any]) -> dict[str, Any]:
+def _run(
+    config: PipelineConfig, workplace: Workplace, trial: Mapping[str, Any], report: Reporter
+) -> dict[str, Any]:
     """Do the work of a trial; returns its last report."""
     stage = trial["stage"]
     context = StageContext(
@@ -93,7 +97,7 @@ def _run(config: PipelineConfig, workplace: Workplace, trial: Mapping[str, Any])
         num_threads=workplace.num_threads[stage],
         num_workers=workplace.num_workers,
         checkpoint_seconds=workplace.checkpoint_seconds,
-        report=Reporter(),
+        report=report,
         device_lock=DeviceLock(workplace.device),
     )
     store = ArtifactStore(workplace.stages_dir)
@@ -116,17 +120,25 @@ def describe_error(error: BaseException) -> str:
 
 
 class Reporter:
-    """Passes progress on to Tune: every new stage, else at most once a second."""
+    """Passes progress on to Tune: every new stage and every accuracy, else at most once a second.
+
+    Attributes:
+        step: Of the training, as of its last loss: where TensorBoard draws what is reported.
+    """
 
     def __init__(self) -> None:
+        self.step = 0
         self._stage = ""
         self._reported = 0.0
 
     def __call__(self, progress: Progress) -> None:
         """Report, or drop what comes too soon."""
+        if progress.loss is not None:
+            self.step = progress.step
         now = time.monotonic()
-        if progress.stage == self._stage and now - self._reported < REPORT_SECONDS:
+        is_due = progress.stage != self._stage or now - self._reported >= REPORT_SECONDS
+        if progress.miou is None and not is_due:
             return
         self._stage, self._reported = progress.stage, now
         with waiting():  # for the driver, which may be busy
-            tune.report({"progress": progress._asdict()})
+            tune.report({"progress": progress._asdict(), TIMESTEPS_TOTAL: self.step})

@@ -65,17 +65,20 @@ original = ray_session.make_trainable
 def make(config, workplace):
     def run_trial(trial):
         import trainables.ray_pipeline as adapter
+        from trainables.context import Progress
         from trainables.pipeline import Baseline, StageResult
         from trainables.watchdog import note_progress
 
         def run_baseline(name, *arguments):
             return Baseline(name, "dual_branch", 0.6, 9.0, 9.5, 1000, 5000, f"{name}-1")
 
-        def run_stage(config, settings, name, *arguments):
+        def run_stage(config, settings, name, store, context, *arguments):
             with (folder / "attempts").open("a") as file:
                 file.write(f"{name} {settings.sparsity_lambda:g}\n")
             for step in range(4):
                 note_progress(f"step {step} of 9")
+            context.report(Progress(name, 3, 9, loss=0.75))
+            context.report(Progress(name, 9, 9, miou=0.5))
             if name == "sparse" and settings.sparsity_lambda == 1e-3:
                 time.sleep(600)
             cost = {"latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}

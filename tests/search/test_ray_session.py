@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -61,3 +63,26 @@ def test_local_session_listens_on_loopback_only_and_wants_its_token(ended: Ended
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert ended.answer["addresses"]
     assert set(ended.answer["addresses"]) <= loopback
+
+
+def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Points (step, value) of every curve that TensorBoard finds in a folder."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for path in folder.glob("events.out.tfevents.*"):
+        content, position = path.read_bytes(), 0
+        while position < len(content):  # length, its checksum, event, its checksum
+            (length,) = struct.unpack_from("<Q", content, position)
+            event = Event.FromString(content[position + 12 : position + 12 + length])
+            position += length + 16
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    points = curves.setdefault(value.tag, [])
+                    points.append((event.step, value.simple_value))
+    return curves
+
+
+def test_tensorboard_draws_loss_and_accuracy_over_the_steps_of_a_stage(ended: Ended) -> None:
+    curves = read_scalars(ended.folder / "tune" / "session-1" / "distilled-1")
+    assert curves["ray/tune/progress/loss"] == [(3, 0.75)]
+    assert curves["ray/tune/progress/miou"] == [(3, 0.5)]
+    assert curves["ray/tune/metrics/miou"] == [(3, 0.5)]
