@@ -50,7 +50,7 @@ METRICS = {
         "Seconds of the stages that pipelines had without computing them", ("stage", "device")
     ),
     "segfront_teacher_cache": Description(
-        "Distillations that found the teacher's logits on their node, or computed them",
+        "Finished distillations that found the teacher's logits on their node, or computed them",
         ("outcome",),
     ),
 }
@@ -168,8 +168,12 @@ class StudyMetrics:
 
 
 def metrics_address() -> str:
-    """HOST:PORT of the driver's node, where /metrics answers; needs a Ray session."""
+    """HOST:PORT of the driver's node, where /metrics answers, in a Ray session; "" if it does not.
+
+    Ray chooses the port, and listens on 127.0.0.1 alone where the node's own address is that.
+    """
     own = ray.get_runtime_context().get_node_id()
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    node = next(entry for entry in nodes if entry["NodeID"] == own)
-    return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["NodeID"] == own and node["MetricsExportPort"] > 0:
+            return f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+    return ""

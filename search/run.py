@@ -176,7 +176,8 @@ def tune_pipelines(run: Run) -> None:
     ):
         if url:
             run.console.print(f"Ray dashboard: http://{url}", highlight=False)
-            run.console.print(f"metrics: http://{metrics_address()}/metrics", highlight=False)
+            if at := metrics_address():
+                run.console.print(f"metrics: http://{at}/metrics", highlight=False)
         if address:
             with run.console.status("waiting for the cluster's nodes and checking them"):
                 summon_worker(run.config)

@@ -60,3 +60,16 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     where = "stalls/sparse-lambda-0.1.txt says where it hung"
     expected = f"sparse lambda 0.1 is run again: no progress for 9 s at step 3 ({where})"
     assert output.getvalue() == f"{expected}\n"
+
+
+def test_metrics_have_their_turn_before_a_run_ends(config: StudyConfig, tmp_path: Path) -> None:
+    board = ProgressBoard(PipelineStudy(config, tmp_path))
+    display = ProgressDisplay(board, Console(file=io.StringIO()))
+    turns: list[int] = []
+    callback = BoardCallback(
+        board, display, tmp_path, lambda: len(turns) == 2, lambda: turns.append(1)
+    )
+    callback.on_step_end(1, [])
+    with pytest.raises(KeyboardInterrupt):
+        callback.on_step_end(2, [])
+    assert turns == [1, 1]

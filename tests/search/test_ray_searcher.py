@@ -68,6 +68,8 @@ def test_every_stage_runs_once_and_every_pipeline_is_told(searcher: PipelineSear
     assert searcher.suggest("c") is None
     finish(searcher, "a", "sparse")
     assert start(searcher, "c") == "pruned lambda 1e-05 p 0.5 local"
+    on_their_way = [result.stages.get("sparse") for result in searcher.open_results]
+    assert on_their_way == ["sparse-1", "sparse-1", None]
     finish(searcher, "c", "pruned")
     assert start(searcher, "d") == "distilled 0"
     finish(searcher, "d", "distilled")
