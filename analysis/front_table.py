@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from analysis.front_measures import derive_measures
 from analysis.quantities import format_number, format_setting, get_quantity
 from analysis.results import Results, Run, Trial
 from analysis.summary import Summary
-
-EXTRA_MEASURES = {"macs": "MACs", "latency_p95_ms": "Latency p95", "seconds_total": "Compute"}
 
 
 class Cell(NamedTuple):
@@ -28,6 +27,40 @@ class Cell(NamedTuple):
     text: str
     order: float | str
     link: str = ""
+
+
+class Column(NamedTuple):
+    """A column of the table that shows a measure.
+
+    Attributes:
+        title: With the unit.
+        show: Stored value -> what is shown.
+    """
+
+    title: str
+    show: Callable[[float], str]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f}"
+
+
+# Beside the objectives.
+DERIVED = {
+    "retrained_miou_mean": Column("Retrained: mean mIoU (%)", lambda value: f"{100 * value:.2f}"),
+    "retrained_miou_std": Column("Deviation (points)", lambda value: f"{100 * value:.2f}"),
+    "num_retrainings": Column("Retrainings", lambda value: f"{value:.0f}"),
+    "probability_non_dominated": Column("P(non-dominated)", lambda value: f"{value:.2f}"),
+    "speedup": Column("Speed-up (×)", format_number),
+    "speedup_theoretical": Column("Speed-up by MACs (×)", format_number),
+    "speedup_realised_share": Column("Realised / by MACs (%)", _percent),
+}
+# At the end.
+EXTRAS = {
+    "macs": Column(get_quantity("macs", "MACs").title, get_quantity("macs").digits),
+    "latency_p95_ms": Column("Latency p95 (ms)", get_quantity("latency_ms").digits),
+    "seconds_total": Column("Compute (min)", lambda value: format_number(value / 60)),
+}
 
 
 class FrontTableInfo(NamedTuple):
@@ -53,24 +86,29 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
         output: Folder in which the report will lie.
     """
     varied = results.varied_settings
-    extras = [
-        name
-        for name in EXTRA_MEASURES
-        if results.find_objective(name) is None
-        and any(name in trial.measures for trial in summary.front)
-    ]
+    known = _collect_measures(results, summary)
+    derived, extras = (
+        {
+            name: column
+            for name, column in columns.items()
+            if results.find_objective(name) is None and any(name in entry for entry in known)
+        }
+        for columns in (DERIVED, EXTRAS)
+    )
     columns = ["Trial", *(objective.quantity.title for objective in results.objectives)]
-    columns += ["Checkpoint", *varied, *(_extra_title(name) for name in extras)]
+    columns += [column.title for column in derived.values()]
+    columns += ["Checkpoint", *varied, *(column.title for column in extras.values())]
     rows = []
-    for trial in summary.front:
+    for trial, measures in zip(summary.front, known, strict=True):
         row = [Cell(results.label(trial), f"{trial.run}/{trial.number:06d}")]
         row += [
             Cell(o.quantity.digits(trial.measures[o.name]), trial.measures[o.name])
             for o in results.objectives
         ]
+        row += _measure_cells(measures, derived)
         row.append(_checkpoint_cell(results, trial, output))
         row += [_setting_cell(trial, name) for name in varied]
-        rows.append([*row, *(_extra_cell(trial, name) for name in extras)])
+        rows.append([*row, *_measure_cells(measures, extras)])
     constants = [
         f"{name} {format_setting(results.trials[0].settings.get(name))}"
         for name in results.setting_names
@@ -79,33 +117,31 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
     return FrontTableInfo(columns, rows, constants)
 
 
-def write_front_csv(path: Path, results: Results, trials: Sequence[Trial]) -> None:
+def write_front_csv(path: Path, results: Results, summary: Summary) -> None:
     """Write the members of the front with their full numbers to a CSV file."""
-    measures = list(dict.fromkeys(name for trial in trials for name in trial.measures))
+    known = _collect_measures(results, summary)
+    names = list(dict.fromkeys(name for measures in known for name in measures))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         settings = [f"config/{name}" for name in results.setting_names]
-        writer.writerow(["run", "trial", *measures, *settings, "stage"])
-        for trial in trials:
-            cells: list[object] = [trial.measures.get(name, "") for name in measures]
+        writer.writerow(["run", "trial", *names, *settings, "stage"])
+        for trial, measures in zip(summary.front, known, strict=True):
+            cells: list[object] = [measures.get(name, "") for name in names]
             cells += [trial.settings.get(name, "") for name in results.setting_names]
             stage = list(trial.stages.values())[-1:] or [""]
             writer.writerow([trial.run, trial.number, *cells, *stage])
 
 
-def _extra_title(name: str) -> str:
-    if name == "seconds_total":
-        return "Compute (min)"
-    return get_quantity(name.replace("_p95", ""), EXTRA_MEASURES[name]).title
+def _collect_measures(results: Results, summary: Summary) -> list[dict[str, float]]:
+    derived = derive_measures(results, summary.front)
+    return [{**trial.measures, **more} for trial, more in zip(summary.front, derived, strict=True)]
 
 
-def _extra_cell(trial: Trial, name: str) -> Cell:
-    value = trial.measures.get(name)
-    if value is None:
-        return Cell("–", -1.0)
-    if name == "seconds_total":
-        return Cell(format_number(value / 60), value)
-    return Cell(get_quantity(name.replace("_p95", "")).digits(value), value)
+def _measure_cells(measures: Mapping[str, float], columns: Mapping[str, Column]) -> list[Cell]:
+    return [
+        Cell(column.show(measures[name]), measures[name]) if name in measures else Cell("–", -1.0)
+        for name, column in columns.items()
+    ]
 
 
 def _setting_cell(trial: Trial, name: str) -> Cell:
@@ -114,8 +150,7 @@ def _setting_cell(trial: Trial, name: str) -> Cell:
 
 
 def _checkpoint_cell(results: Results, trial: Trial, output: Path) -> Cell:
-    run = next(run for run in results.runs if run.folder.name == trial.run)
-    path = _checkpoint_path(run, trial)
+    path = _checkpoint_path(results.get_run(trial), trial)
     if path is None:
         return Cell("–", "")
     if not path.is_file():

@@ -59,7 +59,7 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     path.write_text(
         page.render_page(f"{describe_recipes(results)} · segfront", body), encoding="utf-8"
     )
-    write_front_csv(folder / "front.csv", results, summary.front)
+    write_front_csv(folder / "front.csv", results, summary)
     _write_pngs(folder, results, summary)
     return path
 

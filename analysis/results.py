@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.confirmation_csv import read_retrainings
 from analysis.run_metadata import (
     Baseline,
     Objective,
@@ -39,6 +40,7 @@ class Run:
         missing_objectives: Names of the objectives that it has none for.
         baselines: Teacher, dense network and the like.
         trials: Every trial, in the order of the file.
+        retrainings: Number of a trial -> mIoUs of its further fine-tunings (confirmation.csv).
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class Run:
     missing_objectives: tuple[str, ...] = ()
     baselines: tuple[Baseline, ...] = ()
     trials: tuple[Trial, ...] = ()
+    retrainings: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -113,6 +116,10 @@ class Results:
         """Return the objective of this name, None if the runs do not have it."""
         return next((item for item in self.objectives if item.name == name), None)
 
+    def get_run(self, trial: Trial) -> Run:
+        """Return the run that a trial belongs to."""
+        return next(run for run in self.runs if run.name == trial.run)
+
     def label(self, trial: Trial) -> str:
         """Name a trial so that it can be told from all others."""
         return f"{trial.number}" if len(self.runs) == 1 else f"{trial.run}/{trial.number}"
@@ -147,6 +154,7 @@ def load_run(folder: str | Path) -> Run:
         missing_objectives=tuple(item.name for item in wanted if item.name not in columns),
         baselines=parse_baselines(metadata, folder / "metadata.json"),
         trials=trials,
+        retrainings=read_retrainings(folder / "confirmation.csv"),
     )
 
 

@@ -11,12 +11,25 @@ import plotly.graph_objects as go
 
 from analysis import figures, page
 from analysis.figures.theme import FigureNotMadeError
-from analysis.front_table import get_front_table_info
+from analysis.front_table import DERIVED, get_front_table_info
 from analysis.published import CITATION, CONDITIONS, DOI
 from analysis.results import Results
 from analysis.run_description import describe_data, describe_facts, describe_latency
 from analysis.summary import Summary
 
+COLUMN_HINTS = {
+    "num_retrainings": (
+        "Retrained: fine-tuned again with other seeds (order of the data, augmentation, dropout) "
+        "from the same pruned network, so that the deviation is the noise of the fine-tuning and "
+        "not that of the stages before it. P(non-dominated): how probably no other retrained "
+        "member is at once as accurate, by its expected mIoU, and as cheap. The search's own mIoU "
+        "takes no part in this: a member is on the front for having a high one."
+    ),
+    "speedup_realised_share": (
+        "Speed-up against the dense network: in latency as measured, and by MACs, as if all of "
+        "them took the same time."
+    ),
+}
 SHORT_NAMES = {"latency_ms": "latency", "num_params": "params"}
 
 
@@ -108,6 +121,11 @@ def render_front_members(results: Results, summary: Summary, folder: Path) -> st
         'Full numbers: <a href="front.csv">front.csv</a>.</p>'
     )
     parts.append(page.render_front_table(info))
+    parts += [
+        f'<p class="hint" style="margin-top:10px">{hint}</p>'
+        for measure, hint in COLUMN_HINTS.items()
+        if DERIVED[measure].title in info.columns
+    ]
     if info.constants:
         shared = escape(", ".join(info.constants))
         parts.append(f'<p class="hint" style="margin-top:10px">Same in all trials: {shared}.</p>')

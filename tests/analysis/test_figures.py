@@ -143,9 +143,10 @@ def test_importance_handles_switches_and_missing_settings(make):
 def test_front_table(small, tmp_path):
     results, summary = small
     info = get_front_table_info(results, summary, results.runs[0].folder / "report")
-    assert info.columns[:5] == ["Trial", "mIoU (%)", "Latency (ms)", "Parameters (M)", "Checkpoint"]
+    objectives = ["mIoU (%)", "Latency (ms)", "Parameters (M)"]
+    assert info.columns[:6] == ["Trial", *objectives, "Speed-up (×)", "Checkpoint"]
     assert [row[0].text for row in info.rows] == ["0", "1", "2"]
     assert [row[1].text for row in info.rows] == ["64.0", "60.0", "58.0"]
-    assert info.rows[0][4].link == "../stages/distilled-0000/checkpoint.safetensors"
-    assert info.rows[1][4].text.endswith("(not here)")
+    assert info.rows[0][5].link == "../stages/distilled-0000/checkpoint.safetensors"
+    assert info.rows[1][5].text.endswith("(not here)")
     assert "eta 1" in info.constants

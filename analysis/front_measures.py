@@ -1,0 +1,79 @@
+"""What is worked out for the members of the front: speed-ups, and how sure their place is."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from analysis.noisy_front import estimate_probability_non_dominated, pool_deviation
+from analysis.results import Results, Trial
+
+NOISY = "miou"
+
+
+def derive_measures(results: Results, front: Sequence[Trial]) -> list[dict[str, float]]:
+    """Work out further measures of every member of the front.
+
+    Against the dense network of the same run: `speedup`, its latency over the member's;
+    `speedup_theoretical`, its MACs over the member's; `speedup_realised_share`, the first over the
+    second: how much of the saved arithmetic the machine turns into time.
+
+    Of members that were fine-tuned again: `num_retrainings`, `retrained_miou_mean`,
+    `retrained_miou_std` (n - 1) and `probability_non_dominated` among all members that were. The
+    search's own mIoU takes no part in these: it was selected for being high.
+
+    Args:
+        results: The runs.
+        front: Members of their front.
+
+    Returns:
+        Measures by name for each member, without those that are not known.
+    """
+    confirmed = _confirm(results, front)
+    return [
+        {**_compare_with_dense(results, trial), **more}
+        for trial, more in zip(front, confirmed, strict=True)
+    ]
+
+
+def _compare_with_dense(results: Results, trial: Trial) -> dict[str, float]:
+    baselines = results.get_run(trial).baselines
+    dense = next((baseline.values for baseline in baselines if baseline.name == "dense"), {})
+    factors = {}
+    for name, measure in (("speedup", "latency_ms"), ("speedup_theoretical", "macs")):
+        before, after = dense.get(measure, 0.0), trial.measures.get(measure, 0.0)
+        if before > 0 and after > 0:
+            factors[name] = before / after
+    if len(factors) == 2:
+        factors["speedup_realised_share"] = factors["speedup"] / factors["speedup_theoretical"]
+    return factors
+
+
+def _confirm(results: Results, front: Sequence[Trial]) -> list[dict[str, float]]:
+    samples = [results.get_run(trial).retrainings.get(trial.number, ()) for trial in front]
+    measures: list[dict[str, float]] = []
+    for values in samples:
+        known: dict[str, float] = {}
+        if values:
+            known["num_retrainings"] = len(values)
+            known["retrained_miou_mean"] = statistics.fmean(values)
+        if len(values) > 1:
+            known["retrained_miou_std"] = statistics.stdev(values)
+        measures.append(known)
+    retrained = [index for index, values in enumerate(samples) if values]
+    chosen = [samples[index] for index in retrained]
+    if pool_deviation(chosen)[1] and results.find_objective(NOISY) is not None:
+        exact = [objective for objective in results.objectives if objective.name != NOISY]
+        costs = np.array(
+            [
+                [front[i].measures[o.name] * (-1 if o.maximize else 1) for o in exact]
+                for i in retrained
+            ]
+        ).reshape(len(retrained), len(exact))
+        for index, value in zip(
+            retrained, estimate_probability_non_dominated(chosen, costs), strict=True
+        ):
+            measures[index]["probability_non_dominated"] = float(value)
+    return measures
