@@ -37,6 +37,7 @@ examples:
   python search/run.py camvid --data-root CamVid --warm-start runs/camvid-20260101-120000
   python search/run.py quickstart --pipeline.data.name folder --data-root my_images
   python search/run.py --resume runs/camvid-20260101-120000
+  python search/run.py --resume runs/camvid-20260101-120000 --confirm 3
 """
 
 
@@ -48,10 +49,11 @@ class Arguments:
         study: The study.
         output_dir: The run's folder <recipe>-<date>-<time> is made in it.
         resume: Go on with the run in this folder, as it was configured; of the other flags only
-            --address and --no-dashboard go with it.
+            --confirm, --address and --no-dashboard go with it.
         address: Of a running Ray cluster; default: Ray is started on this machine.
         dashboard: Start Ray's dashboard when Ray is started here.
         download: Fetch CamVid (public GitHub archive, checksum verified) if it is not there yet.
+        new_confirm: What --resume's --confirm says; None: as config.json says.
     """
 
     study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
@@ -60,6 +62,7 @@ class Arguments:
     address: str | None = None
     dashboard: bool = True
     download: bool = False
+    new_confirm: Annotated[int | None, tyro.conf.Suppress] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,11 +71,14 @@ class ResumeArguments:
 
     Attributes:
         resume: Folder of the run.
+        confirm: Once its search is over, fine-tune every network of the front so many more times
+            with other seeds (2 or more; 0: not at all); config.json keeps it.
         address: Of a running Ray cluster.
         dashboard: Start Ray's dashboard.
     """
 
     resume: Path
+    confirm: int | None = None
     address: str | None = None
     dashboard: bool = True
 
@@ -108,7 +114,15 @@ def _parse_resume(argv: list[str]) -> Arguments:
     given = tyro.cli(
         ResumeArguments,
         prog=PROGRAM,
-        description="Go on with an interrupted run; its study is as config.json there says.",
+        description=(
+            "Go on with an interrupted run, or confirm the front of a finished one; its study is "
+            "as config.json there says."
+        ),
         args=argv,
     )
-    return Arguments(resume=given.resume, address=given.address, dashboard=given.dashboard)
+    return Arguments(
+        resume=given.resume,
+        address=given.address,
+        dashboard=given.dashboard,
+        new_confirm=given.confirm,
+    )

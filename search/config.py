@@ -41,6 +41,9 @@ class StudyConfig:
         reduction_factor: One of so many that reach a rung goes on, above 1.
         stop_hopeless: Do not distil a network that could not enter the front with the best
             accuracy believable for it (`search.accuracy_bound`).
+        confirm: Once the search is over, fine-tune every network of the front so many more times
+            with other seeds (2 or more), to tell gain from luck: mean, deviation and probability
+            of being non-dominated go into the report. 0: not at all.
         cpus_per_trial: CPU cores (and threads) of one stage; default: the machine's cores shared
             out over the pipelines, on a GPU machine over the GPUs.
         gpus_per_trial: GPUs of one stage, fractions allowed; default: 1 where there is one.
@@ -66,6 +69,7 @@ class StudyConfig:
     rungs: tuple[float, ...] = ()
     reduction_factor: float = 3.0
     stop_hopeless: bool = True
+    confirm: int = 0
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
@@ -96,6 +100,16 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
+        if self.confirm < 0 or self.confirm == 1:
+            raise ValueError(
+                "confirm must be 0 or at least 2, as one retraining says nothing of its spread; "
+                f"got {self.confirm}"
+            )
+        if self.confirm and "miou" not in self.objectives:
+            raise ValueError(
+                f"confirm must be 0 where miou is no objective, as all others are exact; "
+                f"got {self.confirm}"
+            )
         if self.stall_seconds:
             most = 2 * self.pipeline.latency.max_seconds  # warm-up and measurement
             if not self.stall_seconds > most:

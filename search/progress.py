@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.confirmation import Confirmation
 from search.front import front_mask, hypervolume_fraction
 from search.study import PipelineStudy
 from trainables.context import Progress
@@ -42,14 +43,16 @@ class ProgressBoard:
 
     Args:
         study: Its records are read; never changed.
+        confirmation: Retrainings of its front, likewise; none without it.
 
     Attributes:
         activities: What runs now, by any key; for the caller to keep up to date.
         reference: Corner of the reference box, once it is known.
     """
 
-    def __init__(self, study: PipelineStudy) -> None:
+    def __init__(self, study: PipelineStudy, confirmation: Confirmation | None = None) -> None:
         self.study = study
+        self._confirmation = confirmation
         self.activities: dict[str, Activity] = {}
         self.reference: Mapping[str, float] = {}
         self._finished_before = study.config.num_pipelines - study.num_unfinished
@@ -79,8 +82,13 @@ class ProgressBoard:
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate from the pipelines finished in this session; None before the first."""
+        """Estimate from the pipelines finished in this session; None before the first.
+
+        Once there are none left: from the retrainings of the front, likewise.
+        """
         left = self.study.num_unfinished
+        if self._confirmation is not None and self._confirmation.num_left:
+            return self._confirmation.seconds_left
         finished = self.study.config.num_pipelines - left - self._finished_before
         if not left:
             return 0.0
@@ -95,6 +103,9 @@ class ProgressBoard:
         waiting = self.study.num_unfinished - running
         parts = [f"{states['complete']} complete", f"{running} running", f"{waiting} waiting"]
         parts += [f"{states[name]} {name}" for name in ("failed", "stopped") if states[name]]
+        if self._confirmation is not None and self._confirmation.num_wanted:
+            wanted = self._confirmation.num_wanted
+            parts.append(f"{wanted - self._confirmation.num_left} of {wanted} retrained")
         return ", ".join(parts)
 
     def numbers(self) -> str:

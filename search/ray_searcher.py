@@ -10,6 +10,7 @@ from typing import Any
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
+from search.confirmation import Confirmation
 from search.rungs import Rungs
 from search.stage_tree import Ending, StageTree, Task
 from search.study import Outcome, PipelineStudy
@@ -22,6 +23,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
     """Asks the study for pipelines and hands their stages to Tune, as soon as they may run.
 
     A stage that several pipelines share is run once; a pipeline that waits for one holds no place.
+    When all pipelines have ended come the retrainings of the front, if any are wanted.
     Its state is the study and the artefacts on disk, so there is nothing for Tune to save.
 
     Args:
@@ -29,6 +31,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         max_concurrent: Most stages at a time, teacher and dense student apart.
         explain_error: Tune trial id -> why its worker failed.
         on_change: Called after every start and outcome.
+        confirmation: Retrainings of the front; none without it.
 
     Attributes:
         baselines: Those that are trained, by role.
@@ -42,6 +45,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         max_concurrent: int,
         explain_error: Callable[[str], str],
         on_change: Callable[[], None] = lambda: None,
+        confirmation: Confirmation | None = None,
     ) -> None:
         super().__init__()
         self.study = study
@@ -49,6 +53,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         self.baseline_errors: dict[str, str] = {}
         self._tree = StageTree(study.config.rungs)
         self._rungs = Rungs(study)
+        self._confirmation = confirmation
         self._max_concurrent = max_concurrent
         self._explain_error = explain_error
         self._on_change = on_change
@@ -66,7 +71,9 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             return self.FINISHED  # type: ignore[no-any-return,unused-ignore]
         self._go_on()
         running = sum(task.stage not in BASELINES for task in self._tasks.values())
-        task = self._next_task() if running < self._max_concurrent else None
+        task = None
+        if running < self._max_concurrent:
+            task = self._next_task() or self._next_retraining()
         if task is not None:
             self._tasks[trial_id] = task
             self._on_change()
@@ -76,11 +83,10 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
                 "label": task.label,
                 "settings": settings,
                 "share": task.share,
+                "fine_tuning_seed": task.fine_tuning_seed,
             }
-        if not self._is_exhausted or self._tasks:
-            return None
-        self._stop_paused()
-        return None if self._tree.open_pipelines else self.FINISHED
+        is_over = self._is_exhausted and not self._tasks and not self._tree.open_pipelines
+        return self.FINISHED if is_over else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -92,20 +98,10 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         flat: dict[str, Any] = flatten_dict(result or {})
         outcome = None if error else flat.get("outcome")
         if outcome == "complete":
-            endings = self._tree.finish(task.node, self._read(task, flat))
-            if task.stage == "pruned":
-                for number in self._tree.waiting_for(task.node):
-                    self._stop_if_hopeless(number)
-            elif task.share < 1:
-                for number in self._tree.waiting_for(task.node):
-                    metrics = self._tree.get_result(number).metrics
-                    self._rungs.pause(number, task.share, metrics)
-                    self.study.report(number, metrics)
+            endings = self._finish(task, self._read(task, flat))
         else:
             reason = str(flat.get("reason", "")) if outcome else self._explain_error(trial_id)
-            if task.stage in BASELINES:
-                self.baseline_errors[task.stage] = reason
-            endings = self._tree.fail(task.node, f"{task.stage}: {reason}")
+            endings = self._fail(task, reason)
         if not self.baseline_errors:
             self._tell(endings)
         self._on_change()
@@ -136,6 +132,41 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             self._tell(self._tree.settle())
             if proposal.number in self._tree.open_pipelines:
                 self._stop_if_hopeless(proposal.number)
+
+    def _next_retraining(self) -> Task | None:
+        """Take what is left of the confirmation, once no pipeline is open any more."""
+        if not self._is_exhausted:
+            return None
+        if not self._tasks:
+            self._stop_paused()
+        # A resumed search has no open pipeline while its baselines are found again.
+        is_early = self._tree.open_pipelines or len(self.baselines) < len(BASELINES)
+        return None if is_early or self._confirmation is None else self._confirmation.take()
+
+    def _finish(self, task: Task, result: StageResult) -> list[Ending]:
+        """Note what a stage brought; returns the pipelines that are through by it."""
+        if self._confirmation is not None and task.fine_tuning_seed is not None:
+            self._confirmation.finish(task.node, result)
+            return []
+        endings = self._tree.finish(task.node, result)
+        if task.stage == "pruned":
+            for number in self._tree.waiting_for(task.node):
+                self._stop_if_hopeless(number)
+        elif task.share < 1:
+            for number in self._tree.waiting_for(task.node):
+                metrics = self._tree.get_result(number).metrics
+                self._rungs.pause(number, task.share, metrics)
+                self.study.report(number, metrics)
+        return endings
+
+    def _fail(self, task: Task, reason: str) -> list[Ending]:
+        """Note that a stage has failed; returns the pipelines that cannot go on."""
+        if self._confirmation is not None and task.fine_tuning_seed is not None:
+            self._confirmation.fail(task.node, reason)
+            return []
+        if task.stage in BASELINES:
+            self.baseline_errors[task.stage] = reason
+        return self._tree.fail(task.node, f"{task.stage}: {reason}")
 
     def _go_on(self) -> None:
         """Let the pipelines go on that belong to the best part of their rung."""

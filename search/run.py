@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +19,8 @@ from rich.logging import RichHandler
 
 from models.hardware import describe_hardware
 from search.command_line import Arguments, parse_arguments
-from search.config import CONFIG_FILE, StudyConfig, load_config
+from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
+from search.confirmation import Confirmation
 from search.preparation import check_study, fetch_data, settle_paths
 from search.progress import ProgressBoard, ProgressDisplay
 from search.ray_metrics import StudyMetrics, metrics_address
@@ -37,7 +38,7 @@ from search.results import (
 )
 from search.run_folder import create_run_folder, locked
 from search.study import PipelineStudy
-from search.summary import print_next_steps, print_summary, write_report
+from search.summary import print_confirmation, print_next_steps, print_summary, write_report
 from search.warm_start import check_latency, read_known
 from trainables.pipeline import Baseline, DatasetSummary
 
@@ -57,6 +58,7 @@ class Run:
         dataset: What was read of the data set.
         study: Its trials.
         console: For the user.
+        confirmation: Retrainings of the study's front.
         baselines: Teacher and dense student, as soon as they are trained.
         baseline_errors: Why one of them could not be trained.
         device: Torch device of the trials.
@@ -70,11 +72,15 @@ class Run:
     dataset: DatasetSummary
     study: PipelineStudy
     console: Console
+    confirmation: Confirmation = field(init=False)
     baselines: list[Baseline] = field(default_factory=list)
     baseline_errors: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     hardware: dict[str, Any] | None = None
     write_again_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.confirmation = Confirmation(self.study, self.folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         folder, config, dataset = prepare(arguments, console)
         with locked(folder):
+            if arguments.new_confirm is not None:
+                save_config(config, folder / CONFIG_FILE)  # for the next --resume
             run = Run(
                 arguments=arguments,
                 config=config,
@@ -116,6 +124,8 @@ def prepare(arguments: Arguments, console: Console) -> tuple[Path, StudyConfig, 
     """
     if arguments.resume is not None:
         config = load_config(arguments.resume / CONFIG_FILE)
+        if arguments.new_confirm is not None:
+            config = replace(config, confirm=arguments.new_confirm)
     else:
         config = fetch_data(arguments.study) if arguments.download else arguments.study
         config = settle_paths(config)
@@ -143,26 +153,27 @@ def open_study(config: StudyConfig, folder: Path, console: Console) -> PipelineS
 
 
 def search(run: Run) -> int:
-    """Run what is left of the study and report, whatever happens meanwhile.
+    """Run what is left of the study and of its confirmation; report, whatever happens meanwhile.
 
     Returns:
         Exit status.
     """
     run.console.print(f"run folder: {run.folder}", highlight=False, soft_wrap=True)
     interrupted = False
-    if run.study.num_unfinished or not (run.folder / METADATA_FILE).exists():
+    is_searched = not run.study.num_unfinished and (run.folder / METADATA_FILE).exists()
+    if is_searched:
+        run.baselines = read_baselines(run.folder)  # as measured beside the pipelines
+    if not is_searched or run.confirmation.num_left:
         try:
             tune_pipelines(run)
         except KeyboardInterrupt:
             interrupted = True
             run.console.print(EPILOGUE)
-    else:
-        run.baselines = read_baselines(run.folder)
     return finish(run, interrupted=interrupted)
 
 
 def tune_pipelines(run: Run) -> None:
-    """Start Ray and run the baselines and all pipelines that are left.
+    """Start Ray and run the baselines, all pipelines and all retrainings that are left.
 
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C.
@@ -188,7 +199,10 @@ def tune_pipelines(run: Run) -> None:
             run.hardware = describe_worker()
         if run.config.warm_start and not run.study.records:
             check_latency(run.config, run.device, run.hardware or describe_hardware(run.device))
-        board = ProgressBoard(run.study)
+        board = ProgressBoard(run.study, run.confirmation)
+        if run.baselines:
+            board.reference = reference_point(run.config, run.baselines)
+            board.refresh()
         with ProgressDisplay(board, run.console) as display:
             callback = BoardCallback(
                 board,
@@ -202,6 +216,7 @@ def tune_pipelines(run: Run) -> None:
                 max_concurrent=allotment.max_concurrent,
                 explain_error=callback.explain_error,
                 on_change=lambda: write_results(run, searcher, board),
+                confirmation=run.confirmation,
             )
             metrics = StudyMetrics(board, searcher, run.folder, run.device)
             run_tune(run.config, run.folder, allotment, searcher, callback)
@@ -249,7 +264,8 @@ def finish(run: Run, *, interrupted: bool) -> int:
     if complete:
         with run.console.status("writing the report"):
             report = write_report(run.folder)
-    print_next_steps(run.study, run.folder, report, run.console)
+    print_confirmation(run.confirmation, report, run.console)
+    print_next_steps(run.study, run.confirmation, run.folder, report, run.console)
     if interrupted:
         return EXIT_INTERRUPTED
     return EXIT_OK if complete else EXIT_FAILED

@@ -23,6 +23,7 @@ class Task(NamedTuple):
         settings: Of the pipeline that asked for it first; None for a baseline.
         label: For people.
         share: Of the stage's steps after which it pauses, within 0..1; 1 ends it.
+        fine_tuning_seed: Of a further fine-tuning (`search.confirmation`); None: the study's.
     """
 
     node: str
@@ -30,6 +31,7 @@ class Task(NamedTuple):
     settings: PipelineSettings | None
     label: str
     share: float = 1.0
+    fine_tuning_seed: int | None = None
 
 
 class Ending(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from search.confirmation import Confirmation
 from search.front import front_mask
 from search.study import JOURNAL_FILE, PipelineStudy, TrialRecord
 from trainables.pipeline import Baseline
@@ -55,8 +57,49 @@ def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: 
             console.print(f"trial {record.number} {record.state}: {record.reason}", markup=False)
 
 
+def print_confirmation(confirmation: Confirmation, report: Path | None, console: Console) -> None:
+    """Print what the report says of the members of the front that were fine-tuned again.
+
+    Args:
+        confirmation: Says which retrainings failed.
+        report: Its index.html, beside which front.csv lies; None if it could not be written.
+        console: For the user.
+    """
+    for entry in confirmation.retrainings.values():
+        if entry.state == "failed":
+            text = f"retraining of trial {entry.trial} with seed {entry.seed} failed: "
+            console.print(text + entry.reason, markup=False)
+    if report is None:
+        return
+    with report.with_name("front.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("retrained_miou_mean")]
+    if not rows:
+        return
+    table = Table(
+        title="The front retrained: mIoU of fine-tunings with other seeds",
+        caption="without the search's own, which brought it to the front by being high",
+    )
+    columns = ("network", "in the search", "retrainings", "mean", "deviation", "P(on front)")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in rows:
+        count = f"{float(row['num_retrainings']):.0f}"
+        mean = f"{float(row['retrained_miou_mean']):.3f}"
+        deviation, chance = (
+            f"{float(row[name]):.{digits}f}" if row.get(name) else "-"
+            for name, digits in (("retrained_miou_std", 3), ("probability_non_dominated", 2))
+        )
+        search = f"{float(row['miou']):.3f}"
+        table.add_row(row["trial"], search, count, mean, deviation, chance)
+    console.print(table)
+
+
 def print_next_steps(
-    study: PipelineStudy, run_dir: Path, report: Path | None, console: Console
+    study: PipelineStudy,
+    confirmation: Confirmation,
+    run_dir: Path,
+    report: Path | None,
+    console: Console,
 ) -> None:
     """Print the report's path and the commands that make sense now."""
     folder = shlex.quote(str(run_dir))
@@ -65,8 +108,10 @@ def print_next_steps(
         rows.append(("report", str(report)))
     else:
         rows.append(("write the report", f"python analysis/report.py {folder}"))
-    if study.num_unfinished:
+    if study.num_unfinished or confirmation.num_left:
         rows.append(("go on", f"python search/run.py --resume {folder}"))
+    elif not study.config.confirm and "miou" in study.config.objectives:
+        rows.append(("confirm the front", f"python search/run.py --resume {folder} --confirm 3"))
     rows.append(("browse the study", f"optuna-dashboard {folder}/{JOURNAL_FILE}"))
     if study.config.pipeline.data.name == "synthetic":
         rows.append(("real data", "python search/run.py camvid --download"))

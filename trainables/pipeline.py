@@ -214,6 +214,8 @@ def run_stage(
     store: ArtifactStore,
     context: StageContext,
     share: float = 1.0,
+    *,
+    fine_tuning_seed: int | None = None,
 ) -> StageResult:
     """Run one stage of a pipeline, or find it; stages before it that are missing are run too.
 
@@ -225,6 +227,7 @@ def run_stage(
         context: Machine, folders and progress report.
         share: Of the stage's work after which it pauses, within 0..1; the result has
             "miou@<share>" then. Only the distilled stage can pause.
+        fine_tuning_seed: As in `build_stages`.
 
     Raises:
         TrainingDiverged: A loss is no longer finite.
@@ -232,7 +235,7 @@ def run_stage(
         DataError: The data set cannot be used.
     """
     context.report(Progress(name, 0, 1))
-    stage = build_stages(config, settings)[name]
+    stage = build_stages(config, settings, fine_tuning_seed=fine_tuning_seed)[name]
     if share < 1:
         paused = stage.advance(store, context, share)
         return StageResult(

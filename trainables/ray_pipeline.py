@@ -58,9 +58,10 @@ def make_trainable(
 ) -> Callable[[dict[str, Any]], None]:
     """Make the function that Tune runs.
 
-    Its config holds "stage", the pipeline's "settings" (empty for a baseline) and the "share" of
-    the stage's work after which it pauses. It reports progress, and at the end "outcome"
-    ("complete" or "failed") with the result or the reason.
+    Its config holds "stage", the pipeline's "settings" (empty for a baseline), the "share" of the
+    stage's work after which it pauses, and "fine_tuning_seed", None for the seed of all stages. It
+    reports progress, and at the end "outcome" ("complete" or "failed") with the result or the
+    reason.
 
     Args:
         config: What all pipelines share.
@@ -106,7 +107,10 @@ def _run(
             baseline = run_baseline(stage, config, store, context)
             return {"outcome": "complete", "baseline": baseline._asdict()}
         settings = PipelineSettings(**trial["settings"])
-        result = run_stage(config, settings, stage, store, context, trial["share"])
+        seed = trial["fine_tuning_seed"]
+        result = run_stage(
+            config, settings, stage, store, context, trial["share"], fine_tuning_seed=seed
+        )
     except DETERMINISTIC_ERRORS as error:
         logger.exception("%s failed", stage)
         return {"outcome": "failed", "reason": describe_error(error)}

@@ -72,7 +72,7 @@ def make(config, workplace):
         def run_baseline(name, *arguments):
             return Baseline(name, "dual_branch", 0.6, 9.0, 9.5, 1000, 5000, f"{name}-1")
 
-        def run_stage(config, settings, name, store, context, *arguments):
+        def run_stage(config, settings, name, store, context, *arguments, **keywords):
             with (folder / "attempts").open("a") as file:
                 file.write(f"{name} {settings.sparsity_lambda:g}\n")
             for step in range(4):

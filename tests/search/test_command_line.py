@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search.command_line import parse_arguments
-from search.config import save_config
+from search.config import StudyConfig, load_config, save_config
 from search.recipes import RECIPES, quickstart
 from search.run import main
 from search.run_folder import create_run_folder, locked
@@ -54,6 +55,8 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
     output = capsys.readouterr().out
     for word in (*RECIPES, "examples:", "--data-root", "--pipeline.distil.num-steps", "--resume"):
         assert word in output
+    assert run("--resume", "x", "--help") == 0
+    assert "--confirm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,7 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         (["--warm-start", "a", "a"], "warm_start must name every run once"),
         (["--resume", "nowhere"], "nowhere/config.json cannot be read"),
         (["--resume", "x", "--num-pipelines", "4"], "--num-pipelines"),
+        (["--confirm", "1"], "confirm must be 0 or at least 2"),
     ],
 )
 def test_bad_input_ends_with_2_before_any_run_folder(
@@ -124,3 +128,21 @@ def test_resume_reads_only_the_config(tmp_path: Path) -> None:
     save_config(quickstart(), tmp_path / "config.json")
     arguments = parse_arguments([f"--resume={tmp_path}", "--address", "1.2.3.4:6379"])
     assert (arguments.resume, arguments.address) == (tmp_path, "1.2.3.4:6379")
+    assert arguments.new_confirm is None
+
+
+def test_resume_takes_confirm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(quickstart(), num_pipelines=5, confirm=2)
+    save_config(config, tmp_path / "config.json")
+    seen: list[StudyConfig] = []
+    monkeypatch.setattr("search.run.search", lambda run: seen.append(run.config) or 0)
+    monkeypatch.setattr("search.run.check_study", lambda config: None)
+    for words, confirm in ((["--confirm", "3"], 3), ([], 3), (["--confirm=0"], 0)):
+        assert run("--resume", str(tmp_path), *words) == 0
+        assert seen.pop() == replace(config, confirm=confirm)
+        assert load_config(tmp_path / "config.json") == replace(config, confirm=confirm)
+    assert run("--resume", str(tmp_path), "--confirm", "1") == 2
+    assert "confirm must be 0 or at least 2" in capsys.readouterr().err
+    assert load_config(tmp_path / "config.json").confirm == 0

@@ -96,6 +96,12 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"gpus_per_trial": 1.5}, "fraction in 0..1 or a whole number, got 1.5"),
         ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"confirm": 1}, "confirm must be 0 or at least 2.*got 1"),
+        ({"confirm": -2}, "confirm must be 0 or at least 2.*got -2"),
+        (
+            {"confirm": 3, "objectives": ("latency_ms", "macs")},
+            "confirm must be 0 where miou is no objective.*got 3",
+        ),
         ({"stall_seconds": 10.0}, r"above twice pipeline.latency.max_seconds \(40\), got 10"),
         ({"stall_seconds": -1.0}, "stall_seconds must be 0 or above"),
     ],

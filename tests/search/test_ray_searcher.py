@@ -42,7 +42,9 @@ def searcher(config: StudyConfig, tmp_path: Path) -> PipelineSearcher:
 def train_baselines(searcher: PipelineSearcher) -> None:
     for role in ("teacher", "dense"):
         suggestion: Any = searcher.suggest(role)
-        assert suggestion == {"stage": role, "label": role, "settings": {}, "share": 1.0}
+        assert suggestion == {
+            "stage": role, "label": role, "settings": {}, "share": 1.0, "fine_tuning_seed": None,
+        }  # fmt: skip
     assert searcher.suggest("too early") is None
     for role in ("teacher", "dense"):
         baseline = {**BASELINE, "name": role}

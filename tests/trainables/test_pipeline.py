@@ -76,6 +76,28 @@ def test_a_pause_changes_nothing(tiny_config, context, store, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_a_fine_tuning_seed_changes_the_fine_tuning_alone(tiny_config, context, store):
+    settings = PipelineSettings()
+    first = run_pipeline(tiny_config, settings, store, context)
+    again = run_stage(tiny_config, settings, "distilled", store, context, fine_tuning_seed=1)
+    assert again.stages["distilled"] != first.stages["distilled"]
+    assert again.seconds["distilled"] > 0
+    stages = build_stages(tiny_config, settings, fine_tuning_seed=1)
+    shared = {f"{name}-{stages[name].key}" for name in PATH[:-1]}
+    assert shared == {first.stages[name] for name in PATH[:-1]}
+    folders = [result.stages["distilled"] for result in (first, again)]
+    one, other = (
+        load_checkpoint(store.root / folder / "checkpoint.safetensors").state_dict()
+        for folder in folders
+    )
+    assert one.keys() == other.keys()
+    assert all(one[name].shape == other[name].shape for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    found = run_stage(tiny_config, settings, "distilled", store, context, fine_tuning_seed=1)
+    assert found.metrics == again.metrics
+    assert found.seconds["distilled"] == 0
+
+
 def test_other_stages_do_not_pause(tiny_config, context, store):
     with pytest.raises(NotImplementedError, match="sparse cannot pause"):
         run_stage(tiny_config, PipelineSettings(), "sparse", store, context, share=0.5)

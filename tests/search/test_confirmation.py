@@ -1,0 +1,320 @@
+"""The retrainings of the front: which, once each, over sessions, and apart from the study."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+
+from search import run as program
+from search.config import StudyConfig
+from search.confirmation import Confirmation
+from search.progress import ProgressBoard
+from search.ray_searcher import PipelineSearcher
+from search.retrainings import CONFIRMATION_FILE
+from search.stage_tree import Task
+from search.study import JOURNAL_FILE, PipelineStudy
+from search.summary import print_confirmation, print_next_steps
+from trainables.pipeline import Baseline, DatasetSummary, StageResult
+from trainables.pipeline_config import PipelineSettings
+
+# Trials 0 and 2 are on the front, 1 is dominated.
+POINTS = tuple(PipelineSettings(lr=2e-3, temperature=t) for t in (1.0, 2.0, 3.0))
+METRICS: tuple[Mapping[str, float], ...] = (
+    {"miou": 0.6, "latency_ms": 9.0, "num_params": 900.0, "macs": 9.0},
+    {"miou": 0.5, "latency_ms": 9.0, "num_params": 900.0, "macs": 9.0},
+    {"miou": 0.4, "latency_ms": 4.0, "num_params": 400.0, "macs": 4.0},
+)
+BASELINE = {
+    "name": "dense", "model": "dual_branch", "miou": 0.9, "latency_ms": 9.0, "latency_p95_ms": 9.5,
+    "num_params": 1000, "macs": 5000, "stage": "dense-1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def asked(config: StudyConfig) -> StudyConfig:
+    pipeline = replace(config.pipeline, seed=7)
+    return replace(config, num_pipelines=3, first_points=POINTS, confirm=2, pipeline=pipeline)
+
+
+def search(config: StudyConfig, folder: Path, number: int = 3) -> PipelineStudy:
+    study = PipelineStudy(config, folder)
+    for _ in range(number):
+        proposal = study.ask()
+        assert proposal is not None
+        study.tell(proposal.number, "complete", metrics=METRICS[proposal.number])
+    return study
+
+
+def take(confirmation: Confirmation) -> Task:
+    task = confirmation.take()
+    assert task is not None
+    return task
+
+
+def finish(confirmation: Confirmation, task: Task, miou: float) -> None:
+    result = StageResult(
+        metrics={"miou": miou, "iou/road": 0.1},
+        stages={"distilled": f"distilled-{task.fine_tuning_seed}"},
+        seconds={"distilled": 2.5},
+    )
+    confirmation.finish(task.node, result)
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / CONFIRMATION_FILE).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_member_is_retrained_with_every_seed(asked: StudyConfig, tmp_path: Path) -> None:
+    study = search(asked, tmp_path)
+    confirmation = Confirmation(study, tmp_path)
+    assert confirmation.members == (0, 2)
+    assert (confirmation.num_wanted, confirmation.num_left) == (4, 4)
+    tasks = [take(confirmation) for _ in range(4)]
+    assert confirmation.take() is None
+    labels = ["confirm 0 seed 8", "confirm 2 seed 8", "confirm 0 seed 9", "confirm 2 seed 9"]
+    assert [task.label for task in tasks] == labels
+    assert [task.fine_tuning_seed for task in tasks] == [8, 8, 9, 9]
+    assert {(task.stage, task.share) for task in tasks} == {("distilled", 1.0)}
+    assert [task.settings for task in tasks] == [POINTS[0], POINTS[2]] * 2
+    assert confirmation.seconds_left is None
+    for task in tasks[::-1]:
+        finish(confirmation, task, 0.5)
+    assert confirmation.num_left == 0
+    assert confirmation.seconds_left == 0
+    rows = read_rows(tmp_path)
+    assert [(row["trial"], row["seed"]) for row in rows] == [
+        ("0", "8"), ("0", "9"), ("2", "8"), ("2", "9"),
+    ]  # fmt: skip
+    assert rows[0] == {
+        "trial": "0", "seed": "8", "state": "complete", "reason": "", "miou": "0.5",
+        "stage/distilled": "distilled-8", "seconds/distilled": "2.5",
+    }  # fmt: skip
+    assert len(optuna.load_study(study_name="segfront", storage=journal(tmp_path)).trials) == 3
+
+
+def journal(folder: Path) -> Any:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL_FILE))
+    return optuna.storages.JournalStorage(backend)
+
+
+def test_nothing_is_retrained_before_the_search_is_over(asked: StudyConfig, tmp_path: Path) -> None:
+    study = search(asked, tmp_path, number=2)
+    confirmation = Confirmation(study, tmp_path)
+    assert confirmation.take() is None
+    assert (confirmation.num_wanted, confirmation.num_left) == (0, 0)
+    assert not (tmp_path / CONFIRMATION_FILE).exists()
+
+
+def test_unasked_nothing_is_retrained(asked: StudyConfig, tmp_path: Path) -> None:
+    confirmation = Confirmation(search(replace(asked, confirm=0), tmp_path), tmp_path)
+    assert confirmation.take() is None
+    assert confirmation.num_left == 0
+
+
+def test_the_next_session_goes_on_where_it_ended(asked: StudyConfig, tmp_path: Path) -> None:
+    confirmation = Confirmation(search(asked, tmp_path), tmp_path)
+    done, failed, _ = (take(confirmation) for _ in range(3))
+    finish(confirmation, done, 0.123456789012)
+    confirmation.fail(failed.node, 'TrainingDiverged: "loss", nan')
+
+    resumed = Confirmation(PipelineStudy(asked, tmp_path), tmp_path)
+    assert resumed.retrainings == confirmation.retrainings
+    assert resumed.num_left == 2
+    assert [take(resumed).label for _ in range(2)] == ["confirm 0 seed 9", "confirm 2 seed 9"]
+    assert resumed.take() is None
+
+    more = Confirmation(PipelineStudy(replace(asked, confirm=3), tmp_path), tmp_path)
+    assert more.num_left == 4
+    fewer = Confirmation(PipelineStudy(replace(asked, confirm=0), tmp_path), tmp_path)
+    assert fewer.num_left == 0
+    assert fewer.retrainings == confirmation.retrainings
+
+
+def test_a_retraining_without_a_number_has_failed(asked: StudyConfig, tmp_path: Path) -> None:
+    confirmation = Confirmation(search(asked, tmp_path), tmp_path)
+    finish(confirmation, take(confirmation), float("nan"))
+    (row,) = read_rows(tmp_path)
+    assert (row["state"], row["reason"]) == ("failed", "miou is nan, not a finite number")
+    assert (row["miou"], row["stage/distilled"]) == ("", "")
+
+
+@pytest.mark.parametrize("text", ["trial\n3\n", "trial,seed,state\n1,2,perhaps\n"])
+def test_a_damaged_table_is_named(asked: StudyConfig, tmp_path: Path, text: str) -> None:
+    (tmp_path / CONFIRMATION_FILE).write_text(text)
+    with pytest.raises(ValueError, match=r"confirmation\.csv, line 2: "):
+        Confirmation(PipelineStudy(asked, tmp_path), tmp_path)
+
+
+def suggest(searcher: PipelineSearcher, trial_id: str) -> dict[str, Any]:
+    suggestion: Any = searcher.suggest(trial_id)
+    assert isinstance(suggestion, dict), suggestion
+    return suggestion
+
+
+def test_the_searcher_retrains_the_front_of_a_finished_study(
+    asked: StudyConfig, tmp_path: Path
+) -> None:
+    study = search(asked, tmp_path)
+    confirmation = Confirmation(study, tmp_path)
+    searcher = PipelineSearcher(
+        study, max_concurrent=2, explain_error=lambda _: "it died", confirmation=confirmation
+    )
+    for role in ("teacher", "dense"):
+        suggest(searcher, role)
+    searcher.on_trial_complete("dense", {"outcome": "complete", "baseline": BASELINE})
+    assert searcher.suggest("a") is None  # the retrainings need the teacher too
+    baseline = {**BASELINE, "name": "teacher"}
+    searcher.on_trial_complete("teacher", {"outcome": "complete", "baseline": baseline})
+    first = suggest(searcher, "a")
+    assert first["label"] == "confirm 0 seed 8"
+    assert (first["stage"], first["share"], first["fine_tuning_seed"]) == ("distilled", 1.0, 8)
+    assert PipelineSettings(**first["settings"]) == POINTS[0]
+    assert suggest(searcher, "b")["label"] == "confirm 2 seed 8"
+    assert searcher.suggest("c") is None  # both places are taken
+    parts = {"metrics": {"miou": 0.55}, "stages": {"distilled": "d-1"}, "seconds": {"distilled": 3}}
+    searcher.on_trial_complete("a", {"outcome": "complete", **parts})
+    searcher.on_trial_complete("b", None, error=True)
+    for trial_id in ("c", "d"):
+        suggest(searcher, trial_id)
+        searcher.on_trial_complete(trial_id, {"outcome": "failed", "reason": "DataError: no"})
+    assert searcher.suggest("e") == searcher.FINISHED
+    outcomes = [(r.state, r.reason, r.miou) for r in confirmation.retrainings.values()]
+    assert outcomes == [
+        ("complete", "", 0.55), ("failed", "it died", None), ("failed", "DataError: no", None),
+        ("failed", "DataError: no", None),
+    ]  # fmt: skip
+    assert [record.metrics for record in study.records.values()] == list(METRICS)
+    assert study.num_unfinished == 0
+
+
+def test_the_searcher_retrains_once_the_last_pipeline_has_ended(
+    asked: StudyConfig, tmp_path: Path
+) -> None:
+    config = replace(
+        asked, num_pipelines=2, rungs=(0.5,), reduction_factor=2.0, stop_hopeless=False
+    )
+    study = PipelineStudy(config, tmp_path)
+    confirmation = Confirmation(study, tmp_path)
+    searcher = PipelineSearcher(
+        study, max_concurrent=2, explain_error=str, confirmation=confirmation
+    )
+    order: list[tuple[str, float]] = []
+    trial = 0
+    while (suggestion := searcher.suggest(str(trial))) != searcher.FINISHED:
+        assert isinstance(suggestion, dict)  # one at a time, so that there is always something
+        order.append((suggestion["label"], suggestion["share"]))
+        stage = suggestion["stage"]
+        if suggestion["settings"]:
+            miou = 0.6 - 0.1 * (suggestion["settings"]["temperature"] == 2.0)
+            name = "miou" if suggestion["share"] == 1 else "miou@0.5"
+            cost = {"latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}
+            metrics = {"pruned": cost, "distilled": {name: miou}}.get(stage, {})
+            result = {"metrics": metrics, "stages": {stage: f"{stage}-1"}, "seconds": {stage: 1.0}}
+        else:
+            result = {"baseline": {**BASELINE, "name": stage}}
+        searcher.on_trial_complete(str(trial), {"outcome": "complete", **result})
+        trial += 1
+    # The second pipeline waits at its rung for ever and is stopped before the retrainings begin.
+    assert order[-2:] == [("confirm 0 seed 8", 1.0), ("confirm 0 seed 9", 1.0)]
+    assert [study.records[number].state for number in range(2)] == ["complete", "stopped"]
+    assert confirmation.members == (0,)
+
+
+def test_without_a_baseline_nothing_is_retrained(asked: StudyConfig, tmp_path: Path) -> None:
+    study = search(asked, tmp_path)
+    confirmation = Confirmation(study, tmp_path)
+    searcher = PipelineSearcher(
+        study, max_concurrent=2, explain_error=str, confirmation=confirmation
+    )
+    suggest(searcher, "teacher")
+    searcher.on_trial_complete("teacher", {"outcome": "failed", "reason": "DataError: gone"})
+    assert searcher.suggest("a") == searcher.FINISHED
+    assert confirmation.num_left == 4
+
+
+def test_the_board_counts_retrainings_apart(asked: StudyConfig, tmp_path: Path) -> None:
+    study = search(asked, tmp_path)
+    confirmation = Confirmation(study, tmp_path)
+    board = ProgressBoard(study, confirmation)
+    assert board.counts() == "3 complete, 0 running, 0 waiting, 0 of 4 retrained"
+    assert board.seconds_left is None
+    finish(confirmation, take(confirmation), 0.5)
+    board.refresh()
+    assert board.counts() == "3 complete, 0 running, 0 waiting, 1 of 4 retrained"
+    assert board.best_miou == 0.6
+    assert board.seconds_left is not None
+
+
+def show(*arguments: Any, print_it: Any) -> str:
+    stream = io.StringIO()
+    print_it(*arguments, Console(file=stream, width=200))
+    return stream.getvalue()
+
+
+def test_the_summary_prints_what_the_report_says(asked: StudyConfig, tmp_path: Path) -> None:
+    confirmation = Confirmation(search(asked, tmp_path), tmp_path)
+    confirmation.fail(take(confirmation).node, "TrainingDiverged: [nan]")
+    (tmp_path / "front.csv").write_text(
+        "trial,miou,num_retrainings,retrained_miou_mean,retrained_miou_std,"
+        "probability_non_dominated\n0,0.6,2,0.51,0.0141,0.0528\n2,0.4,,,,\n"
+    )
+    text = show(confirmation, tmp_path / "index.html", print_it=print_confirmation)
+    assert "retraining of trial 0 with seed 8 failed: TrainingDiverged: [nan]" in text
+    (line,) = [line.split() for line in text.splitlines() if "0.510" in line]
+    assert [cell for cell in line if cell != "│"] == ["0", "0.600", "2", "0.510", "0.014", "0.05"]
+    (tmp_path / "front.csv").write_text("trial,miou,num_retrainings,retrained_miou_mean\n0,1,1,1\n")
+    assert "-" in show(confirmation, tmp_path / "index.html", print_it=print_confirmation)
+    (tmp_path / "front.csv").write_text("trial,miou\n0,1\n")
+    silent = Confirmation(search(asked, tmp_path, number=0), tmp_path / "elsewhere")
+    assert show(silent, tmp_path / "index.html", print_it=print_confirmation) == ""
+    assert show(silent, None, print_it=print_confirmation) == ""
+
+
+def test_next_steps_know_what_is_left(asked: StudyConfig, tmp_path: Path) -> None:
+    study = search(asked, tmp_path)
+    confirmation = Confirmation(study, tmp_path)
+    text = show(study, confirmation, tmp_path, None, print_it=print_next_steps)
+    assert f"go on: python search/run.py --resume {tmp_path}\n" in text
+    study = PipelineStudy(replace(asked, confirm=0), tmp_path)
+    confirmation = Confirmation(study, tmp_path)
+    text = show(study, confirmation, tmp_path, None, print_it=print_next_steps)
+    assert "go on:" not in text
+    assert f"confirm the front: python search/run.py --resume {tmp_path} --confirm 3\n" in text
+
+
+@pytest.mark.parametrize(("confirm", "sessions"), [(2, 1), (0, 0)])
+def test_a_finished_run_starts_ray_for_retrainings_alone(
+    confirm: int,
+    sessions: int,
+    asked: StudyConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study = search(replace(asked, confirm=confirm), tmp_path)
+    baselines = [{**BASELINE, "name": name} for name in ("teacher", "dense")]
+    (tmp_path / "metadata.json").write_text(json.dumps({"baselines": baselines}))
+    run = program.Run(
+        arguments=program.Arguments(),
+        config=study.config,
+        folder=tmp_path,
+        dataset=DatasetSummary("synthetic", 1, ("road",), (96, 192)),
+        study=study,
+        console=Console(file=io.StringIO()),
+    )
+    seen: list[list[Baseline]] = []
+    monkeypatch.setattr(program, "tune_pipelines", lambda run: seen.append(run.baselines))
+    monkeypatch.setattr(program, "finish", lambda run, interrupted: 0)
+    assert program.search(run) == 0
+    # Measured beside the pipelines, not in this session, which may be on another machine.
+    assert [baseline._asdict() for baseline in run.baselines] == baselines
+    assert seen == [run.baselines] * sessions
