@@ -75,6 +75,31 @@ def complete(folder: Path) -> dict[str, str]:
     return {row["trial"]: row["miou"] for row in read_trials(folder) if row["state"] == "complete"}
 
 
+def check_confirmation(folder: Path, output: str) -> None:
+    """Every member of the front was retrained twice, beside the study and not in it."""
+    assert json.loads((folder / "config.json").read_text())["confirm"] == 2
+    with (folder / "report" / "front.csv").open() as file:
+        front = {row["trial"]: row for row in csv.DictReader(file)}
+    with (folder / "confirmation.csv").open() as file:
+        retrained = list(csv.DictReader(file))
+    assert {row["state"] for row in retrained} == {"complete"}
+    # Of equal networks the first is retrained; the report shows them all.
+    members = {row["trial"] for row in retrained}
+    assert members <= front.keys()
+    assert [(row["trial"], row["seed"]) for row in retrained] == [
+        (trial, seed) for trial in sorted(members) for seed in ("1", "2")
+    ]
+    folders = {row["stage/distilled"] for row in retrained}
+    assert len(folders) == len(retrained)
+    assert not folders & {row["stage/distilled"] for row in read_trials(folder)}
+    assert all((folder / "stages" / name / "result.json").is_file() for name in folders)
+    for trial in members:
+        assert 0 <= float(front[trial]["probability_non_dominated"]) <= 1
+        assert float(front[trial]["num_retrainings"]) == 2
+        assert float(front[trial]["speedup_realised_share"]) > 0
+    assert "The front retrained" in output
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -99,10 +124,11 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
     process.communicate()
     after_kill = complete(folder)
 
-    process = start("--resume", str(folder), "--no-dashboard")
+    process = start("--resume", str(folder), "--no-dashboard", "--confirm", "2")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, (output, errors)
     assert "(raylet)" not in output + errors
+    check_confirmation(folder, output)
 
     trials = read_trials(folder)
     assert [row["trial"] for row in trials] == ["0", "1", "2", "3"]
