@@ -45,7 +45,9 @@ METRICS = {
         "Finished stages, and the times that a pipeline had one without computing it",
         ("stage", "outcome"),
     ),
-    "segfront_seconds_spent": Description("Seconds of work in stages", ("stage", "device")),
+    "segfront_seconds_spent": Description(
+        "Seconds of work in the stages of pipelines", ("stage", "device")
+    ),
     "segfront_seconds_saved": Description(
         "Seconds of the stages that pipelines had without computing them", ("stage", "device")
     ),
