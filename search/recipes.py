@@ -72,7 +72,7 @@ def camvid() -> StudyConfig:
         backbone_lr_factor=0.5,
     )
     training = TrainConfig(
-        num_steps=450,
+        num_steps=400,
         batch_size=4,
         optimizer=optimizer,
         class_weighting="enet",
@@ -98,7 +98,8 @@ def camvid() -> StudyConfig:
         teacher_training=replace(training, num_steps=3000, class_weight_power=0.35),
         dense=training,
         sparse=replace(training, num_steps=100, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=170),
+        distil=replace(training, num_steps=140),
+        latency=LatencyConfig(max_seconds=10.0),
     )
     space = SearchSpace(
         sparsity_lambda=(1e-5, 1e-3),
@@ -107,7 +108,7 @@ def camvid() -> StudyConfig:
     )
     return StudyConfig(
         recipe="camvid",
-        num_pipelines=6,
+        num_pipelines=8,
         space=space,
         pipeline=pipeline,
         first_points=(PipelineSettings(round_to=8, lr=1e-3),),
