@@ -57,7 +57,13 @@ def _distil_decoupled(
 ) -> Tensor:
     """Equation 4 of the dual-branch paper (Chen et al. 2026)."""
     distilled = decoupled_kd_loss(
-        student, teacher, target, config.temperature, config.alpha, config.beta
+        student,
+        teacher,
+        target,
+        config.temperature,
+        config.alpha,
+        config.beta,
+        class_weights=class_weights,
     )
     return distilled + config.eta * cross_entropy(student, target, class_weights=class_weights)
 
@@ -70,7 +76,7 @@ def _distil_plain(
     class_weights: Tensor | None,
 ) -> Tensor:
     """Equation 3 of the dual-branch paper (Chen et al. 2026)."""
-    distilled = kd_loss(student, teacher, config.temperature, target)
+    distilled = kd_loss(student, teacher, config.temperature, target, class_weights=class_weights)
     labelled = cross_entropy(student, target, class_weights=class_weights)
     return config.alpha * distilled + (1 - config.alpha) * labelled
 

@@ -15,6 +15,7 @@ def decoupled_kd_loss(
     alpha: float = 1.0,
     beta: float = 8.0,
     ignore_index: int = 255,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Decoupled knowledge distillation: alpha * TCKD + beta * NCKD, for every pixel.
 
@@ -33,6 +34,8 @@ def decoupled_kd_loss(
         alpha: Weight of TCKD, at least 0.
         beta: Weight of NCKD, at least 0.
         ignore_index: Label of the pixels that do not count.
+        class_weights: (C,) float, at least 0; each pixel counts by that of its label, as in
+            `cross_entropy`. None: all equal.
 
     Returns:
         Scalar in nats: the mean over valid pixels, times T^2; 0 where no pixel is valid.
@@ -57,7 +60,8 @@ def decoupled_kd_loss(
     tckd = teacher_target.exp() * (teacher_target - student_target)
     tckd = tckd + teacher_rest.exp() * (teacher_rest - student_rest)
     nckd = (teacher_others.exp() * (teacher_others - student_others)).sum(dim=1)
-    return _mean_over(alpha * tckd + beta * nckd, valid) * temperature**2
+    divergence = alpha * tckd + beta * nckd
+    return _mean_over(divergence, _weigh(target, valid, class_weights)) * temperature**2
 
 
 def kd_loss(
@@ -66,6 +70,7 @@ def kd_loss(
     temperature: float = 4.0,
     target: Tensor | None = None,
     ignore_index: int = 255,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Knowledge distillation: KL(teacher || student) of the softened distributions, per pixel.
 
@@ -78,6 +83,8 @@ def kd_loss(
         temperature: T > 0, divides both logits.
         target: (N, H, W) integer, to leave out the pixels of `ignore_index`; None: all count.
         ignore_index: Label of the pixels that do not count.
+        class_weights: (C,) float, at least 0; each pixel counts by that of its label, as in
+            `cross_entropy`. None, or no target: all equal.
 
     Returns:
         Scalar in nats: the mean over valid pixels, times T^2; 0 where no pixel is valid.
@@ -90,10 +97,10 @@ def kd_loss(
     with torch.no_grad():
         teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
-    valid = (
-        torch.ones_like(divergence, dtype=torch.bool) if target is None else target != ignore_index
-    )
-    return _mean_over(divergence, valid) * temperature**2
+    if target is None:
+        return divergence.mean() * temperature**2
+    weights = _weigh(target, target != ignore_index, class_weights)
+    return _mean_over(divergence, weights) * temperature**2
 
 
 def cross_entropy(
@@ -118,7 +125,7 @@ def cross_entropy(
         losses = F.cross_entropy(
             logits.float(), labels, ignore_index=ignore_index, reduction="none"
         )
-        return _mean_over(losses, target != ignore_index)
+        return _mean_over(losses, _weigh(target, target != ignore_index, None))
     loss = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=ignore_index)
     return loss if bool((target != ignore_index).any()) else logits.sum() * 0.0
 
@@ -148,8 +155,17 @@ def _split_log_probabilities(
     return at_target.squeeze(1), (rest - total).squeeze(1), others
 
 
-def _mean_over(values: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+def _weigh(target: Tensor, valid: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Weight of every pixel, (N, H, W): that of its class, 1 without such; 0 where not valid."""
+    if class_weights is None:
+        return valid.float()
+    return torch.where(valid, class_weights[torch.where(valid, target, 0).long()], 0.0)
+
+
+def _mean_over(values: Tensor, weights: Tensor) -> Tensor:
+    total = weights.sum()
+    weighed = torch.where(weights > 0, values, 0.0) * weights  # no value, no NaN
+    return weighed.sum() / torch.where(total > 0, total, 1.0)
 
 
 def _check_logits(

@@ -12,7 +12,9 @@ def softmax(values: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-def dkd_by_definition(student, teacher, target, temperature, alpha, beta, ignore_index=255):
+def dkd_by_definition(
+    student, teacher, target, temperature, alpha, beta, ignore_index=255, class_weights=None
+):
     """Equations 5-7 of the DKD paper, pixel by pixel in float64 probabilities."""
     total, count = 0.0, 0
     for n, y, x in np.ndindex(*target.shape):
@@ -27,9 +29,10 @@ def dkd_by_definition(student, teacher, target, temperature, alpha, beta, ignore
         tckd = p[label] * np.log(p[label] / q[label]) + p_rest * np.log(p_rest / q_rest)
         p_hat, q_hat = p_others / p_rest, q_others / q_rest
         nckd = (p_hat * np.log(p_hat / q_hat)).sum()
-        total += alpha * tckd + beta * nckd
-        count += 1
-    return total / max(count, 1) * temperature**2
+        weight = 1 if class_weights is None else class_weights[label]
+        total += weight * (alpha * tckd + beta * nckd)
+        count += weight
+    return total / max(count, 1e-9) * temperature**2
 
 
 @settings(max_examples=40)
@@ -53,6 +56,24 @@ def test_dkd_equals_its_definition(seed, num_classes, temperature, alpha, beta):
     )
     assert double.item() == pytest.approx(expected, rel=1e-10, abs=1e-10)
     assert single.item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_class_weights_count_in_what_the_teacher_says():
+    generator = np.random.default_rng(1)
+    student, teacher = generator.normal(0, 3, (2, 2, 3, 4, 3))
+    target = generator.integers(0, 3, (2, 4, 3))
+    target[1, 2] = 255
+    weights = np.array([1.0, 0.0, 5.0])
+    tensors = torch.tensor(student), torch.tensor(teacher), torch.tensor(target)
+    found = decoupled_kd_loss(*tensors, 2.0, 1.0, 8.0, class_weights=torch.tensor(weights))
+    expected = dkd_by_definition(student, teacher, target, 2.0, 1.0, 8.0, class_weights=weights)
+    assert found.item() == pytest.approx(expected, rel=1e-10)
+    # Plain KD: a class of weight 2 counts like a pixel that occurs twice.
+    pairs = [tensor[:1, :, :1, :2] for tensor in tensors[:2]]
+    labels = torch.tensor([[[0, 2]]])
+    weighed = kd_loss(*pairs, 2.0, labels, class_weights=torch.tensor([1.0, 1.0, 2.0]))
+    copies = [torch.cat([pair, pair[..., 1:]], dim=3) for pair in pairs]
+    assert weighed.item() == pytest.approx(kd_loss(*copies, 2.0).item(), rel=1e-10)
 
 
 def test_kd_equals_its_definition():

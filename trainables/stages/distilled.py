@@ -38,6 +38,7 @@ class DistilledStage(Stage):
     """
 
     name = "distilled"
+    version = 2  # the class weights hold for the teacher's part of the loss too
 
     def __init__(
         self,
