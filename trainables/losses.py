@@ -61,7 +61,7 @@ def decoupled_kd_loss(
     tckd = tckd + teacher_rest.exp() * (teacher_rest - student_rest)
     nckd = (teacher_others.exp() * (teacher_others - student_others)).sum(dim=1)
     divergence = alpha * tckd + beta * nckd
-    return _mean_over(divergence, _weigh(target, valid, class_weights)) * temperature**2
+    return _mean_over(divergence, target, ignore_index, class_weights) * temperature**2
 
 
 def kd_loss(
@@ -99,8 +99,7 @@ def kd_loss(
     divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
     if target is None:
         return divergence.mean() * temperature**2
-    weights = _weigh(target, target != ignore_index, class_weights)
-    return _mean_over(divergence, weights) * temperature**2
+    return _mean_over(divergence, target, ignore_index, class_weights) * temperature**2
 
 
 def cross_entropy(
@@ -125,7 +124,7 @@ def cross_entropy(
         losses = F.cross_entropy(
             logits.float(), labels, ignore_index=ignore_index, reduction="none"
         )
-        return _mean_over(losses, _weigh(target, target != ignore_index, None))
+        return _mean_over(losses, target, ignore_index)
     loss = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=ignore_index)
     return loss if bool((target != ignore_index).any()) else logits.sum() * 0.0
 
@@ -155,14 +154,14 @@ def _split_log_probabilities(
     return at_target.squeeze(1), (rest - total).squeeze(1), others
 
 
-def _weigh(target: Tensor, valid: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Weight of every pixel, (N, H, W): that of its class, 1 without such; 0 where not valid."""
-    if class_weights is None:
-        return valid.float()
-    return torch.where(valid, class_weights[torch.where(valid, target, 0).long()], 0.0)
-
-
-def _mean_over(values: Tensor, weights: Tensor) -> Tensor:
+def _mean_over(
+    values: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean of (N, H, W) values over the valid pixels, each by the weight of its class."""
+    weights = (target != ignore_index).float()
+    if class_weights is not None:
+        labels = torch.where(target != ignore_index, target, 0).long()
+        weights = weights * class_weights[labels]
     total = weights.sum()
     weighed = torch.where(weights > 0, values, 0.0) * weights  # no value, no NaN
     return weighed.sum() / torch.where(total > 0, total, 1.0)
