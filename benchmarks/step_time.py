@@ -270,7 +270,7 @@ def make_step(
     torch.manual_seed(0)
     model = _build(network)
     if not variant.fast_convolutions:
-        _use_library_convolutions(model)
+        use_library_convolutions(model)
     place(model, CPU, channels_last=variant.channels_last).train()
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-4))
     batch = torch.randint(0, 256, (batch_size, 3, *size), dtype=torch.uint8)
@@ -405,7 +405,7 @@ def _build(network: str) -> nn.Module:
     return create_model(network, NUM_CLASSES, **NETWORKS[network])
 
 
-def _use_library_convolutions(model: nn.Module) -> None:
+def use_library_convolutions(model: nn.Module) -> None:
     """Undo `models.cpu_convolutions.use_cpu_convolutions`."""
     for module in model.modules():
         if isinstance(module, DilatedDepthwiseConv2d | SamePaddedConv2d):

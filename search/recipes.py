@@ -72,7 +72,7 @@ def camvid() -> StudyConfig:
         backbone_lr_factor=0.5,
     )
     training = TrainConfig(
-        num_steps=400,
+        num_steps=360,
         batch_size=4,
         optimizer=optimizer,
         class_weighting="enet",
@@ -98,8 +98,8 @@ def camvid() -> StudyConfig:
         teacher_training=replace(training, num_steps=3000, class_weight_power=0.35),
         dense=training,
         sparse=replace(training, num_steps=100, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=140),
-        latency=LatencyConfig(max_seconds=10.0),
+        distil=replace(training, num_steps=130),
+        latency=LatencyConfig(max_seconds=5.0),
     )
     space = SearchSpace(
         sparsity_lambda=(1e-5, 1e-3),
