@@ -39,7 +39,7 @@ def test_the_plain_form_has_the_libraries_convolutions(step_time):
     model = step_time._build("deeplabv3plus")
     kinds = {type(module).__name__ for module in model.modules()}
     assert {"DilatedDepthwiseConv2d", "SamePaddedConv2d"} < kinds
-    step_time._use_library_convolutions(model)
+    step_time.use_library_convolutions(model)
     kinds = {type(module).__name__ for module in model.modules()}
     assert {"Conv2d", "Conv2dSame"} < kinds
     assert not {"DilatedDepthwiseConv2d", "SamePaddedConv2d"} & kinds
