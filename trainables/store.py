@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.atomic_file import write_atomically
+from models.storage import patiently
 from trainables.checksum import checksum
 from trainables.file_lock import lock
 
@@ -73,12 +74,7 @@ class ArtifactStore:
         if not folder.is_dir():
             return None
         try:
-            record = json.loads((folder / RESULT_FILE).read_text())
-            for name, expected in record["files"].items():
-                if name == ".." or Path(name).name != name:
-                    raise ValueError(f"{name!r} is no file of this folder")
-                if checksum(folder / name) != expected:
-                    raise ValueError(f"{name} has another checksum than when it was written")
+            record = patiently(lambda: _read_intact(folder))
         except (OSError, ValueError, KeyError) as error:
             damaged = folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
             logger.warning("%s is damaged (%s): set aside as %s", folder, error, damaged.name)
@@ -105,9 +101,8 @@ class ArtifactStore:
                 return found
             partial = self.root / f"{name}.partial"
             partial.mkdir(exist_ok=True)
-            # An attempt that was killed while publishing left these.
-            for path in (partial / RESULT_FILE, *partial.glob(".*.tmp")):
-                path.unlink(missing_ok=True)
+            (partial / RESULT_FILE).unlink(missing_ok=True)
+            _remove_leftovers(partial)
             result = compute(partial)
             files = {
                 path.name: checksum(path) for path in sorted(partial.iterdir()) if path.is_file()
@@ -145,6 +140,7 @@ class ArtifactStore:
             if found is not None:
                 return found.result
             folder.mkdir(exist_ok=True)
+            _remove_leftovers(folder)
             result = compute(folder)
             write_atomically(path, json.dumps(result))
             return result
@@ -161,3 +157,24 @@ class ArtifactStore:
             yield
         finally:
             os.close(descriptor)
+
+
+def _read_intact(folder: Path) -> dict[str, Any]:
+    """Read the record of a finished stage and all of its files.
+
+    Raises:
+        ValueError: A file is another one than when it was written.
+    """
+    record: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
+    for name, expected in record["files"].items():
+        if name == ".." or Path(name).name != name:
+            raise ValueError(f"{name!r} is no file of this folder")
+        if checksum(folder / name) != expected:
+            raise ValueError(f"{name} has another checksum than when it was written")
+    return record
+
+
+def _remove_leftovers(partial: Path) -> None:
+    """Remove what an attempt left that was killed while it wrote a file."""
+    for path in partial.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

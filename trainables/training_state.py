@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
+
+from models.atomic_file import write_atomically
 
 
 class TrainingStateError(ValueError):
@@ -26,15 +28,16 @@ def save_training_state(
         model: Its `state_dict` is saved bit by bit.
         optimizer: Its per-parameter tensors are saved.
         progress: JSON-able: the step reached, seconds spent, the history so far.
+
+    Raises:
+        OSError: The file cannot be written; the old one is as it was.
     """
     tensors = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if torch.is_tensor(value):
                 tensors[f"optimizer/{index}/{name}"] = value.detach().contiguous()
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
-    temporary.replace(path)
+    write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
 
 
 def load_training_state(

@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -20,10 +24,31 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
 
     def fail(_: int) -> None:
         assert path.read_text() == "old"
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=f"no space left: '{path}'"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_storage_that_does_not_answer_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    answers = iter((errno.EIO, errno.ESTALE, None, None))
+    fsync = os.fsync
+
+    def answer(descriptor: int) -> None:
+        number = next(answers)
+        if number is not None:
+            raise OSError(number, "the server is away")
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", answer)
+    monkeypatch.setattr("models.storage.time.sleep", lambda seconds: None)
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,9 +1,11 @@
+import errno
 import json
 import subprocess
 import sys
 
 import pytest
 
+from trainables.checksum import checksum
 from trainables.store import ArtifactStore, content_key
 
 
@@ -74,6 +76,25 @@ def test_a_damaged_artefact_is_reported_and_computed_again(tmp_path, caplog, dam
     assert not again.reused
     assert again.checkpoint.read_text() == "weights"
     assert "is damaged" in caplog.text
+
+
+def test_an_artefact_whose_storage_is_away_for_a_while_is_not_damaged(
+    tmp_path, monkeypatch, caplog
+):
+    store = ArtifactStore(tmp_path)
+    store.obtain("sparse", "k", write)
+    answers = iter((errno.EIO, errno.ESTALE))
+
+    def answer(path):
+        number = next(answers, None)
+        if number is not None:
+            raise OSError(number, "the server is away")
+        return checksum(path)
+
+    monkeypatch.setattr("trainables.store.checksum", answer)
+    monkeypatch.setattr("models.storage.time.sleep", lambda seconds: None)
+    assert store.obtain("sparse", "k", write).reused
+    assert "the server is away" in caplog.text
 
 
 OBTAIN = """

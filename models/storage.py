@@ -1,0 +1,67 @@
+"""Disks that are full and storage that does not answer: waited for, told apart, explained."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 150.0  # less than the watchdog's shortest limit
+LONGEST_PAUSE = 15.0
+
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk's quota is used up"}
+# What NFS and other network file systems answer while their server is away.
+UNREACHABLE = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EREMOTEIO,
+    errno.ENOLCK,
+}  # fmt: skip
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """Do some work with files, and again while their storage does not answer.
+
+    Args:
+        work: May be called several times.
+
+    Raises:
+        OSError: Of another kind, or the storage did not answer for `PATIENCE_SECONDS`.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = 1.0
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in UNREACHABLE or time.monotonic() + pause > deadline:
+                raise
+            logger.warning("%s; trying again in %g s", error, pause)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def explain_storage_error(error: BaseException) -> str:
+    """Say in one line that a disk or a storage failed, where, and what to do; empty if none did.
+
+    Args:
+        error: Anything; what it was raised from counts too.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            where = f"{cause.filename or 'a file'} on {socket.gethostname()}"
+            if cause.errno in FULL:
+                return f"{FULL[cause.errno]}: {cause.strerror} at {where}; make room there"
+            if cause.errno == errno.EROFS:
+                return f"the disk cannot be written to: {where}; mount it for writing"
+            if cause.errno in UNREACHABLE:
+                return f"the storage does not answer ({cause.strerror}): {where}; bring it back"
+        cause = cause.__cause__
+    return ""
