@@ -82,7 +82,8 @@ def cache_teacher(
         precision: Of the forward pass, as in training.
 
     Raises:
-        DataError: The disk has not the room, or a logit is no finite number.
+        DataError: A logit is no finite number.
+        OSError: The disk has not the room.
     """
     content = {
         "teacher": checkpoint.parent.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from trainables.data.node_cache import (
     write_at,
 )
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 BYTES_PER_PIXEL = 4
 _PIXELS = "samples.uint8"
 
@@ -30,7 +31,8 @@ class CachedDataset(SegmentationDataset):
     """Samples read from a cache folder that ``cache_dataset`` wrote.
 
     Holds only paths and numbers until the first sample is read, so that it pickles small and each
-    worker process maps the file by itself; the pages are shared by all of them.
+    worker process maps the file by itself; the pages are shared by all of them. A sample is
+    compared with its checksum when it is read first.
 
     Args:
         folder: The cache folder.
@@ -54,6 +56,8 @@ class CachedDataset(SegmentationDataset):
         self._names: list[str] = index["names"]
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
         self._fingerprint = str(index["fingerprint"])
+        self._checksums: list[int] = index["checksums"]
+        self._is_checked = [False] * len(self._sizes)
         self._offsets = _offsets(self._sizes)
         self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
 
@@ -66,15 +70,21 @@ class CachedDataset(SegmentationDataset):
         return len(self._sizes)
 
     def __getitem__(self, index: int) -> Sample:
-        """Copy of sample ``index``; see the base class."""
+        """Copy of sample ``index``; see the base class.
+
+        Raises:
+            DataError: It is not what was written; the cache is made anew when it is opened next.
+        """
         if self._buffer is None:
             self._buffer = np.memmap(self.folder / _PIXELS, dtype=np.uint8, mode="r")
         index = range(len(self))[index]
         height, width = self._sizes[index]
         begin = int(self._offsets[index])
-        middle = begin + 3 * height * width
-        image = np.array(self._buffer[begin:middle]).reshape(3, height, width)
-        target = np.array(self._buffer[middle : middle + height * width]).reshape(height, width)
+        content = np.array(self._buffer[begin : begin + BYTES_PER_PIXEL * height * width])
+        if not self._is_checked[index]:
+            self._check(index, content)
+        image = content[: 3 * height * width].reshape(3, height, width)
+        target = content[3 * height * width :].reshape(height, width)
         return Sample(torch.from_numpy(image), torch.from_numpy(target))
 
     def sample_name(self, index: int) -> str:
@@ -89,6 +99,15 @@ class CachedDataset(SegmentationDataset):
     def fingerprint(self) -> str:
         """Fingerprint of the data set that was cached."""
         return self._fingerprint
+
+    def _check(self, index: int, content: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        if zlib.crc32(content) != self._checksums[index]:
+            (self.folder / INDEX_FILE).unlink(missing_ok=True)
+            raise DataError(
+                f"{self.folder / _PIXELS}: sample {self.sample_name(index)} is not what was "
+                "written, so the disk or the memory is failing; the cache will be made anew"
+            )
+        self._is_checked[index] = True
 
 
 def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> CachedDataset:
@@ -105,7 +124,8 @@ def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> Cached
         The same samples, from the memory-mapped cache.
 
     Raises:
-        DataError: Names the files that cannot be used, or says how much disk space is missing.
+        DataError: Names the files that cannot be used.
+        OSError: The disk is full; says how much space is missing where that is known before.
     """
     if isinstance(dataset, CachedDataset):
         return dataset
@@ -116,6 +136,7 @@ def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> Cached
 def _write(dataset: SegmentationDataset, folder: Path) -> None:
     sizes: list[tuple[int, int]] = [(0, 0)] * len(dataset)
     label_counts = np.zeros((len(dataset), dataset.num_classes), dtype=np.int64)
+    checksums = [0] * len(dataset)
 
     def measure(index: int) -> None:
         sizes[index] = dataset.sample_size(index)
@@ -144,6 +165,7 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
             labels = np.bincount(target.numpy().ravel(), minlength=dataset.num_classes)
             label_counts[index] = labels[: dataset.num_classes]
             content = image.numpy().tobytes() + target.numpy().tobytes()
+            checksums[index] = zlib.crc32(content)
             write_at(descriptor, content, int(offsets[index]))
 
         visit_all(dataset, decode)
@@ -156,6 +178,7 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
         "fingerprint": dataset.fingerprint,
         "names": [dataset.sample_name(i) for i in range(len(dataset))],
         "sizes": sizes,
+        "checksums": checksums,
         "label_counts": label_counts.sum(axis=0).tolist(),
     }
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")

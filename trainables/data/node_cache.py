@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -39,6 +40,7 @@ def obtain_folder(
 
     Raises:
         DataError: As `write` raises it.
+        OSError: The folder cannot be written; nothing of it is left.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
@@ -54,6 +56,9 @@ def obtain_folder(
         try:
             write(Path(scratch))
             Path(scratch).rename(folder)
+        except OSError as error:
+            error.filename = error.filename or str(folder)  # a write that fails names no file
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         logger.info("cached %s in %.1f s", folder, time.perf_counter() - started)
@@ -70,7 +75,7 @@ def announce_disk_use(folder: Path, num_bytes: int, *, content: str, remedy: str
         remedy: What to do about a full disk.
 
     Raises:
-        DataError: The disk has not the room.
+        OSError: The disk has not the room (ENOSPC).
     """
     free_bytes = shutil.disk_usage(folder).free
     logger.info(
@@ -78,9 +83,11 @@ def announce_disk_use(folder: Path, num_bytes: int, *, content: str, remedy: str
         content, num_bytes / 2**20, num_bytes, folder.parent, free_bytes / 2**20,
     )  # fmt: skip
     if num_bytes > free_bytes:
-        raise DataError(
-            f"{folder.parent}: the cache of {content} takes {num_bytes} bytes of disk but only "
-            f"{free_bytes} are free; {remedy}"
+        raise OSError(
+            errno.ENOSPC,
+            f"the cache of {content} takes {num_bytes} bytes of disk but only {free_bytes} are "
+            f"free; {remedy}",
+            str(folder.parent),
         )
 
 

@@ -112,7 +112,8 @@ def cache_logits(
         compute: Index of an image -> its map (C, ceil(H / stride), ceil(W / stride)), float.
 
     Raises:
-        DataError: The disk has not the room, or a logit is no finite number.
+        DataError: A logit is no finite number.
+        OSError: The disk has not the room.
         ValueError: A map has another shape than the size of its image promises.
     """
     key = hash_content({"format_version": FORMAT_VERSION, **content})

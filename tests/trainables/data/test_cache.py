@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import shutil
 from collections import namedtuple
@@ -101,6 +102,26 @@ def test_damaged_cache_is_made_anew(open_dataset, tmp_path, damage, caplog):
     assert torch.equal(again[5].image, dataset[5].image)
 
 
+def test_sample_that_is_not_what_was_written_is_named_and_the_cache_made_anew(
+    open_dataset, tmp_path, caplog
+):
+    dataset = open_dataset("synthetic")
+    cached = cache_dataset(dataset, tmp_path)
+    expected = [cached[index].image for index in (0, 5)]
+    with (cached.folder / "samples.uint8").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)  # a label of the last sample
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    assert torch.equal(cached[0].image, expected[0])
+    fresh = cache_dataset(dataset, tmp_path)
+    with pytest.raises(DataError, match=f"sample {dataset.sample_name(5)} is not what was written"):
+        fresh[5]
+    again = cache_dataset(dataset, tmp_path)
+    assert "making it anew" in caplog.text
+    assert torch.equal(again[5].image, expected[1])
+
+
 def test_leftovers_of_a_killed_process_are_removed(open_dataset, tmp_path):
     dataset = open_dataset("synthetic")
     folder = cache_dataset(dataset, tmp_path).folder
@@ -127,7 +148,7 @@ def test_a_sample_may_be_written_to(open_dataset, tmp_path):
 def test_full_disk_is_refused_before_decoding(open_dataset, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1000, 900, 100))
-    with pytest.raises(DataError, match="only 100 are free"):
+    with pytest.raises(OSError, match="only 100 are free"):
         cache_dataset(open_dataset("synthetic"), tmp_path)
 
 

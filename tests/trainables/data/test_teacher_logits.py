@@ -117,7 +117,7 @@ def test_a_computation_that_dies_leaves_nothing(dataset, tmp_path):
 def test_a_full_disk_is_refused_before_the_teacher_works(dataset, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1000, 900, 100))
-    with pytest.raises(DataError, match="takes 29184 bytes of disk but only 100 are free"):
+    with pytest.raises(OSError, match="takes 29184 bytes of disk but only 100 are free"):
         cache(dataset, tmp_path, refuse)
 
 
