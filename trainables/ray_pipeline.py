@@ -13,7 +13,9 @@ from ray import tune
 from ray.tune.result import TIMESTEPS_TOTAL
 
 from models.pruning import PruningError
+from trainables.blame import blaming
 from trainables.context import Progress, StageContext
+from trainables.data import DataError
 from trainables.device_lock import DeviceLock
 from trainables.pipeline import BASELINES, run_baseline, run_stage
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
@@ -70,7 +72,8 @@ def make_trainable(
 
     def run_trial(trial: dict[str, Any]) -> None:
         report = Reporter()
-        with watched(workplace.stall_seconds, stall_report(workplace.stalls_dir, trial)):
+        stalls = stall_report(workplace.stalls_dir, trial)
+        with blaming(trial["stage"], workplace.device), watched(workplace.stall_seconds, stalls):
             outcome = _run(config, workplace, trial, report)
         tune.report({**outcome, TIMESTEPS_TOTAL: report.step})
 
@@ -111,6 +114,8 @@ def _run(
         result = run_stage(
             config, settings, stage, store, context, trial["share"], fine_tuning_seed=seed
         )
+    except DataError:
+        raise  # no fault of the settings
     except DETERMINISTIC_ERRORS as error:
         logger.exception("%s failed", stage)
         return {"outcome": "failed", "reason": describe_error(error)}

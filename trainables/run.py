@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.logging import RichHandler
 
+from trainables.blame import OutOfMemory, SurroundingsError, blaming
 from trainables.context import Progress, StageContext, detect_device
 from trainables.device_lock import DeviceLock
 from trainables.pipeline import build_stages, build_teacher, check_data
@@ -68,6 +69,8 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 
     Raises:
         ValueError: The data or a setting cannot be used.
+        OutOfMemory: Memory ran out.
+        SurroundingsError: Disk, storage or data failed meanwhile.
     """
     config = arguments.pipeline
     check_data(config.data, arguments.cache_dir)
@@ -80,7 +83,8 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         device_lock=DeviceLock(arguments.device),
     )
     stages = {"teacher": build_teacher(config), **build_stages(config, arguments.settings)}
-    artifact = stages[arguments.stage].obtain(ArtifactStore(arguments.store), context)
+    with blaming(arguments.stage, arguments.device):
+        artifact = stages[arguments.stage].obtain(ArtifactStore(arguments.store), context)
     return {**artifact.result, "folder": str(artifact.folder), "reused": artifact.reused}
 
 
@@ -101,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             else tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__, default=defaults)
         )
         result = run(arguments, console)
-    except ArithmeticError as error:
-        console.print(f"[bold red]failed:[/] {error}")
+    except (ArithmeticError, OSError, OutOfMemory, SurroundingsError) as error:
+        console.print(f"[bold red]failed:[/] {error}", highlight=False)
         return 1
     except ValueError as error:
         console.print(f"[bold red]error:[/] {error}", highlight=False)

@@ -184,6 +184,17 @@ def test_a_damaged_training_state_starts_the_stage_anew(tiny_config, context, st
     assert "starts anew" in caplog.text
 
 
+def test_a_damaged_teacher_is_trained_again(tiny_config, context, store, caplog):
+    first = run_baseline("teacher", tiny_config, store, context)
+    checkpoint = store.root / first.stage / "checkpoint.safetensors"
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    again = run_baseline("teacher", tiny_config, store, context)
+    assert "is damaged" in caplog.text
+    assert (again.stage, again.miou) == (first.stage, first.miou)
+    assert checkpoint.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
