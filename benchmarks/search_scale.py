@@ -49,7 +49,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from command import describe_measurement, run_command
 from known_answers import PROBLEMS, measure, optimise
-from optuna.storages.journal import JournalFileBackend
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -58,9 +57,11 @@ from simulated_pipelines import STAGES, PipelineModel, RecordedPipelines, Synthe
 from models.hardware import describe_hardware
 from search.config import StudyConfig
 from search.front import front_mask, hypervolume_fraction
+from search.journal import SafeJournal
 from search.progress import ProgressBoard
 from search.ray_searcher import PipelineSearcher
 from search.results import reference_point, write_trials
+from search.retries import Failure
 from search.samplers import SamplerName
 from search.study import PipelineStudy, TrialRecord
 from trainables.pipeline import BASELINES
@@ -323,7 +324,9 @@ def simulate(setting: Setting) -> dict[str, Any]:
         study = ToldStudy(config, Path(folder))
         driven: Driven = PlainScript(study)
         if setting.method != "plain":
-            driven = PipelineSearcher(study, max_concurrent=setting.num_workers, explain_error=str)
+            driven = PipelineSearcher(
+                study, max_concurrent=setting.num_workers, explain_error=Failure
+            )
         worker = Worker(model, config.rungs)
         trace = drive(driven, study, worker, setting.num_workers, arguments.driver_seconds)
         journal_seconds = sum(journal)
@@ -416,7 +419,7 @@ def drive(
 def timed_journal() -> Iterator[list[float]]:
     """Collect the wall seconds of the journal's reads and writes."""
     seconds: list[float] = []
-    originals: list[Any] = [JournalFileBackend.append_logs, JournalFileBackend.read_logs]
+    originals: list[Any] = [SafeJournal.append_logs, SafeJournal.read_logs]
 
     def timed(call: Callable[..., Any]) -> Any:
         def replacement(*arguments: Any) -> Any:
@@ -428,11 +431,11 @@ def timed_journal() -> Iterator[list[float]]:
 
         return replacement
 
-    JournalFileBackend.append_logs, JournalFileBackend.read_logs = map(timed, originals)  # type: ignore[method-assign]
+    SafeJournal.append_logs, SafeJournal.read_logs = map(timed, originals)  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        JournalFileBackend.append_logs, JournalFileBackend.read_logs = originals  # type: ignore[method-assign]
+        SafeJournal.append_logs, SafeJournal.read_logs = originals  # type: ignore[method-assign]
 
 
 def time_results_files(study: PipelineStudy, folder: Path) -> float:

@@ -16,11 +16,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
+from search.journal import SafeJournal
 from search.objectives import OBJECTIVES
 from search.rung_estimates import EstimatingSampler, RungEstimates
 from search.samplers import (
@@ -123,7 +123,7 @@ class PipelineStudy:
         _repair(journal)
         self._study = optuna.create_study(
             study_name=STUDY_NAME,
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=JournalStorage(SafeJournal(journal)),
             directions=[OBJECTIVES[name].direction for name in config.objectives],
             load_if_exists=True,
         )

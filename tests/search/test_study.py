@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import optuna
@@ -197,6 +199,35 @@ def test_a_network_that_cannot_enter_the_front_is_told_apart(
     assert study.find_obstacle({**costs, "num_params": 2.0}, ceiling=0.9) == ""
     study.config = replace(config, stop_hopeless=False)
     assert study.find_obstacle(costs, ceiling=0.9) == ""
+
+
+class EarlierByAnHour(datetime):
+    """A wall clock that was put back between two sessions."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return datetime.now(tz) - timedelta(hours=1)
+
+
+def test_a_clock_that_is_put_back_harms_nothing(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = PipelineStudy(config, tmp_path)
+    for _ in range(2):
+        proposal = ask(study)
+        study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+    ask(study)
+    for name, module in sorted(sys.modules.items()):
+        if name.startswith(("search.", "optuna.")) and vars(module).get("datetime") is datetime:
+            monkeypatch.setattr(module, "datetime", EarlierByAnHour)
+    run_to_the_end(study := PipelineStudy(config, tmp_path))
+    records = PipelineStudy(config, tmp_path).records
+    assert list(records) == list(range(8))
+    assert records == study.records
+    assert records[7].finished_at < records[0].finished_at
+    hours = [records[number].elapsed_hours for number in range(8)]
+    assert hours == sorted(hours)
+    assert study.num_unfinished == 0
 
 
 def test_an_unknown_sampler_is_named() -> None:
