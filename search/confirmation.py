@@ -121,6 +121,14 @@ class Confirmation:
             ),
         )
 
+    def retry(self, node: str) -> bool:
+        """Hand a retraining out again whose attempt has failed; whether it is one.
+
+        Args:
+            node: Of a task that was handed out here or elsewhere.
+        """
+        return self._running.pop(node, None) is not None
+
     def fail(self, node: str, reason: str) -> None:
         """Note that a retraining has failed.
 

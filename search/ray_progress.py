@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ray.tune import Callback
 
 from search.progress import Activity, ProgressBoard, ProgressDisplay
+from search.retries import Failure, Fault
+from trainables.blame import OutOfMemory, SurroundingsError
 from trainables.context import Progress
 from trainables.ray_pipeline import stall_report
 from trainables.watchdog import read_stall
@@ -20,7 +22,16 @@ if TYPE_CHECKING:
 CLOCK_SECONDS = 60.0
 REASON_LENGTH = 400
 STALLS_FOLDER = "stalls"
-NO_RESULT = "the worker ended without a result"
+NO_RESULT = Failure("the worker ended without a result")
+DIED = Failure("the worker process died: killed, out of memory, or crashed (see ray.log)")
+EVICTED = Failure(
+    "out of memory: Ray ended the worker before its machine had none left; start a study with a "
+    "lower --max-concurrent or smaller batches",
+    "memory",
+)
+LOST = Failure("the worker's machine died or was cut off")
+_KINDS: dict[type[Exception], Fault] = {OutOfMemory: "memory", SurroundingsError: "surroundings"}
+_FAULTS = {f"{kind.__module__}.{kind.__name__}": fault for kind, fault in _KINDS.items()}
 
 
 class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
@@ -80,9 +91,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Say why a worker died whose stage is run again."""
-        reason = self.explain_error(trial.trial_id)
-        self._display.note(f"{trial.config['label']} is run again: {reason}")
+        """Say that a stage moves to another machine, as its own has been taken back."""
+        self._display.note(f"{trial.config['label']} is run again: its machine was taken away")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -101,15 +111,15 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         if self._should_stop():
             raise KeyboardInterrupt
 
-    def explain_error(self, trial_id: str) -> str:
-        """Say in one line why a trial's worker failed."""
+    def explain_error(self, trial_id: str) -> Failure:
+        """Say why a trial's worker failed."""
         trial = self._trials.get(trial_id)
         if trial is None:
             return NO_RESULT
         report = stall_report(self._stalls_dir, trial.config)
         stall = read_stall(report)
         if stall:
-            return f"{stall} ({STALLS_FOLDER}/{report.name} says where it hung)"
+            return Failure(f"{stall} ({STALLS_FOLDER}/{report.name} says where it hung)")
         # Tune brings its files to the run's folder only now and then.
         file = Path(trial.error_file or "")
         return describe_failure(file.read_text(errors="replace")) if file.is_file() else NO_RESULT
@@ -123,22 +133,30 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         self._trials.pop(trial.trial_id, None)
 
 
-def describe_failure(text: str) -> str:
-    """Say in one line what the last entry of Tune's error.txt says.
+def describe_failure(text: str) -> Failure:
+    """Say why a worker failed, from the last entry of Tune's error.txt.
 
     Args:
         text: "Failure # 1 (occurred at ...)", then the error: of a worker that died "The actor...",
             of one that raised a traceback.
     """
     last = text.rpartition("Failure # ")[2].partition("\n")[2].strip()
+    if "running low on memory" in last:
+        return EVICTED
+    if "its node has died" in last:
+        return LOST
     if not last or last.startswith("The actor"):
-        return "the worker process died: killed, out of memory, or crashed (see ray.log)"
+        return DIED
     message: list[str] = []
     for line in reversed(last.splitlines()):
         if line.startswith(" ") and message:
             break  # the traceback above the message
         message.insert(0, line.strip())
-    return " ".join(" ".join(message).split())[:REASON_LENGTH]
+    described = " ".join(" ".join(message).split())
+    name, _, explanation = described.partition(": ")
+    if name in _FAULTS:
+        return Failure(explanation[:REASON_LENGTH], _FAULTS[name])
+    return Failure(described[:REASON_LENGTH])
 
 
 def _describe_settings(settings: dict[str, Any]) -> str:

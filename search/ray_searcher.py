@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
 from search.confirmation import Confirmation
+from search.retries import Failure, ObstacleError, Retries
 from search.rungs import Rungs
 from search.stage_tree import Ending, StageTree, Task
 from search.study import Outcome, PipelineStudy
@@ -23,6 +24,8 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
     """Asks the study for pipelines and hands their stages to Tune, as soon as they may run.
 
     A stage that several pipelines share is run once; a pipeline that waits for one holds no place.
+    A stage whose worker failed is run again after a while, by another process, as often as
+    `search.retries` says; then the pipelines that need it have failed, and the search goes on.
     When all pipelines have ended come the retrainings of the front, if any are wanted.
     Its state is the study and the artefacts on disk, so there is nothing for Tune to save.
 
@@ -31,11 +34,16 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         max_concurrent: Most stages at a time, teacher and dense student apart.
         explain_error: Tune trial id -> why its worker failed.
         on_change: Called after every start and outcome.
+        on_retry: Called with a line for the user when a stage is to be run again.
+        should_stop: Whether the search is to end although there is more to do.
         confirmation: Retrainings of the front; none without it.
 
     Attributes:
         baselines: Those that are trained, by role.
         baseline_errors: Why a baseline failed, by role; the search ends then.
+        problem: What makes it useless to go on, such as a full disk, or what went wrong when an
+            outcome was taken; the search ends then, and the pipelines that are on their way are
+            left for the next session.
     """
 
     def __init__(
@@ -43,20 +51,26 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         study: PipelineStudy,
         *,
         max_concurrent: int,
-        explain_error: Callable[[str], str],
+        explain_error: Callable[[str], Failure],
         on_change: Callable[[], None] = lambda: None,
+        on_retry: Callable[[str], None] = lambda text: None,
+        should_stop: Callable[[], bool] = lambda: False,
         confirmation: Confirmation | None = None,
     ) -> None:
         super().__init__()
         self.study = study
         self.baselines: dict[str, Baseline] = {}
         self.baseline_errors: dict[str, str] = {}
+        self.problem: Exception | None = None
         self._tree = StageTree(study.config.rungs)
         self._rungs = Rungs(study)
         self._confirmation = confirmation
         self._max_concurrent = max_concurrent
         self._explain_error = explain_error
         self._on_change = on_change
+        self._on_retry = on_retry
+        self._should_stop = should_stop
+        self._retries = Retries()
         self._tasks: dict[str, Task] = {}
         self._is_exhausted = False
 
@@ -67,7 +81,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """Return the stage to run next, None to wait, FINISHED when there is nothing left."""
-        if self.baseline_errors:
+        if self.baseline_errors or self.problem or self._should_stop():
             return self.FINISHED  # type: ignore[no-any-return,unused-ignore]
         self._go_on()
         running = sum(task.stage not in BASELINES for task in self._tasks.values())
@@ -85,26 +99,20 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
                 "share": task.share,
                 "fine_tuning_seed": task.fine_tuning_seed,
             }
-        is_over = self._is_exhausted and not self._tasks and not self._tree.open_pipelines
-        return self.FINISHED if is_over else None
+        is_busy = self._tasks or self._retries.is_waiting or self._tree.open_pipelines
+        return None if is_busy or not self._is_exhausted else self.FINISHED
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Take the outcome of a stage; tell the study of every pipeline that ends with it."""
         task = self._tasks.pop(trial_id, None)
-        if task is None:
+        if task is None or self.problem:
             return
-        flat: dict[str, Any] = flatten_dict(result or {})
-        outcome = None if error else flat.get("outcome")
-        if outcome == "complete":
-            endings = self._finish(task, self._read(task, flat))
-        else:
-            reason = str(flat.get("reason", "")) if outcome else self._explain_error(trial_id)
-            endings = self._fail(task, reason)
-        if not self.baseline_errors:
-            self._tell(endings)
-        self._on_change()
+        try:
+            self._take_outcome(trial_id, task, result, error=error)
+        except Exception as problem:  # Tune would take it for one of the trial and go on
+            self.problem = problem
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: the study's journal holds everything."""
@@ -115,6 +123,21 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def _take_outcome(
+        self, trial_id: str, task: Task, result: dict[str, Any] | None, *, error: bool
+    ) -> None:
+        flat: dict[str, Any] = flatten_dict(result or {})
+        outcome = None if error else flat.get("outcome")
+        if outcome == "complete":
+            endings = self._finish(task, self._read(task, flat))
+        elif outcome:
+            endings = self._fail(task, str(flat.get("reason", "")))
+        else:
+            endings = self._retry(task, self._explain_error(trial_id))
+        if not self.baseline_errors:
+            self._tell(endings)
+        self._on_change()
 
     def _next_task(self) -> Task | None:
         """Take what the tree offers; add pipelines until it offers something."""
@@ -137,7 +160,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         """Take what is left of the confirmation, once no pipeline is open any more."""
         if not self._is_exhausted:
             return None
-        if not self._tasks:
+        if not self._tasks and not self._retries.is_waiting:
             self._stop_paused()
         # A resumed search has no open pipeline while its baselines are found again.
         is_early = self._tree.open_pipelines or len(self.baselines) < len(BASELINES)
@@ -159,6 +182,18 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
                 self.study.report(number, metrics)
         return endings
 
+    def _retry(self, task: Task, failure: Failure) -> list[Ending]:
+        """Have a stage run again whose worker failed, or note that it was tried often enough."""
+        seconds = self._retries.postpone(task.node, failure.fault)
+        if seconds is not None:
+            self._on_retry(f"{task.label} is run again in {seconds:g} s: {failure.reason}")
+            return []
+        if failure.fault == "surroundings":
+            self.problem = ObstacleError(f"{task.label}: {failure.reason}")
+            return []
+        times = self._retries.count(task.node)
+        return self._fail(task, f"{failure.reason}; tried {times} times")
+
     def _fail(self, task: Task, reason: str) -> list[Ending]:
         """Note that a stage has failed; returns the pipelines that cannot go on."""
         if self._confirmation is not None and task.fine_tuning_seed is not None:
@@ -169,7 +204,10 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         return self._tree.fail(task.node, f"{task.stage}: {reason}")
 
     def _go_on(self) -> None:
-        """Let the pipelines go on that belong to the best part of their rung."""
+        """Let stages run again, and pipelines go on that belong to the best part of their rung."""
+        for node in self._retries.take_due():
+            if self._confirmation is None or not self._confirmation.retry(node):
+                self._tree.retry(node)
         while (number := self._rungs.promote()) is not None:
             if number in self._tree.open_pipelines:
                 self._tree.promote(number)

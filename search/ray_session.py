@@ -39,8 +39,6 @@ from search.ray_searcher import PipelineSearcher  # noqa: E402
 from trainables.pipeline import BASELINES, PATH  # noqa: E402
 from trainables.ray_pipeline import Workplace, make_trainable, name_trial  # noqa: E402
 
-WORKER_RETRIES = 2  # of a worker that crashed; errors in the work itself are not retried
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allotment:
@@ -225,7 +223,7 @@ def run_tune(
         run_config=RunConfig(
             name=f"session-{sessions + 1}",
             storage_path=str(run_dir / "tune"),
-            failure_config=FailureConfig(max_failures=WORKER_RETRIES),
+            failure_config=FailureConfig(max_failures=0),  # the searcher runs a stage again
             callbacks=[callback],
             verbose=0,
         ),

@@ -16,8 +16,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from models.hardware import describe_hardware
+from models.storage import explain_storage_error
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
 from search.confirmation import Confirmation
@@ -36,13 +38,15 @@ from search.results import (
     write_metadata,
     write_trials,
 )
+from search.retries import ObstacleError
 from search.run_folder import create_run_folder, locked
 from search.study import PipelineStudy
 from search.summary import print_confirmation, print_next_steps, print_summary, write_report
 from search.warm_start import check_latency, read_known
 from trainables.pipeline import Baseline, DatasetSummary
 
-EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_OBSTACLE = 0, 1, 2, 3
+EXIT_SIGNAL = 128  # plus the signal's number, as a shell has it: 130 after Ctrl-C
 WRITING_SHARE = 0.05  # of the time, at most, goes into trials.csv: thousands of rows take seconds
 EPILOGUE = "interrupted; what is known so far is kept"
 
@@ -64,6 +68,7 @@ class Run:
         device: Torch device of the trials.
         hardware: Machine of the trials; None if it is this one.
         write_again_at: `time.monotonic` before which trials.csv is left as it is.
+        signals: Numbers of those that asked for the run's end.
     """
 
     arguments: Arguments
@@ -78,6 +83,7 @@ class Run:
     device: str = "cpu"
     hardware: dict[str, Any] | None = None
     write_again_at: float = 0.0
+    signals: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.confirmation = Confirmation(self.study, self.folder)
@@ -87,12 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, prepare, search, report.
 
     Returns:
-        Exit status: 0, 1 if nothing succeeded, 2 for bad input, 130 after Ctrl-C.
+        Exit status: 0, 1 if nothing succeeded, 2 for bad input, 3 if a disk, the storage or the
+        data failed, 130 after Ctrl-C, 143 after SIGTERM.
     """
     logging.basicConfig(
         level="WARNING", format="%(message)s", handlers=[RichHandler(show_path=False)]
     )
     console = Console(file=sys.stdout)
+    folder: Path | None = None
     try:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
         folder, config, dataset = prepare(arguments, console)
@@ -109,11 +117,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return search(run)
     except ValueError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        print_error(error)
         return EXIT_BAD_INPUT
+    except OSError as error:
+        obstacle = explain_storage_error(error)
+        if not obstacle:
+            raise
+        hint = "" if folder is None else f", then go on with --resume {folder}"
+        print_error(obstacle + hint)
+        return EXIT_OBSTACLE
     except KeyboardInterrupt:
         console.print(EPILOGUE)
-        return EXIT_INTERRUPTED
+        return EXIT_SIGNAL + signal.SIGINT
+
+
+def print_error(text: object) -> None:
+    """Print what ended the run to stderr."""
+    console = Console(stderr=True)
+    console.print(f"[bold red]error:[/] {escape(str(text))}", highlight=False, soft_wrap=True)
 
 
 def prepare(arguments: Arguments, console: Console) -> tuple[Path, StudyConfig, DatasetSummary]:
@@ -159,7 +180,7 @@ def search(run: Run) -> int:
         Exit status.
     """
     run.console.print(f"run folder: {run.folder}", highlight=False, soft_wrap=True)
-    interrupted = False
+    status = None
     is_searched = not run.study.num_unfinished and (run.folder / METADATA_FILE).exists()
     if is_searched:
         run.baselines = read_baselines(run.folder)  # as measured beside the pipelines
@@ -167,23 +188,28 @@ def search(run: Run) -> int:
         try:
             tune_pipelines(run)
         except KeyboardInterrupt:
-            interrupted = True
+            status = EXIT_SIGNAL + (run.signals or [signal.SIGINT])[0]
             run.console.print(EPILOGUE)
-    return finish(run, interrupted=interrupted)
+        except ObstacleError as error:
+            status = EXIT_OBSTACLE
+            print_error(error)
+    is_complete = finish(run)
+    return (EXIT_OK if is_complete else EXIT_FAILED) if status is None else status
 
 
 def tune_pipelines(run: Run) -> None:
     """Start Ray and run the baselines, all pipelines and all retrainings that are left.
 
     Raises:
-        KeyboardInterrupt: The user pressed Ctrl-C.
+        KeyboardInterrupt: The user pressed Ctrl-C, or the machine is about to end.
+        ObstacleError: A disk, the storage or the data failed.
         ValueError: A trial asks for more than the machines have, or the nodes of a cluster differ.
     """
     address, dashboard = run.arguments.address, run.arguments.dashboard
     with (
         redirected(run.folder / "ray.log"),
         ray_session(address, dashboard=dashboard) as url,
-        until_interrupted() as interrupted,
+        until_interrupted(run.signals),
     ):
         if url:
             run.console.print(f"Ray dashboard: http://{url}", highlight=False)
@@ -208,7 +234,7 @@ def tune_pipelines(run: Run) -> None:
                 board,
                 display,
                 run.folder,
-                should_stop=lambda: bool(interrupted),
+                should_stop=lambda: bool(run.signals or searcher.problem),
                 on_step=lambda: metrics.tick(),
             )
             searcher = PipelineSearcher(
@@ -216,10 +242,16 @@ def tune_pipelines(run: Run) -> None:
                 max_concurrent=allotment.max_concurrent,
                 explain_error=callback.explain_error,
                 on_change=lambda: write_results(run, searcher, board),
+                on_retry=display.note,
+                should_stop=lambda: bool(run.signals),
                 confirmation=run.confirmation,
             )
             metrics = StudyMetrics(board, searcher, run.folder, run.device)
-            run_tune(run.config, run.folder, allotment, searcher, callback)
+            try:
+                run_tune(run.config, run.folder, allotment, searcher, callback)
+            finally:
+                if searcher.problem is not None:
+                    raise searcher.problem
 
 
 def write_results(run: Run, searcher: PipelineSearcher, board: ProgressBoard) -> None:
@@ -248,11 +280,11 @@ def write_results(run: Run, searcher: PipelineSearcher, board: ProgressBoard) ->
     board.refresh()
 
 
-def finish(run: Run, *, interrupted: bool) -> int:
+def finish(run: Run) -> bool:
     """Write the last results and the report, print what came of it.
 
     Returns:
-        Exit status.
+        Whether a pipeline is complete.
     """
     run.study.save_clock()
     write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
@@ -266,9 +298,7 @@ def finish(run: Run, *, interrupted: bool) -> int:
             report = write_report(run.folder)
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console)
-    if interrupted:
-        return EXIT_INTERRUPTED
-    return EXIT_OK if complete else EXIT_FAILED
+    return complete
 
 
 def read_baselines(folder: Path) -> list[Baseline]:
@@ -278,24 +308,25 @@ def read_baselines(folder: Path) -> list[Baseline]:
 
 
 @contextlib.contextmanager
-def until_interrupted() -> Iterator[list[bool]]:
-    """Collect Ctrl-C instead of raising it anywhere; a second one is raised at once.
+def until_interrupted(signals: list[int]) -> Iterator[None]:
+    """Collect Ctrl-C and SIGTERM instead of raising them anywhere; a second one is raised at once.
 
-    Yields:
-        A list that is empty until the first Ctrl-C.
+    Args:
+        signals: The signals' numbers are added to it.
     """
-    pressed: list[bool] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if pressed:
+        signals.append(number)
+        if len(signals) > 1:
             raise KeyboardInterrupt
-        pressed.append(True)
 
-    before = signal.signal(signal.SIGINT, note)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        yield pressed
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

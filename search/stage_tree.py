@@ -197,6 +197,15 @@ class StageTree:
         self._ending |= entry.waiting
         return self.settle()
 
+    def retry(self, node: str) -> None:
+        """Hand a stage out again whose attempt has failed, if a pipeline still needs it.
+
+        Args:
+            node: Of the task that was handed out.
+        """
+        self._nodes[node].state = "open"
+        self._enqueue(node)
+
     def settle(self) -> list[Ending]:
         """Take out the pipelines that have ended and return them.
 

@@ -19,6 +19,7 @@ from search.study import JOURNAL_FILE, PipelineStudy, TrialRecord
 from trainables.pipeline import Baseline
 
 REPORT_COMMAND = (sys.executable, "-m", "analysis.report")
+MOST_LISTED = 8
 
 
 def write_report(run_dir: Path) -> Path | None:
@@ -36,7 +37,7 @@ def write_report(run_dir: Path) -> Path | None:
 
 
 def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: Console) -> None:
-    """Print the baselines, the front and the trials that failed."""
+    """Print the baselines, the front, and how many pipelines did not come through, and why."""
     complete = [record for record in study.records.values() if record.state == "complete"]
     mask = front_mask([record.metrics for record in complete], study.config.objectives)
     front = [record for record, member in zip(complete, mask, strict=True) if member]
@@ -52,9 +53,18 @@ def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: 
         for record in sorted(front, key=lambda record: -record.metrics["miou"]):
             table.add_row(str(record.number), *_numbers(record.metrics), _settings(record))
         console.print(table)
+    reasons: dict[tuple[str, str], list[int]] = {}
     for record in study.records.values():
         if record.state in ("failed", "stopped"):
-            console.print(f"trial {record.number} {record.state}: {record.reason}", markup=False)
+            reasons.setdefault((record.state, record.reason), []).append(record.number)
+    num_errors = sum(len(numbers) for (state, _), numbers in reasons.items() if state == "failed")
+    total = study.config.num_pipelines
+    console.print(f"num_errors: {num_errors} of {total} pipelines failed", highlight=False)
+    for (state, reason), numbers in sorted(reasons.items(), key=lambda entry: -len(entry[1])):
+        listed = ", ".join(map(str, numbers[:MOST_LISTED]))
+        more = ", ..." if len(numbers) > MOST_LISTED else ""
+        text = f"{len(numbers)} x {state}: {reason} (trial {listed}{more})"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_confirmation(confirmation: Confirmation, report: Path | None, console: Console) -> None:

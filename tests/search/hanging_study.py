@@ -112,7 +112,12 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
     board = ProgressBoard(study)
     with ProgressDisplay(board, console) as display:
         callback = BoardCallback(board, display, folder, lambda: False)
-        searcher = PipelineSearcher(study, max_concurrent=2, explain_error=callback.explain_error)
+        searcher = PipelineSearcher(
+            study,
+            max_concurrent=2,
+            explain_error=callback.explain_error,
+            on_retry=display.note,
+        )
         allotment = ray_session.allot(config, *ray_session.count_devices())
         ray_session.run_tune(config, folder, allotment, searcher, callback)
     addresses = listening()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,16 @@ from search.command_line import parse_arguments
 from search.config import StudyConfig, load_config, save_config
 from search.recipes import RECIPES, quickstart
 from search.run import main
-from search.run_folder import create_run_folder, locked
+from search.run_folder import LOCK_FILE, create_run_folder, locked
 from search.space import FloatRange
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+input()
+"""
 
 
 def run(*arguments: str) -> int:
@@ -112,6 +122,26 @@ def test_a_run_folder_has_one_driver(tmp_path: Path, capsys: pytest.CaptureFixtu
         pass
     with pytest.raises(ValueError, match=r"holds a config\.json"), locked(tmp_path):
         pass
+
+
+def test_a_second_driver_of_a_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.run.check_study", lambda config: None)
+    folder = create_run_folder(tmp_path, quickstart())
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder / LOCK_FILE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert run("--resume", str(folder)) == 2
+        assert f"{folder} is in use by another driver" in capsys.readouterr().err
+        holder.kill()
+    monkeypatch.setattr("search.run.search", lambda run: 0)
+    assert run("--resume", str(folder)) == 0
 
 
 def test_two_runs_of_one_second_do_not_share_a_folder(tmp_path: Path) -> None:

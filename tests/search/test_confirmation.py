@@ -20,6 +20,7 @@ from search.confirmation import Confirmation
 from search.progress import ProgressBoard
 from search.ray_searcher import PipelineSearcher
 from search.retrainings import CONFIRMATION_FILE
+from search.retries import RETRY_SECONDS, Failure
 from search.stage_tree import Task
 from search.study import JOURNAL_FILE, PipelineStudy
 from search.summary import print_confirmation, print_next_steps
@@ -162,12 +163,16 @@ def suggest(searcher: PipelineSearcher, trial_id: str) -> dict[str, Any]:
 
 
 def test_the_searcher_retrains_the_front_of_a_finished_study(
-    asked: StudyConfig, tmp_path: Path
+    asked: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(RETRY_SECONDS, "worker", (0.0,))
     study = search(asked, tmp_path)
     confirmation = Confirmation(study, tmp_path)
     searcher = PipelineSearcher(
-        study, max_concurrent=2, explain_error=lambda _: "it died", confirmation=confirmation
+        study,
+        max_concurrent=2,
+        explain_error=lambda _: Failure("it died"),
+        confirmation=confirmation,
     )
     for role in ("teacher", "dense"):
         suggest(searcher, role)
@@ -184,14 +189,16 @@ def test_the_searcher_retrains_the_front_of_a_finished_study(
     parts = {"metrics": {"miou": 0.55}, "stages": {"distilled": "d-1"}, "seconds": {"distilled": 3}}
     searcher.on_trial_complete("a", {"outcome": "complete", **parts})
     searcher.on_trial_complete("b", None, error=True)
+    assert suggest(searcher, "b2")["label"] == "confirm 2 seed 8"
+    searcher.on_trial_complete("b2", None, error=True)
     for trial_id in ("c", "d"):
         suggest(searcher, trial_id)
         searcher.on_trial_complete(trial_id, {"outcome": "failed", "reason": "DataError: no"})
     assert searcher.suggest("e") == searcher.FINISHED
     outcomes = [(r.state, r.reason, r.miou) for r in confirmation.retrainings.values()]
     assert outcomes == [
-        ("complete", "", 0.55), ("failed", "it died", None), ("failed", "DataError: no", None),
-        ("failed", "DataError: no", None),
+        ("complete", "", 0.55), ("failed", "it died; tried 2 times", None),
+        ("failed", "DataError: no", None), ("failed", "DataError: no", None),
     ]  # fmt: skip
     assert [record.metrics for record in study.records.values()] == list(METRICS)
     assert study.num_unfinished == 0
@@ -206,7 +213,7 @@ def test_the_searcher_retrains_once_the_last_pipeline_has_ended(
     study = PipelineStudy(config, tmp_path)
     confirmation = Confirmation(study, tmp_path)
     searcher = PipelineSearcher(
-        study, max_concurrent=2, explain_error=str, confirmation=confirmation
+        study, max_concurrent=2, explain_error=Failure, confirmation=confirmation
     )
     order: list[tuple[str, float]] = []
     trial = 0
@@ -234,7 +241,7 @@ def test_without_a_baseline_nothing_is_retrained(asked: StudyConfig, tmp_path: P
     study = search(asked, tmp_path)
     confirmation = Confirmation(study, tmp_path)
     searcher = PipelineSearcher(
-        study, max_concurrent=2, explain_error=str, confirmation=confirmation
+        study, max_concurrent=2, explain_error=Failure, confirmation=confirmation
     )
     suggest(searcher, "teacher")
     searcher.on_trial_complete("teacher", {"outcome": "failed", "reason": "DataError: gone"})
@@ -313,7 +320,7 @@ def test_a_finished_run_starts_ray_for_retrainings_alone(
     )
     seen: list[list[Baseline]] = []
     monkeypatch.setattr(program, "tune_pipelines", lambda run: seen.append(run.baselines))
-    monkeypatch.setattr(program, "finish", lambda run, interrupted: 0)
+    monkeypatch.setattr(program, "finish", lambda run: True)
     assert program.search(run) == 0
     # Measured beside the pipelines, not in this session, which may be on another machine.
     assert [baseline._asdict() for baseline in run.baselines] == baselines

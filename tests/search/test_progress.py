@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import csv
 import io
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -10,6 +15,7 @@ from rich.console import Console
 from search import run as program
 from search.config import StudyConfig
 from search.progress import Activity, ProgressBoard, ProgressDisplay, format_seconds
+from search.retries import ObstacleError
 from search.study import PipelineStudy
 from trainables.context import Progress
 from trainables.pipeline import DatasetSummary
@@ -20,7 +26,8 @@ def study(config: StudyConfig, tmp_path: Path) -> PipelineStudy:
     study = PipelineStudy(replace(config, num_pipelines=4), tmp_path)
     for _ in range(3):
         study.ask()
-    study.tell(0, "complete", metrics={"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5})
+    metrics = {"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5, "macs": 5e6}
+    study.tell(0, "complete", metrics=metrics)
     study.tell(1, "failed", reason="TrainingDiverged: dense: the loss is nan at step 3 of 9")
     return study
 
@@ -61,21 +68,87 @@ def test_times_are_readable() -> None:
     assert [format_seconds(s) for s in (5, 65, 7265)] == ["0:05", "1:05", "2:01:05"]
 
 
-def test_all_failing_is_status_1_with_the_reasons(config: StudyConfig, tmp_path: Path) -> None:
-    study = PipelineStudy(replace(config, num_pipelines=1), tmp_path)
-    study.ask()
-    study.tell(0, "failed", reason="TrainingDiverged: [sparse] the loss is nan")
+def end(study: PipelineStudy, folder: Path, **fields: Any) -> tuple[int, str]:
+    """Exit status and output of a run whose search is over."""
     stream = io.StringIO()
     run = program.Run(
         arguments=program.Arguments(),
         config=study.config,
-        folder=tmp_path,
+        folder=folder,
         dataset=DatasetSummary("synthetic", 1, ("road",), (96, 192)),
         study=study,
         console=Console(file=stream, width=200),
-        baseline_errors={"teacher": "DataError: no images"},
+        **fields,
     )
-    assert program.finish(run, interrupted=False) == 1
-    assert "trial 0 failed: TrainingDiverged: [sparse] the loss is nan" in stream.getvalue()
-    assert "teacher failed: DataError: no images" in stream.getvalue()
+    return program.search(run), stream.getvalue()
+
+
+def test_all_failing_is_status_1_with_the_reasons(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = PipelineStudy(replace(config, num_pipelines=4), tmp_path)
+    reasons = ("the worker died; tried 3 times", "the loss is [nan]")
+    for number, index in enumerate((1, 0, 1, 1)):
+        study.ask()
+        study.tell(number, "failed", reason=f"sparse: {reasons[index]}")
+    monkeypatch.setattr(program, "tune_pipelines", lambda run: None)
+    errors = {"teacher": "DataError: no images"}
+    status, output = end(study, tmp_path, baseline_errors=errors)
+    assert status == 1
+    first, second, third = output.splitlines()[1:4]
+    assert first == "num_errors: 4 of 4 pipelines failed"
+    assert second == "3 x failed: sparse: the loss is [nan] (trial 0, 2, 3)"
+    assert third == "1 x failed: sparse: the worker died; tried 3 times (trial 1)"
+    assert "teacher failed: DataError: no images" in output
     assert (tmp_path / "trials.csv").is_file()
+
+
+def test_one_that_is_complete_is_status_0_whatever_failed(
+    study: PipelineStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "tune_pipelines", lambda run: None)
+    monkeypatch.setattr(program, "write_report", lambda folder: None)
+    status, output = end(study, tmp_path)
+    assert status == 0
+    assert "num_errors: 1 of 4 pipelines failed" in output
+
+
+def stop(run: program.Run) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert run.signals == [signal.SIGTERM]
+    raise KeyboardInterrupt
+
+
+def meet_obstacle(run: program.Run) -> None:
+    raise ObstacleError("dense: the disk is full: /run on [host]; make room there")
+
+
+@pytest.mark.parametrize(
+    ("happens", "status", "text"),
+    [(stop, 143, "interrupted; what is known so far is kept"), (meet_obstacle, 3, "")],
+)
+def test_a_run_that_is_ended_keeps_what_is_known_and_says_so(
+    happens: Callable[[program.Run], None],
+    status: int,
+    text: str,
+    study: PipelineStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def tune_pipelines(run: program.Run) -> None:
+        with program.until_interrupted(run.signals):
+            happens(run)
+
+    monkeypatch.setattr(program, "tune_pipelines", tune_pipelines)
+    monkeypatch.setattr(program, "write_report", lambda folder: None)
+    before = signal.getsignal(signal.SIGTERM)
+    ended, output = end(study, tmp_path)
+    assert ended == status
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert text in output
+    assert ("the disk is full: /run on [host]" in capsys.readouterr().err) == (status == 3)
+    assert f"--resume {tmp_path}" in output
+    with (tmp_path / "trials.csv").open() as file:
+        states = [row["state"] for row in csv.DictReader(file)]
+    assert states == ["complete", "failed", "running"]

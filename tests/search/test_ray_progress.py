@@ -8,34 +8,42 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from rich.console import Console
 
 from search.config import StudyConfig
 from search.progress import ProgressBoard, ProgressDisplay
-from search.ray_progress import BoardCallback, describe_failure
+from search.ray_progress import DIED, EVICTED, LOST, NO_RESULT, BoardCallback, describe_failure
+from search.retries import Failure
 from search.study import PipelineStudy
+from trainables.blame import OutOfMemory, SurroundingsError
 
-DIED = "the worker process died: killed, out of memory, or crashed (see ray.log)"
 TRACEBACK = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
   File "trainables/training.py", line 1, in train
     loss.backward()
-RuntimeError: CUDA out of memory.
-Tried to allocate 2 GiB"""
+RuntimeError: CUDA error: an illegal
+memory access"""
+LOW = "Task was killed due to the node running low on memory.\nMemory on the node was 15 / 16 GB."
 
 
 @pytest.mark.parametrize(
     ("errors", "reason"),
     [
         ([RayActorError()], DIED),
+        ([RayActorError(error_msg="The actor died because its node has died. Node Id: 1")], LOST),
         ([RayTaskError("train", TRACEBACK, RuntimeError())],
-         "RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"),
+         Failure("RuntimeError: CUDA error: an illegal memory access")),
+        ([RayTaskError("train", TRACEBACK.replace("RuntimeError", "trainables.blame.OutOfMemory"),
+                       OutOfMemory())], Failure("CUDA error: an illegal memory access", "memory")),
+        ([RayTaskError("train", "trainables.blame.SurroundingsError: the disk is full",
+                       SurroundingsError())], Failure("the disk is full", "surroundings")),
+        ([OutOfMemoryError(LOW)], EVICTED),
         ([RayTaskError("train", TRACEBACK, RuntimeError()), RayActorError()], DIED),
-        ([ValueError("short")], "short"),
+        ([ValueError("short")], Failure("short")),
         ([ValueError("")], DIED),
     ],
 )  # fmt: skip
-def test_last_failure_is_described_in_a_line(errors: list[Exception], reason: str) -> None:
+def test_last_failure_is_described_in_a_line(errors: list[Exception], reason: Failure) -> None:
     entries = (f"Failure # {i + 1} (occurred at now)\n{e}\n" for i, e in enumerate(errors))
     assert describe_failure("".join(entries)) == reason
 
@@ -48,9 +56,9 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     trial: Any = SimpleNamespace(
         trial_id="a", config={"stage": "sparse", "label": "sparse lambda 0.1"}, error_file=None
     )
-    assert callback.explain_error("a") == "the worker ended without a result"
+    assert callback.explain_error("a") == NO_RESULT
     callback.on_trial_start(1, [trial], trial)
-    assert callback.explain_error("a") == "the worker ended without a result"
+    assert callback.explain_error("a") == NO_RESULT
     trial.error_file = str(tmp_path / "error.txt")
     (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at now)\n{RayActorError()}\n")
     assert callback.explain_error("a") == DIED
@@ -58,7 +66,8 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("no progress for 9 s at step 3\n\n")
     callback.on_trial_recover(1, [trial], trial)
     where = "stalls/sparse-lambda-0.1.txt says where it hung"
-    expected = f"sparse lambda 0.1 is run again: no progress for 9 s at step 3 ({where})"
+    assert callback.explain_error("a") == Failure(f"no progress for 9 s at step 3 ({where})")
+    expected = "sparse lambda 0.1 is run again: its machine was taken away"
     assert output.getvalue() == f"{expected}\n"
 
 

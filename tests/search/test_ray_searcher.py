@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import errno
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from search.config import StudyConfig
 from search.ray_searcher import PipelineSearcher
 from search.ray_session import allot
+from search.retries import Failure, Fault, ObstacleError
 from search.study import PipelineStudy
 from trainables.pipeline_config import PipelineSettings
 
@@ -26,6 +29,13 @@ BASELINE = {
 }
 
 
+@dataclass
+class Clock:
+    """What `time.monotonic` says."""
+
+    now: float = 0.0
+
+
 COST = {"miou_pruned": 0.1, "latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}
 
 
@@ -35,7 +45,7 @@ def searcher(config: StudyConfig, tmp_path: Path) -> PipelineSearcher:
     points = (first, replace(first, temperature=2.0), replace(first, sparsity_lambda=1e-3))
     study = PipelineStudy(replace(config, num_pipelines=3, first_points=points), tmp_path)
     return PipelineSearcher(
-        study, max_concurrent=2, explain_error=lambda trial_id: f"{trial_id}: the worker died"
+        study, max_concurrent=2, explain_error=lambda trial_id: Failure("the worker died")
     )
 
 
@@ -102,7 +112,7 @@ def test_a_network_beyond_its_limit_is_not_distilled(config: StudyConfig, tmp_pa
     points = (first, replace(first, temperature=2.0))
     config = replace(config, num_pipelines=2, first_points=points, max_latency_ms=4.0)
     study = PipelineStudy(config, tmp_path)
-    searcher = PipelineSearcher(study, max_concurrent=1, explain_error=str)
+    searcher = PipelineSearcher(study, max_concurrent=1, explain_error=Failure)
     train_baselines(searcher)
     start(searcher, "a")
     finish(searcher, "a", "sparse")
@@ -128,7 +138,7 @@ def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> N
         stop_hopeless=False,
     )
     study = PipelineStudy(config, tmp_path)
-    searcher = PipelineSearcher(study, max_concurrent=1, explain_error=str)
+    searcher = PipelineSearcher(study, max_concurrent=1, explain_error=Failure)
     train_baselines(searcher)
     for stage in ("sparse", "pruned"):
         start(searcher, stage)
@@ -149,29 +159,113 @@ def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> N
     assert study.records[1].seconds["distilled"] == 10
     assert study.records[0].reason == "behind the front at 25% of its distillation"
     # Another session knows who had reached the rung and who went on.
-    again = PipelineSearcher(PipelineStudy(config, tmp_path), max_concurrent=1, explain_error=str)
+    again = PipelineSearcher(
+        PipelineStudy(config, tmp_path), max_concurrent=1, explain_error=Failure
+    )
     assert again._rungs.promote() is None
     assert again._rungs.paused == {}
 
 
-def test_a_dead_worker_fails_every_pipeline_that_needs_its_stage(
-    searcher: PipelineSearcher,
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("search.retries.time.monotonic", lambda: clock.now)
+    return clock
+
+
+def test_a_dead_worker_is_followed_by_others_that_wait_longer_and_then_its_pipelines_fail(
+    searcher: PipelineSearcher, clock: Clock
 ) -> None:
     train_baselines(searcher)
     for trial_id in ("a", "b"):
         start(searcher, trial_id)
-    assert searcher.suggest("c") is None
-    searcher.on_trial_complete("a", None, error=True)
+    for trial_id, seconds in (("a", 1.0), ("a2", 5.0)):
+        searcher.on_trial_complete(trial_id, None, error=True)
+        clock.now += seconds - 0.1
+        assert searcher.suggest("too early") is None
+        clock.now += 0.2
+        assert start(searcher, f"{trial_id[0]}{2 if seconds == 1 else 3}") == "sparse lambda 1e-05"
+    searcher.on_trial_complete("a3", None, error=True)
     assert [searcher.study.records[n].state for n in range(3)] == ["failed", "failed", "running"]
-    assert searcher.study.records[1].reason == "sparse: a: the worker died"
+    assert searcher.study.records[1].reason == "sparse: the worker died; tried 3 times"
+    # The study goes on with what does not need it.
+    finish(searcher, "b", "sparse")
+    assert start(searcher, "c") == "pruned lambda 0.001 p 0.5 local"
 
 
-def test_a_worker_that_ends_without_an_outcome_has_failed(searcher: PipelineSearcher) -> None:
+def test_a_stage_that_waits_for_its_next_attempt_holds_no_place(
+    searcher: PipelineSearcher, clock: Clock
+) -> None:
     train_baselines(searcher)
-    searcher.suggest("a")
-    searcher.on_trial_complete("a", {"progress": {"stage": "sparse"}})
+    for trial_id in ("a", "b"):
+        start(searcher, trial_id)
+    searcher.on_trial_complete("a", None, error=True)
+    finish(searcher, "b", "sparse")
+    assert start(searcher, "c") == "pruned lambda 0.001 p 0.5 local"
+    finish(searcher, "c", "pruned")
+    assert start(searcher, "d") == "distilled 2"
+    finish(searcher, "d", "distilled")
+    assert searcher.suggest("e") is None  # not FINISHED: a pipeline waits for the stage
+    clock.now += 1.1
+    assert start(searcher, "e") == "sparse lambda 1e-05"
+
+
+def test_memory_is_tried_once_more_and_then_named(
+    searcher: PipelineSearcher, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = Failure("sparse needs more memory", "memory")
+    monkeypatch.setattr(searcher, "_explain_error", lambda trial_id: failure)
+    train_baselines(searcher)
+    for trial_id in ("a", "a2"):
+        assert start(searcher, trial_id) == "sparse lambda 1e-05"
+        searcher.on_trial_complete(trial_id, None, error=True)
+        clock.now += 60
+    assert searcher.study.records[0].reason == "sparse: sparse needs more memory; tried 2 times"
+
+
+@pytest.mark.parametrize("fault", ["surroundings", "own"])
+def test_an_obstacle_ends_the_search_and_leaves_the_pipelines_to_the_next_session(
+    fault: Fault | str,
+    searcher: PipelineSearcher,
+    clock: Clock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train_baselines(searcher)
+    start(searcher, "a")
+    if fault == "own":  # of the driver
+        error = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(searcher, "_on_change", Mock(side_effect=error))
+        finish(searcher, "a", "sparse")
+        assert searcher.problem is error
+    else:
+        failure = Failure("the disk is full", "surroundings")
+        monkeypatch.setattr(searcher, "_explain_error", lambda trial_id: failure)
+        for trial_id in ("a", "a2", "a3"):
+            assert searcher.problem is None
+            searcher.on_trial_complete(trial_id, None, error=True)
+            clock.now += 60
+            if trial_id != "a3":
+                assert start(searcher, f"a{int(trial_id[1:] or 1) + 1}") == "sparse lambda 1e-05"
+        assert isinstance(searcher.problem, ObstacleError)
+        assert str(searcher.problem) == "sparse lambda 1e-05: the disk is full"
+    assert searcher.suggest("b") == searcher.FINISHED
+    states = [
+        record.state for record in PipelineStudy(searcher.study.config, tmp_path).records.values()
+    ]
+    assert states == ["running"]
+
+
+def test_a_worker_that_ends_without_an_outcome_has_failed(
+    searcher: PipelineSearcher, clock: Clock
+) -> None:
+    train_baselines(searcher)
+    for trial_id in ("a", "a2", "a3"):
+        searcher.suggest(trial_id)
+        searcher.on_trial_complete(trial_id, {"progress": {"stage": "sparse"}})
+        clock.now += 60
     assert searcher.study.records[0].state == "failed"
-    assert searcher.study.records[0].reason == "sparse: a: the worker died"
+    assert searcher.study.records[0].reason == "sparse: the worker died; tried 3 times"
 
 
 def test_without_a_baseline_nothing_is_tried(searcher: PipelineSearcher) -> None:

@@ -1,0 +1,202 @@
+"""A study in a real local Ray whose workers meet one fault after the other.
+
+Run as a script by test_faults.py, so that Ray ships `make` to its workers by value. Argument: an
+empty folder. Runs the pipelines that should come through once without Ray and without faults, then
+the study, and prints what came of both as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from search import ray_session, retries
+from search.command_line import parse_arguments
+from search.progress import ProgressBoard, ProgressDisplay
+from search.ray_progress import BoardCallback
+from search.ray_searcher import PipelineSearcher
+from search.results import write_trials
+from search.study import PipelineStudy
+from search.summary import print_summary
+from trainables.context import StageContext
+from trainables.device_lock import DeviceLock
+from trainables.pipeline import run_baseline, run_pipeline
+from trainables.pipeline_config import PipelineSettings
+from trainables.store import ArtifactStore
+
+folder = Path(sys.argv[1])
+TINY = shlex.split("""
+    --pipeline.data.size 64 96 --pipeline.data.num-samples 8
+    --pipeline.data.augmentation.crop-size 64 64
+    --pipeline.latency.max-seconds 0.1 --pipeline.teacher.name dual_branch
+    --pipeline.teacher.backbone tu-resnet18 --pipeline.teacher.width 0.125
+    --pipeline.student.width 0.125 --pipeline.teacher-training.num-steps 3
+    --pipeline.dense.num-steps 3 --pipeline.sparse.num-steps 3 --pipeline.distil.num-steps 3
+    --checkpoint-seconds 1e-6
+""")
+FAULTS = {
+    ("teacher", 1): "kill at step 2",
+    ("dense", 1): "kill at step 2",
+    ("sparse-lambda-1e-05", 1): "kill at step 2",
+    ("sparse-lambda-1e-05", 2): "cut the images off at step 2",
+    ("pruned-lambda-1e-05-p-0.5-local", 1): "kill after pruned",
+    ("pruned-lambda-1e-05-p-0.3-local", 1): "kill after latency",
+    ("distilled-0", 1): "kill at step 2",
+    ("distilled-1", 1): "raise at step 2",
+    ("distilled-2", 1): "run out of memory",
+    ("distilled-2", 2): "run out of memory",
+    ("distilled-3", 1): "damage the images",
+    ("distilled-4", 1): "yield NaN",
+}
+original = ray_session.make_trainable
+
+
+def make(config, workplace):
+    def run_trial(trial):
+        import os
+        import signal
+
+        import torch
+
+        from trainables import stages, training, watchdog
+        from trainables.ray_pipeline import name_trial
+        from trainables.stages import distilled
+
+        name = name_trial(trial)
+        with (folder / "attempts").open("a+") as file:
+            file.seek(0)
+            attempt = 1 + file.read().splitlines().count(name)
+            file.write(f"{name}\n")
+        fault = FAULTS.get((name, attempt), "")
+
+        def find_images():
+            found = workplace.cache_dir.glob("*-train-*/samples.uint8")
+            return next(path for path in found if path.parent.suffix != ".tmp")
+
+        def kill():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def note_progress(place):
+            watchdog.note_progress(place)
+            if fault.endswith("at step 2") and place.startswith("step 2 of"):
+                if fault.startswith("kill"):
+                    kill()
+                if fault.startswith("cut"):
+                    os.truncate(find_images(), 0)
+                else:
+                    raise RuntimeError("no such kernel")
+
+        def patch(stage, last):
+            compute = stage.compute
+
+            def meet_fault(*arguments):
+                if fault == "run out of memory" and last == "distilled":
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+                result = compute(*arguments)
+                if fault == f"kill after {last}":
+                    kill()
+                return result
+
+            stage.compute = meet_fault
+            return stage, compute
+
+        training.note_progress = note_progress
+        classes = {"pruned": stages.PrunedStage, "latency": stages.LatencyStage}
+        patched = [patch(stage, last) for last, stage in classes.items()]
+        patched.append(patch(stages.DistilledStage, "distilled"))
+        distillers = distilled.DISTILLERS
+        if fault == "yield NaN":
+            nothing = lambda logits, *others: logits.sum() * torch.nan  # noqa: E731
+            distilled.DISTILLERS = dict.fromkeys(distillers, nothing)
+        if fault == "damage the images":
+            with find_images().open("r+b") as file:  # others are reading it
+                content = file.read()
+                file.seek(0)
+                file.write(bytes(255 - byte for byte in content))
+        try:
+            original(config, workplace)(trial)
+        finally:
+            distilled.DISTILLERS = distillers
+            for stage, compute in patched:
+                stage.compute = compute
+
+    return run_trial
+
+
+first = PipelineSettings(lr=2e-3)
+points = (
+    first,
+    replace(first, temperature=2.0),
+    replace(first, temperature=3.0),
+    replace(first, pruning_ratio=0.3),
+    replace(first, pruning_ratio=0.3, temperature=2.0),
+)
+config = replace(
+    parse_arguments(["quickstart", *TINY, "--cache-dir", str(folder / "cache")]).study,
+    num_pipelines=len(points),
+    first_points=points,
+    stop_hopeless=False,
+)
+
+
+def describe(root, stages):
+    """Checksums of the networks that a pipeline made."""
+    found = {}
+    for stage in ("teacher", "dense", "sparse", "pruned", "distilled"):
+        record = json.loads((root / stages[stage] / "result.json").read_text())
+        found[stage] = [stages[stage], record["files"]["checkpoint.safetensors"]]
+    return found
+
+
+store = ArtifactStore(folder / "undisturbed")
+context = StageContext(
+    cache_dir=folder / "cache", num_threads=1, device_lock=DeviceLock("cpu", folder / "locks")
+)
+baselines = {
+    name: run_baseline(name, config.pipeline, store, context).stage for name in ("teacher", "dense")
+}
+undisturbed = {}
+for number in (0, 1, 3):
+    result = run_pipeline(config.pipeline, points[number], store, context)
+    made = describe(store.root, {**result.stages, **baselines})
+    undisturbed[number] = [result.metrics["miou"], made]
+
+ray_session.make_trainable = make
+retries.RETRY_SECONDS |= {"worker": (0.1, 0.2), "memory": (0.1,), "surroundings": (0.1, 0.2)}
+run_dir = folder / "run"
+run_dir.mkdir()
+study = PipelineStudy(config, run_dir)
+console = Console(file=sys.stderr, width=200)
+with ray_session.ray_session(None, dashboard=False):
+    board = ProgressBoard(study)
+    with ProgressDisplay(board, console) as display:
+        callback = BoardCallback(board, display, run_dir, lambda: False)
+        searcher = PipelineSearcher(
+            study,
+            max_concurrent=2,
+            explain_error=callback.explain_error,
+            on_change=lambda: write_trials(
+                run_dir / "trials.csv", study.records.values(), config.objectives
+            ),
+            on_retry=display.note,
+        )
+        allotment = ray_session.Allotment(
+            device="cpu", num_cpus=1, num_gpus=0, num_cpus_baseline=1, max_concurrent=2
+        )
+        ray_session.run_tune(config, run_dir, allotment, searcher, callback)
+print_summary(study, [], console)
+outcomes = {
+    record.number: [record.state, record.reason, record.metrics.get("miou")]
+    for record in study.records.values()
+}
+disturbed = {
+    number: [outcomes[number][2], describe(run_dir / "stages", study.records[number].stages)]
+    for number in undisturbed
+    if outcomes[number][0] == "complete"
+}
+print(json.dumps({"undisturbed": undisturbed, "disturbed": disturbed, "outcomes": outcomes}))
