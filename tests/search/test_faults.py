@@ -70,9 +70,10 @@ def test_every_pipeline_has_one_outcome_and_every_stage_one_artefact(ended: Ende
     folders = [path.name for path in (ended.folder / "run" / "stages").iterdir()]
     finished = Counter(name.partition("-")[0] for name in folders if name.count("-") == 1)
     partial = [name for name in folders if name.endswith(".partial")]
+    # Teacher and dense student are one architecture here.
     whole = finished - Counter(name.partition("-")[0] for name in partial)
     assert whole == {
-        "teacher": 1, "dense": 1, "sparse": 1, "pruned": 2, "latency": 4, "distilled": 3,
+        "teacher": 1, "dense": 1, "sparse": 1, "pruned": 2, "latency": 3, "distilled": 3,
     }  # fmt: skip
     assert all(name.startswith("distilled-") for name in partial)  # of those that failed
     assert not [name for name in folders if "damaged" in name]

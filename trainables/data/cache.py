@@ -101,7 +101,7 @@ class CachedDataset(SegmentationDataset):
         return self._fingerprint
 
     def _check(self, index: int, content: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        if zlib.crc32(content) != self._checksums[index]:
+        if zlib.crc32(content.data) != self._checksums[index]:
             (self.folder / INDEX_FILE).unlink(missing_ok=True)
             raise DataError(
                 f"{self.folder / _PIXELS}: sample {self.sample_name(index)} is not what was "
