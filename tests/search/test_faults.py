@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("faulty_study.py")
@@ -48,7 +48,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=590,
     )
     assert process.returncode == 0, process.stderr
     return Ended(folder, json.loads(process.stdout.splitlines()[-1]), process.stderr)
