@@ -19,7 +19,10 @@ def describe_data(run: Run) -> str:
 
 
 def describe_latency(run: Run) -> str:
-    """Return e.g. "cpu, float32, 1 thread, batch 1, 360 × 480"; "" if not stated."""
+    """Return e.g. "cpu, float32, 1 thread, batch 1, 360 × 480, drift compensated".
+
+    "" if the metadata do not say.
+    """
     latency = run.metadata.get("latency") or {}
     threads = latency.get("num_threads")
     parts = [str(latency.get("device") or ""), str(latency.get("dtype") or "")]
@@ -28,6 +31,8 @@ def describe_latency(run: Run) -> str:
     if latency.get("batch_size"):
         parts.append(f"batch {latency['batch_size']}")
     parts.append(_resolution(latency))
+    if latency.get("compensate_drift"):
+        parts.append("drift compensated")
     return ", ".join(part for part in parts if part)
 
 

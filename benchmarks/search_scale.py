@@ -57,7 +57,7 @@ from simulated_pipelines import STAGES, PipelineModel, RecordedPipelines, Synthe
 from models.hardware import describe_hardware
 from search.config import StudyConfig
 from search.front import front_mask, hypervolume_fraction
-from search.journal import SafeJournal
+from search.journal import WholeLineBackend
 from search.progress import ProgressBoard
 from search.ray_searcher import PipelineSearcher
 from search.results import reference_point, write_trials
@@ -419,7 +419,7 @@ def drive(
 def timed_journal() -> Iterator[list[float]]:
     """Collect the wall seconds of the journal's reads and writes."""
     seconds: list[float] = []
-    originals: list[Any] = [SafeJournal.append_logs, SafeJournal.read_logs]
+    originals: list[Any] = [WholeLineBackend.append_logs, WholeLineBackend.read_logs]
 
     def timed(call: Callable[..., Any]) -> Any:
         def replacement(*arguments: Any) -> Any:
@@ -431,11 +431,11 @@ def timed_journal() -> Iterator[list[float]]:
 
         return replacement
 
-    SafeJournal.append_logs, SafeJournal.read_logs = map(timed, originals)  # type: ignore[method-assign]
+    WholeLineBackend.append_logs, WholeLineBackend.read_logs = map(timed, originals)  # type: ignore[method-assign]
     try:
         yield seconds
     finally:
-        SafeJournal.append_logs, SafeJournal.read_logs = originals  # type: ignore[method-assign]
+        WholeLineBackend.append_logs, WholeLineBackend.read_logs = originals  # type: ignore[method-assign]
 
 
 def time_results_files(study: PipelineStudy, folder: Path) -> float:

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,42 @@ def describe_hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
     return description
 
 
+def read_clocks(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read the clocks as they are now, and what bounds them; JSON-able.
+
+    Args:
+        device: The device that a measurement ran on.
+
+    Returns:
+        `cpu_mhz` (mean over the CPUs), `cpu_max_mhz` and `cpu_governor`, None where the system
+        does not say; for CUDA also `gpu_sm_mhz`, `gpu_sm_max_mhz`, `gpu_memory_mhz` and
+        `gpu_memory_max_mhz`, likewise.
+    """
+    device = torch.device(device)
+    clocks: dict[str, Any] = _read_cpu_clocks()
+    if device.type == "cuda":
+        names = ("sm", "max.sm", "mem", "max.mem")
+        keys = ("gpu_sm_mhz", "gpu_sm_max_mhz", "gpu_memory_mhz", "gpu_memory_max_mhz")
+        card = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
+        answer = _ask_nvidia_smi([f"clocks.{name}" for name in names], card)
+        values = answer.split(",") if answer else [""] * len(keys)
+        clocks |= {key: _parse_number(value) for key, value in zip(keys, values, strict=True)}
+    return clocks
+
+
+def _read_cpu_clocks() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    speeds = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    folder = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+    bound, governor = folder / "cpuinfo_max_freq", folder / "scaling_governor"
+    return {
+        "cpu_mhz": sum(speeds) / len(speeds) if speeds else None,
+        "cpu_max_mhz": int(bound.read_text()) / 1000 if bound.is_file() else None,
+        "cpu_governor": governor.read_text().strip() if governor.is_file() else None,
+    }
+
+
 def _read_cpu_features() -> set[str]:
     """Read the instruction sets, from PyTorch where it knows them, else from Linux."""
     if hasattr(torch.cpu, "get_capabilities"):
@@ -84,9 +121,22 @@ def _read_cpu_information() -> dict[str, str]:
 
 
 def _read_driver_version() -> str | None:
+    return _ask_nvidia_smi(["driver_version"]) or None
+
+
+def _ask_nvidia_smi(names: Sequence[str], *flags: str) -> str:
+    """First line of what nvidia-smi says, values between commas; "" where it says nothing."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None
-    command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        return ""
+    command = [program, f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits", *flags]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
-    return answer.stdout.splitlines()[0].strip() if answer.stdout else None
+    return answer.stdout.partition("\n")[0].strip() if answer.returncode == 0 else ""
+
+
+def _parse_number(text: str) -> float | None:
+    """Read a number; None for what nvidia-smi says instead, such as [N/A]."""
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.batchnorm_folding import fold_batchnorms
-from models.hardware import describe_hardware
+from models.hardware import describe_hardware, read_clocks
+from models.median_interval import compute_median_interval
+from models.timed_runs import Precision, Turn, make_run, quiet, repeat, take_turns, warm_up
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Reference(NamedTuple):
+    """A network that shows how fast the machine is meanwhile.
+
+    Attributes:
+        model: Measured in turns with the network, in all the same way; best one of the same kind,
+            so that what slows the network slows it as much.
+        nominal_ms: Its latency at the speed that latencies are to be stated at, above 0.
+    """
+
+    model: nn.Module
+    nominal_ms: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,12 +37,17 @@ class Latency:
     """A measured latency and all that it depends on; `dataclasses.asdict` makes it JSON-able.
 
     Attributes:
-        median_ms: Median over the runs, of one batch.
-        p95_ms: 95th percentile over the runs.
-        interval_ms: Confidence interval of the median.
+        median_ms: Of one batch: median over the runs, or, beside a reference, over the turns, at
+            the speed at which the reference takes `nominal_ms`.
+        p95_ms: 95th percentile over the runs, likewise.
+        interval_ms: Confidence interval of the median, likewise. The nominal latency counts as
+            exact in it: it is the same for all networks that are compared.
         confidence: Of that interval.
         is_precise: Whether the interval lies within the margin asked for.
         num_runs: Timed runs, without the warm-up.
+        raw_ms: Median over the runs as the clock showed them.
+        reference_ms: Latency of the reference meanwhile, median over the turns; None without one.
+        nominal_ms: That of the reference at the speed of `median_ms`; None without one.
         device: As given.
         dtype: As given.
         batch_size: Images in a run.
@@ -39,6 +56,7 @@ class Latency:
         channels_last: Memory format of images and weights.
         fold_batchnorm: Whether BatchNorms were folded into convolutions.
         hardware: See `models.hardware.describe_hardware`.
+        clocks: At the end of the measurement; see `models.hardware.read_clocks`.
     """
 
     median_ms: float
@@ -47,6 +65,9 @@ class Latency:
     confidence: float
     is_precise: bool
     num_runs: int
+    raw_ms: float
+    reference_ms: float | None
+    nominal_ms: float | None
     device: str
     dtype: str
     batch_size: int
@@ -55,6 +76,7 @@ class Latency:
     channels_last: bool
     fold_batchnorm: bool
     hardware: dict[str, Any]
+    clocks: dict[str, Any]
 
 
 def measure_latency(
@@ -72,6 +94,7 @@ def measure_latency(
     min_runs: int = 20,
     max_runs: int = 1000,
     max_seconds: float = 30.0,
+    reference: Reference | None = None,
 ) -> Latency:
     """Time forward passes of a copy until the median is known well enough.
 
@@ -79,7 +102,9 @@ def measure_latency(
     or `max_runs` or `max_seconds` is reached. The interval is distribution-free (between two
     order statistics), for latencies are skewed; stopping early makes its confidence nominal.
 
-    Source: the interval: Conover, "Practical nonparametric statistics", section 3.2.
+    A machine that is shared, or whose clocks vary, may be half as fast a minute later. Beside a
+    reference, what is measured is the ratio of both latencies, turn by turn (`models.timed_runs`),
+    and the latency is stated at the speed at which the reference takes its nominal time.
 
     Args:
         model: Left untouched: its parameters, its mode, its device.
@@ -92,38 +117,55 @@ def measure_latency(
         fold_batchnorm: Fold BatchNorms into the convolutions before them.
         confidence: In (0, 1).
         relative_margin: Above 0.
-        min_runs: At least 1.
-        max_runs: At least `min_runs`.
+        min_runs: At least 1; beside a reference turns, of which 10 are enough.
+        max_runs: At least `min_runs`; beside a reference turns.
         max_seconds: Above 0; the warm-up may take as much again at most.
+        reference: Left untouched, too; None: latency as the clock shows it.
 
     Raises:
         ValueError: An argument is out of range.
     """
-    _check_arguments(dtype, batch_size, num_threads, confidence, relative_margin, min_runs,
-                     max_runs, max_seconds)  # fmt: skip
+    _check_arguments(dtype, batch_size, num_threads, reference)
+    precision = Precision(confidence, relative_margin, min_runs, max_runs, max_seconds)
     device = torch.device(device)
     images = torch.randn(batch_size, *input_shape, device=device, dtype=DTYPES[dtype])
-    ready = copy.deepcopy(model).eval().to(device=device, dtype=DTYPES[dtype])
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-        ready = ready.to(memory_format=torch.channels_last)
-    with _quiet(num_threads), torch.inference_mode():
+
+    def prepare(network: nn.Module) -> nn.Module:
+        ready = copy.deepcopy(network).eval().to(device=device, dtype=DTYPES[dtype])
+        if channels_last:
+            ready = ready.to(memory_format=torch.channels_last)
         if fold_batchnorm:
             fold_batchnorms(ready, images)
-        timer = _time_on_cuda if device.type == "cuda" else _time_on_clock
-        _warm_up(lambda: timer(ready, images), max_seconds)
-        times, is_precise = _repeat(
-            lambda: timer(ready, images), confidence, relative_margin, min_runs, max_runs,
-            max_seconds,
-        )  # fmt: skip
-        threads = torch.get_num_threads()
+        return ready
+
+    with quiet(num_threads), torch.inference_mode():
+        run = make_run(prepare(model), images)
+        if reference is None:
+            warm_up(run, max_seconds)
+            times, is_precise = repeat(run, precision)
+            turns = [Turn([time], 1.0) for time in times]
+        else:
+            run_reference = make_run(prepare(reference.model), images)
+            warm_up(lambda: run_reference() + run(), max_seconds)
+            turns, is_precise = take_turns(run, run_reference, precision)
+        threads, clocks = torch.get_num_threads(), read_clocks(device)
+    nominal_ms = 1.0 if reference is None else reference.nominal_ms
+    ratios = [turn.ratio for turn in turns]
+    low, high = compute_median_interval(ratios, confidence)
+    stated = [nominal_ms * time / turn.reference_ms for turn in turns for time in turn.times]
+    reference_ms = float(np.median([turn.reference_ms for turn in turns]))
     return Latency(
-        median_ms=float(np.median(times)),
-        p95_ms=float(np.percentile(times, 95)),
-        interval_ms=compute_median_interval(times, confidence),
+        median_ms=nominal_ms * float(np.median(ratios)),
+        p95_ms=float(np.percentile(stated, 95)),
+        interval_ms=(nominal_ms * low, nominal_ms * high),
         confidence=confidence,
         is_precise=is_precise,
-        num_runs=len(times),
+        num_runs=len(stated),
+        raw_ms=float(np.median([time for turn in turns for time in turn.times])),
+        reference_ms=None if reference is None else reference_ms,
+        nominal_ms=None if reference is None else nominal_ms,
         device=str(device),
         dtype=dtype,
         batch_size=batch_size,
@@ -132,114 +174,20 @@ def measure_latency(
         channels_last=channels_last,
         fold_batchnorm=fold_batchnorm,
         hardware=describe_hardware(device),
+        clocks=clocks,
     )
 
 
-def compute_median_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Bound the median of any continuous distribution by two order statistics.
-
-    Args:
-        values: Independent draws.
-        confidence: In (0, 1), reached at least.
-
-    Returns:
-        Lower and upper bound; infinite where there are too few values.
-    """
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    size, rank = len(ordered), 0
-    # P(the median lies below the order statistic of this rank) = P(Binomial(size, 1/2) < rank).
-    outside = 0.0
-    while True:
-        outside += math.exp(_log_binomial(size, rank) - size * math.log(2))
-        if outside > (1 - confidence) / 2:
-            break
-        rank += 1
-    if rank < 1:
-        return -math.inf, math.inf
-    return float(ordered[rank - 1]), float(ordered[size - rank])
-
-
-def _log_binomial(size: int, chosen: int) -> float:
-    return math.lgamma(size + 1) - math.lgamma(chosen + 1) - math.lgamma(size - chosen + 1)
-
-
-def _repeat(
-    run: Callable[[], float], confidence: float, relative_margin: float, min_runs: int,
-    max_runs: int, max_seconds: float,
-) -> tuple[list[float], bool]:  # fmt: skip
-    """Run until the median is precise or the budget spent; times in ms."""
-    times: list[float] = []
-    deadline = time.monotonic() + max_seconds
-    next_check = min_runs
-    while True:
-        times.append(run())
-        is_last = len(times) >= max_runs or (
-            len(times) >= min_runs and time.monotonic() >= deadline
-        )
-        if len(times) >= next_check or is_last:
-            low, high = compute_median_interval(times, confidence)
-            median = float(np.median(times))
-            is_precise = max(high - median, median - low) <= relative_margin * median
-            if is_precise or is_last:
-                return times, is_precise
-            next_check = math.ceil(1.1 * len(times))
-
-
-def _warm_up(run: Callable[[], float], max_seconds: float, num_runs: int = 10) -> None:
-    """Let caches, allocators and autotuning settle: some runs, at least three."""
-    deadline = time.monotonic() + max_seconds
-    for index in range(num_runs):
-        run()
-        if index >= 2 and time.monotonic() >= deadline:
-            return
-
-
-def _time_on_clock(model: nn.Module, images: Tensor) -> float:
-    start = time.perf_counter_ns()
-    model(images)
-    return (time.perf_counter_ns() - start) / 1e6
-
-
-def _time_on_cuda(model: nn.Module, images: Tensor) -> float:
-    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    start.record()
-    model(images)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
-
-
-@contextmanager
-def _quiet(num_threads: int | None) -> Iterator[None]:
-    """Set threads and cuDNN's autotuning for a measurement, and set them back."""
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    try:
-        torch.set_num_threads(threads if num_threads is None else num_threads)
-        torch.backends.cudnn.benchmark = True
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-
-
 def _check_arguments(
-    dtype: str, batch_size: int, num_threads: int | None, confidence: float,
-    relative_margin: float, min_runs: int, max_runs: int, max_seconds: float,
-) -> None:  # fmt: skip
+    dtype: str, batch_size: int, num_threads: int | None, reference: Reference | None
+) -> None:
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     if batch_size < 1 or (num_threads is not None and num_threads < 1):
         raise ValueError(
             f"batch_size and num_threads must be at least 1, got {batch_size!r}, {num_threads!r}"
         )
-    if not 0 < confidence < 1 or not relative_margin > 0:
+    if reference is not None and not 0 < reference.nominal_ms < math.inf:
         raise ValueError(
-            "confidence must be in (0, 1) and relative_margin above 0, got "
-            f"{confidence!r} and {relative_margin!r}"
-        )
-    if not 1 <= min_runs <= max_runs or not max_seconds > 0:
-        raise ValueError(
-            "1 <= min_runs <= max_runs and max_seconds > 0 must hold, got "
-            f"{min_runs!r}, {max_runs!r}, {max_seconds!r}"
+            f"reference.nominal_ms must be above 0 and finite, got {reference.nominal_ms!r}"
         )

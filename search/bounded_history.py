@@ -40,12 +40,13 @@ class BoundedHistorySampler(ViewingSampler):
         return show(study, lambda trials: self._choose(trials, study))
 
     def _choose(self, trials: list[FrozenTrial], study: Study) -> list[FrozenTrial]:
-        finished = [trial for trial in trials if trial.state in FINISHED]
+        finished, others = [], []
+        for trial in trials:
+            (finished if trial.state in FINISHED else others).append(trial)
         if len(finished) <= self._max_trials:
             return trials
         chosen = select_trials(finished, study, self._max_trials)
-        numbers = frozenset(trial.number for trial in chosen)
-        return [t for t in trials if t.number in numbers or t.state not in FINISHED]
+        return sorted([*chosen, *others], key=lambda trial: trial.number)
 
 
 def select_trials(
@@ -58,17 +59,18 @@ def select_trials(
         study: For its directions.
         max_trials: Most that are chosen.
     """
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    is_complete = TrialState.COMPLETE  # looked up once: thousands of trials pass by here
+    complete = [trial for trial in trials if trial.state is is_complete]
     front: list[FrozenTrial] = []
     if complete:
         values = np.array([trial.values for trial in complete])
         maximise = [direction.name == "MAXIMIZE" for direction in study.directions]
         mask = moocore.is_nondominated(values, maximise=maximise)
-        front = [trial for trial, member in zip(complete, mask, strict=True) if member]
+        front = [complete[i] for i in np.flatnonzero(mask)]
         front.sort(key=lambda trial: trial.values[0])
     chosen = _spread(front, max_trials // 2)
-    numbers = {trial.number for trial in chosen}
-    others = [trial for trial in trials if trial.number not in numbers]
+    known = set(map(id, chosen))
+    others = [trial for trial in trials if id(trial) not in known]
     return chosen + _spread(others, max_trials - len(chosen))
 
 

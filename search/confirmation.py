@@ -16,8 +16,12 @@ from search.retrainings import (
     write_retrainings,
 )
 from search.stage_tree import Task
+from search.stage_use import PipelineStages
 from search.study import PipelineStudy
 from trainables.pipeline import StageResult
+
+RETRAINED = "retrained"
+"""What the metrics call the stage of a retraining."""
 
 
 class Confirmation:
@@ -74,6 +78,12 @@ class Confirmation:
     def num_left(self) -> int:
         """Retrainings that have not ended, running ones included."""
         return sum(key not in self.retrainings for key in self._wanted())
+
+    @property
+    def stages(self) -> list[PipelineStages]:
+        """Stage and seconds of each retraining, apart from the pipelines' own fine-tunings."""
+        done = [entry for entry in self.retrainings.values() if entry.state == "complete"]
+        return [({RETRAINED: entry.stage}, {RETRAINED: entry.seconds}) for entry in done]
 
     @property
     def seconds_left(self) -> float | None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import ray
 from ray.util.metrics import Gauge
 
+from search.confirmation import Confirmation
 from search.progress import ProgressBoard
 from search.ray_searcher import PipelineSearcher
 from search.stage_use import PipelineStages, StageFacts, StageUse, count_use, read_stage_facts
@@ -42,11 +43,12 @@ METRICS = {
     "segfront_best_miou": Description("Best validation mIoU of a finished pipeline, in 0..1"),
     "segfront_pipelines": Description("Pipelines by state", ("state",)),
     "segfront_stages": Description(
-        "Finished stages, and the times that a pipeline had one without computing it",
+        "Finished stages and retrainings of the front, and the times that a pipeline had a stage "
+        "without computing it",
         ("stage", "outcome"),
     ),
     "segfront_seconds_spent": Description(
-        "Seconds of work in the stages of pipelines", ("stage", "device")
+        "Seconds of work in the stages of pipelines and in retrainings", ("stage", "device")
     ),
     "segfront_seconds_saved": Description(
         "Seconds of the stages that pipelines had without computing them", ("stage", "device")
@@ -118,16 +120,23 @@ class StudyMetrics:
         searcher: Knows the pipelines that are on their way.
         run_dir: Folder of the run; its name tags every number.
         device: Torch device of the trials.
+        confirmation: Retrainings of the front; none without it.
     """
 
     def __init__(
-        self, board: ProgressBoard, searcher: PipelineSearcher, run_dir: Path, device: str
+        self,
+        board: ProgressBoard,
+        searcher: PipelineSearcher,
+        run_dir: Path,
+        device: str,
+        confirmation: Confirmation | None = None,
     ) -> None:
         self._board = board
         self._searcher = searcher
         self._stages_dir = run_dir / "stages"
         self._study_tags = {"recipe": board.study.config.recipe, "run": run_dir.absolute().name}
         self._device = device
+        self._confirmation = confirmation
         self._gauges: dict[str, Gauge] = {}
         self._facts: dict[str, StageFacts] = {}
         self._was_set: float | None = None
@@ -151,6 +160,8 @@ class StudyMetrics:
         records = self._board.study.records.values()
         pipelines: list[PipelineStages] = [(entry.stages, entry.seconds) for entry in records]
         pipelines += [(entry.stages, entry.seconds) for entry in self._searcher.open_results]
+        if self._confirmation is not None:
+            pipelines += self._confirmation.stages
         baselines = {role: entry.stage for role, entry in self._searcher.baselines.items()}
         use = count_use(pipelines, baselines, self._read_facts)
         self._export(measure_stages(use, self._device))

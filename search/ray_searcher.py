@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -214,9 +214,11 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
 
     def _stop_paused(self) -> None:
         """End the pipelines that nothing can promote any more."""
+        endings = []
         for number in self._tree.open_pipelines:
             reason = f"behind the front at {self._rungs.paused[number]:.0%} of its distillation"
-            self._tell([Ending(number, self._tree.drop(number), reason)], "stopped")
+            endings.append(Ending(number, self._tree.drop(number), reason))
+        self._tell(endings, "stopped")
 
     def _stop_if_hopeless(self, number: int) -> None:
         """End a pipeline whose pruned network is known and cannot enter the front any more."""
@@ -236,17 +238,20 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         self.baselines[task.stage] = baseline
         return StageResult(stages={task.stage: baseline.stage}, seconds={task.stage: 0.0})
 
-    def _tell(self, endings: Iterable[Ending], failure: Outcome = "failed") -> None:
-        for ending in endings:
-            self._rungs.paused.pop(ending.number, None)
-            self.study.tell(
-                ending.number,
-                failure if ending.reason else "complete",
-                reason=ending.reason,
-                metrics=ending.result.metrics,
-                stages=ending.result.stages,
-                seconds=ending.result.seconds,
-            )
+    def _tell(self, endings: Sequence[Ending], failure: Outcome = "failed") -> None:
+        if not endings:
+            return
+        with self.study.batch():
+            for ending in endings:
+                self._rungs.paused.pop(ending.number, None)
+                self.study.tell(
+                    ending.number,
+                    failure if ending.reason else "complete",
+                    reason=ending.reason,
+                    metrics=ending.result.metrics,
+                    stages=ending.result.stages,
+                    seconds=ending.result.seconds,
+                )
 
 
 def _section(flat: Mapping[str, Any], name: str) -> dict[str, Any]:

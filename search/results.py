@@ -128,6 +128,7 @@ def write_metadata(
             "num_threads": latency.num_threads,
             "batch_size": latency.batch_size,
             "resolution": latency.resolution or dataset.resolution,
+            "compensate_drift": latency.compensate_drift,
         },
         "baselines": [baseline._asdict() for baseline in baselines],
         "hardware": describe_hardware(device) if hardware is None else hardware,

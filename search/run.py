@@ -246,7 +246,7 @@ def tune_pipelines(run: Run) -> None:
                 should_stop=lambda: bool(run.signals),
                 confirmation=run.confirmation,
             )
-            metrics = StudyMetrics(board, searcher, run.folder, run.device)
+            metrics = StudyMetrics(board, searcher, run.folder, run.device, run.confirmation)
             try:
                 run_tune(run.config, run.folder, allotment, searcher, callback)
             finally:

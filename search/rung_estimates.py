@@ -58,12 +58,7 @@ class RungEstimates:
 
     def estimate(self, number: int) -> list[float] | None:
         """The objectives' values that a pipeline may come to; None before its first rung."""
-        if number not in self._reached:
-            return None
-        level, values = self._reached[number]
-        gain = sum(map(_middle, self._gains[level:]))
-        pairs = zip(self._objectives, values, strict=True)
-        return [value + gain if name == "miou" else value for name, value in pairs]
+        return self._estimate(number, self._sum_gains())
 
     def show(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Replace the running trials that can be estimated by finished ones.
@@ -71,10 +66,25 @@ class RungEstimates:
         Args:
             trials: Of the study; they are left as they are.
         """
-        return [self._replace(t) if t.state == TrialState.RUNNING else t for t in trials]
+        gains, running = self._sum_gains(), TrialState.RUNNING
+        return [self._replace(t, gains) if t.state is running else t for t in trials]
 
-    def _replace(self, trial: FrozenTrial) -> FrozenTrial:
-        values = self.estimate(trial.number)
+    def _sum_gains(self) -> list[float]:
+        """What mIoU may still gain, by the last level that was reached."""
+        middles = [_middle(gains) for gains in self._gains]
+        return [sum(middles[level:]) for level in range(len(self._levels))]
+
+    def _estimate(self, number: int, gains: Sequence[float]) -> list[float] | None:
+        if number not in self._reached:
+            return None
+        level, values = self._reached[number]
+        estimated = values.copy()
+        if "miou" in self._objectives:
+            estimated[self._objectives.index("miou")] += gains[level]
+        return estimated
+
+    def _replace(self, trial: FrozenTrial, gains: Sequence[float]) -> FrozenTrial:
+        values = self._estimate(trial.number, gains)
         if values is None:
             return trial
         shown = self._shown.get(trial.number)

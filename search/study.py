@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
-from search.journal import SafeJournal
+from search.journal import BatchingJournal
 from search.objectives import OBJECTIVES
 from search.rung_estimates import EstimatingSampler, RungEstimates
 from search.samplers import (
@@ -121,9 +122,10 @@ class PipelineStudy:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         journal = run_dir / JOURNAL_FILE
         _repair(journal)
+        self._journal = BatchingJournal(journal)
         self._study = optuna.create_study(
             study_name=STUDY_NAME,
-            storage=JournalStorage(SafeJournal(journal)),
+            storage=JournalStorage(self._journal),
             directions=[OBJECTIVES[name].direction for name in config.objectives],
             load_if_exists=True,
         )
@@ -167,22 +169,23 @@ class PipelineStudy:
         trials = self._study.get_trials(deepcopy=False)
         self._num_known = len(pipelines)
         present = [trial.user_attrs.get(EARLIER) for trial in trials]
-        for pipeline in pipelines:
-            origin = {"run": pipeline.run_dir, "trial": pipeline.number}
-            if origin in present:
-                continue
-            values = asdict(pipeline.settings)
-            self._study.add_trial(
-                create_trial(
-                    params={name: values[name] for name in self._distributions},
-                    distributions=dict(self._distributions),
-                    values=[float(pipeline.metrics[name]) for name in self.config.objectives],
-                    constraints=self._constrain(pipeline.metrics),
-                    user_attrs={EARLIER: origin, "metrics": dict(pipeline.metrics)},
-                    system_attrs=dict(FIRST_GENERATION),
+        with self.batch():
+            for pipeline in pipelines:
+                origin = {"run": pipeline.run_dir, "trial": pipeline.number}
+                if origin in present:
+                    continue
+                values = asdict(pipeline.settings)
+                self._study.add_trial(
+                    create_trial(
+                        params={name: values[name] for name in self._distributions},
+                        distributions=dict(self._distributions),
+                        values=[float(pipeline.metrics[name]) for name in self.config.objectives],
+                        constraints=self._constrain(pipeline.metrics),
+                        user_attrs={EARLIER: origin, "metrics": dict(pipeline.metrics)},
+                        system_attrs=dict(FIRST_GENERATION),
+                    )
                 )
-            )
-        self._study.set_user_attr(EARLIER, [str(folder) for folder in self.config.warm_start])
+            self._study.set_user_attr(EARLIER, [str(folder) for folder in self.config.warm_start])
 
     @property
     def num_unfinished(self) -> int:
@@ -201,6 +204,10 @@ class PipelineStudy:
         """Working time over all sessions."""
         return self._worked_before + time.monotonic() - self._opened
 
+    def batch(self) -> AbstractContextManager[object]:
+        """Let all that is told within go to the disk at once, at the end."""
+        return self._journal.batch()
+
     def ask(self, ready: Collection[float] = ()) -> Proposal | None:
         """Hand out the next pipeline; None when all have been handed out.
 
@@ -211,10 +218,15 @@ class PipelineStudy:
         left = self._abandoned
         if not left and len(self.records) >= self.config.num_pipelines:
             return None
-        if not self.records:
-            self._enqueue_first_points()
-        if not left and ready and self._draws_at_random:
-            self._enqueue_prefix(ready)
+        with self.batch():
+            if not self.records:
+                self._enqueue_first_points()
+            if not left and ready and self._draws_at_random:
+                self._enqueue_prefix(ready)
+            return self._suggest_next()
+
+    def _suggest_next(self) -> Proposal:
+        left = self._abandoned
         sampler = create_sampler(
             self.config.sampler,
             seed=self.config.seed,
@@ -292,14 +304,15 @@ class PipelineStudy:
             finished_at=_format_time(datetime.now(UTC)),
             elapsed_hours=self.worked_seconds / 3600,
         )
-        # Each attribute is a write to disk of its own, so that all go into one.
-        trial.set_user_attr("outcome", {name: getattr(record, name) for name in _OUTCOME_FIELDS})
-        for name, value in self._constrain(metrics).items():
-            trial.set_constraint(name, value)
-        if outcome == "complete":
-            self._study.tell(trial, [float(metrics[name]) for name in self.config.objectives])
-        else:
-            self._study.tell(trial, state=_OPTUNA_STATES[outcome])
+        facts = {name: getattr(record, name) for name in _OUTCOME_FIELDS}
+        with self.batch():
+            trial.set_user_attr("outcome", facts)
+            for name, value in self._constrain(metrics).items():
+                trial.set_constraint(name, value)
+            if outcome == "complete":
+                self._study.tell(trial, [float(metrics[name]) for name in self.config.objectives])
+            else:
+                self._study.tell(trial, state=_OPTUNA_STATES[outcome])
         self.records[number] = record
         self._estimates.note(number, metrics)
         return record

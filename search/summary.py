@@ -85,8 +85,10 @@ def print_confirmation(confirmation: Confirmation, report: Path | None, console:
         rows = [row for row in csv.DictReader(file) if row.get("retrained_miou_mean")]
     if not rows:
         return
+    wanted, left = confirmation.num_wanted, confirmation.num_left
+    so_far = f" ({wanted - left} of {wanted} so far)" if left else ""
     table = Table(
-        title="The front retrained: mIoU of fine-tunings with other seeds",
+        title=f"The front retrained{so_far}: mIoU of fine-tunings with other seeds",
         caption="without the search's own, which brought it to the front by being high",
     )
     columns = ("network", "in the search", "retrainings", "mean", "deviation", "P(on front)")

@@ -27,6 +27,9 @@ class LatencyConfig:
         relative_margin: Half-width of that interval, relative to the median, that ends a
             measurement.
         max_seconds: Longest time of one measurement.
+        compensate_drift: Measure in turns with the uncompressed student, and state latencies at the
+            speed that the machine had when that was first measured; see
+            `trainables.stages.reference`. Without it they are what the clock shows.
     """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -37,6 +40,7 @@ class LatencyConfig:
     confidence: float = 0.95
     relative_margin: float = 0.02
     max_seconds: float = 20.0
+    compensate_drift: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from search.config import StudyConfig
 from search.confirmation import Confirmation
 from search.progress import ProgressBoard
 from search.ray_searcher import PipelineSearcher
+from search.results import now, write_metadata
 from search.retrainings import CONFIRMATION_FILE
 from search.retries import RETRY_SECONDS, Failure
 from search.stage_tree import Task
@@ -323,5 +324,74 @@ def test_a_finished_run_starts_ray_for_retrainings_alone(
     monkeypatch.setattr(program, "finish", lambda run: True)
     assert program.search(run) == 0
     # Measured beside the pipelines, not in this session, which may be on another machine.
-    assert [baseline._asdict() for baseline in run.baselines] == baselines
+    assert run.baselines == [Baseline(**entry) for entry in baselines]
     assert seen == [run.baselines] * sessions
+
+
+def retrain(run: program.Run, number: int) -> None:
+    """Do as the searcher of a session would, for so many retrainings."""
+    searcher = PipelineSearcher(
+        run.study, max_concurrent=2, explain_error=str, confirmation=run.confirmation
+    )
+    for role in ("teacher", "dense"):
+        suggest(searcher, role)
+        baseline = {**BASELINE, "name": role}
+        searcher.on_trial_complete(role, {"outcome": "complete", "baseline": baseline})
+    for trial in range(number):
+        suggestion = suggest(searcher, str(trial))
+        name, seed = suggestion["label"].split()[1], suggestion["fine_tuning_seed"]
+        parts = {
+            "metrics": {"miou": 0.1 * int(name) + 0.01 * seed},
+            "stages": {"distilled": f"distilled-{name}-{seed}"},
+            "seconds": {"distilled": 3.0},
+        }
+        searcher.on_trial_complete(str(trial), {"outcome": "complete", **parts})
+
+
+def test_ctrl_c_keeps_and_shows_what_is_retrained(
+    asked: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = DatasetSummary("synthetic", 1, ("road",), (96, 192))
+    search(asked, tmp_path)
+    roles = ("teacher", "dense")
+    baselines = [Baseline(**{**BASELINE, "name": role}) for role in roles]
+    path = tmp_path / "metadata.json"
+    write_metadata(path, asked, dataset, baselines, device="cpu", created_at=now())
+
+    def begin() -> tuple[program.Run, io.StringIO]:
+        stream = io.StringIO()
+        run = program.Run(
+            arguments=program.Arguments(),
+            config=asked,
+            folder=tmp_path,
+            dataset=dataset,
+            study=PipelineStudy(asked, tmp_path),
+            console=Console(file=stream, width=200),
+        )
+        return run, stream
+
+    def interrupt(run: program.Run) -> None:
+        retrain(run, number=3)
+        assert run.confirmation.take() is not None  # is being retrained when the user has enough
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "tune_pipelines", interrupt)
+    run, stream = begin()
+    assert program.search(run) == program.EXIT_INTERRUPTED
+    kept = read_rows(tmp_path)
+    assert [(row["trial"], row["seed"]) for row in kept] == [("0", "8"), ("0", "9"), ("2", "8")]
+    text = stream.getvalue()
+    assert program.EPILOGUE in text
+    assert f"go on: python search/run.py --resume {tmp_path}\n" in text
+    (shown,) = [line.replace("│", " ").split() for line in text.splitlines() if "0.085" in line]
+    assert shown[:5] == ["0", "0.600", "2", "0.085", "0.007"]  # the mean of seeds 8 and 9
+    assert "The front retrained (3 of 4 so far)" in text
+
+    monkeypatch.setattr(program, "tune_pipelines", lambda run: retrain(run, number=1))
+    run, stream = begin()
+    assert program.search(run) == program.EXIT_OK
+    rows = read_rows(tmp_path)
+    assert [row for row in rows if row in kept] == kept
+    assert (rows[-1]["trial"], rows[-1]["seed"], float(rows[-1]["miou"])) == ("2", "9", 0.2 + 0.09)
+    assert "go on:" not in stream.getvalue()
+    assert len(PipelineStudy(asked, tmp_path).records) == 3

@@ -75,27 +75,34 @@ def complete(folder: Path) -> dict[str, str]:
     return {row["trial"]: row["miou"] for row in read_trials(folder) if row["state"] == "complete"}
 
 
+def retrained(folder: Path) -> list[dict[str, str]]:
+    path = folder / "confirmation.csv"
+    if not path.exists():
+        return []
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
 def check_confirmation(folder: Path, output: str) -> None:
-    """Every member of the front was retrained twice, beside the study and not in it."""
-    assert json.loads((folder / "config.json").read_text())["confirm"] == 2
+    """Every member of the front was retrained three times, beside the study and not in it."""
+    assert json.loads((folder / "config.json").read_text())["confirm"] == 3
     with (folder / "report" / "front.csv").open() as file:
         front = {row["trial"]: row for row in csv.DictReader(file)}
-    with (folder / "confirmation.csv").open() as file:
-        retrained = list(csv.DictReader(file))
-    assert {row["state"] for row in retrained} == {"complete"}
+    rows = retrained(folder)
+    assert {row["state"] for row in rows} == {"complete"}
     # Of equal networks the first is retrained; the report shows them all.
-    members = {row["trial"] for row in retrained}
+    members = {row["trial"] for row in rows}
     assert members <= front.keys()
-    assert [(row["trial"], row["seed"]) for row in retrained] == [
-        (trial, seed) for trial in sorted(members) for seed in ("1", "2")
+    assert [(row["trial"], row["seed"]) for row in rows] == [
+        (trial, seed) for trial in sorted(members) for seed in ("1", "2", "3")
     ]
-    folders = {row["stage/distilled"] for row in retrained}
-    assert len(folders) == len(retrained)
+    folders = {row["stage/distilled"] for row in rows}
+    assert len(folders) == len(rows)
     assert not folders & {row["stage/distilled"] for row in read_trials(folder)}
     assert all((folder / "stages" / name / "result.json").is_file() for name in folders)
     for trial in members:
         assert 0 <= float(front[trial]["probability_non_dominated"]) <= 1
-        assert float(front[trial]["num_retrainings"]) == 2
+        assert float(front[trial]["num_retrainings"]) == 3
         assert float(front[trial]["speedup_realised_share"]) > 0
     assert "The front retrained" in output
 
@@ -124,11 +131,22 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
     process.communicate()
     after_kill = complete(folder)
 
-    process = start("--resume", str(folder), "--no-dashboard", "--confirm", "2")
+    process = start("--resume", str(folder), "--no-dashboard", "--confirm", "3")
+    wait_until(lambda: bool(retrained(folder)), process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, (output, errors)
+    assert errors == ""
+    assert f"--resume {folder}" in output
+    assert "The front retrained" in output
+    kept = retrained(folder)
+
+    process = start("--resume", str(folder), "--no-dashboard", "--confirm", "3")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, (output, errors)
     assert "(raylet)" not in output + errors
     check_confirmation(folder, output)
+    assert [row for row in retrained(folder) if row in kept] == kept
 
     trials = read_trials(folder)
     assert [row["trial"] for row in trials] == ["0", "1", "2", "3"]

@@ -18,6 +18,7 @@ import pytest
 
 from search import ray_metrics
 from search.config import StudyConfig
+from search.confirmation import Confirmation
 from search.progress import ProgressBoard
 from search.ray_metrics import (
     METRICS,
@@ -29,6 +30,7 @@ from search.ray_metrics import (
 )
 from search.stage_use import StageUse
 from search.study import PipelineStudy
+from trainables.pipeline import StageResult
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("exported_study.py")
@@ -124,6 +126,35 @@ def test_every_number_bears_recipe_and_run(
     metrics.tick()
     metrics.tick()  # too soon
     assert gauges["segfront_front_size"] == [(1, {"recipe": "quickstart", "run": "quickstart-1"})]
+
+
+def test_retrainings_are_counted_apart_from_the_pipelines(
+    config: StudyConfig, gauges: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    for name, seconds in (("distilled-1", 30.0), ("distilled-2", 20.0), ("distilled-3", 25.0)):
+        (tmp_path / "stages" / name).mkdir(parents=True)
+        content = {"result": {"seconds": seconds}, "files": {}}
+        (tmp_path / "stages" / name / "result.json").write_text(json.dumps(content))
+    study = PipelineStudy(replace(config, num_pipelines=1, confirm=2), tmp_path)
+    study.ask()
+    metrics = {"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5}
+    study.tell(0, "complete", metrics=metrics, stages={"distilled": "distilled-1"})
+    confirmation = Confirmation(study, tmp_path)
+    for number in (2, 3):
+        task = confirmation.take()
+        assert task is not None
+        stages = {"distilled": f"distilled-{number}"}
+        result = StageResult(metrics={"miou": 0.5}, stages=stages, seconds={"distilled": 1.0})
+        confirmation.finish(task.node, result)
+    searcher: Any = SimpleNamespace(open_results=[], baselines={})
+    StudyMetrics(ProgressBoard(study), searcher, tmp_path, "cpu", confirmation).tick()
+
+    def read(name: str) -> dict[str, float]:
+        return {tags["stage"]: value for value, tags in gauges[name]}
+
+    assert read("segfront_stages") == {"distilled": 1, "retrained": 2}
+    assert read("segfront_seconds_spent") == {"distilled": 30.0, "retrained": 45.0}
+    assert "segfront_seconds_saved" not in gauges
 
 
 def test_failure_is_logged_once_and_ends_nothing(

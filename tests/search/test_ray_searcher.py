@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,34 @@ def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> N
     )
     assert again._rungs.promote() is None
     assert again._rungs.paused == {}
+
+
+def test_all_that_wait_in_vain_are_stopped_in_one_write(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = PipelineSettings(lr=2e-3)
+    points = tuple(replace(first, temperature=t) for t in (1.0, 2.0, 3.0))
+    config = replace(
+        config, num_pipelines=3, first_points=points, rungs=(0.5,), reduction_factor=4.0,
+        stop_hopeless=False,
+    )  # fmt: skip
+    study = PipelineStudy(config, tmp_path)
+    searcher = PipelineSearcher(study, max_concurrent=1, explain_error=str)
+    train_baselines(searcher)
+    for stage in ("sparse", "pruned"):
+        start(searcher, stage)
+        finish(searcher, stage, stage)
+    for trial in "abc":
+        start(searcher, trial)
+        parts = {"metrics": {"miou@0.5": 0.5}, "seconds": {"distilled": 1.0}}
+        searcher.on_trial_complete(trial, {"outcome": "complete", **parts})
+    synced: list[int] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(file) or sync(file))
+    assert searcher.suggest("d") == searcher.FINISHED
+    assert [record.state for record in study.records.values()] == ["stopped"] * 3
+    assert len(synced) == 1
+    assert PipelineStudy(config, tmp_path).records == study.records
 
 
 @pytest.fixture

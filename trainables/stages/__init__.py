@@ -7,6 +7,7 @@ from trainables.stages.distilled import DistilledStage
 from trainables.stages.latency import LatencyStage
 from trainables.stages.learning import Learning
 from trainables.stages.pruned import PrunedStage
+from trainables.stages.reference import ReferenceStage
 from trainables.stages.sparse import SparseStage
 from trainables.stages.stage import Stage
 
@@ -16,6 +17,7 @@ __all__ = [
     "LatencyStage",
     "Learning",
     "PrunedStage",
+    "ReferenceStage",
     "SparseStage",
     "Stage",
 ]

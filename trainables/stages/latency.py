@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 from models.checkpoint import load_checkpoint, read_structure
 from models.hardware import describe_hardware
-from models.latency import measure_latency
+from models.latency import Reference
 from trainables.context import StageContext
 from trainables.pipeline_config import LatencyConfig
+from trainables.stages.reference import ReferenceStage
 from trainables.stages.stage import Stage
+from trainables.stages.timing import measure_alone
 from trainables.store import Artifact
-from trainables.watchdog import note_progress
 
 
 class LatencyStage(Stage):
@@ -26,18 +26,26 @@ class LatencyStage(Stage):
         resolution: Height and width of the images.
         config: How it is measured.
         device: What it is measured on; its hardware is part of the key.
+        reference: What it is measured in turns with; None: latency as the clock shows it.
     """
 
     name = "latency"
+    version = 2
 
     def __init__(
-        self, checkpoint: Path, resolution: tuple[int, int], config: LatencyConfig, device: str
+        self,
+        checkpoint: Path,
+        resolution: tuple[int, int],
+        config: LatencyConfig,
+        device: str,
+        reference: ReferenceStage | None = None,
     ) -> None:
-        self.parents = {}
+        self.parents = {} if reference is None else {"reference": reference}
         self.checkpoint = checkpoint
-        self.resolution = config.resolution or resolution
+        self.resolution = resolution
         self.config = config
         self.device = device
+        self.reference = reference
 
     def content(self) -> dict[str, Any]:
         """Architecture, image size, settings and hardware."""
@@ -52,20 +60,9 @@ class LatencyStage(Stage):
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
         """Wait until no training step runs on the device, then measure."""
+        reference = None
+        if self.reference is not None:
+            nominal_ms = parents["reference"].result["median_ms"]
+            reference = Reference(self.reference.build(), nominal_ms)
         model = load_checkpoint(self.checkpoint)
-        with context.device_lock.exclusive():
-            note_progress("the measurement of the latency")
-            started = time.monotonic()
-            latency = measure_latency(
-                model,
-                (3, *self.resolution),
-                self.device,
-                self.config.dtype,
-                self.config.batch_size,
-                self.config.num_threads,
-                fold_batchnorm=self.config.fold_batchnorm,
-                confidence=self.config.confidence,
-                relative_margin=self.config.relative_margin,
-                max_seconds=self.config.max_seconds,
-            )
-        return {**asdict(latency), "seconds": time.monotonic() - started}
+        return measure_alone(model, self.resolution, self.config, self.device, context, reference)

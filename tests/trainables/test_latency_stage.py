@@ -1,0 +1,103 @@
+"""The latencies of a study: stated at one speed, whatever that of the machine is meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from models import latency
+from trainables.pipeline import build_dense, run_baseline, run_stage
+from trainables.pipeline_config import LatencyConfig, PipelineSettings
+from trainables.stages import ReferenceStage
+from trainables.store import ArtifactStore
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(tmp_path / "stages")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine on which a network takes a microsecond per parameter, times its slowness."""
+
+    class Machine:
+        slowness = 1.0
+
+        def make_run(self, model, images):
+            cost_ms = sum(p.numel() for p in model.parameters()) / 1e3
+            return lambda: cost_ms * self.slowness
+
+    machine = Machine()
+    monkeypatch.setattr(latency, "make_run", machine.make_run)
+    return machine
+
+
+def read(store, stage):
+    folders = list(store.root.glob(f"{stage}-*"))
+    return [store.find(*folder.name.split("-")).result for folder in folders]
+
+
+def test_a_study_states_its_latencies_at_one_speed(tiny_config, context, store, machine):
+    dense = run_baseline("dense", tiny_config, store, context)
+    assert dense.latency_ms == pytest.approx(dense.latency_raw_ms)
+    machine.slowness = 1.5
+    settings = PipelineSettings(pruning_ratio=0.2)
+    pruned = run_stage(tiny_config, settings, "pruned", store, context).metrics
+    assert pruned["latency_raw_ms"] == pytest.approx(1.5 * pruned["latency_ms"])
+    assert pruned["reference_ms"] == pytest.approx(1.5 * dense.reference_ms)
+    ratio = read(store, "latency")[0]["nominal_ms"] / dense.latency_ms
+    assert ratio == pytest.approx(1)
+    # The next session, at yet another speed, finds the same nominal latency.
+    machine.slowness = 0.7
+    again = ArtifactStore(store.root)
+    settings = replace(settings, pruning_ratio=0.6)
+    smaller = run_stage(tiny_config, settings, "pruned", again, context).metrics
+    assert smaller["reference_ms"] == pytest.approx(0.7 * dense.reference_ms)
+    (reference,) = read(store, "reference")
+    nominal = {result["nominal_ms"] for result in read(store, "latency")}
+    assert nominal == {reference["median_ms"]}
+    assert reference["reference_ms"] is None
+    speeds = {result["raw_ms"] / result["median_ms"] for result in read(store, "latency")}
+    assert sorted(speeds) == pytest.approx([0.7, 1.0, 1.5])
+
+
+def test_the_clock_alone_is_used_on_demand(tiny_config, context, store, machine):
+    timing = replace(tiny_config.latency, compensate_drift=False)
+    config = replace(tiny_config, latency=timing)
+    dense = run_baseline("dense", config, store, context)
+    assert dense.latency_ms == dense.latency_raw_ms
+    assert dense.reference_ms is None
+    metrics = run_stage(config, PipelineSettings(), "pruned", store, context).metrics
+    assert "reference_ms" not in metrics
+    assert not read(store, "reference")
+    assert read(store, "latency")[0]["nominal_ms"] is None
+
+
+def test_the_reference_is_the_student_without_its_weights(tiny_config):
+    student = replace(tiny_config.student, backbone_weights="gone.safetensors")
+    stages = [
+        ReferenceStage(network, 19, (64, 96), config, "cpu")
+        for network, config in [
+            (student, LatencyConfig()),
+            (tiny_config.student, LatencyConfig()),
+            (replace(student, width=0.25), LatencyConfig()),
+            (student, LatencyConfig(num_threads=2)),
+        ]
+    ]
+    keys = [stage.key for stage in stages]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+    first, second = (dict(stages[0].build().named_parameters()) for _ in range(2))
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+def test_a_latency_belongs_to_its_reference(tiny_config, context, store):
+    run_baseline("dense", tiny_config, store, context)
+    wider = replace(tiny_config, student=replace(tiny_config.student, width=0.25))
+    teacher_there = replace(wider, teacher=tiny_config.student)
+    run_baseline("teacher", teacher_there, store, context)
+    assert build_dense(tiny_config).key != build_dense(wider).key
+    nominal = {result["nominal_ms"] for result in read(store, "latency")}
+    assert len(nominal) == 2
