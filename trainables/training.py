@@ -19,6 +19,7 @@ from models.hardware import bfloat16_is_fast
 from trainables.context import Progress, StageContext
 from trainables.data import Sample, TaughtSample, TrainingStream, make_loader, normalize
 from trainables.losses import cross_entropy
+from trainables.notice import must_save, note_saved, saving_before_the_end
 from trainables.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.training_state import load_training_state, save_training_state
 from trainables.watchdog import note_progress
@@ -99,6 +100,7 @@ class TrainResult(NamedTuple):
     losses: list[tuple[int, float]]
 
 
+@saving_before_the_end()
 def train(
     model: nn.Module,
     stream: TrainingStream,
@@ -122,7 +124,8 @@ def train(
         stream: Training samples.
         config: Length, optimiser, precision.
         name: Shown in the progress and in errors.
-        state_path: File of the unfinished state, written every `context.checkpoint_seconds`.
+        state_path: File of the unfinished state, written every `context.checkpoint_seconds`, and
+            when the process is asked to end.
         context: Device, threads, progress report.
         compute_loss: (logits (N, C, H, W), batch) -> scalar.
         adjust_gradients: Called after each backward pass, before clipping and the update.
@@ -181,15 +184,17 @@ def train(
         note_progress(f"step {done} of {config.num_steps}")
         if done % record_every == 0 or done == config.num_steps:
             losses.append((done, value))
-            context.report(Progress(name, done, config.num_steps, loss=value))
         now = time.monotonic()
         is_pausing = done == last_step < config.num_steps
-        is_due = now - last_saved > context.checkpoint_seconds and done < config.num_steps
-        if is_pausing or is_due:
+        is_due = now - last_saved > context.checkpoint_seconds or must_save()
+        if is_pausing or (is_due and done < config.num_steps):
             seconds = progress["seconds"] + now - started
             saved = {"step": done, "seconds": seconds, "losses": losses}
             save_training_state(state_path, model, optimizer, saved)
+            note_saved()
             last_saved = time.monotonic()
+        if losses and losses[-1][0] == done:  # after saving: Ray does not listen at the end
+            context.report(Progress(name, done, config.num_steps, loss=value))
     return TrainResult(progress["seconds"] + time.monotonic() - started, losses)
 
 
