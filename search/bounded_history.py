@@ -40,7 +40,8 @@ class BoundedHistorySampler(ViewingSampler):
         return show(study, lambda trials: self._choose(trials, study))
 
     def _choose(self, trials: list[FrozenTrial], study: Study) -> list[FrozenTrial]:
-        finished, others = [], []
+        finished: list[FrozenTrial] = []
+        others: list[FrozenTrial] = []
         for trial in trials:
             (finished if trial.state in FINISHED else others).append(trial)
         if len(finished) <= self._max_trials:
