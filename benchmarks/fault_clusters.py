@@ -1,0 +1,210 @@
+"""Clusters of three nodes whose processes and links can be broken, and that mend."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from host_cluster import HostCluster
+
+ROOT = Path(__file__).parents[1]
+NUM_NODES = 3
+HEAD = 1  # nodes are counted from 1
+
+FaultKind = Literal["worker", "raylet", "link", "driver"]
+
+
+class FaultCluster(Protocol):
+    """Nodes 1..`NUM_NODES` of one core each; the driver runs on the first.
+
+    Attributes:
+        name: For people.
+        kinds: What can be broken.
+        folder: That all nodes see.
+        cache_dir: For decoded images, each node's own where they have one.
+    """
+
+    name: str
+    kinds: tuple[FaultKind, ...]
+    folder: Path
+    cache_dir: Path
+
+    def start(self) -> None:
+        """Start all nodes."""
+
+    def stop(self) -> None:
+        """End everything that was started."""
+
+    def start_driver(self, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start search/run.py with these flags on the first node; what it prints goes to a file."""
+
+    def node_of(self, pid: int) -> int | None:
+        """The node that a process runs on; None if it is gone, or on none."""
+
+    def raylet(self, node: int) -> int | None:
+        """Process id of a node's raylet; None while there is none."""
+
+    def restart(self, node: int) -> None:
+        """See to it that a node whose raylet is gone comes back; returns before it has."""
+
+    def set_link(self, node: int, *, is_up: bool) -> None:
+        """Cut a node off from the others, or mend that."""
+
+
+class LocalCluster:
+    """Nodes that are only processes of this machine (`ray.cluster_utils.Cluster`)."""
+
+    name = "ray.cluster_utils.Cluster on one machine: no links to cut"
+    kinds: tuple[FaultKind, ...] = ("worker", "raylet", "driver")
+
+    def __init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory()
+        self.folder = Path(self._scratch.name)
+        self.cache_dir = self.folder / "cache"
+        self._cluster: Any = None
+        self._nodes: dict[int, Any] = {}
+
+    def start(self) -> None:
+        """See `FaultCluster`."""
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        self._nodes[HEAD] = self._cluster.head_node
+        for node in range(HEAD + 1, NUM_NODES + 1):
+            self._nodes[node] = self._cluster.add_node(num_cpus=1)
+
+    def stop(self) -> None:
+        """See `FaultCluster`."""
+        if self._cluster is not None:
+            self._cluster.shutdown()
+        self._scratch.cleanup()
+
+    def start_driver(self, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """See `FaultCluster`."""
+        run = [sys.executable, str(ROOT / "search" / "run.py"), *arguments]
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                [*run, "--address", self._cluster.address],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+
+    def node_of(self, pid: int) -> int | None:
+        """See `FaultCluster`; workers are children of their raylet."""
+        raylets = {self.raylet(node): node for node in self._nodes}
+        return raylets.get(_parent(pid))
+
+    def raylet(self, node: int) -> int | None:
+        """See `FaultCluster`."""
+        for entry in self._nodes[node].all_processes.get("raylet", []):
+            if entry.process.poll() is None:
+                return int(entry.process.pid)
+        return None
+
+    def restart(self, node: int) -> None:
+        """See `FaultCluster`; another node takes the place."""
+        self._cluster.remove_node(self._nodes[node], allow_graceful=False)
+        self._nodes[node] = self._cluster.add_node(num_cpus=1)
+
+    def set_link(self, node: int, *, is_up: bool) -> None:
+        """See `FaultCluster`.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("nodes of one machine have no links to cut")
+
+
+class LinkedHosts:
+    """Hosts with links, set up by `ray up`; the autoscaler brings a node back that has lost Ray.
+
+    Args:
+        script: Makes the hosts; see `host_cluster`.
+    """
+
+    name = "hosts of `ray up` with cluster.local.yaml"
+    kinds: tuple[FaultKind, ...] = ("worker", "raylet", "link", "driver")
+
+    def __init__(self, script: Path) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segfront-")
+        self._hosts = HostCluster(
+            script=script, folder=Path(self._scratch.name), num_hosts=NUM_NODES, num_cpus=1
+        )
+        self.folder = self._hosts.folder / "shared"
+        self.cache_dir = Path("/tmp/segfront-cache")  # a host has a /tmp of its own
+
+    def start(self) -> None:
+        """See `FaultCluster`."""
+        self._hosts.start_hosts()
+        if (number := self._hosts.ray_up()) < NUM_NODES:
+            raise RuntimeError(f"ray up brought {number} of {NUM_NODES} nodes")
+
+    def stop(self) -> None:
+        """See `FaultCluster`."""
+        self._hosts.stop_hosts()
+        self._scratch.cleanup()
+
+    def start_driver(self, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """See `FaultCluster`."""
+        run = ["python", "search/run.py", *arguments, "--address", "auto"]
+        command = f"cd ~/segfront && exec {shlex.join(run)}"
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                [str(self._hosts.script), "ssh", str(HEAD), command],
+                env=self._hosts.hosts_environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def node_of(self, pid: int) -> int | None:
+        """See `FaultCluster`; a host has a network namespace of its own."""
+        try:
+            network = Path(f"/proc/{pid}/ns/net").stat().st_ino
+        except OSError:
+            return None
+        names = {node: Path(f"/run/netns/h{node}") for node in range(HEAD, NUM_NODES + 1)}
+        return next((node for node, at in names.items() if at.stat().st_ino == network), None)
+
+    def raylet(self, node: int) -> int | None:
+        """See `FaultCluster`."""
+        for path in Path("/proc").glob("[0-9]*/comm"):
+            pid = int(path.parent.name)
+            if _read(path).strip() == "raylet" and self.node_of(pid) == node:
+                return pid
+        return None
+
+    def restart(self, node: int) -> None:
+        """See `FaultCluster`; nothing to do: the autoscaler notices after 30 s."""
+
+    def set_link(self, node: int, *, is_up: bool) -> None:
+        """See `FaultCluster`."""
+        self._hosts.hosts("mend" if is_up else "cut", str(node))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> bool:
+    """Poll ten times a second; returns whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while not (is_true := bool(condition())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return is_true
+
+
+def _parent(pid: int) -> int | None:
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return int(fields[1]) if fields else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

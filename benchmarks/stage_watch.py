@@ -1,0 +1,150 @@
+"""Who works on which stage of a run, seen from outside: from the kernel's list of file locks.
+
+Whoever computes a stage holds a lock in `stages/.locks`, and the driver holds `.lock`; the kernel
+(Linux) lists both with the process id in /proc/locks, whatever namespace the process is in.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOOK_SECONDS = 0.1
+STATE_FILE = "state.safetensors"
+_LOCK = re.compile(r"^\d+: FLOCK +ADVISORY +WRITE (\d+) [0-9a-f]+:[0-9a-f]+:(\d+) ", re.MULTILINE)
+
+
+@dataclass(kw_only=True, slots=True)
+class Attempt:
+    """One process at one stage.
+
+    Attributes:
+        stage: Folder of the stage in the store.
+        pid: Of the process.
+        began: `time.time` when it was first seen there.
+        seen: `time.time` when it was last seen there.
+        saved: `time.time` of its last checkpoint; 0 if it has written none.
+        found: Whether the stage was there already, so that the process only read it.
+    """
+
+    stage: str
+    pid: int
+    began: float
+    seen: float
+    saved: float = 0.0
+    found: bool
+
+    @property
+    def unsaved_seconds(self) -> float:
+        """Work since its beginning or its last checkpoint, as of when it was last seen."""
+        return max(0.0, self.seen - max(self.began, self.saved))
+
+
+@dataclass(slots=True)
+class StageWatch:
+    """Looks at a run ten times a second, as long as its `with` block lasts.
+
+    Attributes:
+        run_dir: Folder of the run.
+        attempts: All that were seen so far.
+    """
+
+    run_dir: Path
+    attempts: list[Attempt] = field(default_factory=list)
+    _current: dict[tuple[str, int], Attempt] = field(default_factory=dict)
+    _over: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> StageWatch:
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        assert self._thread is not None
+        self._thread.join()
+
+    def working(self) -> list[Attempt]:
+        """The processes that compute a stage now."""
+        return [attempt for attempt in list(self._current.values()) if not attempt.found]
+
+    def driver(self) -> int | None:
+        """Process that holds the run, if any does."""
+        return find_holders([self.run_dir / ".lock"]).get(self.run_dir / ".lock")
+
+    def is_published(self, stage: str) -> bool:
+        """Whether a stage is done."""
+        return (self.run_dir / "stages" / stage).is_dir()
+
+    def published(self) -> list[str]:
+        """Folders of all stages that are done."""
+        folders = [path.parent.name for path in self.run_dir.glob("stages/*/result.json")]
+        return sorted(name for name in folders if "." not in name)  # not *.partial, *.damaged-...
+
+    def has_ended_well(self, attempt: Attempt) -> bool:
+        """Whether a stage is done and nobody has computed at it after this attempt."""
+        return self.is_published(attempt.stage) and not any(
+            other.stage == attempt.stage and other.began > attempt.began and not other.found
+            for other in list(self.attempts)
+        )
+
+    def taken_up_at(self, attempt: Attempt, since: float) -> float | None:
+        """When a stage was worked on again after something broke; None: not yet.
+
+        Args:
+            attempt: Was under way.
+            since: `time.time` of the fault.
+
+        Returns:
+            `time.time` of the next process at the stage, or when the attempt was seen last if the
+            stage is done without one.
+        """
+        later = [
+            other.began
+            for other in list(self.attempts)
+            if other.stage == attempt.stage and other.pid != attempt.pid and other.began > since
+        ]
+        if later:
+            return min(later)
+        return attempt.seen if self.is_published(attempt.stage) else None
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            self._look(time.time())
+
+    def _look(self, now: float) -> None:
+        locks = sorted((self.run_dir / "stages" / ".locks").glob("*"))
+        held = {(path.name, pid) for path, pid in find_holders(locks).items()}
+        for key in held - self._current.keys():
+            stage, pid = key
+            attempt = Attempt(
+                stage=stage, pid=pid, began=now, seen=now, found=self.is_published(stage)
+            )
+            self._current[key] = attempt
+            self.attempts.append(attempt)
+        for key in held:
+            attempt = self._current[key]
+            attempt.seen = now
+            attempt.saved = max(attempt.saved, self._saved_at(attempt.stage))
+        self._current = {key: self._current[key] for key in held}
+
+    def _saved_at(self, stage: str) -> float:
+        try:
+            return (self.run_dir / "stages" / f"{stage}.partial" / STATE_FILE).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+
+def find_holders(paths: list[Path]) -> dict[Path, int]:
+    """Processes that hold an exclusive lock (flock) on one of the files; waiting ones do not.
+
+    Args:
+        paths: Files; those that are missing are left out.
+    """
+    by_inode = {path.stat().st_ino: path for path in paths if path.exists()}
+    found = _LOCK.findall(Path("/proc/locks").read_text())
+    return {by_inode[int(inode)]: int(pid) for pid, inode in found if int(inode) in by_inode}
