@@ -20,6 +20,8 @@ from stage_watch import Attempt, StageWatch
 RECOVERY_SECONDS = 180.0  # after which a fault counts as not recovered from
 RETURN_SECONDS = 180.0  # for a node to come back
 START_SECONDS = 180.0  # for a driver to begin with the study
+CHOICE_SECONDS = 120.0  # for a stage to run where the fault is to hit
+NODE_FAULTS: tuple[FaultKind, ...] = ("raylet", "link")
 
 
 class Victim(NamedTuple):
@@ -179,7 +181,7 @@ class Breaker:
     def break_all(self, number: int) -> Iterator[Fault]:
         """Yield every fault, once its stages are worked on again.
 
-        They come at equal shares of the pipelines, fewer of them if the study is over before.
+        They come at equal shares of the pipelines; one that finds nothing to break is left out.
 
         Args:
             number: Of faults.
@@ -196,19 +198,21 @@ class Breaker:
                 time.sleep(0.5)
             time.sleep(self._random.uniform(0.0, self._pause_seconds))
             fault = self._break(kind)
-            if fault is None:
+            if fault is not None:
+                yield fault
+            elif not session.keep_up():
                 return
-            yield fault
 
     def _break(self, kind: FaultKind) -> Fault | None:
-        """Break one thing and wait until its stages are worked on again; None: nothing is left."""
-        node = HEAD if kind == "driver" else self._choose_node(kind)
-        chosen = self._choose_attempt(kind, node)
+        """Break one thing and wait until its stages are worked on again; None: nothing to break."""
+        self._await_nodes(kind)
+        chosen = self._choose_attempt(kind)
         if chosen is None:
             return None
         now, hit = time.time(), self._watch.working()
+        node = HEAD if kind == "driver" else self._cluster.node_of(chosen.pid) or HEAD
         if kind == "worker":
-            hit, node = [chosen], self._cluster.node_of(chosen.pid) or 0
+            hit = [chosen]
         elif kind != "driver":
             hit = [attempt for attempt in hit if self._cluster.node_of(attempt.pid) == node]
         self._strike(kind, node, chosen)
@@ -228,21 +232,21 @@ class Breaker:
             recovery_seconds=max(0.0, max(again) - now) if recovered else None,
         )
 
-    def _choose_node(self, kind: FaultKind) -> int:
-        """A worker node; all of them are there before one is taken away."""
+    def _await_nodes(self, kind: FaultKind) -> None:
+        """Have all worker nodes there before one of them is taken away."""
         nodes = range(HEAD + 1, NUM_NODES + 1)
-        if kind != "worker" and not wait_for(
+        if kind in NODE_FAULTS and not wait_for(
             lambda: all(self._cluster.raylet(node) for node in nodes), RETURN_SECONDS
         ):
             raise RuntimeError(f"a node did not come back within {RETURN_SECONDS:g} s")
-        return self._random.choice(nodes)
 
-    def _choose_attempt(self, kind: FaultKind, node: int) -> Attempt | None:
-        """A running stage that the fault is to hit; None if the study is over."""
-        while self._session.keep_up():
+    def _choose_attempt(self, kind: FaultKind) -> Attempt | None:
+        """A running stage that the fault is to hit; None if there is none for long."""
+        deadline = time.monotonic() + CHOICE_SECONDS
+        while self._session.keep_up() and time.monotonic() < deadline:
             working = self._watch.working()
-            if kind in ("raylet", "link"):
-                working = [a for a in working if self._cluster.node_of(a.pid) == node]
+            if kind in NODE_FAULTS:
+                working = [a for a in working if self._cluster.node_of(a.pid) not in (None, HEAD)]
             if working and self._watch.driver() is not None:
                 return self._random.choice(working)
             time.sleep(0.1)
