@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -47,9 +46,11 @@ class Arguments:
 
     Attributes:
         study: The study.
-        output_dir: The run's folder <recipe>-<date>-<time> is made in it.
-        resume: Go on with the run in this folder, as it was configured; of the other flags only
-            --confirm, --address and --no-dashboard go with it.
+        output_dir: The run's folder <recipe>-<date>-<time> is made in it. A path, or storage that
+            pyarrow reaches: s3://bucket/prefix, also with ?region=... or ?endpoint_override=...,
+            without credentials in it.
+        resume: Go on with the run in this folder (path or URI), as it was configured; of the other
+            flags only --confirm, --address and --no-dashboard go with it.
         address: Of a running Ray cluster; default: Ray is started on this machine.
         dashboard: Start Ray's dashboard when Ray is started here.
         download: Fetch CamVid (public GitHub archive, checksum verified) if it is not there yet.
@@ -57,8 +58,8 @@ class Arguments:
     """
 
     study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
-    output_dir: Path = Path("runs")
-    resume: Path | None = None
+    output_dir: str = "runs"
+    resume: str | None = None
     address: str | None = None
     dashboard: bool = True
     download: bool = False
@@ -70,14 +71,14 @@ class ResumeArguments:
     """Flags that go with --resume: the study is as config.json in the run's folder says.
 
     Attributes:
-        resume: Folder of the run.
+        resume: Folder of the run, a path or a URI.
         confirm: Once its search is over, fine-tune every network of the front so many more times
             with other seeds (2 or more; 0: not at all); config.json keeps it.
         address: Of a running Ray cluster.
         dashboard: Start Ray's dashboard.
     """
 
-    resume: Path
+    resume: str
     confirm: int | None = None
     address: str | None = None
     dashboard: bool = True

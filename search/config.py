@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
@@ -48,6 +48,8 @@ class StudyConfig:
             out over the pipelines, on a GPU machine over the GPUs.
         gpus_per_trial: GPUs of one stage, fractions allowed; default: 1 where there is one.
         max_concurrent: Most stages at a time; default: as many as fit.
+        keep: What stays in the run's stages/ once the study is over: all networks, or those of the
+            front (with the stages that lead to them, teacher, dense student and retrainings).
         checkpoint_seconds: Most work that a killed process loses.
         stall_seconds: A stage that makes no progress for so long (no step, no image) is stopped and
             tried again, in the end counted as failed; 0 or None: never.
@@ -73,6 +75,7 @@ class StudyConfig:
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
+    keep: Literal["all", "front"] = "all"
     checkpoint_seconds: float = 30.0
     stall_seconds: float | None = 1800.0
     cache_dir: Path = Path.home() / ".cache" / "segfront"

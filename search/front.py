@@ -26,6 +26,20 @@ def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
     return [bool(flag) for flag in mask]
 
 
+def front_and_equals(
+    metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
+) -> list[bool]:
+    """Which networks no other one dominates; all of equal ones, as the report shows them.
+
+    Args:
+        metrics: One mapping per network.
+        objectives: Keys of `OBJECTIVES`.
+    """
+    values = [tuple(entry[name] for name in objectives) for entry in metrics]
+    front = {v for v, member in zip(values, front_mask(metrics, objectives), strict=True) if member}
+    return [value in front for value in values]
+
+
 def hypervolume_fraction(
     metrics: Sequence[Mapping[str, float]], reference: Mapping[str, float]
 ) -> float:

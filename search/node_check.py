@@ -12,9 +12,12 @@ from pathlib import Path
 
 import torch
 
+from trainables.remote_folder import RemoteFolder
+
 PACKAGES = ("segfront", "ray", "torch", "torchvision", "numpy")
 SOURCE_FOLDERS = ("models", "search", "trainables")
 PROBE_PREFIX = ".node-check-"
+STORAGE_SECONDS = 10.0  # for a storage that fails to come round
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +30,7 @@ class NodeReport:
         sees_data: Whether it finds files in the data set's folder.
         sees_run: Whether it sees what the driver has just written to the run's folder.
         writes_run: Whether it can write there.
+        storage_error: Why it cannot use the storage that the run lies in; "" if it can.
         num_gpus: GPUs that PyTorch finds.
     """
 
@@ -35,23 +39,27 @@ class NodeReport:
     sees_data: bool = True
     sees_run: bool = True
     writes_run: bool = True
+    storage_error: str = ""
     num_gpus: int = 0
 
 
-def inspect_node(data_root: Path | None, probe: Path) -> NodeReport:
+def inspect_node(data_root: Path | None, place: Path | str) -> NodeReport:
     """Look at this machine.
 
     Args:
         data_root: Folder of the data set; None if it needs none.
-        probe: File that the driver has written to the run's folder.
+        place: File that the driver has written to the run's folder; if that lies in storage, its
+            URI.
     """
+    shared = place if isinstance(place, Path) else None
     major, minor, _ = platform.python_version_tuple()
     return NodeReport(
         versions={"python": f"{major}.{minor}"} | {name: _version(name) for name in PACKAGES},
         source_hash=hash_source(Path(__file__).parents[1]),
         sees_data=data_root is None or _has_entries(data_root),
-        sees_run=probe.is_file(),
-        writes_run=_is_writable(probe.parent),
+        sees_run=shared is None or shared.is_file(),
+        writes_run=shared is None or _is_writable(shared.parent),
+        storage_error="" if isinstance(place, Path) else _try_storage(place),
         num_gpus=torch.cuda.device_count(),
     )
 
@@ -131,6 +139,11 @@ def _find_problems(
         yield f"does not see the driver's {run_dir}; choose an --output-dir that all nodes share"
     elif not node.writes_run:
         yield f"cannot write to {run_dir}; allow it to the user that Ray runs as"
+    if node.storage_error:
+        yield (
+            f"cannot use the run's storage ({node.storage_error}); give it the credentials and the "
+            "way there (on AWS an instance profile)"
+        )
     if node.num_gpus < offered_gpus:
         yield (
             f"PyTorch finds {node.num_gpus} of the {offered_gpus:g} GPUs that Ray offers; check "
@@ -155,6 +168,14 @@ def _has_entries(folder: Path) -> bool:
         return any(folder.iterdir())
     except OSError:
         return False
+
+
+def _try_storage(uri: str) -> str:
+    try:
+        RemoteFolder(uri, patience_seconds=STORAGE_SECONDS).check()
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def _is_writable(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import ray
@@ -15,6 +16,7 @@ from search.confirmation import Confirmation
 from search.progress import ProgressBoard
 from search.ray_searcher import PipelineSearcher
 from search.stage_use import PipelineStages, StageFacts, StageUse, count_use, read_stage_facts
+from trainables.remote_stages import STAGES_FOLDER, RemoteStages
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,7 @@ class StudyMetrics:
         run_dir: Folder of the run; its name tags every number.
         device: Torch device of the trials.
         confirmation: Retrainings of the front; none without it.
+        remote: The stages in storage, if the run lies there.
     """
 
     def __init__(
@@ -130,10 +133,12 @@ class StudyMetrics:
         run_dir: Path,
         device: str,
         confirmation: Confirmation | None = None,
+        remote: RemoteStages | None = None,
     ) -> None:
         self._board = board
         self._searcher = searcher
-        self._stages_dir = run_dir / "stages"
+        self._stages_dir = run_dir / STAGES_FOLDER
+        self._remote = remote
         self._study_tags = {"recipe": board.study.config.recipe, "run": run_dir.absolute().name}
         self._device = device
         self._confirmation = confirmation
@@ -176,7 +181,13 @@ class StudyMetrics:
 
     def _read_facts(self, folder: str) -> StageFacts:
         if folder not in self._facts:
-            self._facts[folder] = read_stage_facts(self._stages_dir / folder)
+            path = self._stages_dir / folder
+            if self._remote is None or path.is_dir():
+                self._facts[folder] = read_stage_facts(path)
+            else:
+                with TemporaryDirectory() as scratch:
+                    self._remote.fetch_record(folder, Path(scratch))
+                    self._facts[folder] = read_stage_facts(Path(scratch))
         return self._facts[folder]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -19,8 +20,11 @@ from models.hardware import describe_hardware
 from search.config import StudyConfig
 from search.node_check import PROBE_PREFIX, NodeReport, check_nodes, inspect_node, join_problems
 
+logger = logging.getLogger(__name__)
+
 WORKER_SECONDS = 1200.0  # for a machine to be found, started and set up
 ANSWER_SECONDS = 120.0  # for a node to import PyTorch and answer
+READ_SECONDS = 30.0  # for a node to read a file
 POLL_SECONDS = 2.0
 
 
@@ -45,12 +49,13 @@ def summon_worker(config: StudyConfig, wait_seconds: float = WORKER_SECONDS) -> 
         request_resources(bundles=[])
 
 
-def check_cluster(config: StudyConfig, run_dir: Path) -> None:
+def check_cluster(config: StudyConfig, run_dir: Path, storage: str | None = None) -> None:
     """Compare every node's code, versions, folders and GPUs with the driver's.
 
     Args:
         config: Of the study, with paths settled.
-        run_dir: Of the run.
+        run_dir: Of the run; need not be shared if it lies in storage.
+        storage: URI of the run if it lies in storage.
 
     Raises:
         ValueError: Names each node that differs, in what, and the remedy.
@@ -66,6 +71,25 @@ def check_cluster(config: StudyConfig, run_dir: Path) -> None:
         probe.unlink()
     offered = {_name(node): float(node["Resources"].get("GPU", 0)) for node in alive_nodes()}
     check_nodes(driver, nodes, offered, data_root=data_root, run_dir=run_dir)
+
+
+def read_file(address: str, path: Path) -> str:
+    """Text of a small file on a node's own disk; "" if there is none or the node does not answer.
+
+    Args:
+        address: Of the node.
+        path: Of the file there.
+    """
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_read_text)
+    for node in alive_nodes():
+        if node["NodeManagerAddress"] == address:
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            answer = task.options(scheduling_strategy=strategy).remote(path)
+            try:
+                return str(ray.get(answer, timeout=READ_SECONDS))
+            except (RayError, GetTimeoutError) as error:
+                logger.warning("%s on %s could not be read: %s", path.name, address, error)
+    return ""
 
 
 def describe_worker() -> dict[str, Any]:
@@ -100,12 +124,12 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
-def _ask_nodes(data_root: Path | None, probe: Path) -> dict[str, NodeReport]:
+def _ask_nodes(data_root: Path | None, place: Path | str) -> dict[str, NodeReport]:
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_inspect)
     answers = {
         _name(node): task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(data_root, probe)
+        ).remote(data_root, place)
         for node in alive_nodes()
     }
     deadline = time.monotonic() + ANSWER_SECONDS
@@ -130,7 +154,11 @@ def _ask_nodes(data_root: Path | None, probe: Path) -> dict[str, NodeReport]:
     return reports
 
 
-def _inspect(data_root: Path | None, probe: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def _inspect(data_root: Path | None, place: Path | str) -> dict[str, Any]:
     # Ray hides the GPUs from a task that asks for none.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    return asdict(inspect_node(data_root, probe))
+    return asdict(inspect_node(data_root, place))

@@ -44,6 +44,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         should_stop: Asked between Tune's steps; True ends the run with a KeyboardInterrupt there,
             where nothing is half-done.
         on_step: Called between Tune's steps, many times a second.
+        read_elsewhere: (a node's address, a file there) -> its text, "" if there is none; None
+            where all nodes share the run's folder, so that what they write is seen in it.
     """
 
     def __init__(
@@ -53,12 +55,15 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         run_dir: Path,
         should_stop: Callable[[], bool],
         on_step: Callable[[], None] = lambda: None,
+        read_elsewhere: Callable[[str, Path], str] | None = None,
     ) -> None:
         self._board = board
         self._stalls_dir = run_dir / STALLS_FOLDER
         self._display = display
         self._should_stop = should_stop
         self._on_step = on_step
+        self._read_elsewhere = read_elsewhere
+        self._addresses: dict[str, str] = {}  # of the nodes, by trial
         self._trials: dict[str, Trial] = {}
         self._clock_saved = time.monotonic()
 
@@ -67,6 +72,9 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     ) -> None:
         """Show a new trial, or a retried one."""
         self._trials[trial.trial_id] = trial
+        if self._read_elsewhere is not None:
+            # Of the attempt before; the worker removes only what lies on its own node.
+            stall_report(self._stalls_dir, trial.config).unlink(missing_ok=True)
         detail = ""
         if trial.config["stage"] == "distilled":
             detail = _describe_settings(trial.config["settings"])
@@ -78,6 +86,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Show the progress that a worker reported."""
+        self._addresses[trial.trial_id] = str(result.get("node_ip", ""))
         activity = self._board.activities.get(trial.trial_id)
         if activity is not None and "progress" in result:
             activity.progress = Progress(**result["progress"])
@@ -117,6 +126,11 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         if trial is None:
             return NO_RESULT
         report = stall_report(self._stalls_dir, trial.config)
+        if self._read_elsewhere is not None and not report.exists():
+            text = self._read_elsewhere(self._addresses.get(trial_id, ""), report.absolute())
+            if text:
+                report.parent.mkdir(parents=True, exist_ok=True)
+                report.write_text(text)
         stall = read_stall(report)
         if stall:
             return Failure(f"{stall} ({STALLS_FOLDER}/{report.name} says where it hung)")
@@ -131,6 +145,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def _forget(self, trial: Trial) -> None:
         self._board.activities.pop(trial.trial_id, None)
         self._trials.pop(trial.trial_id, None)
+        self._addresses.pop(trial.trial_id, None)
 
 
 def describe_failure(text: str) -> Failure:

@@ -38,6 +38,7 @@ from search.ray_progress import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.ray_searcher import PipelineSearcher  # noqa: E402
 from trainables.pipeline import BASELINES, PATH  # noqa: E402
 from trainables.ray_pipeline import Workplace, make_trainable, name_trial  # noqa: E402
+from trainables.remote_stages import STAGES_FOLDER  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +178,7 @@ def run_tune(
     allotment: Allotment,
     searcher: PipelineSearcher,
     callback: BoardCallback,
+    storage: str | None = None,
 ) -> None:
     """Run trials until the searcher has no more.
 
@@ -186,6 +188,8 @@ def run_tune(
         allotment: Resources of the trials.
         searcher: Says what to run and is told the outcomes.
         callback: Watches.
+        storage: URI of the run if it lies in storage; workers keep their part of `run_dir` on their
+            own disks then, under the same path.
 
     Raises:
         KeyboardInterrupt: The callback ended the run.
@@ -194,7 +198,7 @@ def run_tune(
     threads |= dict.fromkeys(BASELINES, allotment.num_cpus_baseline)
     run_dir = run_dir.absolute()  # workers run elsewhere
     workplace = Workplace(
-        stages_dir=run_dir / "stages",
+        stages_dir=run_dir / STAGES_FOLDER,
         stalls_dir=run_dir / STALLS_FOLDER,
         cache_dir=config.cache_dir,
         checkpoint_seconds=config.checkpoint_seconds,
@@ -202,6 +206,7 @@ def run_tune(
         num_threads=threads,
         stall_seconds=config.stall_seconds,
         num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
+        storage=storage,
     )
 
     def resources(trial: dict[str, Any]) -> PlacementGroupFactory:

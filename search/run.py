@@ -23,13 +23,15 @@ from models.storage import explain_storage_error
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
 from search.confirmation import Confirmation
+from search.keeping import keep_front
 from search.preparation import check_study, fetch_data, settle_paths
 from search.progress import ProgressBoard, ProgressDisplay
 from search.ray_metrics import StudyMetrics, metrics_address
-from search.ray_nodes import check_cluster, describe_worker, summon_worker
+from search.ray_nodes import check_cluster, describe_worker, read_file, summon_worker
 from search.ray_progress import BoardCallback
 from search.ray_searcher import PipelineSearcher
 from search.ray_session import allot, count_devices, ray_session, redirected, run_tune
+from search.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
 from search.results import (
     METADATA_FILE,
     TRIALS_FILE,
@@ -44,6 +46,7 @@ from search.study import PipelineStudy
 from search.summary import print_confirmation, print_next_steps, print_summary, write_report
 from search.warm_start import check_latency, read_known
 from trainables.pipeline import Baseline, DatasetSummary
+from trainables.remote_folder import StorageError, is_uri
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_OBSTACLE = 0, 1, 2, 3
 EXIT_SIGNAL = 128  # plus the signal's number, as a shell has it: 130 after Ctrl-C
@@ -58,10 +61,11 @@ class Run:
     Attributes:
         arguments: What the user asked for.
         config: Of the study.
-        folder: Of the run.
+        folder: Of the run; the driver's copy of it if the run lies in storage.
         dataset: What was read of the data set.
         study: Its trials.
         console: For the user.
+        remote: The run in storage, if it lies there.
         confirmation: Retrainings of the study's front.
         baselines: Teacher and dense student, as soon as they are trained.
         baseline_errors: Why one of them could not be trained.
@@ -77,6 +81,7 @@ class Run:
     dataset: DatasetSummary
     study: PipelineStudy
     console: Console
+    remote: RemoteRun | None = None
     confirmation: Confirmation = field(init=False)
     baselines: list[Baseline] = field(default_factory=list)
     baseline_errors: dict[str, str] = field(default_factory=dict)
@@ -87,6 +92,11 @@ class Run:
 
     def __post_init__(self) -> None:
         self.confirmation = Confirmation(self.study, self.folder)
+
+    @property
+    def storage(self) -> str | None:
+        """URI of the run, if it lies in storage."""
+        return self.remote.remote.uri if self.remote else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,8 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path | None = None
     try:
         arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
-        folder, config, dataset = prepare(arguments, console)
-        with locked(folder):
+        folder, remote, config, dataset = prepare(arguments, console)
+        with locked(folder), remote.held() if remote else contextlib.nullcontext():
             if arguments.new_confirm is not None:
                 save_config(config, folder / CONFIG_FILE)  # for the next --resume
             run = Run(
@@ -114,8 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 dataset=dataset,
                 study=open_study(config, folder, console),
                 console=console,
+                remote=remote,
             )
             return search(run)
+    except StorageError as error:
+        print_error(
+            f"the run is not all in storage: {error}; go on with --resume from this machine"
+        )
+        return EXIT_FAILED
     except ValueError as error:
         print_error(error)
         return EXIT_BAD_INPUT
@@ -137,24 +153,36 @@ def print_error(text: object) -> None:
     console.print(f"[bold red]error:[/] {escape(str(text))}", highlight=False, soft_wrap=True)
 
 
-def prepare(arguments: Arguments, console: Console) -> tuple[Path, StudyConfig, DatasetSummary]:
+def prepare(
+    arguments: Arguments, console: Console
+) -> tuple[Path, RemoteRun | None, StudyConfig, DatasetSummary]:
     """Find the run's folder, or make one; a bad study never gets one.
 
     Raises:
         ValueError: Says what cannot be used.
     """
-    if arguments.resume is not None:
-        config = load_config(arguments.resume / CONFIG_FILE)
+    resume, output_dir = arguments.resume, arguments.output_dir
+    run: RemoteRun | None = None
+    storage = None
+    if resume is not None:
+        run = find_remote_run(resume) if is_uri(resume) else None
+        folder = run.folder if run else Path(resume)
+        config = load_config(folder / CONFIG_FILE)
         if arguments.new_confirm is not None:
             config = replace(config, confirm=arguments.new_confirm)
     else:
+        storage = connect(output_dir) if is_uri(output_dir) else None
         config = fetch_data(arguments.study) if arguments.download else arguments.study
         config = settle_paths(config)
         read_known(config)  # a run that does not compare ends it here
     with console.status(f"reading the data set {config.pipeline.data.name}"):
         dataset = check_study(config)
-    folder = arguments.resume or create_run_folder(arguments.output_dir, config)
-    return folder, config, dataset
+    if storage is not None:
+        run = create_remote_run(storage, config)
+        folder = run.folder
+    elif resume is None:
+        folder = create_run_folder(Path(output_dir), config)
+    return folder, run, config, dataset
 
 
 def open_study(config: StudyConfig, folder: Path, console: Console) -> PipelineStudy:
@@ -179,7 +207,8 @@ def search(run: Run) -> int:
     Returns:
         Exit status.
     """
-    run.console.print(f"run folder: {run.folder}", highlight=False, soft_wrap=True)
+    place = f"{run.storage} (copy in {run.folder})" if run.storage else str(run.folder)
+    run.console.print(f"run folder: {place}", highlight=False, soft_wrap=True)
     status = None
     is_searched = not run.study.num_unfinished and (run.folder / METADATA_FILE).exists()
     if is_searched:
@@ -218,7 +247,7 @@ def tune_pipelines(run: Run) -> None:
         if address:
             with run.console.status("waiting for the cluster's nodes and checking them"):
                 summon_worker(run.config)
-                check_cluster(run.config, run.folder)
+                check_cluster(run.config, run.folder, run.storage)
         allotment = allot(run.config, *count_devices(), can_grow=bool(address))
         run.device = allotment.device
         if address and run.device != "cpu":
@@ -234,8 +263,11 @@ def tune_pipelines(run: Run) -> None:
                 board,
                 display,
                 run.folder,
-                should_stop=lambda: bool(run.signals or searcher.problem),
+                should_stop=lambda: bool(
+                    run.signals or searcher.problem or (run.remote and run.remote.is_lost)
+                ),
                 on_step=lambda: metrics.tick(),
+                read_elsewhere=read_file if run.remote else None,
             )
             searcher = PipelineSearcher(
                 run.study,
@@ -246,9 +278,12 @@ def tune_pipelines(run: Run) -> None:
                 should_stop=lambda: bool(run.signals),
                 confirmation=run.confirmation,
             )
-            metrics = StudyMetrics(board, searcher, run.folder, run.device, run.confirmation)
+            stages = run.remote.stages if run.remote else None
+            metrics = StudyMetrics(
+                board, searcher, run.folder, run.device, run.confirmation, stages
+            )
             try:
-                run_tune(run.config, run.folder, allotment, searcher, callback)
+                run_tune(run.config, run.folder, allotment, searcher, callback, run.storage)
             finally:
                 if searcher.problem is not None:
                     raise searcher.problem
@@ -291,13 +326,19 @@ def finish(run: Run) -> bool:
     print_summary(run.study, run.baselines, run.console)
     for role, reason in run.baseline_errors.items():
         run.console.print(f"{role} failed: {reason}", markup=False)
-    complete = any(record.state == "complete" for record in run.study.records.values())
+    complete = [record for record in run.study.records.values() if record.state == "complete"]
     report = None
+    if complete and run.remote:
+        with run.console.status("fetching the networks of the front"):
+            run.remote.fetch_front(complete, run.config.objectives)
     if complete:
         with run.console.status("writing the report"):
             report = write_report(run.folder)
+    is_over = not run.study.num_unfinished and not run.confirmation.num_left
+    if complete and is_over and run.config.keep == "front":
+        keep_front(run.study, run.folder, run.remote.stages if run.remote else None)
     print_confirmation(run.confirmation, report, run.console)
-    print_next_steps(run.study, run.confirmation, run.folder, report, run.console)
+    print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
     return complete
 
 

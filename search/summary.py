@@ -112,18 +112,32 @@ def print_next_steps(
     run_dir: Path,
     report: Path | None,
     console: Console,
+    storage: str | None = None,
 ) -> None:
-    """Print the report's path and the commands that make sense now."""
+    """Print the report's path and the commands that make sense now.
+
+    Args:
+        study: Says what is left.
+        confirmation: Says what is left.
+        run_dir: Folder of the run, or the driver's copy of it.
+        report: Its index.html; None if it could not be written.
+        console: For the user.
+        storage: URI of the run if it lies in storage.
+    """
     folder = shlex.quote(str(run_dir))
+    place = shlex.quote(storage or str(run_dir))
     rows = []
+    if storage is not None:
+        rows.append(("the run", storage))
+        rows.append(("fetch all of it", f"python -m trainables.remote_folder {place} DIR"))
     if report is not None:
         rows.append(("report", str(report)))
     else:
         rows.append(("write the report", f"python analysis/report.py {folder}"))
     if study.num_unfinished or confirmation.num_left:
-        rows.append(("go on", f"python search/run.py --resume {folder}"))
+        rows.append(("go on", f"python search/run.py --resume {place}"))
     elif not study.config.confirm and "miou" in study.config.objectives:
-        rows.append(("confirm the front", f"python search/run.py --resume {folder} --confirm 3"))
+        rows.append(("confirm the front", f"python search/run.py --resume {place} --confirm 3"))
     rows.append(("browse the study", f"optuna-dashboard {folder}/{JOURNAL_FILE}"))
     if study.config.pipeline.data.name == "synthetic":
         rows.append(("real data", "python search/run.py camvid --download"))

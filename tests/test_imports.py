@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 SCRIPT_FOLDERS = ("search", "analysis")
 OPTUNA_FIGURES = {"analysis/figures/importance.py"}
 TORCH_PRUNING_FILES = {"models/channel_graph.py"}
+PYARROW_FILES = {"trainables/remote_folder.py"}
 UNPICKLING_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNPICKLING_CALLS = {
     "torch.load",
@@ -99,6 +100,13 @@ def torch_pruning_stays_in_pruning(path: str, tree: ast.Module) -> Iterator[str]
                 yield f"{path} imports {name}: only {sorted(TORCH_PRUNING_FILES)} may"
 
 
+def pyarrow_stays_in_remote_folder(path: str, tree: ast.Module) -> Iterator[str]:
+    if path not in PYARROW_FILES:
+        for name in imported_names(path, tree):
+            if top(name) == "pyarrow":
+                yield f"{path} imports {name}: only {sorted(PYARROW_FILES)} may"
+
+
 def nothing_is_unpickled(path: str, tree: ast.Module) -> Iterator[str]:
     for name in imported_names(path, tree):
         if top(name) in UNPICKLING_MODULES:
@@ -133,6 +141,7 @@ RULES: tuple[Rule, ...] = (
     ray_stays_in_its_files,
     optuna_stays_in_search,
     torch_pruning_stays_in_pruning,
+    pyarrow_stays_in_remote_folder,
     nothing_is_unpickled,
     scripts_hide_no_module,
 )
@@ -170,6 +179,7 @@ def test_rule_holds_in_every_file(rule: Rule) -> None:
         (optuna_stays_in_search, "trainables/a.py", "import optuna"),
         (optuna_stays_in_search, "analysis/figures/front_2d.py", "from optuna.trial import Trial"),
         (torch_pruning_stays_in_pruning, "trainables/a.py", "import torch_pruning as tp"),
+        (pyarrow_stays_in_remote_folder, "trainables/store.py", "from pyarrow import fs"),
         (nothing_is_unpickled, "models/checkpoint.py", "import pickle"),
         (nothing_is_unpickled, "models/checkpoint.py", "from pickle import loads"),
         (nothing_is_unpickled, "models/checkpoint.py", "import torch\ntorch.load('a.pt')"),

@@ -35,6 +35,10 @@ def ignore_progress(progress: Progress) -> None:
     """Report to nobody."""
 
 
+def leave_state(path: Path) -> None:
+    """Leave a saved state where it is."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageContext:
     """Machine and folders of a stage; no part of its content key.
@@ -46,6 +50,7 @@ class StageContext:
         num_workers: Processes that load data; 0 loads within the training process.
         checkpoint_seconds: At most this much work is lost when the process is killed.
         report: Called now and then with the progress.
+        keep_state: Called with the file of a training's state whenever it has been saved.
         device_lock: Keeps latency probes and training steps apart.
     """
 
@@ -55,6 +60,7 @@ class StageContext:
     num_workers: int = 0
     checkpoint_seconds: float = 30.0
     report: Callable[[Progress], None] = ignore_progress
+    keep_state: Callable[[Path], None] = leave_state
     device_lock: DeviceLock = field(default_factory=lambda: DeviceLock("cpu"))
 
     def activate(self) -> None:

@@ -19,7 +19,7 @@ from trainables.data import DataError
 from trainables.device_lock import DeviceLock
 from trainables.pipeline import BASELINES, run_baseline, run_stage
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
-from trainables.store import ArtifactStore
+from trainables.remote_stages import open_store
 from trainables.watchdog import waiting, watched
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Workplace:
 
     Attributes:
         stages_dir: Folder of the artefact store.
+        storage: URI of the run where it lies in storage; the folders here are each node's own then.
+            None: all nodes share them.
         stalls_dir: Folder for what is known of stages that hung.
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Most work that a killed worker loses.
@@ -53,6 +55,7 @@ class Workplace:
     num_threads: Mapping[str, int]
     stall_seconds: float | None = None
     num_workers: int = 0
+    storage: str | None = None
 
 
 def make_trainable(
@@ -95,6 +98,7 @@ def _run(
 ) -> dict[str, Any]:
     """Do the work of a trial; returns its last report."""
     stage = trial["stage"]
+    store = open_store(workplace.stages_dir, workplace.storage)
     context = StageContext(
         cache_dir=workplace.cache_dir,
         device=workplace.device,
@@ -102,9 +106,9 @@ def _run(
         num_workers=workplace.num_workers,
         checkpoint_seconds=workplace.checkpoint_seconds,
         report=report,
+        keep_state=store.keep_state,
         device_lock=DeviceLock(workplace.device),
     )
-    store = ArtifactStore(workplace.stages_dir)
     try:
         if stage in BASELINES:
             baseline = run_baseline(stage, config, store, context)

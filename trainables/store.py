@@ -11,12 +11,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models.atomic_file import write_atomically
 from models.storage import patiently
 from trainables.checksum import checksum
 from trainables.file_lock import lock
+
+if TYPE_CHECKING:
+    from trainables.remote_stages import RemoteStages
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +56,23 @@ class ArtifactStore:
 
     A stage works in `<stage>-<key>.partial`, which survives a killed process so that the next one
     goes on there; when it has ended, the result with the checksums of all files is written and the
-    folder is renamed. A lock per key keeps two processes of a node from computing the same stage.
+    folder is renamed. A lock per key keeps two processes from computing the same stage: of all
+    nodes that share the root, or of one node where every node has a root of its own and `remote`
+    joins them.
+
+    With `remote`, an artefact is whole there before it is returned. Nothing but the driver, which
+    schedules a stage once, keeps two nodes from computing the same one; if they do (one was given
+    up and lives on), the first that has been uploaded whole stays. Should their uploads have mixed,
+    the checksums say so, and the stage is computed again.
 
     Args:
         root: Folder of the store, made if missing; on a local disk or another POSIX file system.
+        remote: Storage that other nodes reach too; None: the root is all there is.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, remote: RemoteStages | None = None) -> None:
         self.root = root
+        self._remote = remote
         (root / ".locks").mkdir(parents=True, exist_ok=True)
 
     def find(self, stage: str, key: str) -> Artifact | None:
@@ -70,17 +82,16 @@ class ArtifactStore:
             stage: Name of the stage.
             key: Its content key.
         """
-        folder = self.root / f"{stage}-{key}"
-        if not folder.is_dir():
-            return None
-        try:
-            record = patiently(lambda: _read_intact(folder))
-        except (OSError, ValueError, KeyError) as error:
-            damaged = folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
-            logger.warning("%s is damaged (%s): set aside as %s", folder, error, damaged.name)
-            folder.replace(damaged)
-            return None
-        return Artifact(folder, record["result"], reused=True)
+        name = f"{stage}-{key}"
+        found = self._read(self.root / name)
+        if self._remote is None:
+            return found
+        if found is not None:
+            self._remote.publish(found.folder)  # whoever computed it may have died before that
+            return found
+        with self._lock(f"{name}.fetched"):
+            found = self._read(self.root / name)  # another process may have been first
+            return found if found is not None else self._fetch(name, self._remote)
 
     def obtain(self, stage: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> Artifact:
         """Find a stage or compute it; waits while another process computes it.
@@ -99,8 +110,7 @@ class ArtifactStore:
             found = self.find(stage, key)
             if found is not None:
                 return found
-            partial = self.root / f"{name}.partial"
-            partial.mkdir(exist_ok=True)
+            partial = self._open_partial(name)
             (partial / RESULT_FILE).unlink(missing_ok=True)
             _remove_leftovers(partial)
             result = compute(partial)
@@ -109,8 +119,10 @@ class ArtifactStore:
             }
             record = json.dumps({"result": result, "files": files}, indent=1)
             write_atomically(partial / RESULT_FILE, record)
-            partial.replace(self.root / name)
-            return Artifact(self.root / name, result, reused=False)
+            folder = partial.replace(self.root / name)
+            if self._remote is not None:
+                self._remote.publish(folder)
+            return Artifact(folder, result, reused=False)
 
     def advance(
         self, stage: str, key: str, share: float, compute: Callable[[Path], dict[str, Any]]
@@ -132,22 +144,67 @@ class ArtifactStore:
         name = f"{stage}-{key}"
         with self._lock(name):
             found = self.find(stage, key)
-            folder = found.folder if found is not None else self.root / f"{name}.partial"
+            folder = found.folder if found is not None else self._open_partial(name)
             path = folder / f"share-{share:g}.json"
             if path.exists():
                 result: dict[str, Any] = json.loads(path.read_text())
                 return result
             if found is not None:
                 return found.result
-            folder.mkdir(exist_ok=True)
             _remove_leftovers(folder)
             result = compute(folder)
             write_atomically(path, json.dumps(result))
+            if self._remote is not None:
+                self._remote.keep_share(path)
             return result
 
     def discard_partial(self, stage: str, key: str) -> None:
         """Forget an unfinished attempt, such as one whose saved state is damaged."""
-        shutil.rmtree(self.root / f"{stage}-{key}.partial", ignore_errors=True)
+        name = f"{stage}-{key}"
+        shutil.rmtree(self.root / f"{name}.partial", ignore_errors=True)
+        if self._remote is not None:
+            self._remote.discard_partial(name)
+
+    def keep_state(self, path: Path) -> None:
+        """Bring the saved state of an unfinished stage to where other nodes find it.
+
+        Args:
+            path: In the folder that the stage works in.
+        """
+        if self._remote is not None:
+            self._remote.keep_state(path)
+
+    def _open_partial(self, name: str) -> Path:
+        """The folder of an unfinished stage, with what this node or another one left of it."""
+        partial = self.root / f"{name}.partial"
+        partial.mkdir(exist_ok=True)
+        if self._remote is not None:
+            self._remote.fetch_partial(partial)
+        return partial
+
+    def _fetch(self, name: str, remote: RemoteStages) -> Artifact | None:
+        """Download an artefact; a damaged one is set aside here and withdrawn there."""
+        fetched = self.root / f"{name}.fetched"
+        if not remote.fetch(name, fetched):
+            return None
+        found = self._read(fetched)
+        if found is None:
+            remote.withdraw(name)
+            return None
+        return found._replace(folder=fetched.replace(self.root / name))
+
+    def _read(self, folder: Path) -> Artifact | None:
+        """Read an artefact here if it is intact; a damaged one is set aside and reported."""
+        if not folder.is_dir():
+            return None
+        try:
+            record = patiently(lambda: _read_intact(folder))
+        except (OSError, ValueError, KeyError) as error:
+            damaged = folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
+            logger.warning("%s is damaged (%s): set aside as %s", folder, error, damaged.name)
+            folder.replace(damaged)
+            return None
+        return Artifact(folder, record["result"], reused=True)
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:

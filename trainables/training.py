@@ -192,6 +192,7 @@ def train(
             saved = {"step": done, "seconds": seconds, "losses": losses}
             save_training_state(state_path, model, optimizer, saved)
             note_saved()
+            context.keep_state(state_path)
             last_saved = time.monotonic()
         if losses and losses[-1][0] == done:  # after saving: Ray does not listen at the end
             context.report(Progress(name, done, config.num_steps, loss=value))

@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from search.config import StudyConfig
-from search.ray_nodes import alive_nodes, check_cluster, summon_worker
+from search.ray_nodes import alive_nodes, check_cluster, read_file, summon_worker
 from search.recipes import quickstart
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -51,3 +51,21 @@ def test_every_node_without_the_data_is_named(two_nodes: None, tmp_path: Path) -
 def test_worker_that_never_comes_is_not_waited_for_beyond_the_limit(two_nodes: None) -> None:
     summon_worker(quickstart(), wait_seconds=0)
     summon_worker(replace(quickstart(), gpus_per_trial=1.0), wait_seconds=0.1)
+
+
+def test_every_node_tries_the_storage(two_nodes: None, tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    check_cluster(quickstart(), tmp_path, storage.as_uri())
+    assert list(storage.iterdir()) == []
+    with pytest.raises(ValueError, match="cannot use the run's storage") as error:
+        check_cluster(quickstart(), tmp_path, "file:///proc/nowhere")
+    for node in alive_nodes():
+        assert node["NodeID"][:8] in str(error.value)
+
+
+def test_file_of_a_node_is_read_where_it_lies(two_nodes: None, tmp_path: Path) -> None:
+    (tmp_path / "stall.txt").write_text("no progress")
+    address = alive_nodes()[0]["NodeManagerAddress"]
+    assert read_file(address, tmp_path / "stall.txt") == "no progress"
+    assert read_file(address, tmp_path / "none.txt") == ""
+    assert read_file("192.0.2.1", tmp_path / "stall.txt") == ""

@@ -157,7 +157,7 @@ def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_resume_reads_only_the_config(tmp_path: Path) -> None:
     save_config(quickstart(), tmp_path / "config.json")
     arguments = parse_arguments([f"--resume={tmp_path}", "--address", "1.2.3.4:6379"])
-    assert (arguments.resume, arguments.address) == (tmp_path, "1.2.3.4:6379")
+    assert (arguments.resume, arguments.address) == (str(tmp_path), "1.2.3.4:6379")
     assert arguments.new_confirm is None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from trainables.remote_folder import RemoteFolder
 
 ROOT = Path(__file__).parents[2]
 SECRET = "kept-to-itself-93ab"
@@ -166,3 +170,57 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
     assert folder / "ray.log" in written
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
     assert SECRET not in output + errors
+
+
+def read_remote_trials(run: RemoteFolder) -> dict[str, str]:
+    """mIoU of the complete trials as trials.csv in storage has them."""
+    if not run.exists("trials.csv"):
+        return {}
+    rows = csv.DictReader(io.StringIO(run.read("trials.csv").decode()))
+    return {row["trial"]: row["miou"] for row in rows if row["state"] == "complete"}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_study_in_storage_goes_on_from_there_alone(
+    tmp_path: Path, bucket: str, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    runs, cache = RemoteFolder(bucket) / "runs", tmp_path / "cache"
+    process = start("quickstart", *TINY, "--output-dir", runs.uri, "--cache-dir", str(cache))
+    wait_until(lambda: any(name.endswith("config.json") for name in runs.list()), process)
+    (name,) = (name for name in runs.list() if name.endswith("config.json"))
+    run = runs / name.partition("/")[0]
+    wait_until(lambda: bool(read_remote_trials(run)), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    after_kill = read_remote_trials(run)
+    while (cache / "runs").exists():  # until the last worker has noticed
+        shutil.rmtree(cache / "runs", ignore_errors=True)
+        time.sleep(0.5)
+    finished = {name: run.read(name) for name in run.list() if name.endswith("/result.json")}
+    assert len(finished) >= 6  # teacher, dense, their latency, sparse, pruned, distilled
+    run.delete("driver.json")  # as if a minute had passed
+
+    process = start("--resume", run.uri, "--no-dashboard")
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, (output, errors)
+    final = read_remote_trials(run)
+    assert len(final) == 4
+    assert after_kill.items() <= final.items()
+    # A stage that had been computed again would have taken another number of seconds.
+    assert {name: run.read(name) for name in finished} == finished
+    written = run.list()
+    assert {"config.json", "study.journal", "metadata.json", "report/index.html"} <= written.keys()
+    assert not [name for name in written if ".partial/" in name or name == "driver.json"]
+
+    (copy,) = (cache / "runs").glob(f"*/{run.name}")
+    with (copy / "report" / "front.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert (copy / "stages" / row["stage"] / "checkpoint.safetensors").is_file()
+            assert f"stages/{row['stage']}/result.json" in written
+    assert f"--resume '{run.uri}'" in output
+    contents = [run.read(name) for name in written]
+    contents += [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    contents += [(output + errors).encode()]
+    assert not [content for content in contents if SECRET.encode() in content]

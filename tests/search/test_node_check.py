@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from search import node_check
 from search.node_check import NodeReport, check_nodes, hash_source, inspect_node
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ def test_builds_of_one_version_pass() -> None:
         ({"sees_data": False}, 0, [str(DATA), "mount or copy"]),
         ({"sees_run": False, "writes_run": False}, 0, [str(RUN), "--output-dir"]),
         ({"writes_run": False}, 0, [f"cannot write to {RUN}"]),
+        ({"storage_error": "ACCESS_DENIED"}, 0, ["ACCESS_DENIED", "instance profile"]),
         ({"num_gpus": 1}, 2, ["finds 1 of the 2 GPUs", "nvidia-smi"]),
     ],
 )
@@ -61,7 +63,8 @@ def test_every_bad_node_is_named_and_no_good_one() -> None:
     assert [line.split(":")[0] for line in lines[1:]] == ["node 10.0.0.2", "node 10.0.0.4"]
 
 
-def test_inspection_sees_folders(tmp_path: Path) -> None:
+def test_inspection_sees_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_check, "STORAGE_SECONDS", 0.0)
     data, run = tmp_path / "data", tmp_path / "run"
     data.mkdir()
     run.mkdir()
@@ -77,6 +80,10 @@ def test_inspection_sees_folders(tmp_path: Path) -> None:
     assert list(run.iterdir()) == [probe]
     elsewhere = inspect_node(None, tmp_path / "no" / "probe")
     assert (elsewhere.sees_data, elsewhere.sees_run, elsewhere.writes_run) == (True, False, False)
+    stored = inspect_node(None, (tmp_path / "storage").as_uri())
+    assert (stored.sees_run, stored.writes_run, stored.storage_error) == (True, True, "")
+    assert list((tmp_path / "storage").iterdir()) == []
+    assert "nowhere" in inspect_node(None, "file:///proc/nowhere").storage_error
 
 
 def test_hash_follows_content_and_place(tmp_path: Path) -> None:

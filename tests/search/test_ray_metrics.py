@@ -31,6 +31,9 @@ from search.ray_metrics import (
 from search.stage_use import StageUse
 from search.study import PipelineStudy
 from trainables.pipeline import StageResult
+from trainables.remote_folder import RemoteFolder
+from trainables.remote_stages import RemoteStages
+from trainables.store import ArtifactStore
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("exported_study.py")
@@ -155,6 +158,18 @@ def test_retrainings_are_counted_apart_from_the_pipelines(
     assert read("segfront_stages") == {"distilled": 1, "retrained": 2}
     assert read("segfront_seconds_spent") == {"distilled": 30.0, "retrained": 45.0}
     assert "segfront_seconds_saved" not in gauges
+
+
+def test_stages_in_storage_are_counted(
+    board: ProgressBoard, gauges: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    remote = RemoteStages(RemoteFolder((tmp_path / "storage").as_uri()))
+    made = ArtifactStore(tmp_path / "node", remote).obtain("teacher", "1", lambda f: {"seconds": 9})
+    searcher: Any = SimpleNamespace(
+        open_results=[], baselines={"teacher": SimpleNamespace(stage=made.folder.name)}
+    )
+    StudyMetrics(board, searcher, tmp_path / "copy", "cpu", remote=remote).tick()
+    assert [value for value, tags in gauges["segfront_seconds_spent"]] == [9.0]
 
 
 def test_failure_is_logged_once_and_ends_nothing(
