@@ -157,10 +157,10 @@ class RemoteStages:
             StorageError: The storage refuses.
         """
         there = self._remote / folder.name
-        states = []
+        states: list[tuple[float, str, str]] = []
         for name, written in there.list().items():
             if found := _STATE.fullmatch(name):
-                states.append((written, *found.groups()))
+                states.append((written, found[1], found[2]))
             elif not (folder / name).exists():
                 there.fetch(name, folder / name)
         for written, checksum, name in sorted(states, reverse=True):
