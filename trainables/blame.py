@@ -10,6 +10,7 @@ import torch
 
 from models.storage import explain_storage_error
 from trainables.data.dataset import DataError
+from trainables.remote_folder import StorageError
 
 _TRAININGS = {
     "teacher": "teacher-training",
@@ -45,7 +46,7 @@ def blaming(stage: str, device: str) -> Iterator[None]:
     """
     try:
         yield
-    except DataError as error:
+    except (DataError, StorageError) as error:
         text = " ".join(str(error).split())
         raise SurroundingsError(f"{text} (on {socket.gethostname()})") from error
     except Exception as error:
