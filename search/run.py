@@ -339,7 +339,7 @@ def finish(run: Run) -> bool:
         keep_front(run.study, run.folder, run.remote.stages if run.remote else None)
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
-    return complete
+    return bool(complete)
 
 
 def read_baselines(folder: Path) -> list[Baseline]:
