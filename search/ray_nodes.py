@@ -65,8 +65,8 @@ def check_cluster(config: StudyConfig, run_dir: Path, storage: str | None = None
     probe = run_dir / f"{PROBE_PREFIX}{uuid4().hex}"
     probe.touch()
     try:
-        nodes = _ask_nodes(data_root, probe)
-        driver = inspect_node(data_root, probe)
+        nodes = _ask_nodes(data_root, storage or probe)
+        driver = inspect_node(data_root, storage or probe)
     finally:
         probe.unlink()
     offered = {_name(node): float(node["Resources"].get("GPU", 0)) for node in alive_nodes()}
