@@ -186,7 +186,7 @@ def run_study(
                 )
                 for fault in breaker.break_all(arguments.num_faults):
                     faults.append(fault)
-                    console.print(describe(fault), highlight=False)
+                    console.print(describe(fault), highlight=False, soft_wrap=True)
             while session.keep_up():
                 session.drivers[-1].wait()
     finally:
