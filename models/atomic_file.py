@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):  # of a storage that does not answer
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # a write that fails names no file
         raise
 

@@ -128,10 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return search(run)
     except StorageError as error:
-        print_error(
-            f"the run is not all in storage: {error}; go on with --resume from this machine"
-        )
-        return EXIT_FAILED
+        hint = "go on with --resume from this machine"
+        print_error(f"the run is not all in storage: {error}; {hint}")
+        return EXIT_OBSTACLE
     except ValueError as error:
         print_error(error)
         return EXIT_BAD_INPUT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -36,9 +37,11 @@ def must_save() -> bool:
 
 
 def note_saved() -> None:
-    """Say that the state is on the disk; the process may end."""
+    """Say that the state is on the disk; a process that is to end does, and this waits for it."""
     if _is_ending.is_set():
         _nothing_to_save.set()
+        while True:  # a thread within PyTorch would crash the interpreter that ends around it
+            time.sleep(SAVE_SECONDS)
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -377,7 +378,7 @@ def test_ctrl_c_keeps_and_shows_what_is_retrained(
 
     monkeypatch.setattr(program, "tune_pipelines", interrupt)
     run, stream = begin()
-    assert program.search(run) == program.EXIT_INTERRUPTED
+    assert program.search(run) == program.EXIT_SIGNAL + signal.SIGINT
     kept = read_rows(tmp_path)
     assert [(row["trial"], row["seed"]) for row in kept] == [("0", "8"), ("0", "9"), ("2", "8")]
     text = stream.getvalue()

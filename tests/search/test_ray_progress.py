@@ -90,11 +90,11 @@ def test_hang_on_another_node_is_told_without_a_shared_folder(
     callback.on_trial_start(1, [trial], trial)
     callback.on_trial_result(1, [trial], trial, {"node_ip": "10.0.0.2"})
     stall = "no progress for 9 s at step 3 (stalls/sparse-1.txt says where it hung)"
-    assert callback.explain_error("a") == stall
+    assert callback.explain_error("a").reason == stall
     assert (tmp_path / "stalls" / "sparse-1.txt").read_text() == there["10.0.0.2"]
     callback.on_trial_start(2, [trial], trial)  # the next attempt, which dies elsewhere
     callback.on_trial_result(2, [trial], trial, {"node_ip": "10.0.0.3"})
-    assert callback.explain_error("a") == "the worker ended without a result"
+    assert callback.explain_error("a") == NO_RESULT
 
 
 def test_metrics_have_their_turn_before_a_run_ends(config: StudyConfig, tmp_path: Path) -> None:
