@@ -26,7 +26,10 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that start Ray in one process: two sessions would fight for the cores."""
+    skip = pytest.mark.skip(reason="takes minutes: SEGFRONT_LONG_TESTS=1")
     for item in items:
+        if item.get_closest_marker("long") and "SEGFRONT_LONG_TESTS" not in os.environ:
+            item.add_marker(skip)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
 

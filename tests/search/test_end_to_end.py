@@ -181,7 +181,7 @@ def read_remote_trials(run: RemoteFolder) -> dict[str, str]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_study_in_storage_goes_on_from_there_alone(
     tmp_path: Path, bucket: str, start: Callable[..., subprocess.Popen[str]]
