@@ -24,7 +24,7 @@ def quickstart() -> StudyConfig:
     optimizer = OptimizerConfig(
         name="adamw", lr=4e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
     )
-    training = TrainConfig(num_steps=300, batch_size=4, optimizer=optimizer)
+    training = TrainConfig(num_steps=210, batch_size=4, optimizer=optimizer)
     pipeline = PipelineConfig(
         data=DataConfig(
             name="synthetic",
@@ -37,8 +37,8 @@ def quickstart() -> StudyConfig:
         teacher_training=training,
         dense=training,
         sparse=replace(training, num_steps=60, optimizer=replace(optimizer, lr=1e-3)),
-        distil=replace(training, num_steps=120),
-        latency=LatencyConfig(max_seconds=5.0),
+        distil=replace(training, num_steps=90),
+        latency=LatencyConfig(max_seconds=2.0),
     )
     space = SearchSpace(
         pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
