@@ -142,7 +142,7 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
         "pipeline.teacher.name: dual_branch there": change_pipeline(
             replace(config), teacher=replace(pipeline.teacher, name="dual_branch")
         ),
-        "pipeline.distil.num_steps: 7 there, 120 here": change_pipeline(
+        f"pipeline.distil.num_steps: 7 there, {pipeline.distil.num_steps} here": change_pipeline(
             config, distil=replace(pipeline.distil, num_steps=7)
         ),
         "pipeline.latency.num_threads: 2 there, 1 here": change_pipeline(
