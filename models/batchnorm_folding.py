@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+LARGEST_CHANGE = 0.03  # of the output's norm: room for 16 bits, none for a wrong fold
+
 
 @torch.no_grad()
 def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
@@ -42,9 +44,10 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
         rest = [m for m in batchnorm.children() if not isinstance(m, nn.Identity)]
         replacement = rest[0] if len(rest) == 1 else nn.Sequential(*rest)
         model.set_submodule(names[batchnorm], replacement)
-    difference = (model(example_input) - expected).abs().max()
-    if not difference <= 1e-2 * expected.abs().max().clamp_min(1e-6):
-        raise RuntimeError(f"folding changed the network's output by {difference.item():.2g}")
+    # By the squares: where a network unpools, rounding moves a value to its neighbour now and then.
+    difference = (model(example_input) - expected).norm() / expected.norm().clamp_min(1e-6)
+    if not difference <= LARGEST_CHANGE:
+        raise RuntimeError(f"folding changed the network's output by {difference.item():.2g} of it")
     return len(pairs)
 
 

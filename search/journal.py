@@ -113,3 +113,17 @@ class WholeLineBackend(JournalFileBackend):
                 with suppress(OSError):
                     file.truncate(size)
                 raise
+
+
+def repair(path: Path) -> None:
+    """Remove what a killed driver leaves: a torn last line, and the lock beside the file.
+
+    Args:
+        path: Of a journal that no other driver writes to; it may be missing.
+    """
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)

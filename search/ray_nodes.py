@@ -144,6 +144,10 @@ def _ask_nodes(data_root: Path | None, place: Path | str) -> dict[str, NodeRepor
                 "dashboard, or take it out of the cluster"
             )
         except (RayError, TypeError) as error:
+            if name not in map(_name, alive_nodes()):
+                # One that has just died counts as alive until Ray notices.
+                logger.warning("node %s went away; the study begins without it", name)
+                continue
             reason = " ".join(str(error).split()[-30:])
             problems.append(
                 f"node {name}: does not run this project's code; install it there as on the "

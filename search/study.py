@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
-from search.journal import BatchingJournal
+from search.journal import BatchingJournal, repair
 from search.objectives import OBJECTIVES
 from search.rung_estimates import EstimatingSampler, RungEstimates
 from search.samplers import (
@@ -120,9 +120,8 @@ class PipelineStudy:
     def __init__(self, config: StudyConfig, run_dir: Path) -> None:
         self.config = config
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        journal = run_dir / JOURNAL_FILE
-        _repair(journal)
-        self._journal = BatchingJournal(journal)
+        repair(run_dir / JOURNAL_FILE)
+        self._journal = BatchingJournal(run_dir / JOURNAL_FILE)
         self._study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=JournalStorage(self._journal),
@@ -424,17 +423,6 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
     raise TypeError(f"{name}: {type(distribution).__name__} is not part of SearchSpace")
-
-
-def _repair(journal: Path) -> None:
-    """Remove what a killed driver leaves: a torn last line and the journal's lock."""
-    (journal.parent / f"{journal.name}.lock").unlink(missing_ok=True)
-    if not journal.exists():
-        return
-    content = journal.read_bytes()
-    if content and not content.endswith(b"\n"):
-        with journal.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _is_finite(value: float | None) -> bool:

@@ -18,12 +18,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def two_nodes() -> Iterator[None]:
+def two_nodes() -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
     try:
-        yield
+        yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -35,25 +35,25 @@ def with_root(root: Path) -> StudyConfig:
     return replace(config, pipeline=replace(config.pipeline, data=data))
 
 
-def test_equal_nodes_pass_and_leave_nothing(two_nodes: None, tmp_path: Path) -> None:
+def test_equal_nodes_pass_and_leave_nothing(two_nodes: Cluster, tmp_path: Path) -> None:
     assert len(alive_nodes()) == 2
     check_cluster(quickstart(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_node_without_the_data_is_named(two_nodes: None, tmp_path: Path) -> None:
+def test_every_node_without_the_data_is_named(two_nodes: Cluster, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="finds nothing in") as error:
         check_cluster(with_root(tmp_path / "no-data"), tmp_path)
     for node in alive_nodes():
         assert node["NodeID"][:8] in str(error.value)
 
 
-def test_worker_that_never_comes_is_not_waited_for_beyond_the_limit(two_nodes: None) -> None:
+def test_worker_that_never_comes_is_not_waited_for_beyond_the_limit(two_nodes: Cluster) -> None:
     summon_worker(quickstart(), wait_seconds=0)
     summon_worker(replace(quickstart(), gpus_per_trial=1.0), wait_seconds=0.1)
 
 
-def test_every_node_tries_the_storage(two_nodes: None, tmp_path: Path) -> None:
+def test_every_node_tries_the_storage(two_nodes: Cluster, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
     check_cluster(quickstart(), tmp_path, storage.as_uri())
     assert list(storage.iterdir()) == []
@@ -63,9 +63,20 @@ def test_every_node_tries_the_storage(two_nodes: None, tmp_path: Path) -> None:
         assert node["NodeID"][:8] in str(error.value)
 
 
-def test_file_of_a_node_is_read_where_it_lies(two_nodes: None, tmp_path: Path) -> None:
+def test_file_of_a_node_is_read_where_it_lies(two_nodes: Cluster, tmp_path: Path) -> None:
     (tmp_path / "stall.txt").write_text("no progress")
     address = alive_nodes()[0]["NodeManagerAddress"]
     assert read_file(address, tmp_path / "stall.txt") == "no progress"
     assert read_file(address, tmp_path / "none.txt") == ""
     assert read_file("192.0.2.1", tmp_path / "stall.txt") == ""
+
+
+def test_study_begins_without_a_node_that_has_just_died(
+    two_nodes: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = two_nodes.add_node(num_cpus=1)
+    assert len(alive_nodes()) == 3
+    node.kill_raylet()
+    check_cluster(quickstart(), tmp_path)
+    assert len(alive_nodes()) == 2
+    assert f"({node.node_id[:8]}) went away" in caplog.text

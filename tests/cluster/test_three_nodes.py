@@ -12,13 +12,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-SWITCH = "SEGFRONT_CLUSTER_TESTS"
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(SWITCH not in os.environ, reason=f"takes minutes of all cores: {SWITCH}=1"),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 

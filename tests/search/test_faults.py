@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("faulty_study.py")
 ATTEMPTS = {
     "teacher": 2,
     "dense": 2,
@@ -31,37 +24,25 @@ ATTEMPTS = {
 }
 
 
-@dataclass(frozen=True)
-class Ended:
-    folder: Path
-    answer: dict[str, Any]
-    errors: str
-
-
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def ended(
+    run_script: Callable[..., SimpleNamespace], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
     """One run of the script for all tests: Ray takes its time to start, and so does a worker."""
     folder = tmp_path_factory.mktemp("faults")
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=590,
-    )
-    assert process.returncode == 0, process.stderr
-    return Ended(folder, json.loads(process.stdout.splitlines()[-1]), process.stderr)
+    return run_script("faulty_study.py", folder, timeout=590)
 
 
-def test_workers_that_are_killed_in_every_stage_change_nothing(ended: Ended) -> None:
+def test_workers_that_are_killed_in_every_stage_change_nothing(ended: SimpleNamespace) -> None:
     assert ended.answer["disturbed"] == ended.answer["undisturbed"]
     assert ended.answer["undisturbed"].keys() == {"0", "1", "3"}
     attempts = Counter((ended.folder / "attempts").read_text().splitlines())
     assert {name: attempts[name] for name in ATTEMPTS} == ATTEMPTS
 
 
-def test_every_pipeline_has_one_outcome_and_every_stage_one_artefact(ended: Ended) -> None:
+def test_every_pipeline_has_one_outcome_and_every_stage_one_artefact(
+    ended: SimpleNamespace,
+) -> None:
     with (ended.folder / "run" / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == ["0", "1", "2", "3", "4"]
@@ -80,7 +61,9 @@ def test_every_pipeline_has_one_outcome_and_every_stage_one_artefact(ended: Ende
     assert not [name for name in folders if "damaged" in name]
 
 
-def test_what_cannot_succeed_fails_with_its_reason_and_the_study_goes_on(ended: Ended) -> None:
+def test_what_cannot_succeed_fails_with_its_reason_and_the_study_goes_on(
+    ended: SimpleNamespace,
+) -> None:
     outcomes = ended.answer["outcomes"]
     state, reason, _ = outcomes["2"]
     assert (state, reason.startswith("distilled: distilled needs more memory")) == ("failed", True)
@@ -93,7 +76,7 @@ def test_what_cannot_succeed_fails_with_its_reason_and_the_study_goes_on(ended: 
     assert "1 x failed: distilled: TrainingDiverged" in ended.errors
 
 
-def test_the_user_is_told_why_a_stage_is_run_again(ended: Ended) -> None:
+def test_the_user_is_told_why_a_stage_is_run_again(ended: SimpleNamespace) -> None:
     died = "the worker process died: killed, out of memory, or crashed (see ray.log)"
     again = "is run again in"
     assert f"teacher {again} 0.1 s: {died}" in ended.errors

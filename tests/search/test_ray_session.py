@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import os
 import struct
-import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
-
-SCRIPT = Path(__file__).with_name("hanging_study.py")
-
-
-@dataclass(frozen=True)
-class Ended:
-    folder: Path
-    answer: dict[str, Any]
-    errors: str
-
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def ended(
+    run_script: Callable[..., SimpleNamespace], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
     """One run of the script for all tests: Ray takes its time to start."""
     folder = tmp_path_factory.mktemp("run")
-    inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), "3"],
-        cwd=ROOT,
-        env={**inherited, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=290,
-    )
-    assert process.returncode == 0, process.stderr
-    return Ended(folder, json.loads(process.stdout.splitlines()[-1]), process.stderr)
+    return run_script("hanging_study.py", folder, "3", timeout=290)
 
 
-def test_stage_that_hangs_is_tried_again_then_failed_and_the_study_goes_on(ended: Ended) -> None:
+def test_stage_that_hangs_is_tried_again_then_failed_and_the_study_goes_on(
+    ended: SimpleNamespace,
+) -> None:
     where = "stalls/sparse-lambda-0.001.txt"
     reason = f"no progress for 3 s at step 3 of 9 ({where} says where it hung)"
     complete = ["complete", ""]
@@ -63,7 +42,7 @@ def test_stage_that_hangs_is_tried_again_then_failed_and_the_study_goes_on(ended
         assert f"sparse lambda 0.001 is run again in {seconds} s: {reason}" in ended.errors
 
 
-def test_local_session_listens_on_loopback_only_and_wants_its_token(ended: Ended) -> None:
+def test_local_session_listens_on_loopback_only_and_wants_its_token(ended: SimpleNamespace) -> None:
     assert ended.answer["dashboard"] == ["127.0.0.1", 401]
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert ended.answer["addresses"]
@@ -86,7 +65,9 @@ def read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def test_tensorboard_draws_loss_and_accuracy_over_the_steps_of_a_stage(ended: Ended) -> None:
+def test_tensorboard_draws_loss_and_accuracy_over_the_steps_of_a_stage(
+    ended: SimpleNamespace,
+) -> None:
     curves = read_scalars(ended.folder / "tune" / "session-1" / "distilled-1")
     assert curves["ray/tune/progress/loss"] == [(3, 0.75)]
     assert curves["ray/tune/progress/miou"] == [(3, 0.5)]

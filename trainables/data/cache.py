@@ -14,6 +14,7 @@ import torch
 from trainables.data.dataset import DataError, Sample, SegmentationDataset, visit_all
 from trainables.data.node_cache import (
     INDEX_FILE,
+    Checksums,
     announce_disk_use,
     check_file_size,
     obtain_folder,
@@ -56,8 +57,7 @@ class CachedDataset(SegmentationDataset):
         self._names: list[str] = index["names"]
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
         self._fingerprint = str(index["fingerprint"])
-        self._checksums: list[int] = index["checksums"]
-        self._is_checked = [False] * len(self._sizes)
+        self._checksums = Checksums(self.folder / _PIXELS, index["checksums"])
         self._offsets = _offsets(self._sizes)
         self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
 
@@ -81,8 +81,7 @@ class CachedDataset(SegmentationDataset):
         height, width = self._sizes[index]
         begin = int(self._offsets[index])
         content = np.array(self._buffer[begin : begin + BYTES_PER_PIXEL * height * width])
-        if not self._is_checked[index]:
-            self._check(index, content)
+        self._checksums.check(index, content, f"sample {self.sample_name(index)}")
         image = content[: 3 * height * width].reshape(3, height, width)
         target = content[3 * height * width :].reshape(height, width)
         return Sample(torch.from_numpy(image), torch.from_numpy(target))
@@ -99,15 +98,6 @@ class CachedDataset(SegmentationDataset):
     def fingerprint(self) -> str:
         """Fingerprint of the data set that was cached."""
         return self._fingerprint
-
-    def _check(self, index: int, content: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        if zlib.crc32(content.data) != self._checksums[index]:
-            (self.folder / INDEX_FILE).unlink(missing_ok=True)
-            raise DataError(
-                f"{self.folder / _PIXELS}: sample {self.sample_name(index)} is not what was "
-                "written, so the disk or the memory is failing; the cache will be made anew"
-            )
-        self._is_checked[index] = True
 
 
 def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> CachedDataset:

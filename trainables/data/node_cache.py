@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,41 @@ def check_file_size(path: Path, expected: int) -> None:
         raise DataError(f"{path.parent}: cache is incomplete ({error})") from error
     if num_bytes != expected:
         raise DataError(f"{path}: cache has {num_bytes} bytes; expected {expected}")
+
+
+class Checksums:
+    """Compares each part of a cache's file with what was written, when it is read first.
+
+    Args:
+        path: The file, beside the cache's index.
+        expected: `zlib.crc32` of each part.
+    """
+
+    def __init__(self, path: Path, expected: Sequence[int]) -> None:
+        self._path = path
+        self._expected = expected
+        self._is_checked = [False] * len(expected)
+
+    def check(self, index: int, content: np.ndarray[Any, np.dtype[np.uint8]], name: str) -> None:
+        """Compare a part.
+
+        Args:
+            index: Of the part.
+            content: Its bytes.
+            name: For the message.
+
+        Raises:
+            DataError: It is not what was written; the cache is made anew when it is opened next.
+        """
+        if self._is_checked[index]:
+            return
+        if zlib.crc32(content) != self._expected[index]:
+            self._path.with_name(INDEX_FILE).unlink(missing_ok=True)
+            raise DataError(
+                f"{self._path}: {name} is not what was written, so the disk or the memory is "
+                "failing; the cache will be made anew"
+            )
+        self._is_checked[index] = True
 
 
 def offsets_of(num_bytes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:

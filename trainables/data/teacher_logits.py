@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from trainables.data.dataset import DataError, SegmentationDataset, hash_content
 from trainables.data.logit_map import LogitMap, num_cells
 from trainables.data.node_cache import (
     INDEX_FILE,
+    Checksums,
     announce_disk_use,
     check_file_size,
     obtain_folder,
@@ -24,7 +26,7 @@ from trainables.data.node_cache import (
     write_at,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BYTES_PER_LOGIT = 2
 LARGEST_LOGIT = float(np.finfo(np.float16).max)
 _LOGITS = "logits.float16"
@@ -34,7 +36,8 @@ class TeacherLogits:
     """Logits read from a folder that `cache_logits` wrote.
 
     Holds only paths and numbers until the first map is read, so that it pickles small and each
-    worker process maps the file by itself; the pages are shared by all of them.
+    worker process maps the file by itself; the pages are shared by all of them. A map is compared
+    with its checksum when it is read first.
 
     Args:
         folder: The cache folder.
@@ -57,6 +60,7 @@ class TeacherLogits:
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
         self._offsets = _offsets(_shapes(self._num_classes, self._sizes, self.stride))
         check_file_size(folder / _LOGITS, int(self._offsets[-1]))
+        self._checksums = Checksums(folder / _LOGITS, index["checksums"])
         self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,7 +74,8 @@ class TeacherLogits:
     def __getitem__(self, index: int) -> LogitMap:
         """Map of image `index`, (C, ceil(H / stride), ceil(W / stride)) float16.
 
-        Its pages are read from the disk when they are looked at.
+        Raises:
+            DataError: It is not what was written; the cache is made anew when it is opened next.
         """
         if self._buffer is None:
             # "c": torch asks for memory that may be written to; nothing reaches the file.
@@ -79,6 +84,7 @@ class TeacherLogits:
         size = self._sizes[index]
         (shape,) = _shapes(self._num_classes, [size], self.stride)
         content = self._buffer[self._offsets[index] : self._offsets[index + 1]]
+        self._checksums.check(index, content, f"the map of image {index}")
         logits = torch.from_numpy(content.view(np.float16).reshape(shape))
         return LogitMap(logits, size_in_pixels=size, cell_stride=self.stride)
 
@@ -140,6 +146,7 @@ def _write(
         content=f"the teacher's logits of {len(dataset)} images at stride {stride}",
         remedy="choose another cache folder, a larger stride, or a live teacher",
     )
+    checksums = []
     with (folder / _LOGITS).open("wb") as file:
         file.truncate(int(offsets[-1]))
         for index, shape in enumerate(shapes):
@@ -153,13 +160,16 @@ def _write(
                     f"{dataset.sample_name(index)}: the teacher's logits are not finite"
                 )
             halves = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT).to("cpu", torch.float16)
-            write_at(file.fileno(), halves.numpy().tobytes(), int(offsets[index]))
+            written = halves.numpy().tobytes()
+            checksums.append(zlib.crc32(written))
+            write_at(file.fileno(), written, int(offsets[index]))
         os.fsync(file.fileno())
     description = {
         "format_version": FORMAT_VERSION,
         "content": content,
         "num_classes": dataset.num_classes,
         "sizes": sizes,
+        "checksums": checksums,
     }
     (folder / INDEX_FILE).write_text(json.dumps(description), encoding="utf-8")
 

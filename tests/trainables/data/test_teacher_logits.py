@@ -103,6 +103,19 @@ def test_a_damaged_cache_is_made_anew(dataset, tmp_path, damage, caplog):
     assert torch.equal(again[3].as_subclass(torch.Tensor), say(dataset)(3).half())
 
 
+def test_a_map_that_is_not_what_was_written_is_named_and_the_cache_made_anew(dataset, tmp_path):
+    logits = cache(dataset, tmp_path)
+    expected = logits[2].clone()
+    with (logits.folder / "logits.float16").open("r+b") as file:
+        file.seek(2 * 19 * 8 * 16 * 2)
+        file.write(b"\x00\x7e")  # NaN
+    fresh = cache(dataset, tmp_path, refuse)
+    fresh[1]
+    with pytest.raises(DataError, match="the map of image 2 is not what was written"):
+        fresh[2]
+    assert torch.equal(cache(dataset, tmp_path)[2], expected)
+
+
 def test_a_computation_that_dies_leaves_nothing(dataset, tmp_path):
     def die(index):
         if index == 3:
