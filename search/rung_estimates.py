@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -32,8 +34,9 @@ class RungEstimates:
         self._objectives = tuple(objectives)
         self._gains: list[list[float]] = [[] for _ in rungs]  # up to the next level, ascending
         self._metrics: dict[int, Mapping[str, float]] = {}
-        self._reached: dict[int, tuple[int, list[float]]] = {}  # last level, values there
-        self._shown: dict[int, FrozenTrial] = {}
+        # By number of the trial: the last level reached, -1 for none, and the values there.
+        self._reached = np.full(0, -1)
+        self._values = np.full((0, len(self._objectives)), np.nan)
 
     def note(self, number: int, metrics: Mapping[str, float]) -> None:
         """Learn what is known of a pipeline by now.
@@ -54,11 +57,30 @@ class RungEstimates:
             found = {**metrics, "miou": metrics[self._levels[reached[-1]]]}
             values = [found.get(name, math.nan) for name in self._objectives]
             if all(map(math.isfinite, values)):
-                self._reached[number] = (reached[-1], values)
+                self._make_room(number)
+                self._reached[number], self._values[number] = reached[-1], values
 
-    def estimate(self, number: int) -> list[float] | None:
-        """The objectives' values that a pipeline may come to; None before its first rung."""
-        return self._estimate(number, self._sum_gains())
+    def knows(self, number: int) -> bool:
+        """Whether a pipeline has reached a rung, so that it can be estimated."""
+        return number < len(self._reached) and bool(self._reached[number] >= 0)
+
+    def estimate(self, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """The objectives' values that pipelines may come to, (pipelines, objectives).
+
+        Args:
+            numbers: Of their trials.
+
+        Returns:
+            NaN for those that have not reached a rung.
+        """
+        values = np.full((len(numbers), len(self._objectives)), np.nan)
+        is_known = numbers < len(self._reached)
+        known = numbers[is_known]
+        values[is_known] = self._values[known]
+        if "miou" in self._objectives:
+            gains = np.array(self._sum_gains())[self._reached[known]]
+            values[is_known, self._objectives.index("miou")] += gains
+        return values
 
     def show(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """Replace the running trials that can be estimated by finished ones.
@@ -66,33 +88,27 @@ class RungEstimates:
         Args:
             trials: Of the study; they are left as they are.
         """
-        gains, running = self._sum_gains(), TrialState.RUNNING
-        return [self._replace(t, gains) if t.state is running else t for t in trials]
+        running = [i for i, trial in enumerate(trials) if trial.state is TrialState.RUNNING]
+        estimated = self.estimate(np.array([trials[i].number for i in running], dtype=np.intp))
+        shown = trials.copy()
+        for i, values in zip(running, estimated.tolist(), strict=True):
+            if not any(map(math.isnan, values)):
+                trial = shown[i] = copy(trials[i])
+                trial.state, trial.datetime_complete = TrialState.COMPLETE, trial.datetime_start
+                trial.values = values
+        return shown
 
     def _sum_gains(self) -> list[float]:
         """What mIoU may still gain, by the last level that was reached."""
         middles = [_middle(gains) for gains in self._gains]
         return [sum(middles[level:]) for level in range(len(self._levels))]
 
-    def _estimate(self, number: int, gains: Sequence[float]) -> list[float] | None:
-        if number not in self._reached:
-            return None
-        level, values = self._reached[number]
-        estimated = values.copy()
-        if "miou" in self._objectives:
-            estimated[self._objectives.index("miou")] += gains[level]
-        return estimated
-
-    def _replace(self, trial: FrozenTrial, gains: Sequence[float]) -> FrozenTrial:
-        values = self._estimate(trial.number, gains)
-        if values is None:
-            return trial
-        shown = self._shown.get(trial.number)
-        if shown is None:
-            shown = self._shown[trial.number] = copy(trial)
-            shown.state, shown.datetime_complete = TrialState.COMPLETE, trial.datetime_start
-        shown.values = values
-        return shown
+    def _make_room(self, number: int) -> None:
+        missing = number + 1 - len(self._reached)
+        if missing > 0:
+            missing = max(missing, len(self._reached))  # doubles, so that it is seldom
+            self._reached = np.pad(self._reached, (0, missing), constant_values=-1)
+            self._values = np.pad(self._values, ((0, missing), (0, 0)), constant_values=np.nan)
 
 
 def _middle(ascending: Sequence[float]) -> float:

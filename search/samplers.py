@@ -18,19 +18,20 @@ from optuna.samplers import (
 )
 
 from search.bounded_history import BoundedHistorySampler
+from search.rung_estimates import EstimatingSampler, RungEstimates
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 
 # (seed, pipelines of the study) -> sampler; a small study must not spend itself on random starts.
 SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": lambda seed, num: BoundedHistorySampler(
-        TPESampler(seed=seed, n_startup_trials=_share(num, most=10))
-    ),
+    "tpe": lambda seed, num: TPESampler(seed=seed, n_startup_trials=_share(num, most=10)),
     "nsga2": lambda seed, num: NSGAIISampler(seed=seed, population_size=_population(num)),
     "nsga3": lambda seed, num: NSGAIIISampler(seed=seed, population_size=_population(num)),
     "gp": lambda seed, num: GPSampler(seed=seed, n_startup_trials=_share(num, most=10)),
     "random": lambda seed, num: RandomSampler(seed=seed),
 }
+
+BOUNDED = ("tpe",)  # those whose suggestions take long after thousands of trials
 
 # Marks trials of other runs for the genetic samplers: they breed from nothing without a generation.
 FIRST_GENERATION: dict[str, int] = {
@@ -38,7 +39,14 @@ FIRST_GENERATION: dict[str, int] = {
 }
 
 
-def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: int) -> BaseSampler:
+def create_sampler(
+    name: str,
+    *,
+    seed: int,
+    trial_number: int,
+    num_pipelines: int,
+    estimates: RungEstimates | None = None,
+) -> BaseSampler:
     """Make the sampler of one suggestion.
 
     A fresh sampler per trial, seeded by the study's seed and the trial's number, makes a suggestion
@@ -49,6 +57,7 @@ def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: in
         seed: Of the study.
         trial_number: Trials that exist already.
         num_pipelines: Length of the study.
+        estimates: Of the pipelines that wait at a rung; None: there are none.
 
     Raises:
         ValueError: An unknown name.
@@ -58,7 +67,12 @@ def create_sampler(name: str, *, seed: int, trial_number: int, num_pipelines: in
     derived = derive_seed(seed, trial_number)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # NSGA-III
-        return SAMPLERS[name](derived, num_pipelines)
+        sampler: BaseSampler = SAMPLERS[name](derived, num_pipelines)
+    if estimates is not None:
+        sampler = EstimatingSampler(sampler, estimates)
+    if name in BOUNDED:
+        sampler = BoundedHistorySampler(sampler, estimate=estimates.estimate if estimates else None)
+    return sampler
 
 
 def derive_seed(seed: int, trial_number: int) -> int:

@@ -23,7 +23,7 @@ from search.accuracy_bound import find_dominating
 from search.config import StudyConfig
 from search.journal import BatchingJournal, repair
 from search.objectives import OBJECTIVES
-from search.rung_estimates import EstimatingSampler, RungEstimates
+from search.rung_estimates import RungEstimates
 from search.samplers import (
     FIRST_GENERATION,
     count_random_starts,
@@ -226,13 +226,13 @@ class PipelineStudy:
 
     def _suggest_next(self) -> Proposal:
         left = self._abandoned
-        sampler = create_sampler(
+        self._study.sampler = create_sampler(
             self.config.sampler,
             seed=self.config.seed,
             trial_number=len(self.records),
             num_pipelines=self.config.num_pipelines,
+            estimates=self._estimates,
         )
-        self._study.sampler = EstimatingSampler(sampler, self._estimates)
         trial = Trial(self._study, left.pop(0)) if left else self._study.ask()
         params = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
         settings = self.config.space.to_settings(params)
@@ -381,7 +381,7 @@ class PipelineStudy:
         finished = (
             number
             for number, record in self.records.items()
-            if record.state in ("complete", "stopped") or self._estimates.estimate(number)
+            if record.state in ("complete", "stopped") or self._estimates.knows(number)
         )
         return len(list(islice(finished, missing))) < missing
 

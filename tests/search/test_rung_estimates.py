@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -22,21 +23,30 @@ OBJECTIVES = ("miou", "latency_ms")
 
 def test_a_rung_is_raised_by_what_others_gained_from_there() -> None:
     estimates = RungEstimates((0.25, 0.5), OBJECTIVES)
+
+    def estimate(number: int) -> list[float]:
+        (values,) = estimates.estimate(np.array([number])).tolist()
+        return list(values)
+
     estimates.note(0, {"latency_ms": 9.0})
-    assert estimates.estimate(0) is None
+    assert np.isnan(estimate(0)).all()
+    assert not estimates.knows(0)
     estimates.note(0, {"latency_ms": 9.0, "miou@0.25": 0.2})
-    assert estimates.estimate(0) == [0.2, 9.0]
+    assert estimate(0) == [0.2, 9.0]
+    assert estimates.knows(0)
     # Gains up to 0.5: 0.1, 0.2 and 0.4; from there on: 0.05.
     estimates.note(1, {"latency_ms": 8.0, "miou@0.25": 0.3, "miou@0.5": 0.4})
     estimates.note(2, {"latency_ms": 8.0, "miou@0.25": 0.1, "miou@0.5": 0.5})
-    assert estimates.estimate(0) == pytest.approx([0.45, 9.0])
+    assert estimate(0) == pytest.approx([0.45, 9.0])
     final = {"latency_ms": 7.0, "miou@0.25": 0.3, "miou@0.5": 0.5, "miou": 0.55}
     estimates.note(3, final)
     estimates.note(3, final)  # counts once
-    assert estimates.estimate(0) == pytest.approx([0.2 + 0.2 + 0.05, 9.0])
-    assert estimates.estimate(1) == pytest.approx([0.4 + 0.05, 8.0])
+    assert estimate(0) == pytest.approx([0.2 + 0.2 + 0.05, 9.0])
+    assert estimate(1) == pytest.approx([0.4 + 0.05, 8.0])
     estimates.note(4, {"latency_ms": 1.0, "miou@0.25": float("nan")})
-    assert estimates.estimate(4) is None
+    assert np.isnan(estimate(4)).all()
+    assert np.isnan(estimate(99)).all()
+    assert not estimates.knows(99)
 
 
 def test_only_the_view_has_the_estimates() -> None:
