@@ -98,4 +98,5 @@ def _spread(rows: Indices, count: int) -> Indices:
     """Take `count` of them at even distances, both ends among them."""
     if len(rows) <= count:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    spread: Indices = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]
+    return spread

@@ -148,7 +148,7 @@ class Checksums:
         """
         if self._is_checked[index]:
             return
-        if zlib.crc32(content) != self._expected[index]:
+        if zlib.crc32(content.data) != self._expected[index]:
             self._path.with_name(INDEX_FILE).unlink(missing_ok=True)
             raise DataError(
                 f"{self._path}: {name} is not what was written, so the disk or the memory is "
