@@ -14,17 +14,17 @@ from optuna.samplers import (
     NSGAIIISampler,
     NSGAIISampler,
     RandomSampler,
-    TPESampler,
 )
 
 from search.bounded_history import BoundedHistorySampler
+from search.one_split_tpe import OneSplitTPESampler
 from search.rung_estimates import EstimatingSampler, RungEstimates
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
 
 # (seed, pipelines of the study) -> sampler; a small study must not spend itself on random starts.
 SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
-    "tpe": lambda seed, num: TPESampler(seed=seed, n_startup_trials=_share(num, most=10)),
+    "tpe": lambda seed, num: OneSplitTPESampler(seed=seed, n_startup_trials=_share(num, most=10)),
     "nsga2": lambda seed, num: NSGAIISampler(seed=seed, population_size=_population(num)),
     "nsga3": lambda seed, num: NSGAIIISampler(seed=seed, population_size=_population(num)),
     "gp": lambda seed, num: GPSampler(seed=seed, n_startup_trials=_share(num, most=10)),
