@@ -4,8 +4,8 @@ The recipe's optimiser, batch, crop and schedule over `--num-steps` steps instea
 so the rate falls to its end within them; what is shown is that the recipe learns and how fast, not
 where it would end. The training pauses for each evaluation and goes on bit by bit as without.
 
-Example (the recipe of paper 3 on CamVid, 20 minutes on two cores):
-  python benchmarks/learning_curve.py camvid_tbfenet --data-root /data/camvid --num-steps 200
+Example (the recipe of paper 3 on CamVid; half an hour on two cores):
+  python benchmarks/learning_curve.py camvid_tbfenet --data-root /data/camvid --num-steps 60
 """
 
 from __future__ import annotations

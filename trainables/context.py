@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,10 +49,13 @@ class StageContext:
         device: Torch device that trains.
         num_threads: CPU threads of a step; None leaves torch's setting.
         num_workers: Processes that load data; 0 loads within the training process.
-        checkpoint_seconds: At most this much work is lost when the process is killed.
+        checkpoint_seconds: At most this much work is lost when the process is killed: time between
+            saved states, and up to the first one from `began` on.
         report: Called now and then with the progress.
         keep_state: Called with the file of a training's state whenever it has been saved.
         device_lock: Keeps latency probes and training steps apart.
+        began: `time.monotonic` at which the work began, with what a training needs before its
+            first step.
     """
 
     cache_dir: Path
@@ -62,6 +66,7 @@ class StageContext:
     report: Callable[[Progress], None] = ignore_progress
     keep_state: Callable[[Path], None] = leave_state
     device_lock: DeviceLock = field(default_factory=lambda: DeviceLock("cpu"))
+    began: float = field(default_factory=time.monotonic)
 
     def activate(self) -> None:
         """Set this process up: memory and the number of threads."""

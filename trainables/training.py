@@ -158,7 +158,7 @@ def train(
         num_workers=context.num_workers,
     )
     record_every = max(1, config.num_steps // 100)
-    started = last_saved = time.monotonic()
+    started, last_saved = time.monotonic(), context.began
     note_progress(f"step {first_step} of {config.num_steps}")
     for step, samples in enumerate(loader, start=first_step):
         torch.manual_seed(_dropout_seed(stream.seed, step))

@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,23 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     assert again == curve
+
+
+@pytest.mark.parametrize(("seconds_before", "is_saved"), [(100.0, True), (0.0, False)])
+def test_what_came_before_the_first_step_counts_towards_the_first_state(
+    tmp_path, stream, context, seconds_before, is_saved
+):
+    path = tmp_path / "state.safetensors"
+
+    def look(progress):
+        assert path.exists() == is_saved
+        raise Killed
+
+    began = time.monotonic() - seconds_before
+    context = replace(context, checkpoint_seconds=60.0, began=began, report=look)
+    config = TrainConfig(num_steps=5, batch_size=2)
+    with pytest.raises(Killed):
+        train(build(), stream, config, name="dense", state_path=path, context=context)
 
 
 def test_training_learns(stream, context, tmp_path):
