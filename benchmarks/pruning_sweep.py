@@ -211,8 +211,8 @@ Made by `{command}`; do not edit.
 Parameters that are left at p {ratios}, as a share of the dense network's, for channels ranked
 within each layer (local) or over all layers (global), and with widths that are multiples of 8. Each
 of these networks computes what the dense one computes with the removed channels masked (largest
-error over all of them, relative to the largest logit), trains a step, and is the same bit for
-bit after saving and loading. The ONNX file was compared with PyTorch at p {exported}, local. BatchNorm
+error over all of them, relative to the largest logit), trains a step, and is the same bit for bit
+after saving and loading. The ONNX file was compared with PyTorch at p {exported}, local. BatchNorm
 scales are drawn at random, so that "global" finds little to choose between layers.
 
 {table}
