@@ -23,7 +23,7 @@ Nodes are those of `ray up` where SEGFRONT_HOSTS_SCRIPT names a script that make
 host_cluster.py), else processes of this machine, without links. The head's Ray is not killed: a
 cluster does not outlive it.
 
-Examples (about 20 minutes, and 3, on two idle cores):
+Examples (more than an hour, and 9 minutes, on two cores):
   python benchmarks/faults.py --output faults.json
   python benchmarks/faults.py --num-pipelines 6 --num-faults 3 --nodes local
 """

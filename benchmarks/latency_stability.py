@@ -15,7 +15,7 @@ the two networks come in the wrong order.
 
 On a machine that is shared by others, "alone" is not idle; the spread of the reference shows it.
 
-Examples (about 20 minutes; seconds):
+Examples (16 minutes; seconds):
   python benchmarks/latency_stability.py --output latency_stability.json
   python benchmarks/latency_stability.py --resolution 64 64 --rounds 2 --max-seconds 0.2
 """

@@ -5,7 +5,7 @@ matrix products) and as fvcore does, beside the published numbers; latency is me
 and 360x480 with BatchNorms folded. Then the dual-branch network and TBFENet pruned at every ratio,
 and TBFENet's ablations.
 
-Example (about ten minutes on an idle core; --latency-seconds 0 leaves latency out: two minutes):
+Example (20 minutes on an idle core; --latency-seconds 0 leaves latency out: two minutes):
   python benchmarks/networks.py --output docs/networks.md
 """
 
