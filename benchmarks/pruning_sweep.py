@@ -46,6 +46,7 @@ ROUNDINGS = (None, 8)
 
 Scope = Literal["local", "global"]
 SCOPES: tuple[Scope, ...] = ("local", "global")
+WAYS = tuple(itertools.product(SCOPES, ROUNDINGS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +104,7 @@ def sweep(arguments: Arguments, console: Console) -> str:
     for name in arguments.networks:
         dense = make_network(name)
         outcomes = {}
-        for form in map(Form._make, itertools.product(arguments.ratios, SCOPES, ROUNDINGS)):
+        for form in (Form(ratio, *way) for ratio in arguments.ratios for way in WAYS):
             console.print(f"{name}: p {form.ratio:g} {form.scope}, round_to {form.round_to}")
             exports = form.ratio in arguments.exported and form[1:] == ("local", None)
             outcomes[form] = try_form(dense, form, exports=exports)
@@ -112,7 +113,7 @@ def sweep(arguments: Arguments, console: Console) -> str:
     columns = [
         "network",
         *(f"{scope}{', multiples of 8' if round_to else ''}"
-          for scope, round_to in itertools.product(SCOPES, ROUNDINGS)),
+          for scope, round_to in WAYS),
         "largest error",
         "ONNX, largest error",
     ]  # fmt: skip
@@ -164,7 +165,7 @@ def try_form(dense: SegmentationNetwork, form: Form, *, exports: bool) -> Outcom
             export_onnx(pruned, export, image_size=COMPARED_AT).error if exports else None
         )
     check(_trains(copy.deepcopy(pruned)), "does not train")
-    kept = sum(p.numel() for p in pruned.parameters()) / sum(p.numel() for p in dense.parameters())
+    kept = record.num_params_after / record.num_params_before
     return Outcome(kept, error, export_error)
 
 
@@ -172,7 +173,7 @@ def describe(outcomes: dict[Form, Outcome], ratios: Sequence[float]) -> list[str
     """Cells of one network."""
     kept = [
         " / ".join(f"{outcomes[Form(r, scope, round_to)].kept:.1%}" for r in ratios)
-        for scope, round_to in itertools.product(SCOPES, ROUNDINGS)
+        for scope, round_to in WAYS
     ]
     exports = [o.export_error for o in outcomes.values() if o.export_error is not None]
     return [
