@@ -171,8 +171,14 @@ class HostCluster:
         return number
 
     def count_nodes(self) -> int:
-        """Active nodes, as `ray status` on the head lists them."""
+        """Active nodes, as `ray status` on the head lists them; 0 before its autoscaler has looked.
+
+        Raises:
+            RuntimeError: It failed, or says something unknown.
+        """
         status = self.ray("exec", str(self.file), "ray status")
+        if "No cluster status" in status:
+            return 0
         active = re.search(r"^Active:\n((?: .*\n)+)", status.replace("\r", ""), re.MULTILINE)
         if active is None:
             raise RuntimeError(f"ray status lists no nodes: {status}")
