@@ -17,6 +17,44 @@ Indices = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
 
 
+class TrialHistory:
+    """States and objectives of a study's trials, in arrays.
+
+    Whoever keeps one over a whole study and notes every change spares each suggestion a look at all
+    of Optuna's trials: at 10 000 that takes longer than to suggest another.
+
+    Args:
+        num_objectives: Of the study.
+
+    Attributes:
+        states: Of every trial by number, as numbers of Optuna's; `UNKNOWN` for those not noted.
+        values: (trials, objectives); NaN for those that are not complete.
+    """
+
+    UNKNOWN = -1
+
+    def __init__(self, num_objectives: int) -> None:
+        self.states: npt.NDArray[np.int8] = np.zeros(0, dtype=np.int8)
+        self.values: Values = np.zeros((0, num_objectives))
+        self._ids: dict[int, int] = {}
+
+    def note(self, trial: FrozenTrial) -> None:
+        """Learn of a trial, or of its new state."""
+        missing = trial.number + 1 - len(self.states)
+        if missing > 0:
+            missing = max(missing, len(self.states))  # doubles, so that it is seldom
+            self.states = np.pad(self.states, (0, missing), constant_values=self.UNKNOWN)
+            self.values = np.pad(self.values, ((0, missing), (0, 0)), constant_values=np.nan)
+        self.states[trial.number] = trial.state
+        if trial.state == TrialState.COMPLETE:
+            self.values[trial.number] = trial.values
+        self._ids[trial.number] = trial._trial_id
+
+    def read(self, study: Study, numbers: Indices) -> list[FrozenTrial]:
+        """Trials of the study, not to be changed."""
+        return [study._storage.get_trial(self._ids[number]) for number in numbers.tolist()]
+
+
 class BoundedHistorySampler(ViewingSampler):
     """Shows another sampler the front and an even spread of the other finished trials.
 
@@ -26,8 +64,9 @@ class BoundedHistorySampler(ViewingSampler):
     Args:
         sampler: Makes the suggestions; one that reads trials through the study it is given.
         max_trials: Most finished trials that it sees; the front has up to half of the places.
-        estimate: Numbers of running trials -> (trials, objectives), NaN where nothing is known;
-            one that is estimated counts as finished.
+        estimate: Numbers of trials -> (trials, objectives), NaN where nothing is known; one that is
+            not over and is estimated counts as finished.
+        history: Of the same study, up to date; None: it is read anew for every suggestion.
 
     Raises:
         ValueError: Fewer than 2 trials.
@@ -38,39 +77,38 @@ class BoundedHistorySampler(ViewingSampler):
         sampler: BaseSampler,
         max_trials: int = 200,
         estimate: Callable[[Indices], Values] | None = None,
+        history: TrialHistory | None = None,
     ) -> None:
         if max_trials < 2:
             raise ValueError(f"max_trials must be at least 2, got {max_trials}")
         super().__init__(sampler)
         self._max_trials = max_trials
         self._estimate = estimate
+        self._history = history
 
     def view(self, study: Study) -> Study:
         """See `ViewingSampler`."""
-        return show(study, lambda trials: self._choose(trials, study))
+        return show(study, self._choose)
 
-    def _choose(self, trials: list[FrozenTrial], study: Study) -> list[FrozenTrial]:
-        """Thousands of trials pass by here for every suggestion: numpy sees most of them."""
-        states = np.fromiter((trial.state for trial in trials), dtype=np.int8, count=len(trials))
-        complete, running = (
-            np.flatnonzero(states == state) for state in (TrialState.COMPLETE, TrialState.RUNNING)
-        )
-        values = np.full((len(trials), len(study.directions)), np.nan)
-        if complete.size:
-            values[complete] = [trials[i].values for i in complete.tolist()]
-        if running.size and self._estimate is not None:
-            numbers = [trials[i].number for i in running.tolist()]
-            values[running] = self._estimate(np.array(numbers))
-        is_finished = np.isfinite(values).all(axis=1)
-        is_finished |= states == TrialState.PRUNED
+    def _choose(self, study: Study) -> list[FrozenTrial]:
+        history = self._history
+        if history is None:
+            history = TrialHistory(len(study.directions))
+            for trial in study._get_trials(deepcopy=False):
+                history.note(trial)
+        states, values = history.states, history.values
+        if self._estimate is not None:
+            running = np.flatnonzero(states == TrialState.RUNNING)
+            values = values.copy()
+            values[running] = self._estimate(running)
+        is_finished = (states == TrialState.PRUNED) | np.isfinite(values).all(axis=1)
+        is_seen = (states == TrialState.RUNNING) & ~is_finished
         finished = np.flatnonzero(is_finished)
-        if len(finished) <= self._max_trials:
-            return trials
-        maximise = [direction.name == "MAXIMIZE" for direction in study.directions]
-        chosen = finished[select_trials(values[finished], maximise, self._max_trials)]
-        is_hidden = is_finished
-        is_hidden[chosen] = False
-        return [trials[i] for i in np.flatnonzero(~is_hidden)]
+        if len(finished) > self._max_trials:
+            maximise = [direction.name == "MAXIMIZE" for direction in study.directions]
+            finished = finished[select_trials(values[finished], maximise, self._max_trials)]
+        is_seen[finished] = True
+        return history.read(study, np.flatnonzero(is_seen))
 
 
 def select_trials(values: Values, maximise: Sequence[bool], max_trials: int) -> Indices:

@@ -137,4 +137,4 @@ class EstimatingSampler(ViewingSampler):
 
     def view(self, study: Study) -> Study:
         """See `ViewingSampler`."""
-        return show(study, self._estimates.show)
+        return show(study, lambda seen: self._estimates.show(seen._get_trials(deepcopy=False)))

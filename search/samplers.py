@@ -16,7 +16,7 @@ from optuna.samplers import (
     RandomSampler,
 )
 
-from search.bounded_history import BoundedHistorySampler
+from search.bounded_history import BoundedHistorySampler, TrialHistory
 from search.one_split_tpe import OneSplitTPESampler
 from search.rung_estimates import EstimatingSampler, RungEstimates
 
@@ -46,6 +46,7 @@ def create_sampler(
     trial_number: int,
     num_pipelines: int,
     estimates: RungEstimates | None = None,
+    history: TrialHistory | None = None,
 ) -> BaseSampler:
     """Make the sampler of one suggestion.
 
@@ -58,6 +59,7 @@ def create_sampler(
         trial_number: Trials that exist already.
         num_pipelines: Length of the study.
         estimates: Of the pipelines that wait at a rung; None: there are none.
+        history: Of the study's trials; None: it is read from the study.
 
     Raises:
         ValueError: An unknown name.
@@ -71,7 +73,8 @@ def create_sampler(
     if estimates is not None:
         sampler = EstimatingSampler(sampler, estimates)
     if name in BOUNDED:
-        sampler = BoundedHistorySampler(sampler, estimate=estimates.estimate if estimates else None)
+        estimate = estimates.estimate if estimates else None
+        sampler = BoundedHistorySampler(sampler, estimate=estimate, history=history)
     return sampler
 
 

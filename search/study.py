@@ -20,6 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.accuracy_bound import find_dominating
+from search.bounded_history import TrialHistory
 from search.config import StudyConfig
 from search.journal import BatchingJournal, repair
 from search.objectives import OBJECTIVES
@@ -133,11 +134,13 @@ class PipelineStudy:
             self._study.set_metric_names(list(config.objectives))
         self._distributions = config.space.distributions()
         self._estimates = RungEstimates(config.rungs, config.objectives)
+        self._history = TrialHistory(len(config.objectives))
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
         self._abandoned: list[int] = []
         self._num_known = 0
         for trial in self._study.get_trials(deepcopy=False):
+            self._history.note(trial)
             if trial.state == TrialState.RUNNING:
                 self._abandoned.append(trial._trial_id)
             if EARLIER in trial.user_attrs:
@@ -185,6 +188,8 @@ class PipelineStudy:
                     )
                 )
             self._study.set_user_attr(EARLIER, [str(folder) for folder in self.config.warm_start])
+        for trial in self._study.get_trials(deepcopy=False):
+            self._history.note(trial)
 
     @property
     def num_unfinished(self) -> int:
@@ -232,8 +237,10 @@ class PipelineStudy:
             trial_number=len(self.records),
             num_pipelines=self.config.num_pipelines,
             estimates=self._estimates,
+            history=self._history,
         )
         trial = Trial(self._study, left.pop(0)) if left else self._study.ask()
+        self._history.note(trial._cached_frozen_trial)
         params = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
         settings = self.config.space.to_settings(params)
         self._trials[trial.number] = trial
@@ -309,9 +316,11 @@ class PipelineStudy:
             for name, value in self._constrain(metrics).items():
                 trial.set_constraint(name, value)
             if outcome == "complete":
-                self._study.tell(trial, [float(metrics[name]) for name in self.config.objectives])
+                values = [float(metrics[name]) for name in self.config.objectives]
+                told = self._study.tell(trial, values)
             else:
-                self._study.tell(trial, state=_OPTUNA_STATES[outcome])
+                told = self._study.tell(trial, state=_OPTUNA_STATES[outcome])
+        self._history.note(told)
         self.records[number] = record
         self._estimates.note(number, metrics)
         return record

@@ -74,12 +74,12 @@ class ViewingSampler(BaseSampler):
         return self._view
 
 
-def show(study: Study, choose: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> Study:
+def show(study: Study, choose: Callable[[Study], list[FrozenTrial]]) -> Study:
     """Make a view of a study; all but its trials is the study's own.
 
     Args:
         study: Or a view of one.
-        choose: All trials of the study, not to be changed -> those that are seen, by number.
+        choose: Makes the trials that are seen, by number, of the study's, which stay as they are.
     """
     return cast("Study", _StudyView(study, choose))
 
@@ -87,9 +87,7 @@ def show(study: Study, choose: Callable[[list[FrozenTrial]], list[FrozenTrial]])
 class _StudyView:
     """A study with other trials, which are chosen when they are first asked for."""
 
-    def __init__(
-        self, study: Study, choose: Callable[[list[FrozenTrial]], list[FrozenTrial]]
-    ) -> None:
+    def __init__(self, study: Study, choose: Callable[[Study], list[FrozenTrial]]) -> None:
         self._viewed = study
         self._choose = choose
         self._chosen: list[FrozenTrial] | None = None
@@ -104,5 +102,5 @@ class _StudyView:
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         if self._chosen is None:
-            self._chosen = self._choose(self._viewed._get_trials(deepcopy=False))
+            self._chosen = self._choose(self._viewed)
         return [trial for trial in self._chosen if states is None or trial.state in states]

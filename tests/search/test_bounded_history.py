@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import optuna
 import pytest
@@ -7,7 +9,9 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.bounded_history import BoundedHistorySampler, select_trials
+from search.bounded_history import BoundedHistorySampler, TrialHistory, select_trials
+from search.config import StudyConfig
+from search.study import PipelineStudy
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
 
@@ -64,3 +68,28 @@ def test_running_trials_stay_in_sight(study: optuna.Study):
 def test_too_few_trials_are_refused():
     with pytest.raises(ValueError, match="max_trials must be at least 2, got 1"):
         BoundedHistorySampler(TPESampler(), max_trials=1)
+
+
+def test_a_study_keeps_its_history_up_to_date(config: StudyConfig, tmp_path: Path):
+    def check(study: PipelineStudy) -> None:
+        fresh = TrialHistory(len(config.objectives))
+        for trial in study._study.get_trials(deepcopy=False):
+            fresh.note(trial)
+        kept, length = study._history, len(study.records)
+        np.testing.assert_array_equal(kept.states[:length], fresh.states[:length])
+        np.testing.assert_array_equal(kept.values[:length], fresh.values[:length])
+        assert (kept.states[length:] == TrialHistory.UNKNOWN).all()
+
+    study = PipelineStudy(config, tmp_path)
+    metrics = {"miou": 0.5, "latency_ms": 3.0, "num_params": 1e5}
+    for outcome in ("complete", "stopped", "failed", "complete"):
+        proposal = study.ask()
+        assert proposal is not None
+        check(study)
+        study.tell(proposal.number, outcome, metrics=metrics)
+        check(study)
+    study.ask()
+    resumed = PipelineStudy(config, tmp_path)
+    check(resumed)
+    resumed.ask()
+    check(resumed)
