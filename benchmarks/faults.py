@@ -13,7 +13,7 @@ each, kinds in a random order:
   link     a worker node is cut off, and mended after --cut-seconds (with hosts only)
   driver   kill -9 of search/run.py, which is then started again with --resume
 
-Reported for every fault: the stages that it cut short, the work that was lost in each (seconds
+Reported for every fault: the stages that it cut short, the work that was lost in each (CPU seconds
 since the stage's last checkpoint, or since its beginning), and the seconds until all of them were
 worked on again. All of this is seen from outside, in the kernel's file locks and the run's folder.
 A cut host of this benchmark shares the disk with the others (real ones would lose the shared folder

@@ -6,6 +6,7 @@ Whoever computes a stage holds a lock in `stages/.locks`, and the driver holds `
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -27,6 +28,8 @@ class Attempt:
         began: `time.time` when it was first seen there.
         seen: `time.time` when it was last seen there.
         saved: `time.time` of its last checkpoint; 0 if it has written none.
+        worked: CPU seconds of the process when it was last seen there.
+        worked_before: Those of them before it came there, or before its last checkpoint.
         found: Whether the stage was there already, so that the process only read it.
     """
 
@@ -35,12 +38,17 @@ class Attempt:
     began: float
     seen: float
     saved: float = 0.0
+    worked: float = 0.0
+    worked_before: float = 0.0
     found: bool
 
     @property
     def unsaved_seconds(self) -> float:
-        """Work since its beginning or its last checkpoint, as of when it was last seen."""
-        return max(0.0, self.seen - max(self.began, self.saved))
+        """Work since its beginning or its last checkpoint, as of when it was last seen.
+
+        In CPU seconds: a process that waits, as for a driver that it cannot reach, does not work.
+        """
+        return self.worked - self.worked_before
 
 
 @dataclass(slots=True)
@@ -122,14 +130,18 @@ class StageWatch:
         for key in held - self._current.keys():
             stage, pid = key
             attempt = Attempt(
-                stage=stage, pid=pid, began=now, seen=now, found=self.is_published(stage)
-            )
+                stage=stage, pid=pid, began=now, seen=now, worked_before=read_cpu_seconds(pid),
+                found=self.is_published(stage),
+            )  # fmt: skip
             self._current[key] = attempt
             self.attempts.append(attempt)
         for key in held:
             attempt = self._current[key]
             attempt.seen = now
-            attempt.saved = max(attempt.saved, self._saved_at(attempt.stage))
+            attempt.worked = max(attempt.worked, read_cpu_seconds(attempt.pid))
+            saved = self._saved_at(attempt.stage)
+            if saved > max(attempt.saved, attempt.began):
+                attempt.saved, attempt.worked_before = saved, attempt.worked
         self._current = {key: self._current[key] for key in held}
 
     def _saved_at(self, stage: str) -> float:
@@ -137,6 +149,15 @@ class StageWatch:
             return (self.run_dir / "stages" / f"{stage}.partial" / STATE_FILE).stat().st_mtime
         except FileNotFoundError:
             return 0.0
+
+
+def read_cpu_seconds(pid: int) -> float:
+    """CPU time of a process, of all its threads; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def find_holders(paths: list[Path]) -> dict[Path, int]:

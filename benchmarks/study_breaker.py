@@ -29,7 +29,7 @@ class Victim(NamedTuple):
 
     Attributes:
         stage: Its folder in the store.
-        lost_seconds: Work since its last checkpoint, or since its beginning.
+        lost_seconds: CPU time since its last checkpoint, or since its beginning.
     """
 
     stage: str

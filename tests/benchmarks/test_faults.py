@@ -9,11 +9,15 @@ import pytest
 from rich.console import Console
 
 HOLDER = """
-import fcntl, sys
+import fcntl, sys, time
 file = open(sys.argv[1], "a")
 fcntl.flock(file, fcntl.LOCK_EX)
 print("held", flush=True)
-sys.stdin.read()
+while sys.stdin.read(1):
+    since = time.process_time()
+    while time.process_time() < since + 0.3:
+        pass
+    print("worked", flush=True)
 """
 COLUMNS = ("trial", "state", "config/lr", "miou", "num_params", "macs", "latency_ms")
 ROWS = [
@@ -57,6 +61,13 @@ def hold():
         process.communicate()
 
 
+def work(process):
+    """Have it compute for 0.3 s."""
+    process.stdin.write(".")
+    process.stdin.flush()
+    assert process.stdout.readline() == "worked\n"
+
+
 def wait_until(condition):
     deadline = time.monotonic() + 20
     while not condition():
@@ -76,12 +87,13 @@ def test_watch_sees_who_works_and_what_a_killed_process_loses(tmp_path, watch, h
     (attempt,) = watch.working()
     assert (attempt.stage, attempt.pid, attempt.found) == ("sparse-1", first.pid, False)
     time.sleep(0.5)
-    before = attempt.unsaved_seconds
-    assert before > 0.2
+    assert attempt.unsaved_seconds < 0.2  # it only waits
+    work(first)
+    wait_until(lambda: attempt.unsaved_seconds > 0.2)
     (tmp_path / "stages" / partial).mkdir()
     (tmp_path / "stages" / partial / "state.safetensors").touch()
     wait_until(lambda: attempt.saved)
-    assert attempt.unsaved_seconds < before
+    assert attempt.unsaved_seconds < 0.2
 
     broken = time.time()
     first.kill()
