@@ -1,17 +1,29 @@
-"""What the same front costs with a plain Ray Tune script and with ours.
+"""What the same front costs with a plain Ray Tune script and with ours, on CamVid.
 
 The plain script is what a good engineer writes in a day: Tune's OptunaSearch over the same space
 and first points, a function that trains dense, sparse, pruned and distilled for each trial, the
 teacher trained once and run at every step of distillation, channels_last and mixed precision as
 ours, `reuse_actors=True`, and the same objectives. Networks, data, steps of a stage, number of
 pipelines, seeds and workers are equal; so is the code of the stages, so that the search alone is
-compared. Ours runs as a user would run it, and again with its parts switched off.
+compared. Ours runs as a user would run it, and again with each of its parts switched off:
 
-Reported: hypervolume (share of the box up to the dense student) over wall seconds and over training
-seconds, and what each way had spent when it first reached the plain script's final hypervolume.
+  nothing shared    lambda from a range instead of a grid, so that pipelines share the teacher and
+                    the dense student alone, and no sparse or pruned network and no latency
+  live teacher      the teacher runs at every step of distillation
+  no bound          networks that cannot enter the front are distilled all the same
+  no rungs          distillations are not stopped half-way
+  fresh processes   a new process for every stage
 
-Example (about an hour on two idle cores for three seeds):
-  python benchmarks/search_cost.py --seeds 0 1 2 --output search_cost.json
+Reported: hypervolume (share of the box up to the dense student) over wall seconds, over seconds of
+all stages and over training steps (the teacher's are not counted), and what each search had spent
+when it first reached the plain script's final hypervolume. A pipeline counts as paid for, up to
+where it got, from its beginning on: those that wait at a rung are told only at the end.
+
+Images are a third of CamVid's height and width, so that a stage takes seconds; the steps are those
+of the recipe but for the teacher's.
+
+Example (two hours on two idle cores):
+  SEGFRONT_CAMVID=... python benchmarks/search_cost.py --seeds 0 1 2 --output search_cost.json
 """
 
 from __future__ import annotations
@@ -19,13 +31,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,24 +48,43 @@ from rich.console import Console
 from rich.table import Table
 
 from models.hardware import describe_hardware
-from search.config import StudyConfig
+from search.config import StudyConfig, load_config
 from search.front import hypervolume_fraction
 from search.objectives import OBJECTIVES
-from search.recipes import RECIPES
 from trainables.context import StageContext
 from trainables.device_lock import DeviceLock
 from trainables.pipeline import build_teacher, run_baseline, run_pipeline
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.pipeline_config import PipelineConfig
 from trainables.store import ArtifactStore
 from trainables.teacher_cache import TeacherLogitsConfig
 
 ROOT = Path(__file__).parents[1]
-WAYS: dict[str, tuple[str, ...]] = {
-    "ours": (),
-    "ours, live teacher": ("--pipeline.teacher-logits.source", "live"),
-    "ours, nothing stopped early": ("--no-stop-hopeless", "--rungs"),
+RECIPE = "camvid"
+STUDY = shlex.split("""
+    --rungs 0.34 --reduction-factor 2 --pipeline.teacher-training.num-steps 600
+    --pipeline.data.size 120 160 --pipeline.data.augmentation.crop-size 96 128
+    --pipeline.latency.max-seconds 1
+""")
+RUN = (str(ROOT / "search" / "run.py"),)
+RUN_WITH_FRESH_PROCESSES = (
+    "-c",
+    "import sys\n"
+    "from search import ray_session, run\n"
+    "create = ray_session.TuneConfig\n"
+    "ray_session.TuneConfig = lambda **given: create(**{**given, 'reuse_actors': False})\n"
+    "sys.exit(run.main())",
+)
+PLAIN = "plain script"
+# What Python is to run, and the flags after STUDY.
+WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ours": (RUN, ()),
+    "nothing shared": (RUN, ("--space.sparsity-lambda", "1e-5..1e-3")),
+    "live teacher": (RUN, ("--pipeline.teacher-logits.source", "live")),
+    "no bound": (RUN, ("--no-stop-hopeless",)),
+    "no rungs": (RUN, ("--rungs",)),
+    "fresh processes": (RUN_WITH_FRESH_PROCESSES, ()),
 }
-RUNGS = ("--rungs", "0.34", "--reduction-factor", "2")
+COSTS = ("wall_seconds", "stage_seconds", "steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +92,6 @@ class Arguments:
     """What is compared.
 
     Attributes:
-        recipe: Whose networks, data, steps and space are used.
         num_pipelines: Of every search.
         seeds: Of the sampler.
         ways: Which of ours, beside the plain script.
@@ -67,18 +99,17 @@ class Arguments:
         flags: More flags for search/run.py, for a smaller or larger comparison.
     """
 
-    recipe: str = "quickstart"
-    num_pipelines: int = 10
+    num_pipelines: int = 20
     seeds: tuple[int, ...] = (0, 1, 2)
     ways: tuple[str, ...] = tuple(WAYS)
     output: Path | None = None
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {self.recipe!r}")
         if unknown := sorted(set(self.ways) - set(WAYS)):
             raise ValueError(f"ways must be of {'; '.join(WAYS)}; got {'; '.join(unknown)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be one or more different ones, got {self.seeds}")
 
 
 class Point(NamedTuple):
@@ -86,12 +117,14 @@ class Point(NamedTuple):
 
     Attributes:
         wall_seconds: Since the search began, trainings of teacher and dense student included.
-        training_seconds: Spent by then.
+        stage_seconds: That all stages had taken by then.
+        steps: Of training, but for the teacher's.
         metrics: Its objectives.
     """
 
     wall_seconds: float
-    training_seconds: float
+    stage_seconds: float
+    steps: float
     metrics: dict[str, float]
 
 
@@ -115,40 +148,52 @@ class Curve(NamedTuple):
         metrics = [point.metrics for point in self.points]
         return [hypervolume_fraction(metrics[: i + 1], self.reference) for i in range(len(metrics))]
 
-    def cost_of(self, hypervolume: float) -> tuple[float, float] | None:
-        """Wall and training seconds when it first reached a hypervolume; None if it never did."""
-        for point, reached in zip(self.points, self.hypervolumes(), strict=True):
-            if reached >= hypervolume:
-                return point.wall_seconds, point.training_seconds
-        return None
+    def find(self, hypervolume: float) -> Point | None:
+        """Where it first reached a hypervolume; None if it never did."""
+        reached = zip(self.points, self.hypervolumes(), strict=True)
+        return next((point for point, volume in reached if volume >= hypervolume), None)
 
 
 def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     """Run search/run.py as a user would, and read what it wrote."""
-    command = [sys.executable, str(ROOT / "search" / "run.py"), arguments.recipe, "--no-dashboard",
-               "--seed", str(seed), "--num-pipelines", str(arguments.num_pipelines),
+    program, switches = WAYS[way]
+    command = [sys.executable, *program, RECIPE, "--no-dashboard", "--seed", str(seed),
+               "--num-pipelines", str(arguments.num_pipelines),
                "--output-dir", str(folder), "--cache-dir", str(folder / "cache"),
-               *RUNGS, *arguments.flags, *WAYS[way]]  # fmt: skip
+               *STUDY, *arguments.flags, *switches]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-    (run_dir,) = folder.glob(f"{arguments.recipe}-*")
+    (run_dir,) = folder.glob(f"{RECIPE}-*")
     metadata = json.loads((run_dir / "metadata.json").read_text())
     reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
-    spent = sum(
-        json.loads((run_dir / "stages" / baseline["stage"] / "result.json").read_text())["result"][
-            "seconds"
-        ]
-        for baseline in metadata["baselines"]
-    )
+    folders = [run_dir / "stages" / baseline["stage"] for baseline in metadata["baselines"]]
+    baselines = [json.loads((path / "result.json").read_text())["result"] for path in folders]
     with (run_dir / "trials.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["state"] in ("complete", "stopped")]
+    config = load_config(run_dir / "config.json")
     points = []
     for row in sorted(rows, key=lambda row: float(row["elapsed_hours"])):
-        spent += float(row["seconds_total"] or 0)
         if row["state"] == "complete":
-            metrics = {name: float(row[name]) for name in reference}
-            points.append(Point(float(row["elapsed_hours"]) * 3600, spent, metrics))
+            paid = [other for other in rows if other["started_at"] <= row["finished_at"]]
+            points.append(
+                Point(
+                    wall_seconds=float(row["elapsed_hours"]) * 3600,
+                    stage_seconds=sum(result["seconds"] for result in baselines)
+                    + sum(float(other["seconds_total"] or 0) for other in paid),
+                    steps=config.pipeline.dense.num_steps
+                    + sum(count_steps(config, other) for other in paid),
+                    metrics={name: float(row[name]) for name in reference},
+                )
+            )
     return Curve(way, seed, points, reference)
+
+
+def count_steps(config: StudyConfig, row: Mapping[str, str]) -> float:
+    """Training steps that a pipeline of ours paid for, the dense student's not among them."""
+    steps = config.pipeline.sparse.num_steps if float(row["seconds/sparse"] or 0) else 0
+    levels = [(share, f"miou@{share:g}") for share in config.rungs] + [(1.0, "miou")]
+    reached = max((share for share, column in levels if row.get(column)), default=0.0)
+    return steps + reached * config.pipeline.distil.num_steps
 
 
 def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
@@ -167,26 +212,30 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     spent = float(teacher.result["seconds"])
 
     def run_trial(trial: dict[str, Any]) -> None:
-        settings = PipelineSettings(**trial)
+        settings = study.space.to_settings(trial)
         with tempfile.TemporaryDirectory() as scratch:
             # Its own store: every stage but the teacher is trained anew.
             shutil.copytree(teacher.folder, Path(scratch) / teacher.folder.name)
             result = run_pipeline(config, settings, ArtifactStore(Path(scratch)),
                                   make_context(folder, 1))  # fmt: skip
-        tune.report({**result.metrics, "training_seconds": sum(result.seconds.values()),
+        tune.report({**result.metrics, "stage_seconds": sum(result.seconds.values()),
                      "wall_seconds": time.monotonic() - started})  # fmt: skip
 
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
-    kinds = [OBJECTIVES[name] for name in study.objectives]
+    kinds, space = [OBJECTIVES[name] for name in study.objectives], study.space.distributions()
     try:
         results = tune.Tuner(
             tune.with_resources(run_trial, {"cpu": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=OptunaSearch(
-                    space=study.space.distributions(),
+                    space=space,
                     metric=[kind.name for kind in kinds],
                     mode=["max" if kind.direction == "maximize" else "min" for kind in kinds],
-                    points_to_evaluate=[asdict(point) for point in study.first_points],
+                    points_to_evaluate=[
+                        {name: getattr(point, name) for name in space}
+                        for point in study.first_points
+                        if study.space.contains(point)
+                    ],
                     seed=seed,
                 ),
                 num_samples=arguments.num_pipelines,
@@ -200,12 +249,13 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     dense = measure_dense(config, folder)
     reference = {kind.name: dense.get(kind.name, 0.0) for kind in kinds}
     finished = [result.metrics for result in results if result.metrics and not result.error]
+    steps = sum(training.num_steps for training in (config.dense, config.sparse, config.distil))
     points = []
     for metrics in sorted(finished, key=lambda metrics: metrics["wall_seconds"]):
-        spent += metrics["training_seconds"]
+        spent += metrics["stage_seconds"]
         values = {kind.name: float(metrics[kind.name]) for kind in kinds}
-        points.append(Point(metrics["wall_seconds"], spent, values))
-    return Curve("plain script", seed, points, reference)
+        points.append(Point(metrics["wall_seconds"], spent, steps * (len(points) + 1), values))
+    return Curve(PLAIN, seed, points, reference)
 
 
 def measure_dense(config: PipelineConfig, folder: Path) -> dict[str, float]:
@@ -220,7 +270,7 @@ def read_study(arguments: Arguments) -> StudyConfig:
     """The recipe with the flags that ours gets."""
     from search.command_line import parse_arguments
 
-    return parse_arguments([arguments.recipe, *arguments.flags]).study
+    return parse_arguments([RECIPE, *STUDY, *arguments.flags]).study
 
 
 def make_context(folder: Path, num_threads: int) -> StageContext:
@@ -231,24 +281,61 @@ def make_context(folder: Path, num_threads: int) -> StageContext:
 
 
 def report(curves: Sequence[Curve], console: Console) -> None:
-    """Print each search, and its cost against the plain one of the same seed."""
-    table = Table(title="cost of the plain script's final hypervolume")
-    for column in ("search", "seed", "networks", "hypervolume", "wall s", "training s",
-                   "wall s to reach", "training s to reach", "times less"):  # fmt: skip
+    """Print each search, and the costs of all against the plain script of the same seed."""
+    table = Table(title="searches")
+    for column in ("search", "seed", "networks", "hypervolume", "wall s", "stage s", "steps"):
         table.add_column(column, justify="left" if column == "search" else "right")
-    plain = {curve.seed: curve for curve in curves if curve.way == "plain script"}
     for curve in curves:
-        reached = curve.hypervolumes()
-        wall, training, _ = curve.points[-1]
-        goal = plain[curve.seed].hypervolumes()[-1]
-        cost, paid = curve.cost_of(goal), plain[curve.seed].cost_of(goal)
-        cells = ["never", "never", "-"]
-        if cost and paid:
-            cells = [f"{cost[0]:.0f}", f"{cost[1]:.0f}",
-                     f"{paid[0] / cost[0]:.1f} / {paid[1] / cost[1]:.1f}"]  # fmt: skip
-        table.add_row(curve.way, str(curve.seed), str(len(curve.points)), f"{reached[-1]:.4f}",
-                      f"{wall:.0f}", f"{training:.0f}", *cells)  # fmt: skip
+        costs = [f"{getattr(curve.points[-1], cost):.0f}" for cost in COSTS]
+        table.add_row(curve.way, str(curve.seed), str(len(curve.points)),
+                      f"{curve.hypervolumes()[-1]:.4f}", *costs)  # fmt: skip
     console.print(table)
+    table = Table(title="times less than the plain script: median over the seeds (least..most)")
+    for column in ("search", "wall s", "stage s", "steps", "reached", "wall s to reach",
+                   "stage s to reach", "steps to reach"):  # fmt: skip
+        table.add_column(column, justify="left" if column == "search" else "right")
+    for way in dict.fromkeys(curve.way for curve in curves):
+        ends, arrivals = compare_costs([curve for curve in curves if curve.way == way], curves)
+        cells = [*map(describe_ratios, ends), f"{len(arrivals[0])} of {len(ends[0])}",
+                 *map(describe_ratios, arrivals)]  # fmt: skip
+        table.add_row(way, *cells)
+    console.print(table)
+
+
+def compare_costs(
+    ours: Sequence[Curve], curves: Sequence[Curve]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Divide what the plain script spent by what another search did, seed by seed.
+
+    Args:
+        ours: Of one way.
+        curves: Those of the plain script among them.
+
+    Returns:
+        By cost, in the order of `COSTS`: ratios of the whole searches, and ratios up to the plain
+        script's final hypervolume, where it was reached.
+    """
+    plain = {curve.seed: curve for curve in curves if curve.way == PLAIN}
+    ends: list[list[float]] = [[] for _ in COSTS]
+    arrivals: list[list[float]] = [[] for _ in COSTS]
+    for curve in ours:
+        other = plain[curve.seed]
+        goal = other.hypervolumes()[-1]
+        pairs = [(ends, other.points[-1], curve.points[-1])]
+        reached, paid = curve.find(goal), other.find(goal)
+        if reached and paid:
+            pairs.append((arrivals, paid, reached))
+        for ratios, spent, needed in pairs:
+            for found, cost in zip(ratios, COSTS, strict=True):
+                found.append(getattr(spent, cost) / getattr(needed, cost))
+    return ends, arrivals
+
+
+def describe_ratios(ratios: Sequence[float]) -> str:
+    """Median and range."""
+    if not ratios:
+        return "never"
+    return f"{statistics.median(ratios):.1f} ({min(ratios):.1f}..{max(ratios):.1f})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -260,14 +347,19 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """Do the whole benchmark and print it; returns JSON-able results."""
     curves = []
     for seed in arguments.seeds:
-        for way in ("plain script", *arguments.ways):
+        for way in (PLAIN, *arguments.ways):
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch)
-                if way == "plain script":
-                    curves.append(run_plain(arguments, seed, folder))
+                if way == PLAIN:
+                    curve = run_plain(arguments, seed, folder)
                 else:
-                    curves.append(run_ours(arguments, way, seed, folder))
-            console.print(f"{way}, seed {seed}: done")
+                    curve = run_ours(arguments, way, seed, folder)
+            curves.append(curve)
+            last, volume = curve.points[-1], curve.hypervolumes()[-1]
+            console.print(
+                f"{way}, seed {seed}: hypervolume {volume:.4f} in {last.wall_seconds:.0f} s",
+                highlight=False,
+            )
     report(curves, console)
     return {
         **describe_measurement("search_cost", arguments, describe_hardware("cpu")),
