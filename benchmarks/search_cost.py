@@ -19,8 +19,10 @@ all stages and over training steps (the teacher's are not counted), and what eac
 when it first reached the plain script's final hypervolume. A pipeline counts as paid for, up to
 where it got, from its beginning on: those that wait at a rung are told only at the end.
 
-Images are a third of CamVid's height and width, so that a stage takes seconds; the steps are those
-of the recipe but for the teacher's.
+Networks and steps are the quickstart's; images are about a quarter of CamVid's height and width, so
+that a stage takes seconds.
+
+Searches that lie in the output file are not run again: an interrupted benchmark goes on.
 
 Example (two hours on two idle cores):
   SEGFRONT_CAMVID=... python benchmarks/search_cost.py --seeds 0 1 2 --output search_cost.json
@@ -59,11 +61,11 @@ from trainables.store import ArtifactStore
 from trainables.teacher_cache import TeacherLogitsConfig
 
 ROOT = Path(__file__).parents[1]
-RECIPE = "camvid"
+RECIPE = "quickstart"
 STUDY = shlex.split("""
-    --rungs 0.34 --reduction-factor 2 --pipeline.teacher-training.num-steps 600
-    --pipeline.data.size 120 160 --pipeline.data.augmentation.crop-size 96 128
-    --pipeline.latency.max-seconds 1
+    --rungs 0.34 --reduction-factor 2 --pipeline.latency.max-seconds 1
+    --pipeline.data.name camvid --pipeline.data.size 96 128
+    --pipeline.data.augmentation.crop-size 80 96
 """)
 RUN = (str(ROOT / "search" / "run.py"),)
 RUN_WITH_FRESH_PROCESSES = (
@@ -95,7 +97,7 @@ class Arguments:
         num_pipelines: Of every search.
         seeds: Of the sampler.
         ways: Which of ours, beside the plain script.
-        output: JSON file for the results.
+        output: JSON file for the results, written after every search.
         flags: More flags for search/run.py, for a smaller or larger comparison.
     """
 
@@ -290,7 +292,7 @@ def report(curves: Sequence[Curve], console: Console) -> None:
         table.add_row(curve.way, str(curve.seed), str(len(curve.points)),
                       f"{curve.hypervolumes()[-1]:.4f}", *costs)  # fmt: skip
     console.print(table)
-    table = Table(title="times less than the plain script: median over the seeds (least..most)")
+    table = Table(title="times less than the plain script: median over the seeds, least..most")
     for column in ("search", "wall s", "stage s", "steps", "reached", "wall s to reach",
                    "stage s to reach", "steps to reach"):  # fmt: skip
         table.add_column(column, justify="left" if column == "search" else "right")
@@ -335,7 +337,7 @@ def describe_ratios(ratios: Sequence[float]) -> str:
     """Median and range."""
     if not ratios:
         return "never"
-    return f"{statistics.median(ratios):.1f} ({min(ratios):.1f}..{max(ratios):.1f})"
+    return f"{statistics.median(ratios):.1f}\n{min(ratios):.1f}..{max(ratios):.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -345,9 +347,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """Do the whole benchmark and print it; returns JSON-able results."""
-    curves = []
+    head = describe_measurement("search_cost", arguments, describe_hardware("cpu"))
+    curves = read_curves(arguments)
     for seed in arguments.seeds:
         for way in (PLAIN, *arguments.ways):
+            if any((curve.way, curve.seed) == (way, seed) for curve in curves):
+                continue
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch)
                 if way == PLAIN:
@@ -355,16 +360,51 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
                 else:
                     curve = run_ours(arguments, way, seed, folder)
             curves.append(curve)
+            if arguments.output is not None:
+                arguments.output.write_text(json.dumps({**head, **describe_curves(curves)}))
             last, volume = curve.points[-1], curve.hypervolumes()[-1]
             console.print(
                 f"{way}, seed {seed}: hypervolume {volume:.4f} in {last.wall_seconds:.0f} s",
                 highlight=False,
             )
     report(curves, console)
+    return {**head, **describe_curves(curves)}
+
+
+def describe_curves(curves: Sequence[Curve]) -> dict[str, Any]:
+    """The searches, JSON-able."""
     return {
-        **describe_measurement("search_cost", arguments, describe_hardware("cpu")),
-        "curves": [curve._asdict() | {"hypervolumes": curve.hypervolumes()} for curve in curves],
+        "curves": [
+            {
+                **curve._asdict(),
+                "points": [point._asdict() for point in curve.points],
+                "hypervolumes": curve.hypervolumes(),
+            }
+            for curve in curves
+        ]
     }
+
+
+def read_curves(arguments: Arguments) -> list[Curve]:
+    """Searches that an interrupted benchmark has left in the output file.
+
+    Raises:
+        ValueError: They were made with other flags.
+    """
+    path = arguments.output
+    if path is None or not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    for name in ("num_pipelines", "flags"):
+        given = json.loads(json.dumps(getattr(arguments, name)))
+        if found["settings"][name] != given:
+            raise ValueError(f"{path} has searches with {name} {found['settings'][name]}: "
+                             f"give that, or another --output; got {given}")  # fmt: skip
+    return [
+        Curve(entry["way"], entry["seed"], [Point(**point) for point in entry["points"]],
+              entry["reference"])  # fmt: skip
+        for entry in found["curves"]
+    ]
 
 
 if __name__ == "__main__":

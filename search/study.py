@@ -138,11 +138,14 @@ class PipelineStudy:
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
         self._abandoned: list[int] = []
+        self._num_enqueued = 0
         self._num_known = 0
         for trial in self._study.get_trials(deepcopy=False):
             self._history.note(trial)
             if trial.state == TrialState.RUNNING:
                 self._abandoned.append(trial._trial_id)
+            elif trial.state == TrialState.WAITING:
+                self._num_enqueued += 1
             if EARLIER in trial.user_attrs:
                 self._num_known += 1
             elif trial.state != TrialState.WAITING:
@@ -230,7 +233,6 @@ class PipelineStudy:
             return self._suggest_next()
 
     def _suggest_next(self) -> Proposal:
-        left = self._abandoned
         self._study.sampler = create_sampler(
             self.config.sampler,
             seed=self.config.seed,
@@ -239,7 +241,7 @@ class PipelineStudy:
             estimates=self._estimates,
             history=self._history,
         )
-        trial = Trial(self._study, left.pop(0)) if left else self._study.ask()
+        trial = self._begin_trial()
         self._history.note(trial._cached_frozen_trial)
         params = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
         settings = self.config.space.to_settings(params)
@@ -252,6 +254,16 @@ class PipelineStudy:
             started_at=_format_time(trial.datetime_start),
         )
         return Proposal(trial.number, settings)
+
+    def _begin_trial(self) -> Trial:
+        """One that a dead driver left, else one that was enqueued, else a new one."""
+        if self._abandoned:
+            return Trial(self._study, self._abandoned.pop(0))
+        if self._num_enqueued:
+            self._num_enqueued -= 1
+            return self._study.ask()
+        # As `Study.ask`, which looks for an enqueued one among all trials first.
+        return Trial(self._study, self._study._storage.create_new_trial(self._study._study_id))
 
     def report(self, number: int, metrics: Mapping[str, float]) -> None:
         """Note what a running pipeline has shown at a rung, for the sampler and the journal.
@@ -380,7 +392,7 @@ class PipelineStudy:
             values = asdict(point)
             params = {name: values[name] for name in self._distributions}
             if params not in waiting:  # a killed driver's
-                self._study.enqueue_trial(params)
+                self._enqueue(params)
 
     @property
     def _draws_at_random(self) -> bool:
@@ -396,14 +408,18 @@ class PipelineStudy:
 
     def _enqueue_prefix(self, ready: Collection[float]) -> None:
         """Let the next trial share what is there, unless a given point is next."""
-        if self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if self._num_enqueued:
             return
         proposed = [record.settings for record in self.records.values()]
         prefix = choose_prefix(
             self.config.space, proposed, ready, seed=derive_seed(self.config.seed, len(proposed))
         )
         if prefix:
-            self._study.enqueue_trial(prefix)
+            self._enqueue(prefix)
+
+    def _enqueue(self, params: dict[str, Any]) -> None:
+        self._study.enqueue_trial(params)
+        self._num_enqueued += 1
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
         attributes = trial.user_attrs
