@@ -401,8 +401,10 @@ def read_curves(arguments: Arguments) -> list[Curve]:
             raise ValueError(f"{path} has searches with {name} {found['settings'][name]}: "
                              f"give that, or another --output; got {given}")  # fmt: skip
     return [
-        Curve(entry["way"], entry["seed"], [Point(**point) for point in entry["points"]],
-              entry["reference"])  # fmt: skip
+        Curve(
+            points=[Point(**point) for point in entry["points"]],
+            **{name: entry[name] for name in ("way", "seed", "reference")},
+        )
         for entry in found["curves"]
     ]
 

@@ -1,0 +1,77 @@
+import importlib
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from search.recipes import quickstart
+
+REFERENCE = {"miou": 0.0, "latency_ms": 10.0, "num_params": 100.0}
+
+
+@pytest.fixture
+def search_cost():
+    return importlib.import_module("search_cost")
+
+
+@pytest.fixture
+def curves(search_cost):
+    """The plain script gets to its hypervolume at 400 s, ours beyond it at 100 s."""
+
+    def point(wall, steps, miou):
+        metrics = {"miou": miou, "latency_ms": 5.0, "num_params": 50.0}
+        return search_cost.Point(wall, 2 * wall, steps, metrics)
+
+    return [
+        search_cost.Curve(search_cost.PLAIN, 0, [point(200, 50, 0.2), point(400, 100, 0.4)],
+                          REFERENCE),
+        search_cost.Curve("ours", 0, [point(50, 20, 0.3), point(100, 25, 0.5),
+                                      point(160, 40, 0.1)], REFERENCE),
+        search_cost.Curve("no rungs", 0, [point(80, 50, 0.3)], REFERENCE),
+    ]  # fmt: skip
+
+
+def test_costs_are_compared_where_the_plain_hypervolume_is_reached(search_cost, curves):
+    ends, arrivals = search_cost.compare_costs([curves[1]], curves)
+    assert ends == [[2.5], [2.5], [2.5]]
+    assert arrivals == [[4.0], [4.0], [4.0]]
+    ends, arrivals = search_cost.compare_costs([curves[2]], curves)
+    assert ends == [[5.0], [5.0], [2.0]]
+    assert arrivals == [[], [], []]
+    console = Console(record=True, width=200)
+    search_cost.report(curves, console)
+    text = console.export_text()
+    assert "0 of 1" in text
+    assert "never" in text
+
+
+def test_a_pipeline_pays_for_the_stages_that_it_computed(search_cost):
+    config = replace(quickstart(), rungs=(0.5,))
+    sparse, distil = config.pipeline.sparse.num_steps, config.pipeline.distil.num_steps
+    shared = {"seconds/sparse": "0.0", "miou@0.5": "", "miou": ""}
+    assert search_cost.count_steps(config, shared) == 0
+    paid = {**shared, "seconds/sparse": "3.5"}
+    assert search_cost.count_steps(config, paid) == sparse
+    paused = {**paid, "miou@0.5": "0.3"}
+    assert search_cost.count_steps(config, paused) == sparse + 0.5 * distil
+    assert search_cost.count_steps(config, {**paused, "miou": "0.4"}) == sparse + distil
+
+
+def test_an_interrupted_benchmark_goes_on_with_its_own_flags_alone(search_cost, curves, tmp_path):
+    arguments = search_cost.Arguments(output=tmp_path / "cost.json", num_pipelines=3)
+    assert search_cost.read_curves(arguments) == []
+    found = {"settings": {"num_pipelines": 3, "flags": []}, **search_cost.describe_curves(curves)}
+    arguments.output.write_text(json.dumps(found))
+    assert search_cost.read_curves(arguments) == curves
+    with pytest.raises(ValueError, match="searches with num_pipelines 3"):
+        search_cost.read_curves(replace(arguments, num_pipelines=4))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"ways": ("theirs",)}, "ways must be of ours; .*got theirs"), ({"seeds": (1, 1)}, "seeds")],
+)
+def test_wrong_flags_are_named(search_cost, given, message):
+    with pytest.raises(ValueError, match=message):
+        search_cost.Arguments(**given)
