@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,12 @@ from host_cluster import HostCluster
 ROOT = Path(__file__).parents[1]
 NUM_NODES = 3
 HEAD = 1  # nodes are counted from 1
+HEALTH_CHECK = {  # as in the cluster files
+    "health_check_initial_delay_ms": 2000,
+    "health_check_period_ms": 2000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
 
 FaultKind = Literal["worker", "raylet", "link", "driver"]
 
@@ -59,12 +66,20 @@ class FaultCluster(Protocol):
 
 
 class LocalCluster:
-    """Nodes that are only processes of this machine (`ray.cluster_utils.Cluster`)."""
+    """Nodes that are only processes of this machine (`ray.cluster_utils.Cluster`).
 
-    name = "ray.cluster_utils.Cluster on one machine: no links to cut"
-    kinds: tuple[FaultKind, ...] = ("worker", "raylet", "driver")
+    They have no links: to cut one is to stop the node's raylet, so that it does not answer.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: What is to be broken.
+    """
+
+    name = "ray.cluster_utils.Cluster on one machine; a raylet that is stopped stands for a cut"
+
+    def __init__(
+        self, kinds: tuple[FaultKind, ...] = ("worker", "raylet", "link", "driver")
+    ) -> None:
+        self.kinds = kinds
         self._scratch = tempfile.TemporaryDirectory()
         self.folder = Path(self._scratch.name)
         self.cache_dir = self.folder / "cache"
@@ -75,7 +90,8 @@ class LocalCluster:
         """See `FaultCluster`."""
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        head = {"num_cpus": 1, "_system_config": dict(HEALTH_CHECK)}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes[HEAD] = self._cluster.head_node
         for node in range(HEAD + 1, NUM_NODES + 1):
             self._nodes[node] = self._cluster.add_node(num_cpus=1)
@@ -102,6 +118,11 @@ class LocalCluster:
         raylets = {self.raylet(node): node for node in self._nodes}
         return raylets.get(_parent(pid))
 
+    def places(self) -> dict[int, str]:
+        """Ray's node of every process that has been a worker, by process id."""
+        actors = self._cluster.global_state.actor_table(None).values()
+        return {actor["Pid"]: actor["Address"]["NodeID"] for actor in actors}
+
     def raylet(self, node: int) -> int | None:
         """See `FaultCluster`."""
         for entry in self._nodes[node].all_processes.get("raylet", []):
@@ -115,12 +136,10 @@ class LocalCluster:
         self._nodes[node] = self._cluster.add_node(num_cpus=1)
 
     def set_link(self, node: int, *, is_up: bool) -> None:
-        """See `FaultCluster`.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("nodes of one machine have no links to cut")
+        """See `FaultCluster`."""
+        raylet = self.raylet(node)
+        if raylet is not None:
+            os.kill(raylet, signal.SIGCONT if is_up else signal.SIGSTOP)
 
 
 class LinkedHosts:

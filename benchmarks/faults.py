@@ -10,7 +10,7 @@ One process or machine at a time is broken while the study runs, at the same sha
 each, kinds in a random order:
   worker   kill -9 of a process that computes a stage
   raylet   kill -9 of a worker node's Ray, and with it of its stages; the node comes back
-  link     a worker node is cut off, and mended after --cut-seconds (with hosts only)
+  link     a worker node is cut off, and mended after --cut-seconds
   driver   kill -9 of search/run.py, which is then started again with --resume
 
 Reported for every fault: the stages that it cut short, the work that was lost in each (CPU seconds
@@ -20,11 +20,11 @@ A cut host of this benchmark shares the disk with the others (real ones would lo
 with their link), so that it may finish its stage while it is cut off.
 
 Nodes are those of `ray up` where SEGFRONT_HOSTS_SCRIPT names a script that makes hosts (see
-host_cluster.py), else processes of this machine, without links. The head's Ray is not killed: a
-cluster does not outlive it.
+host_cluster.py), else processes of this machine, where a stopped raylet stands for a cut link. The
+head's Ray is not killed: a cluster does not outlive it.
 
-Examples (more than an hour, and 9 minutes, on two cores):
-  python benchmarks/faults.py --output faults.json
+Examples (45 minutes, and 9, on two cores):
+  python benchmarks/faults.py --num-steps 200 --output faults.json
   python benchmarks/faults.py --num-pipelines 6 --num-faults 3 --nodes local
 """
 

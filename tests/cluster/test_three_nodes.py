@@ -1,49 +1,64 @@
-"""A study that joins a cluster of three nodes, all of them on this machine."""
+"""A study on three nodes, all of them on this machine, of which two are broken meanwhile."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import csv
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture
-def three_nodes() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+def three_nodes(_benchmarks_importable: None) -> Iterator[Any]:
+    cluster = importlib.import_module("fault_clusters").LocalCluster(kinds=("raylet", "link"))
     try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+        cluster.start()
         yield cluster
     finally:
-        cluster.shutdown()
+        cluster.stop()
 
 
-def test_stages_run_on_every_node(
-    three_nodes: Cluster,
+def test_a_killed_raylet_and_a_node_that_does_not_answer_change_nothing(
+    three_nodes: Any,
     tiny_study: list[str],
     read_results: Callable[[Path], list[dict[str, Any]]],
     tmp_path: Path,
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "search" / "run.py"), *tiny_study, "--address",
-         three_nodes.address, "--output-dir", str(tmp_path), "--cache-dir",
-         str(tmp_path / "cache")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=840,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    (run_dir,) = tmp_path.glob("quickstart-*")
+    breaker, stage_watch = map(importlib.import_module, ("study_breaker", "stage_watch"))
+    session = breaker.Session(
+        cluster=three_nodes,
+        folder=tmp_path / "study",
+        flags=[*tiny_study, "--keep", "front", "--cache-dir", str(tmp_path / "cache")],
+        num_pipelines=3,
+        most_drivers=1,
+    )
+    try:
+        session.start()
+        with stage_watch.StageWatch(session.run_dir) as watch:
+            breakers = breaker.Breaker(session, watch, cut_seconds=16.0, pause_seconds=2.0, seed=0)
+            faults = list(breakers.break_all(2))
+            assert session.drivers[-1].wait(timeout=600) == 0, session.log.read_text()
+    finally:
+        session.end()
+    assert {fault.kind for fault in faults} == {"raylet", "link"}
+    assert all(fault.recovery_seconds is not None for fault in faults), faults
+    # A stage whose node does not answer may still end well.
+    assert all(fault.victims for fault in faults if fault.kind == "raylet"), faults
+    results = read_results(session.run_dir)  # every pipeline is complete, and there once
+    victims = [victim.stage for fault in faults for victim in fault.victims]
+    computed = [attempt.stage for attempt in watch.attempts if not attempt.found]
+    assert all(computed.count(stage) <= 1 + victims.count(stage) for stage in set(computed))
+    assert not list(session.run_dir.glob("stages/*.damaged-*"))
+    with (session.run_dir / "report" / "front.csv").open() as file:
+        front = {row["trial"] for row in csv.DictReader(file)}
+    for row in breaker.read_trials(session.run_dir):
+        is_there = (session.run_dir / "stages" / row["stage/distilled"]).is_dir()
+        assert is_there == (row["trial"] in front)
     # Nodes of one machine have one address, so Ray says where each process was.
-    actors = three_nodes.global_state.actor_table(None).values()
-    places = {actor["Pid"]: actor["Address"]["NodeID"] for actor in actors}
-    used = {places[result["pid"]] for result in read_results(run_dir)}
-    assert used == {node["NodeID"] for node in three_nodes.global_state.node_table()}
+    places = three_nodes.places()
+    assert len({places[result["pid"]] for result in results}) >= 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from trainables.remote_folder import RemoteFolder
@@ -57,6 +59,14 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def kill_with_ray(process: subprocess.Popen[str]) -> None:
+    """kill -9 of a driver and of everything that it has started: a head that loses its power."""
+    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+    process.communicate()
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -131,8 +141,7 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
 
     process = start("--resume", str(folder), "--no-dashboard")
     wait_until(lambda: len(complete(folder)) > len(after_interrupt), process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_with_ray(process)
     after_kill = complete(folder)
 
     process = start("--resume", str(folder), "--no-dashboard", "--confirm", "3")
