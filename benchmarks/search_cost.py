@@ -13,6 +13,7 @@ compared. Ours runs as a user would run it, and again with each of its parts swi
   no bound          networks that cannot enter the front are distilled all the same
   no rungs          distillations are not stopped half-way
   fresh processes   a new process for every stage
+  three times       as ours, with three times as many pipelines
 
 Reported: hypervolume (share of the box up to the dense student) over wall seconds, over seconds of
 all stages and over training steps (the teacher's are not counted), and what each search had spent
@@ -20,12 +21,15 @@ when it first reached the plain script's final hypervolume. A pipeline counts as
 where it got, from its beginning on: those that wait at a rung are told only at the end.
 
 Networks and steps are the quickstart's; images are about a quarter of CamVid's height and width, so
-that a stage takes seconds.
+that a stage takes seconds. The objectives are mIoU, MACs and parameters. Latency is measured by all
+of them all the same, but how fast the machine was at each search would decide between them.
 
 Searches that lie in the output file are not run again: an interrupted benchmark goes on.
 
-Example (two hours on two idle cores):
-  SEGFRONT_CAMVID=... python benchmarks/search_cost.py --seeds 0 1 2 --output search_cost.json
+Example (an hour and a half on two idle cores):
+  export SEGFRONT_CAMVID=...
+  python benchmarks/search_cost.py --ways ours "three times" --output search_cost.json
+  python benchmarks/search_cost.py --seeds 0 --output search_cost.json
 """
 
 from __future__ import annotations
@@ -63,7 +67,8 @@ from trainables.teacher_cache import TeacherLogitsConfig
 ROOT = Path(__file__).parents[1]
 RECIPE = "quickstart"
 STUDY = shlex.split("""
-    --rungs 0.34 --reduction-factor 2 --pipeline.latency.max-seconds 1
+    --objectives miou macs num_params --rungs 0.34 --reduction-factor 2
+    --pipeline.latency.max-seconds 1
     --pipeline.data.name camvid --pipeline.data.size 96 128
     --pipeline.data.augmentation.crop-size 80 96
 """)
@@ -77,14 +82,30 @@ RUN_WITH_FRESH_PROCESSES = (
     "sys.exit(run.main())",
 )
 PLAIN = "plain script"
-# What Python is to run, and the flags after STUDY.
-WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "ours": (RUN, ()),
-    "nothing shared": (RUN, ("--space.sparsity-lambda", "1e-5..1e-3")),
-    "live teacher": (RUN, ("--pipeline.teacher-logits.source", "live")),
-    "no bound": (RUN, ("--no-stop-hopeless",)),
-    "no rungs": (RUN, ("--rungs",)),
-    "fresh processes": (RUN_WITH_FRESH_PROCESSES, ()),
+
+
+class Way(NamedTuple):
+    """A search of ours.
+
+    Attributes:
+        flags: Of search/run.py, beside those of the study.
+        program: What Python is to run.
+        times: So many times the plain script's number of pipelines.
+    """
+
+    flags: tuple[str, ...] = ()
+    program: tuple[str, ...] = RUN
+    times: int = 1
+
+
+WAYS = {
+    "ours": Way(),
+    "nothing shared": Way(("--space.sparsity-lambda", "1e-5..1e-3")),
+    "live teacher": Way(("--pipeline.teacher-logits.source", "live")),
+    "no bound": Way(("--no-stop-hopeless",)),
+    "no rungs": Way(("--rungs",)),
+    "fresh processes": Way(program=RUN_WITH_FRESH_PROCESSES),
+    "three times": Way(times=3),
 }
 COSTS = ("wall_seconds", "stage_seconds", "steps")
 
@@ -158,11 +179,11 @@ class Curve(NamedTuple):
 
 def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     """Run search/run.py as a user would, and read what it wrote."""
-    program, switches = WAYS[way]
+    flags, program, times = WAYS[way]
     command = [sys.executable, *program, RECIPE, "--no-dashboard", "--seed", str(seed),
-               "--num-pipelines", str(arguments.num_pipelines),
+               "--num-pipelines", str(times * arguments.num_pipelines),
                "--output-dir", str(folder), "--cache-dir", str(folder / "cache"),
-               *STUDY, *arguments.flags, *switches]  # fmt: skip
+               *STUDY, *arguments.flags, *flags]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     (run_dir,) = folder.glob(f"{RECIPE}-*")
