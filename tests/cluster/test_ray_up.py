@@ -1,16 +1,32 @@
-"""`ray up` of cluster.local.yaml, a study on all machines and `ray down`, on simulated hosts."""
+"""From `ray up` of cluster.local.yaml to `ray down`: studies, a cut link; on simulated hosts."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import shlex
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
+
+# Prints the number of nodes that are alive, and prints it again when it has changed.
+WATCH = """
+import time, ray
+ray.init(address="auto", logging_level="ERROR")
+count = lambda: sum(node["Alive"] for node in ray.nodes())
+before = count()
+print("nodes", before, flush=True)
+while count() == before:
+    time.sleep(0.1)
+print("nodes", count(), flush=True)
+"""
+SHORT = ("--pipeline.teacher-training.num-steps", "4", "--pipeline.sparse.num-steps", "4")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -34,15 +50,41 @@ def hosts(_benchmarks_importable: None) -> Iterator[Any]:
             cluster.stop_hosts()
 
 
-def test_ray_up_brings_three_machines_and_a_study_uses_all(
+def test_three_machines_from_ray_up_to_ray_down(
     hosts: Any,
     tiny_study: list[str],
     read_results: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
     assert hosts.ray_up() == 3
     runs = hosts.folder / "shared" / "runs"
-    study = ["python", "search/run.py", *tiny_study, "--address", "auto", "--output-dir", str(runs)]
+    flags = [*tiny_study, "--address", "auto", "--output-dir"]
+    study = ["python", "search/run.py", *flags, str(runs / "exec")]
     hosts.ray("exec", str(hosts.file), f"cd segfront && {shlex.join(study)}")
-    (run_dir,) = runs.iterdir()
+    (run_dir,) = (runs / "exec").iterdir()
     assert {result["node_ip"] for result in read_results(run_dir)} == set(hosts.addresses)
+
+    study = ["python", "segfront/search/run.py", *flags, str(runs / "job"), *SHORT]
+    submit = ["ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", *study]
+    hosts.ray("exec", str(hosts.file), f"RAY_AUTH_MODE=token {shlex.join(submit)}")
+    (run_dir,) = (runs / "job").iterdir()
+    assert read_results(run_dir)
+
+    assert seconds_to_notice_a_cut(hosts) < 15
     hosts.ray_down()
+
+
+def seconds_to_notice_a_cut(hosts: Any) -> float:
+    """Cut the last host off; returns the time until the head has given it up."""
+    command = [hosts.script, "ssh", "1", f"python -c {shlex.quote(WATCH)}"]
+    with subprocess.Popen(
+        command, env=hosts.hosts_environment, stdin=subprocess.DEVNULL, stdout=PIPE, text=True
+    ) as watch:
+        assert watch.stdout is not None
+        assert next(line for line in watch.stdout if line.startswith("nodes")) == "nodes 3\n"
+        started = time.monotonic()
+        hosts.hosts("cut", "3")
+        assert next(line for line in watch.stdout if line.startswith("nodes")) == "nodes 2\n"
+        seconds = time.monotonic() - started
+    hosts.hosts("mend", "3")
+    print(f"a cut link was noticed after {seconds:.1f} s")
+    return seconds
