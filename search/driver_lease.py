@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 LEASE_FILE = "driver.json"
 BEAT_SECONDS = 10.0
 FRESH_SECONDS = 60.0  # a driver that has not been heard of for so long is gone
-FORGOTTEN_SECONDS = 3600.0  # by the clocks of two machines, which may differ
 SETTLE_SECONDS = 1.0  # for one of two drivers that come at once to see the other
 
 
@@ -28,9 +27,9 @@ class DriverLease:
     """An object that its owner writes every 10 s and deletes at the end.
 
     A driver that finds one watches it: if it is written again meanwhile, somebody else works there;
-    if it is not for 60 s, that driver has died. No two clocks are compared for this. A driver that
-    was held up for longer (suspended, cut off) may find the lease taken when it is back; it has
-    lost the run then and must write nothing any more.
+    if it is not for 60 s, that driver has died. No two clocks are compared. A driver that was held
+    up for longer (suspended, cut off) may find the lease taken when it is back; it has lost the run
+    then and must write nothing any more.
 
     Args:
         remote: Folder of the run.
@@ -77,8 +76,6 @@ class DriverLease:
 
     def _take(self) -> None:
         seen = _read(self._remote)
-        if seen and time.time() - seen["written_at"] > FORGOTTEN_SECONDS:
-            seen = None
         if seen:
             logger.warning(
                 "waiting for at most %g s: is %s still there?", FRESH_SECONDS, _name(seen)
@@ -112,7 +109,6 @@ class DriverLease:
             "host": socket.gethostname(),
             "process": os.getpid(),
             "beat": self._beats,
-            "written_at": time.time(),
         }
         remote.write(LEASE_FILE, json.dumps(content).encode())
 
@@ -146,7 +142,7 @@ def _read(remote: RemoteFolder) -> dict[str, Any] | None:
         content = json.loads(remote.read(LEASE_FILE))
     except (FileNotFoundError, ValueError):
         return None
-    known = isinstance(content, dict) and {"owner", "host", "process", "written_at"} <= set(content)
+    known = isinstance(content, dict) and {"owner", "host", "process"} <= set(content)
     return content if known else None
 
 

@@ -33,6 +33,7 @@ from search.samplers import (
 )
 from search.start_up import choose_prefix
 from trainables.pipeline_config import PipelineSettings
+from trainables.store import is_plain_name
 
 STUDY_NAME = "segfront"
 JOURNAL_FILE = "study.journal"
@@ -116,6 +117,9 @@ class PipelineStudy:
     Attributes:
         config: As given.
         records: What is known of every trial that was handed out, by number.
+
+    Raises:
+        ValueError: The journal names a stage that would lead out of the run.
     """
 
     def __init__(self, config: StudyConfig, run_dir: Path) -> None:
@@ -432,6 +436,12 @@ class PipelineStudy:
         # Journals of older versions hold every field as an attribute of its own.
         outcome = attributes.get("outcome", attributes)
         names = ("metrics",) if state == "running" else _OUTCOME_FIELDS
+        for stage, name in outcome.get("stages", {}).items():
+            if not is_plain_name(name):  # it may be deleted, or written to
+                raise ValueError(
+                    f"{JOURNAL_FILE}: stage {stage!r} of trial {trial.number} is {name!r}, not the "
+                    "name of a folder in stages/"
+                )
         return TrialRecord(
             number=trial.number,
             state=state,

@@ -25,11 +25,11 @@ from PIL import Image
 from analysis.report import main as write_report
 from models import create_model
 from models.pretrained import load_pretrained
-from search.config import save_config
+from search.config import StudyConfig, save_config
 from search.node_check import inspect_node
 from search.recipes import quickstart
 from search.results import now, write_metadata, write_trials
-from search.study import TrialRecord
+from search.study import PipelineStudy, TrialRecord
 from trainables.data import DataError, create_dataset
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary
@@ -127,6 +127,19 @@ def test_stage_in_trials_csv_cannot_lead_out_of_the_run(
     assert f"column 'stage/distilled' is {stage!r}, not the name of a folder in stages/" in message
     assert "line 2" in message
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("stage", OUTSIDE)
+def test_stage_in_the_journal_cannot_lead_out_of_the_run(stage: str, tmp_path: Path) -> None:
+    config = StudyConfig()
+    study = PipelineStudy(config, tmp_path)
+    proposal = study.ask()
+    assert proposal is not None
+    metrics = {"miou": 0.5, "latency_ms": 5.0, "num_params": 100.0}
+    study.tell(proposal.number, "complete", metrics=metrics, stages={"distilled": stage})
+    # Whoever opened it could delete that folder with --keep front.
+    with pytest.raises(ValueError, match="'distilled' of trial 0 is"):
+        PipelineStudy(config, tmp_path)
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -216,6 +216,11 @@ class ArtifactStore:
             os.close(descriptor)
 
 
+def is_plain_name(name: str) -> bool:
+    """Say whether a text names something in a folder and cannot lead out of it."""
+    return name not in ("", "..") and Path(name).name == name
+
+
 def _read_intact(folder: Path) -> dict[str, Any]:
     """Read the record of a finished stage and all of its files.
 
@@ -224,7 +229,7 @@ def _read_intact(folder: Path) -> dict[str, Any]:
     """
     record: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
     for name, expected in record["files"].items():
-        if name == ".." or Path(name).name != name:
+        if not is_plain_name(name):
             raise ValueError(f"{name!r} is no file of this folder")
         if checksum(folder / name) != expected:
             raise ValueError(f"{name} has another checksum than when it was written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
@@ -42,11 +41,16 @@ def test_lease_of_a_driver_that_died_is_taken_once_it_is_old(remote: RemoteFolde
     started = time.monotonic()
     with DriverLease(remote).held():
         assert time.monotonic() - started >= 1.0
-    content = {"owner": "x", "host": "far", "process": 1, "beat": 1, "written_at": 0.0}
-    remote.write(LEASE_FILE, json.dumps(content).encode())
-    started = time.monotonic()
+
+
+def test_clock_that_is_days_ahead_takes_no_run_from_a_driver(
+    remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with DriverLease(remote).held():
-        assert time.monotonic() - started < 0.9  # long forgotten
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 7 * 86400)
+        with pytest.raises(ValueError, match="is in use by"), DriverLease(remote).held():
+            pass
 
 
 def test_driver_that_was_away_for_too_long_notices_and_leaves_the_lease_alone(
