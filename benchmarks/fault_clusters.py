@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from host_cluster import HostCluster
+from stage_watch import read_stat
 
 ROOT = Path(__file__).parents[1]
 NUM_NODES = 3
@@ -218,7 +219,7 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> bool:
 
 
 def _parent(pid: int) -> int | None:
-    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    fields = read_stat(pid)
     return int(fields[1]) if fields else None
 
 

@@ -191,6 +191,7 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
     folders = [run_dir / "stages" / baseline["stage"] for baseline in metadata["baselines"]]
     baselines = [json.loads((path / "result.json").read_text())["result"] for path in folders]
+    baseline_seconds = sum(result["seconds"] for result in baselines)
     with (run_dir / "trials.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["state"] in ("complete", "stopped")]
     config = load_config(run_dir / "config.json")
@@ -201,7 +202,7 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
             points.append(
                 Point(
                     wall_seconds=float(row["elapsed_hours"]) * 3600,
-                    stage_seconds=sum(result["seconds"] for result in baselines)
+                    stage_seconds=baseline_seconds
                     + sum(float(other["seconds_total"] or 0) for other in paid),
                     steps=config.pipeline.dense.num_steps
                     + sum(count_steps(config, other) for other in paid),

@@ -153,11 +153,16 @@ class StageWatch:
 
 def read_cpu_seconds(pid: int) -> float:
     """CPU time of a process, of all its threads; 0 if it is gone."""
+    fields = read_stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def read_stat(pid: int) -> list[str]:
+    """What the kernel says of a process behind its name, the state first; nothing if it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []
 
 
 def find_holders(paths: list[Path]) -> dict[Path, int]:

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study_view import ViewingSampler, show
+from search.trial_arrays import with_room
 
 Indices = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
@@ -40,15 +41,17 @@ class TrialHistory:
 
     def note(self, trial: FrozenTrial) -> None:
         """Learn of a trial, or of its new state."""
-        missing = trial.number + 1 - len(self.states)
-        if missing > 0:
-            missing = max(missing, len(self.states))  # doubles, so that it is seldom
-            self.states = np.pad(self.states, (0, missing), constant_values=self.UNKNOWN)
-            self.values = np.pad(self.values, ((0, missing), (0, 0)), constant_values=np.nan)
+        self.states = with_room(self.states, trial.number, self.UNKNOWN)
+        self.values = with_room(self.values, trial.number, np.nan)
         self.states[trial.number] = trial.state
         if trial.state == TrialState.COMPLETE:
             self.values[trial.number] = trial.values
         self._ids[trial.number] = trial._trial_id
+
+    def note_all(self, study: Study) -> None:
+        """Learn of all trials that a study has now."""
+        for trial in study._get_trials(deepcopy=False):
+            self.note(trial)
 
     def read(self, study: Study, numbers: Indices) -> list[FrozenTrial]:
         """Trials of the study, not to be changed."""
@@ -94,8 +97,7 @@ class BoundedHistorySampler(ViewingSampler):
         history = self._history
         if history is None:
             history = TrialHistory(len(study.directions))
-            for trial in study._get_trials(deepcopy=False):
-                history.note(trial)
+            history.note_all(study)
         states, values = history.states, history.values
         if self._estimate is not None:
             running = np.flatnonzero(states == TrialState.RUNNING)

@@ -15,6 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search.study_view import ViewingSampler, show
+from search.trial_arrays import with_room
 
 
 class RungEstimates:
@@ -57,7 +58,8 @@ class RungEstimates:
             found = {**metrics, "miou": metrics[self._levels[reached[-1]]]}
             values = [found.get(name, math.nan) for name in self._objectives]
             if all(map(math.isfinite, values)):
-                self._make_room(number)
+                self._reached = with_room(self._reached, number, -1)
+                self._values = with_room(self._values, number, np.nan)
                 self._reached[number], self._values[number] = reached[-1], values
 
     def knows(self, number: int) -> bool:
@@ -102,13 +104,6 @@ class RungEstimates:
         """What mIoU may still gain, by the last level that was reached."""
         middles = [_middle(gains) for gains in self._gains]
         return [sum(middles[level:]) for level in range(len(self._levels))]
-
-    def _make_room(self, number: int) -> None:
-        missing = number + 1 - len(self._reached)
-        if missing > 0:
-            missing = max(missing, len(self._reached))  # doubles, so that it is seldom
-            self._reached = np.pad(self._reached, (0, missing), constant_values=-1)
-            self._values = np.pad(self._values, ((0, missing), (0, 0)), constant_values=np.nan)
 
 
 def _middle(ascending: Sequence[float]) -> float:

@@ -144,8 +144,8 @@ class PipelineStudy:
         self._abandoned: list[int] = []
         self._num_enqueued = 0
         self._num_known = 0
+        self._history.note_all(self._study)
         for trial in self._study.get_trials(deepcopy=False):
-            self._history.note(trial)
             if trial.state == TrialState.RUNNING:
                 self._abandoned.append(trial._trial_id)
             elif trial.state == TrialState.WAITING:
@@ -195,8 +195,7 @@ class PipelineStudy:
                     )
                 )
             self._study.set_user_attr(EARLIER, [str(folder) for folder in self.config.warm_start])
-        for trial in self._study.get_trials(deepcopy=False):
-            self._history.note(trial)
+        self._history.note_all(self._study)
 
     @property
     def num_unfinished(self) -> int:

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -77,7 +76,11 @@ def seconds_to_notice_a_cut(hosts: Any) -> float:
     """Cut the last host off; returns the time until the head has given it up."""
     command = [hosts.script, "ssh", "1", f"python -c {shlex.quote(WATCH)}"]
     with subprocess.Popen(
-        command, env=hosts.hosts_environment, stdin=subprocess.DEVNULL, stdout=PIPE, text=True
+        command,
+        env=hosts.hosts_environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as watch:
         assert watch.stdout is not None
         assert next(line for line in watch.stdout if line.startswith("nodes")) == "nodes 3\n"
