@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models import create_model
 from models.cpu_convolutions import (
+    DilatedConv2d,
     DilatedDepthwiseConv2d,
     SamePaddedConv2d,
     use_cpu_convolutions,
@@ -68,13 +69,46 @@ def test_dilated_depthwise(
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(6, 6, 3, padding=1, groups=6),
         nn.Conv2d(6, 12, 3, padding=2, dilation=2, groups=6),
         nn.Conv2d(6, 6, 3, padding=2, dilation=2, stride=2, groups=6),
         nn.Conv2d(6, 6, 3, padding=1, dilation=2, groups=6),
         nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6, padding_mode="reflect"),
         nn.Conv2d(6, 6, 3, padding="same", dilation=2, groups=6),
         nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=3),
+        nn.Conv2d(25, 6, (3, 1), padding=(2, 0), dilation=(2, 1)),
+    ],
+)
+def test_dilated(layer: nn.Conv2d):
+    check(layer, DilatedConv2d, (15, 20))
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("channels_groups", [(16, 1), (25, 1), (40, 2), (24, 24)])
+def test_gradients_of_dilated_layers_are_right_in_bfloat16(
+    channels_groups: tuple[int, int], memory_format: torch.memory_format
+):
+    channels, groups = channels_groups
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, channels, 3, padding=2, dilation=2, groups=groups)
+    images = torch.randn(2, channels, 16, 40)
+    _, *expected = compute(layer.double(), images.double())
+    layer = layer.float().to(memory_format=memory_format)
+    use_cpu_convolutions(layer)
+    poison = [torch.full((1 << size,), torch.nan) for size in range(8, 22)]
+    del poison  # what nothing was written to is NaN now, as far as a test can see to it
+    with torch.autocast("cpu", torch.bfloat16):
+        output, *found = compute(layer, images.contiguous(memory_format=memory_format))
+    if memory_format == torch.channels_last:
+        assert output.is_contiguous(memory_format=memory_format)
+    for gradient, right in zip(found, expected, strict=True):
+        assert (gradient - right).norm() < 0.02 * right.norm()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(6, 6, 3, padding=1, groups=6),
+        nn.Conv2d(6, 6, (1, 3), padding=(0, 2), dilation=(1, 2)),
     ],
 )
 def test_other_layers_are_left_alone(layer: nn.Conv2d):
