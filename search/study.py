@@ -281,7 +281,9 @@ class PipelineStudy:
         trial, record = self._get_running(number)
         metrics = dict(metrics)
         if metrics != record.metrics:  # a resumed study reaches the same rung again
-            trial.set_user_attr("metrics", metrics)
+            with self.batch():
+                trial.set_user_attr("metrics", metrics)
+                self._set_constraints(trial, metrics)
             self.records[number] = replace(record, metrics=metrics)
             self._estimates.note(number, metrics)
 
@@ -328,8 +330,7 @@ class PipelineStudy:
         facts = {name: getattr(record, name) for name in _OUTCOME_FIELDS}
         with self.batch():
             trial.set_user_attr("outcome", facts)
-            for name, value in self._constrain(metrics).items():
-                trial.set_constraint(name, value)
+            self._set_constraints(trial, metrics)
             if outcome == "complete":
                 values = [float(metrics[name]) for name in self.config.objectives]
                 told = self._study.tell(trial, values)
@@ -384,6 +385,13 @@ class PipelineStudy:
             for name, limit in self._limits.items()
             if name in metrics
         }
+
+    def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        """Tell Optuna of a trial's constraints, unless it knows them from a rung."""
+        known = self._study._storage.get_trial(trial._trial_id).constraints
+        for name, value in self._constrain(metrics).items():
+            if name not in known:
+                trial.set_constraint(name, value)
 
     def _enqueue_first_points(self) -> None:
         trials = self._study.get_trials(deepcopy=False)

@@ -40,6 +40,6 @@ def evaluate(
     for index, (images, target) in enumerate(loader):
         note_progress(f"image {index + 1} of {len(dataset)} of the evaluation")
         with context.device_lock.shared(), autocast(precision, device):
-            prediction = model(normalize(images.to(device))).argmax(dim=1)
-        matrix.update(prediction.cpu(), target)
+            prediction = model(normalize(images.to(device))).argmax(dim=1).cpu()  # when it is done
+        matrix.update(prediction, target)
     return matrix

@@ -68,11 +68,12 @@ def test_only_the_view_has_the_estimates() -> None:
     assert running.number == 2
 
 
+@pytest.mark.parametrize("limit", [None, 8.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_of_waiting_pipelines_is_learnt_from_and_resumed(
-    sampler: str, config: StudyConfig, tmp_path: Path
+    sampler: str, limit: float | None, config: StudyConfig, tmp_path: Path
 ) -> None:
-    config = replace(config, sampler=sampler, rungs=(0.25,), num_pipelines=24)
+    config = replace(config, sampler=sampler, rungs=(0.25,), num_pipelines=24, max_latency_ms=limit)
     settings = []
     for attempt in ("through", "again", "resumed"):
         folder = tmp_path / attempt
@@ -82,10 +83,13 @@ def test_a_study_of_waiting_pipelines_is_learnt_from_and_resumed(
             proposal = study.ask()
             assert proposal is not None
             costs = {"latency_ms": 9.0 - number % 3, "num_params": 5.0 + number}
-            study.report(number, {**costs, "miou@0.25": 0.5 - proposal.settings.temperature / 20})
+            reached = {**costs, "miou@0.25": 0.5 - proposal.settings.temperature / 20}
+            study.report(number, reached)
+            if number == 0:
+                study.tell(number, "complete", metrics={**reached, "miou": 0.5})
         if attempt == "resumed":
             study = PipelineStudy(config, folder)
-            for _ in range(12):
+            for _ in range(11):
                 study.ask()
         proposal = study.ask()
         assert proposal is not None

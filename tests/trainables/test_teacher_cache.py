@@ -108,6 +108,14 @@ def test_the_cache_is_paid_for_once(tiny_config, context, store):
     assert len(find_caches(context)) == 1
 
 
+def test_a_cache_made_before_a_pause_is_paid_for_once(tiny_config, context, store):
+    stage = build_stages(tiny_config, PipelineSettings())["distilled"]
+    paused = stage.advance(store, context, 0.5)
+    ended = stage.obtain(store, context).result
+    assert 0 < paused["teacher_cache_seconds"] == ended["teacher_cache_seconds"]
+    assert paused["seconds"] < ended["seconds"]
+
+
 def test_another_teacher_has_another_cache(tiny_config, context, store):
     distil(tiny_config, store, context)
     longer = replace(tiny_config.teacher_training, num_steps=5)

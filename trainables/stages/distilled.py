@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -99,8 +100,9 @@ class DistilledStage(Stage):
             share=share,
         )
         if cached:
-            result["seconds"] += cached.seconds
-            result["teacher_cache_seconds"] = cached.seconds
+            spent = cached.seconds + _read_cache_seconds(folder)
+            result["seconds"] += spent
+            result["teacher_cache_seconds"] = spent
         return result
 
     def _prepare_teacher(
@@ -120,6 +122,12 @@ class DistilledStage(Stage):
             precision=self.learning.training.precision,
         )
         return cached, read_cached_logits
+
+
+def _read_cache_seconds(folder: Path) -> float:
+    """What the teacher's cache has cost a training that was paused, up to there."""
+    results = [json.loads(path.read_text()) for path in folder.glob("share-*.json")]
+    return max((result.get("teacher_cache_seconds", 0.0) for result in results), default=0.0)
 
 
 def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:
