@@ -85,7 +85,9 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show the progress that a worker reported."""
+        """Show the progress that a worker reported, and what it had to say."""
+        for remark in str(result.get("remarks", "")).splitlines():
+            self._display.note(f"{trial.config['label']}: {remark}")
         self._addresses[trial.trial_id] = str(result.get("node_ip", ""))
         activity = self._board.activities.get(trial.trial_id)
         if activity is not None and "progress" in result:

@@ -36,8 +36,14 @@ from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig
 
 from search.ray_progress import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.ray_searcher import PipelineSearcher  # noqa: E402
+from trainables.installation import Installation  # noqa: E402
 from trainables.pipeline import BASELINES, PATH  # noqa: E402
-from trainables.ray_pipeline import Workplace, make_trainable, name_trial  # noqa: E402
+from trainables.ray_pipeline import (  # noqa: E402
+    Workplace,
+    make_trainable,
+    name_processes,
+    name_trial,
+)
 from trainables.remote_stages import STAGES_FOLDER  # noqa: E402
 
 
@@ -179,6 +185,7 @@ def run_tune(
     searcher: PipelineSearcher,
     callback: BoardCallback,
     storage: str | None = None,
+    installation: Installation | None = None,
 ) -> None:
     """Run trials until the searcher has no more.
 
@@ -190,6 +197,7 @@ def run_tune(
         callback: Watches.
         storage: URI of the run if it lies in storage; workers keep their part of `run_dir` on their
             own disks then, under the same path.
+        installation: That the workers of a cluster must have, also of nodes that join later.
 
     Raises:
         KeyboardInterrupt: The callback ended the run.
@@ -207,6 +215,7 @@ def run_tune(
         stall_seconds=config.stall_seconds,
         num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
         storage=storage,
+        installation=installation,
     )
 
     def resources(trial: dict[str, Any]) -> PlacementGroupFactory:
@@ -214,10 +223,10 @@ def run_tune(
             [{"CPU": workplace.num_threads[trial["stage"]], "GPU": allotment.num_gpus}]
         )
 
-    trainable = tune.with_resources(make_trainable(config.pipeline, workplace), resources)
+    stages = name_processes(make_trainable(config.pipeline, workplace))
     sessions = len(list((run_dir / "tune").glob("session-*")))
     tune.Tuner(
-        trainable,
+        tune.with_resources(stages, resources),
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,

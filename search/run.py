@@ -45,6 +45,7 @@ from search.run_folder import create_run_folder, locked
 from search.study import PipelineStudy
 from search.summary import print_confirmation, print_next_steps, print_summary, write_report
 from search.warm_start import check_latency, read_known
+from trainables.installation import inspect_installation
 from trainables.pipeline import Baseline, DatasetSummary
 from trainables.remote_folder import StorageError, is_uri
 
@@ -282,7 +283,15 @@ def tune_pipelines(run: Run) -> None:
                 board, searcher, run.folder, run.device, run.confirmation, stages
             )
             try:
-                run_tune(run.config, run.folder, allotment, searcher, callback, run.storage)
+                run_tune(
+                    run.config,
+                    run.folder,
+                    allotment,
+                    searcher,
+                    callback,
+                    storage=run.storage,
+                    installation=inspect_installation() if address else None,
+                )
             finally:
                 if searcher.problem is not None:
                     raise searcher.problem

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.tune.result import TIMESTEPS_TOTAL
+from ray.tune.trainable import wrap_function
 
 from models.pruning import PruningError
 from trainables.blame import blaming
 from trainables.context import Progress, StageContext
 from trainables.data import DataError
 from trainables.device_lock import DeviceLock
+from trainables.installation import Installation, check_installation
 from trainables.pipeline import BASELINES, run_baseline, run_stage
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 from trainables.remote_stages import open_store
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 # Equal input raises these again, so Tune must not retry them.
 DETERMINISTIC_ERRORS = (ValueError, ArithmeticError, PruningError)
 REPORT_SECONDS = 1.0
+PACKAGES = ("models", "trainables")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +41,7 @@ class Workplace:
         stages_dir: Folder of the artefact store.
         storage: URI of the run where it lies in storage; the folders here are each node's own then.
             None: all nodes share them.
+        installation: That every worker must have; None where nobody can have another.
         stalls_dir: Folder for what is known of stages that hung.
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Most work that a killed worker loses.
@@ -56,6 +61,7 @@ class Workplace:
     stall_seconds: float | None = None
     num_workers: int = 0
     storage: str | None = None
+    installation: Installation | None = None
 
 
 def make_trainable(
@@ -66,7 +72,7 @@ def make_trainable(
     Its config holds "stage", the pipeline's "settings" (empty for a baseline), the "share" of the
     stage's work after which it pauses, and "fine_tuning_seed", None for the seed of all stages. It
     reports progress, and at the end "outcome" ("complete" or "failed") with the result or the
-    reason.
+    reason; with both, in "remarks", what has been logged for the user meanwhile, a line each.
 
     Args:
         config: What all pipelines share.
@@ -74,13 +80,36 @@ def make_trainable(
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
-        report = Reporter()
         stalls = stall_report(workplace.stalls_dir, trial)
-        with blaming(trial["stage"], workplace.device), watched(workplace.stall_seconds, stalls):
+        with (
+            Remarks() as remarks,
+            blaming(trial["stage"], workplace.device),
+            watched(workplace.stall_seconds, stalls),
+        ):
+            if workplace.installation is not None:  # a node may have joined after the start
+                check_installation(workplace.installation)
+            report = Reporter(remarks)
             outcome = _run(config, workplace, trial, report)
-        tune.report({**outcome, TIMESTEPS_TOTAL: report.step})
+        tune.report({**outcome, "remarks": remarks.take(), TIMESTEPS_TOTAL: report.step})
 
     return run_trial
+
+
+def name_processes(run_trial: Callable[[dict[str, Any]], None]) -> type[tune.Trainable]:
+    """Let every process bear the name of the stage that it computes, for the dashboard and `ps`.
+
+    Ray's own title of an actor's process names the method that it runs, which is "train" for all.
+
+    Args:
+        run_trial: From `make_trainable`.
+    """
+
+    class PipelineStage(wrap_function(run_trial)):  # type: ignore[misc]
+        def train(self) -> Any:
+            setproctitle(f"ray::{name_trial(self.config)}")
+            return super().train()
+
+    return PipelineStage
 
 
 def name_trial(trial: Mapping[str, Any]) -> str:
@@ -132,15 +161,46 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+class Remarks(logging.Handler):
+    """Collects what the project logs in its `with` block, for a user who sees no worker's log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record, unless it has a traceback, whose reason is the stage's outcome."""
+        if not record.exc_info:
+            self._lines.append(" ".join(record.getMessage().split()))
+
+    def take(self) -> str:
+        """What has come since the last time, a line each."""
+        lines, self._lines = self._lines, []
+        return "\n".join(lines)
+
+    def __enter__(self) -> Remarks:
+        for package in PACKAGES:
+            logging.getLogger(package).addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for package in PACKAGES:
+            logging.getLogger(package).removeHandler(self)
+
+
 class Reporter:
     """Passes progress on to Tune: every new stage and every accuracy, else at most once a second.
+
+    Args:
+        remarks: Are passed on with it.
 
     Attributes:
         step: Of the training, as of its last loss: where TensorBoard draws what is reported.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remarks: Remarks) -> None:
         self.step = 0
+        self._remarks = remarks
         self._stage = ""
         self._reported = 0.0
 
@@ -154,4 +214,10 @@ class Reporter:
             return
         self._stage, self._reported = progress.stage, now
         with waiting():  # for the driver, which may be busy
-            tune.report({"progress": progress._asdict(), TIMESTEPS_TOTAL: self.step})
+            tune.report(
+                {
+                    "progress": progress._asdict(),
+                    "remarks": self._remarks.take(),
+                    TIMESTEPS_TOTAL: self.step,
+                }
+            )

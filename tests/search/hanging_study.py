@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +29,8 @@ from search.study import PipelineStudy
 from trainables.pipeline_config import PipelineSettings
 
 folder = Path(sys.argv[1])
+# So that the dashboard sees a stage that hangs for 3 s; else it looks every 5 and 15 s.
+os.environ |= {"REPORTER_UPDATE_INTERVAL_MS": "500", "NODE_STATS_UPDATE_INTERVAL_SECONDS": "1"}
 
 
 def listening():
@@ -57,6 +60,19 @@ def ask(url):
         return urllib.request.urlopen(url, timeout=20).status
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def watch_processes(dashboard, seen, is_over):
+    """Note the names under which the dashboard shows the processes of its node."""
+    token = Path("~/.ray/auth_token").expanduser().read_text().strip()
+    (node,) = (node["NodeID"] for node in ray_session.ray.nodes())
+    request = urllib.request.Request(
+        f"http://{dashboard}/nodes/{node}", headers={"Authorization": f"Bearer {token}"}
+    )
+    while not is_over.wait(0.3):
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            workers = json.load(answer)["data"]["detail"]["workers"]
+        seen.update(worker["cmdline"][0] for worker in workers if worker["cmdline"])
 
 
 original = ray_session.make_trainable
@@ -119,7 +135,13 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
             on_retry=display.note,
         )
         allotment = ray_session.allot(config, *ray_session.count_devices())
+        names, is_over = set(), threading.Event()
+        watch = threading.Thread(target=watch_processes, args=(dashboard, names, is_over))
+        watch.start()
         ray_session.run_tune(config, folder, allotment, searcher, callback)
+        is_over.set()
+        watch.join()
     addresses = listening()
 outcomes = [[record.state, record.reason] for record in study.records.values()]
-print(json.dumps({"outcomes": outcomes, "dashboard": [host, status], "addresses": addresses}))
+answer = {"outcomes": outcomes, "dashboard": [host, status], "addresses": addresses}
+print(json.dumps({**answer, "processes": sorted(names)}))

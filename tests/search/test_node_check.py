@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from search import node_check
-from search.node_check import NodeReport, check_nodes, hash_source, inspect_node
+from search.node_check import NodeReport, check_nodes, inspect_node
+from trainables.installation import hash_source
 
 ROOT = Path(__file__).parents[2]
 DATA, RUN = Path("/mnt/shared/camvid"), Path("/mnt/shared/runs/a")

@@ -42,6 +42,10 @@ def test_stage_that_hangs_is_tried_again_then_failed_and_the_study_goes_on(
         assert f"sparse lambda 0.001 is run again in {seconds} s: {reason}" in ended.errors
 
 
+def test_dashboard_shows_what_every_process_computes(ended: SimpleNamespace) -> None:
+    assert "ray::sparse-lambda-0.001" in ended.answer["processes"]
+
+
 def test_local_session_listens_on_loopback_only_and_wants_its_token(ended: SimpleNamespace) -> None:
     assert ended.answer["dashboard"] == ["127.0.0.1", 401]
     loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}

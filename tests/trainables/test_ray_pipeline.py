@@ -1,14 +1,21 @@
-"""What a worker reports to Tune."""
+"""What a worker refuses, and what it reports to Tune."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trainables import ray_pipeline
+from trainables.blame import SurroundingsError
 from trainables.context import Progress
-from trainables.ray_pipeline import Reporter
+from trainables.installation import inspect_installation
+from trainables.pipeline import PATH
+from trainables.pipeline_config import PipelineConfig
+from trainables.ray_pipeline import Remarks, Reporter, Workplace, make_trainable
 
 
 @pytest.fixture
@@ -21,7 +28,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_reports_come_once_a_second_but_none_of_an_accuracy_is_dropped(
     reports: list[dict[str, Any]],
 ) -> None:
-    report = Reporter()
+    report = Reporter(Remarks())
     report(Progress("dense", 0, 1))
     report(Progress("dense", 3, 300, loss=2.0))
     report(Progress("dense", 6, 300, loss=1.5))
@@ -32,3 +39,47 @@ def test_reports_come_once_a_second_but_none_of_an_accuracy_is_dropped(
     assert [entry["progress"]["stage"] for entry in reports] == ["dense", "dense", "latency"]
     assert reports[1]["progress"]["miou"] == 0.25
     assert report.step == 6
+
+
+def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, Any]]) -> None:
+    with Remarks() as remarks:
+        logging.getLogger("trainables.store").warning("%s is damaged", "dense-1")
+        logging.getLogger("trainables.data.node_cache").info("caching takes 5 MiB")
+        logging.getLogger("models.pruning").info("pruned 3 of 9 groups")
+        report = Reporter(remarks)
+        report(Progress("dense", 0, 1))
+        report(Progress("dense", 1, 1, miou=0.25))
+    logging.getLogger("trainables.store").warning("too late")
+    assert [entry["remarks"] for entry in reports] == [
+        "dense-1 is damaged\ncaching takes 5 MiB",
+        "",
+    ]
+    assert remarks.take() == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"source_hash": "0123"},
+            r"^node .*: its code \(\w+\) is not the driver's \(0123\); bring",
+        ),
+        ({"versions": {"torch": "1.0"}}, r"^node .*: torch is .*, the driver has 1\.0; install"),
+    ],
+)
+def test_worker_of_a_node_with_other_code_computes_nothing(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    workplace = Workplace(
+        stages_dir=tmp_path / "stages",
+        stalls_dir=tmp_path / "stalls",
+        cache_dir=tmp_path / "cache",
+        checkpoint_seconds=1.0,
+        device="cpu",
+        num_threads=dict.fromkeys(PATH, 1),
+        installation=replace(inspect_installation(), **changes),
+    )
+    run_trial = make_trainable(PipelineConfig(), workplace)
+    with pytest.raises(SurroundingsError, match=message):
+        run_trial({"stage": "sparse", "label": "sparse", "settings": {}})
+    assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ from trainables.data.dataset import DataError
 from trainables.file_lock import lock
 
 logger = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)  # what takes disk is said wherever warnings are
 
 Opened = TypeVar("Opened")
 INDEX_FILE = "index.json"
@@ -62,7 +63,7 @@ def obtain_folder(
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        logger.info("cached %s in %.1f s", folder, time.perf_counter() - started)
+        logger.debug("cached %s in %.1f s", folder, time.perf_counter() - started)
         return open_folder(folder)
 
 
