@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -126,7 +127,7 @@ def check_ray_start(config: Config) -> None:
         ("head_start_ray_commands", "--head"),
         ("worker_start_ray_commands", "--address"),
     ):
-        first, last = config[key]
+        first, last, *_ = config[key]
         assert first == "ray stop"
         words = shlex.split(last.rpartition(";")[2])
         assert words[:2] == ["ray", "start"]
@@ -246,9 +247,20 @@ def test_aws_keeps_the_head_and_lets_workers_go() -> None:
 
 
 @pytest.mark.parametrize("name", RAY_UP_FILES)
-def test_dashboard_is_on_loopback(name: str) -> None:
-    (command,) = (line for line in load(name)["head_start_ray_commands"] if "--head" in line)
-    assert "--dashboard-host=127.0.0.1" in command
+def test_dashboard_is_on_loopback_and_the_client_server_nowhere(name: str) -> None:
+    _, start, end_client_server = load(name)["head_start_ray_commands"]
+    assert "--head" in start
+    assert "--dashboard-host=127.0.0.1" in start
+    command = [sys.executable, "-c", "input()", "-m", "ray.util.client.server"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        found = subprocess.run(
+            ["bash", "-c", f"{end_client_server.replace('pkill', 'pgrep')}; exit $?"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        process.kill()
+    assert str(process.pid) in found.stdout.split()
+    others = set(found.stdout.split()) - {str(process.pid)}
+    assert not any(Path(f"/proc/{pid}").exists() for pid in others)  # its own shell is not found
 
 
 def test_rayjob_workers_run_on_spot_with_a_gpu_and_scale_from_none() -> None:
