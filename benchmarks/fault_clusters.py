@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from host_cluster import HostCluster
 from stage_watch import read_stat
@@ -26,7 +26,8 @@ HEALTH_CHECK = {  # as in the cluster files
     "health_check_failure_threshold": 3,
 }
 
-FaultKind = Literal["worker", "raylet", "link", "driver"]
+FaultKind = Literal["worker", "raylet", "notice", "link", "driver"]
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 
 class FaultCluster(Protocol):
@@ -77,9 +78,7 @@ class LocalCluster:
 
     name = "ray.cluster_utils.Cluster on one machine; a raylet that is stopped stands for a cut"
 
-    def __init__(
-        self, kinds: tuple[FaultKind, ...] = ("worker", "raylet", "link", "driver")
-    ) -> None:
+    def __init__(self, kinds: tuple[FaultKind, ...] = FAULT_KINDS) -> None:
         self.kinds = kinds
         self._scratch = tempfile.TemporaryDirectory()
         self.folder = Path(self._scratch.name)
@@ -151,7 +150,7 @@ class LinkedHosts:
     """
 
     name = "hosts of `ray up` with cluster.local.yaml"
-    kinds: tuple[FaultKind, ...] = ("worker", "raylet", "link", "driver")
+    kinds: tuple[FaultKind, ...] = FAULT_KINDS
 
     def __init__(self, script: Path) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segfront-")

@@ -10,6 +10,8 @@ One process or machine at a time is broken while the study runs, at the same sha
 each, kinds in a random order:
   worker   kill -9 of a process that computes a stage
   raylet   kill -9 of a worker node's Ray, and with it of its stages; the node comes back
+  notice   SIGTERM to all processes of a worker node, as when a spot instance is taken back; the
+           node comes back
   link     a worker node is cut off, and mended after --cut-seconds
   driver   kill -9 of search/run.py, which is then started again with --resume
 

@@ -135,11 +135,11 @@ class StageWatch:
             )  # fmt: skip
             self._current[key] = attempt
             self.attempts.append(attempt)
-        for key in held:
-            attempt = self._current[key]
-            attempt.seen = now
-            attempt.worked = max(attempt.worked, read_cpu_seconds(attempt.pid))
-            saved = self._saved_at(attempt.stage)
+        for key, attempt in self._current.items():
+            if key in held:
+                attempt.seen = now
+                attempt.worked = max(attempt.worked, read_cpu_seconds(attempt.pid))
+            saved = self._saved_at(attempt.stage)  # may be the last that a process did
             if saved > max(attempt.saved, attempt.began):
                 attempt.saved, attempt.worked_before = saved, attempt.worked
         self._current = {key: self._current[key] for key in held}

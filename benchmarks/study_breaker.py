@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 from fault_clusters import HEAD, NUM_NODES, FaultCluster, FaultKind, wait_for
 from stage_watch import Attempt, StageWatch
 
@@ -21,7 +22,7 @@ RECOVERY_SECONDS = 180.0  # after which a fault counts as not recovered from
 RETURN_SECONDS = 180.0  # for a node to come back
 START_SECONDS = 180.0  # for a driver to begin with the study
 CHOICE_SECONDS = 120.0  # for a stage to run where the fault is to hit
-NODE_FAULTS: tuple[FaultKind, ...] = ("raylet", "link")
+NODE_FAULTS: tuple[FaultKind, ...] = ("raylet", "notice", "link")
 
 
 class Victim(NamedTuple):
@@ -263,6 +264,8 @@ class Breaker:
             raylet = self._cluster.raylet(node)
             if kind == "raylet":
                 _kill(raylet)
+            elif kind == "notice":
+                _shut_down(raylet)
             else:
                 self._cluster.set_link(node, is_up=False)
                 time.sleep(self._cut_seconds)
@@ -285,3 +288,12 @@ def _kill(pid: int | None) -> None:
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _shut_down(raylet: int | None) -> None:
+    """Ask everything of a node to end, as the system of a machine does that is taken back."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(raylet)
+        for each in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.terminate()

@@ -1,4 +1,4 @@
-"""From `ray up` of cluster.local.yaml to `ray down`: studies, a cut link; on simulated hosts."""
+"""From `ray up` of cluster.local.yaml to `ray down`: studies, a lost head, a cut link; on hosts."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ while count() == before:
     time.sleep(0.1)
 print("nodes", count(), flush=True)
 """
+# A host that loses its power, but for its sshd.
+POWER_CUT = "pkill -9 -x raylet; pkill -9 -x gcs_server; pkill -9 python; pkill -9 -f ^ray::; true"
+IS_LISTENING = "import socket; socket.create_connection(({address!r}, {port}), timeout=5)"
 SHORT = ("--pipeline.teacher-training.num-steps", "4", "--pipeline.sparse.num-steps", "4")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -55,6 +58,9 @@ def test_three_machines_from_ray_up_to_ray_down(
     read_results: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
     assert hosts.ray_up() == 3
+    assert is_listening(hosts, 6379)
+    assert not is_listening(hosts, 8265)
+    assert not is_listening(hosts, 10001)
     runs = hosts.folder / "shared" / "runs"
     flags = [*tiny_study, "--address", "auto", "--output-dir"]
     study = ["python", "search/run.py", *flags, str(runs / "exec")]
@@ -68,8 +74,55 @@ def test_three_machines_from_ray_up_to_ray_down(
     (run_dir,) = (runs / "job").iterdir()
     assert read_results(run_dir)
 
+    run_dir, before = lose_the_head(hosts, [*study[:1], "search/run.py", *flags], runs / "lost")
+    assert hosts.ray_up() == 3
+    resume = shlex.join(["python", "search/run.py", "--resume", str(run_dir), "--address", "auto"])
+    hosts.ray("exec", str(hosts.file), f"cd segfront && {resume}")
+    assert read_results(run_dir)
+    after = read_complete(run_dir)
+    assert all(row in after for row in before)
+
     assert seconds_to_notice_a_cut(hosts) < 15
     hosts.ray_down()
+
+
+def is_listening(hosts: Any, port: int) -> bool:
+    """Whether the last host reaches a port of the head."""
+    connect = shlex.quote(IS_LISTENING.format(address=hosts.addresses[0], port=port))
+    answer = hosts.ssh(3, f"python -c {connect} 2> /dev/null && echo yes || echo no")
+    return "yes" in answer.split()
+
+
+def lose_the_head(hosts: Any, study: list[str], folder: Path) -> tuple[Path, list[dict[str, str]]]:
+    """Start a study and take the head's power once a pipeline is complete.
+
+    Returns:
+        Folder of the run, and its complete pipelines.
+    """
+    command = f"cd ~/segfront && {shlex.join([*study, str(folder)])}"
+    with subprocess.Popen(
+        [hosts.script, "ssh", "1", command],
+        env=hosts.hosts_environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as driver:
+        while not any(map(read_complete, folder.glob("*-*"))):
+            assert driver.poll() is None
+            time.sleep(0.5)
+        hosts.ssh(1, POWER_CUT)
+        driver.wait(timeout=60)
+    (run_dir,) = folder.iterdir()
+    return run_dir, read_complete(run_dir)
+
+
+def read_complete(run_dir: Path) -> list[dict[str, str]]:
+    """Numbers and accuracies of the complete pipelines."""
+    rows = importlib.import_module("study_breaker").read_trials(run_dir)
+    return [
+        {name: row[name] for name in ("trial", "miou", "stage/distilled")}
+        for row in rows
+        if row["state"] == "complete"
+    ]
 
 
 def seconds_to_notice_a_cut(hosts: Any) -> float:

@@ -1,4 +1,4 @@
-"""A study on three nodes, all of them on this machine, of which two are broken meanwhile."""
+"""A study on three nodes, all of them on this machine, of which some are broken meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def three_nodes(_benchmarks_importable: None) -> Iterator[Any]:
-    cluster = importlib.import_module("fault_clusters").LocalCluster(kinds=("raylet", "link"))
+    cluster = importlib.import_module("fault_clusters").LocalCluster(
+        kinds=("raylet", "notice", "link")
+    )
     try:
         cluster.start()
         yield cluster
@@ -23,7 +25,7 @@ def three_nodes(_benchmarks_importable: None) -> Iterator[Any]:
         cluster.stop()
 
 
-def test_a_killed_raylet_and_a_node_that_does_not_answer_change_nothing(
+def test_nodes_killed_taken_back_and_out_of_reach_change_nothing(
     three_nodes: Any,
     tiny_study: list[str],
     read_results: Callable[[Path], list[dict[str, Any]]],
@@ -41,14 +43,14 @@ def test_a_killed_raylet_and_a_node_that_does_not_answer_change_nothing(
         session.start()
         with stage_watch.StageWatch(session.run_dir) as watch:
             breakers = breaker.Breaker(session, watch, cut_seconds=16.0, pause_seconds=2.0, seed=0)
-            faults = list(breakers.break_all(2))
+            faults = list(breakers.break_all(3))
             assert session.drivers[-1].wait(timeout=600) == 0, session.log.read_text()
     finally:
         session.end()
-    assert {fault.kind for fault in faults} == {"raylet", "link"}
+    assert {fault.kind for fault in faults} == {"raylet", "notice", "link"}
     assert all(fault.recovery_seconds is not None for fault in faults), faults
     # A stage whose node does not answer may still end well.
-    assert all(fault.victims for fault in faults if fault.kind == "raylet"), faults
+    assert all(fault.victims for fault in faults if fault.kind != "link"), faults
     results = read_results(session.run_dir)  # every pipeline is complete, and there once
     victims = [victim.stage for fault in faults for victim in fault.victims]
     computed = [attempt.stage for attempt in watch.attempts if not attempt.found]

@@ -40,27 +40,32 @@ TINY = shlex.split("""
     --pipeline.dense.num-steps 3 --pipeline.sparse.num-steps 3 --pipeline.distil.num-steps 3
     --checkpoint-seconds 1e-6
 """)
-FAULTS = {
-    ("teacher", 1): "kill at step 2",
-    ("dense", 1): "kill at step 2",
-    ("sparse-lambda-1e-05", 1): "kill at step 2",
-    ("sparse-lambda-1e-05", 2): "cut the images off at step 2",
-    ("pruned-lambda-1e-05-p-0.5-local", 1): "kill after pruned",
-    ("pruned-lambda-1e-05-p-0.3-local", 1): "kill after latency",
-    ("distilled-0", 1): "kill at step 2",
-    ("distilled-1", 1): "raise at step 2",
-    ("distilled-2", 1): "run out of memory",
-    ("distilled-2", 2): "run out of memory",
-    ("distilled-3", 1): "damage the images",
-    ("distilled-4", 1): "yield NaN",
+FAULTS = {  # by stage: one after the other, each in an attempt of its own
+    "teacher": ["kill at step 2"],
+    "dense": ["kill at step 2"],
+    "sparse-lambda-1e-05": ["kill at step 2", "cut the images off at step 2"],
+    "pruned-lambda-1e-05-p-0.5-local": ["kill after pruned"],
+    "pruned-lambda-1e-05-p-0.3-local": ["kill after latency"],
+    "distilled-0": ["kill at step 2"],
+    "distilled-1": ["raise at step 2"],
+    "distilled-2": ["run out of memory", "run out of memory"],
+    "distilled-3": ["damage the images"],
+    "distilled-4": ["yield NaN"],
+    "distilled-5": ["damage the state at step 2"],
+    "distilled-6": ["fill the disk at step 2"],
+    "distilled-7": ["find no memory at step 2"],
+    "distilled-8": ["hang at step 2"],
 }
+STALL_SECONDS = 20.0
 original = ray_session.make_trainable
 
 
 def make(config, workplace):
     def run_trial(trial):
+        import errno
         import os
         import signal
+        import time
 
         import torch
 
@@ -69,11 +74,14 @@ def make(config, workplace):
         from trainables.stages import distilled
 
         name = name_trial(trial)
-        with (folder / "attempts").open("a+") as file:
+        with (folder / "met").open("a+") as file:
             file.seek(0)
-            attempt = 1 + file.read().splitlines().count(name)
-            file.write(f"{name}\n")
-        fault = FAULTS.get((name, attempt), "")
+            num_met = file.read().splitlines().count(name)
+        fault = "".join(FAULTS.get(name, [])[num_met : num_met + 1])
+
+        def meet():
+            with (folder / "met").open("a") as file:
+                file.write(f"{name}\n")
 
         def find_images():
             found = workplace.cache_dir.glob("*-train-*/samples.uint8")
@@ -85,36 +93,58 @@ def make(config, workplace):
         def note_progress(place):
             watchdog.note_progress(place)
             if fault.endswith("at step 2") and place.startswith("step 2 of"):
-                if fault.startswith("kill"):
-                    kill()
-                if fault.startswith("cut"):
-                    os.truncate(find_images(), 0)
-                else:
-                    raise RuntimeError("no such kernel")
+                meet()
+                break_training()
+
+        def break_training():
+            if fault.startswith("kill"):
+                kill()
+            elif fault.startswith("cut"):
+                os.truncate(find_images(), 0)
+            elif fault.startswith("damage"):
+                os.truncate(states[-1], states[-1].stat().st_size // 2)
+                kill()
+            elif fault.startswith("fill"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(states[-1]))
+            elif fault.startswith("find no memory"):
+                raise MemoryError
+            elif fault.startswith("hang"):
+                time.sleep(600)
+            else:
+                raise RuntimeError("no such kernel")
+
+        def save_state(path, *others):
+            save(path, *others)
+            states.append(path)
 
         def patch(stage, last):
             compute = stage.compute
 
             def meet_fault(*arguments):
                 if fault == "run out of memory" and last == "distilled":
+                    meet()
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
                 result = compute(*arguments)
                 if fault == f"kill after {last}":
+                    meet()
                     kill()
                 return result
 
             stage.compute = meet_fault
             return stage, compute
 
-        training.note_progress = note_progress
+        states, save = [], training.save_training_state
+        training.note_progress, training.save_training_state = note_progress, save_state
         classes = {"pruned": stages.PrunedStage, "latency": stages.LatencyStage}
         patched = [patch(stage, last) for last, stage in classes.items()]
         patched.append(patch(stages.DistilledStage, "distilled"))
         distillers = distilled.DISTILLERS
         if fault == "yield NaN":
+            meet()
             nothing = lambda logits, *others: logits.sum() * torch.nan  # noqa: E731
             distilled.DISTILLERS = dict.fromkeys(distillers, nothing)
         if fault == "damage the images":
+            meet()
             with find_images().open("r+b") as file:  # others are reading it
                 content = file.read()
                 file.seek(0)
@@ -123,6 +153,7 @@ def make(config, workplace):
             original(config, workplace)(trial)
         finally:
             distilled.DISTILLERS = distillers
+            training.save_training_state = save
             for stage, compute in patched:
                 stage.compute = compute
 
@@ -136,12 +167,17 @@ points = (
     replace(first, temperature=3.0),
     replace(first, pruning_ratio=0.3),
     replace(first, pruning_ratio=0.3, temperature=2.0),
+    replace(first, pruning_ratio=0.3, temperature=3.0),
+    replace(first, pruning_ratio=0.3, temperature=5.0),
+    replace(first, pruning_ratio=0.3, temperature=6.0),
+    replace(first, pruning_ratio=0.3, temperature=7.0),
 )
 config = replace(
     parse_arguments(["quickstart", *TINY, "--cache-dir", str(folder / "cache")]).study,
     num_pipelines=len(points),
     first_points=points,
     stop_hopeless=False,
+    stall_seconds=STALL_SECONDS,
 )
 
 
@@ -163,7 +199,7 @@ baselines = {
     name: run_baseline(name, config.pipeline, store, context).stage for name in ("teacher", "dense")
 }
 undisturbed = {}
-for number in (0, 1, 3):
+for number in set(range(len(points))) - {2, 4}:
     result = run_pipeline(config.pipeline, points[number], store, context)
     made = describe(store.root, {**result.stages, **baselines})
     undisturbed[number] = [result.metrics["miou"], made]
@@ -201,4 +237,6 @@ disturbed = {
     for number in undisturbed
     if outcomes[number][0] == "complete"
 }
-print(json.dumps({"undisturbed": undisturbed, "disturbed": disturbed, "outcomes": outcomes}))
+planned = [name for name, faults in FAULTS.items() for _ in faults]
+answer = {"undisturbed": undisturbed, "disturbed": disturbed, "outcomes": outcomes}
+print(json.dumps({**answer, "planned": planned}))

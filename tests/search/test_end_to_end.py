@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -192,8 +193,8 @@ def read_remote_trials(run: RemoteFolder) -> dict[str, str]:
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_study_in_storage_goes_on_from_there_alone(
-    tmp_path: Path, bucket: str, start: Callable[..., subprocess.Popen[str]]
+def test_study_in_storage_goes_on_from_there_alone_and_outlasts_a_minute_without_it(
+    tmp_path: Path, s3: Any, bucket: str, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     runs, cache = RemoteFolder(bucket) / "runs", tmp_path / "cache"
     process = start("quickstart", *TINY, "--output-dir", runs.uri, "--cache-dir", str(cache))
@@ -212,6 +213,11 @@ def test_study_in_storage_goes_on_from_there_alone(
     run.delete("driver.json")  # as if a minute had passed
 
     process = start("--resume", run.uri, "--no-dashboard")
+    wait_until(lambda: len(read_remote_trials(run)) > len(after_kill), process)
+    s3.stop()
+    time.sleep(60)
+    assert process.poll() is None
+    s3.start()
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, (output, errors)
     final = read_remote_trials(run)
