@@ -179,13 +179,14 @@ class Breaker:
         self._pause_seconds = pause_seconds
         self._random = random.Random(seed)
 
-    def break_all(self, number: int) -> Iterator[Fault]:
+    def break_all(self, number: int, num_pipelines: int | None = None) -> Iterator[Fault]:
         """Yield every fault, once its stages are worked on again.
 
         They come at equal shares of the pipelines; one that finds nothing to break is left out.
 
         Args:
             number: Of faults.
+            num_pipelines: Over which they are spread; default: all of the study.
 
         Raises:
             RuntimeError: A node does not come back.
@@ -194,7 +195,7 @@ class Breaker:
         plan = [kinds[index % len(kinds)] for index in range(number)]
         self._random.shuffle(plan)
         for index, kind in enumerate(plan):
-            due = index * session.num_pipelines // number
+            due = index * (num_pipelines or session.num_pipelines) // number
             while session.keep_up() and session.count_ended() < due:
                 time.sleep(0.5)
             time.sleep(self._random.uniform(0.0, self._pause_seconds))

@@ -29,7 +29,7 @@ EVICTED = Failure(
     "lower --max-concurrent or smaller batches",
     "memory",
 )
-LOST = Failure("the worker's machine died or was cut off")
+LOST = Failure("the worker's machine died or was cut off", "machine")
 _KINDS: dict[type[Exception], Fault] = {OutOfMemory: "memory", SurroundingsError: "surroundings"}
 _FAULTS = {f"{kind.__module__}.{kind.__name__}": fault for kind, fault in _KINDS.items()}
 

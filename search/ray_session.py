@@ -41,8 +41,8 @@ from trainables.pipeline import BASELINES, PATH  # noqa: E402
 from trainables.ray_pipeline import (  # noqa: E402
     Workplace,
     make_trainable,
-    name_processes,
     name_trial,
+    with_names,
 )
 from trainables.remote_stages import STAGES_FOLDER  # noqa: E402
 
@@ -223,10 +223,9 @@ def run_tune(
             [{"CPU": workplace.num_threads[trial["stage"]], "GPU": allotment.num_gpus}]
         )
 
-    stages = name_processes(make_trainable(config.pipeline, workplace))
     sessions = len(list((run_dir / "tune").glob("session-*")))
     tune.Tuner(
-        tune.with_resources(stages, resources),
+        with_names(make_trainable(config.pipeline, workplace), resources),
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,

@@ -6,10 +6,12 @@ import time
 from collections import Counter
 from typing import Literal, NamedTuple
 
-Fault = Literal["worker", "memory", "surroundings"]
+Fault = Literal["worker", "machine", "memory", "surroundings"]
 
 RETRY_SECONDS: dict[Fault, tuple[float, ...]] = {
     "worker": (1.0, 5.0),
+    # Spot machines are taken away again and again; a stage that takes machines down has an end.
+    "machine": (1.0, 5.0, *[15.0] * 18),
     "memory": (5.0,),  # may have been another's; what a stage itself needs will not shrink
     "surroundings": (5.0, 30.0),  # a disk is emptied, a storage comes back
 }
@@ -25,8 +27,9 @@ class Failure(NamedTuple):
 
     Attributes:
         reason: In one line.
-        fault: worker: it died, hung or raised; memory: its stage found too little; surroundings:
-            disk, storage or data could not be used, which no setting of a pipeline can change.
+        fault: worker: it died, hung or raised; machine: its own was lost; memory: its stage found
+            too little; surroundings: disk, storage or data could not be used, which no setting of a
+            pipeline can change.
     """
 
     reason: str
@@ -40,7 +43,8 @@ class Retries:
     """
 
     def __init__(self) -> None:
-        self._failures: Counter[str] = Counter()
+        # Lost machines are counted apart: a stage that has lost some may still fail by itself.
+        self._failures: Counter[tuple[str, bool]] = Counter()
         self._due: dict[str, float] = {}
 
     @property
@@ -50,7 +54,7 @@ class Retries:
 
     def count(self, node: str) -> int:
         """Attempts of a stage that have failed."""
-        return self._failures[node]
+        return self._failures[node, False] + self._failures[node, True]
 
     def postpone(self, node: str, fault: Fault) -> float | None:
         """Note a failed attempt.
@@ -63,10 +67,11 @@ class Retries:
             Seconds until the next attempt; None if there is to be none.
         """
         waits = RETRY_SECONDS[fault]
-        self._failures[node] += 1
-        if self._failures[node] > len(waits):
+        kind = (node, fault == "machine")
+        self._failures[kind] += 1
+        if self._failures[kind] > len(waits):
             return None
-        seconds = waits[self._failures[node] - 1]
+        seconds = waits[self._failures[kind] - 1]
         self._due[node] = time.monotonic() + seconds
         return seconds
 

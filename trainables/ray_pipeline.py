@@ -95,20 +95,30 @@ def make_trainable(
     return run_trial
 
 
-def name_processes(run_trial: Callable[[dict[str, Any]], None]) -> type[tune.Trainable]:
-    """Let every process bear the name of the stage that it computes, for the dashboard and `ps`.
+def with_names(
+    run_trial: Callable[[dict[str, Any]], None],
+    resources: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
+) -> type[tune.Trainable]:
+    """Give Tune's actors readable names, for the dashboard and `ps`.
 
-    Ray's own title of an actor's process names the method that it runs, which is "train" for all.
+    The class is named `PipelineStage`, and every process like the stage that it computes; Ray's own
+    title of an actor's process names the method that it runs, which is "train" for all.
 
     Args:
         run_trial: From `make_trainable`.
+        resources: What a trial needs, from its config; as for `tune.with_resources`.
     """
 
     class PipelineStage(wrap_function(run_trial)):  # type: ignore[misc]
+        @classmethod
+        def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+            return resources(config)
+
         def train(self) -> Any:
             setproctitle(f"ray::{name_trial(self.config)}")
             return super().train()
 
+    PipelineStage.__qualname__ = PipelineStage.__name__
     return PipelineStage
 
 

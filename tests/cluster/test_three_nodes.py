@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+LONGER = ("--pipeline.sparse.num-steps", "1000")  # long enough for all faults
+
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
 
@@ -35,7 +37,7 @@ def test_nodes_killed_taken_back_and_out_of_reach_change_nothing(
     session = breaker.Session(
         cluster=three_nodes,
         folder=tmp_path / "study",
-        flags=[*tiny_study, "--keep", "front", "--cache-dir", str(tmp_path / "cache")],
+        flags=[*tiny_study, *LONGER, "--keep", "front", "--cache-dir", str(tmp_path / "cache")],
         num_pipelines=3,
         most_drivers=1,
     )
@@ -43,7 +45,7 @@ def test_nodes_killed_taken_back_and_out_of_reach_change_nothing(
         session.start()
         with stage_watch.StageWatch(session.run_dir) as watch:
             breakers = breaker.Breaker(session, watch, cut_seconds=16.0, pause_seconds=2.0, seed=0)
-            faults = list(breakers.break_all(3))
+            faults = list(breakers.break_all(3, num_pipelines=1))
             assert session.drivers[-1].wait(timeout=600) == 0, session.log.read_text()
     finally:
         session.end()

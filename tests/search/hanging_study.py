@@ -62,17 +62,22 @@ def ask(url):
         return error.code
 
 
-def watch_processes(dashboard, seen, is_over):
-    """Note the names under which the dashboard shows the processes of its node."""
+def watch_names(dashboard, seen, is_over):
+    """Note the names under which the dashboard shows the node's processes, and the actors."""
     token = Path("~/.ray/auth_token").expanduser().read_text().strip()
     (node,) = (node["NodeID"] for node in ray_session.ray.nodes())
-    request = urllib.request.Request(
-        f"http://{dashboard}/nodes/{node}", headers={"Authorization": f"Bearer {token}"}
-    )
-    while not is_over.wait(0.3):
+
+    def read(path):
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"http://{dashboard}/{path}", headers=headers)
         with urllib.request.urlopen(request, timeout=20) as answer:
-            workers = json.load(answer)["data"]["detail"]["workers"]
+            return json.load(answer)["data"]
+
+    while not is_over.wait(0.3):
+        workers = read(f"nodes/{node}")["detail"]["workers"]
         seen.update(worker["cmdline"][0] for worker in workers if worker["cmdline"])
+        actors = read("api/v0/actors")["result"]["result"]
+        seen.update(actor["class_name"] for actor in actors)
 
 
 original = ray_session.make_trainable
@@ -136,7 +141,7 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
         )
         allotment = ray_session.allot(config, *ray_session.count_devices())
         names, is_over = set(), threading.Event()
-        watch = threading.Thread(target=watch_processes, args=(dashboard, names, is_over))
+        watch = threading.Thread(target=watch_names, args=(dashboard, names, is_over))
         watch.start()
         ray_session.run_tune(config, folder, allotment, searcher, callback)
         is_over.set()
@@ -144,4 +149,4 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
     addresses = listening()
 outcomes = [[record.state, record.reason] for record in study.records.values()]
 answer = {"outcomes": outcomes, "dashboard": [host, status], "addresses": addresses}
-print(json.dumps({**answer, "processes": sorted(names)}))
+print(json.dumps({**answer, "names": sorted(names)}))

@@ -252,6 +252,26 @@ def test_memory_is_tried_once_more_and_then_named(
     assert searcher.study.records[0].reason == "sparse: sparse needs more memory; tried 2 times"
 
 
+@pytest.mark.parametrize(
+    "faults", [["machine"] * 5 + ["worker"] * 3, ["machine"] * 21], ids=["worker", "machine"]
+)
+def test_lost_machines_take_no_attempt_from_a_stage_but_have_an_end(
+    faults: list[Fault],
+    searcher: PipelineSearcher,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train_baselines(searcher)
+    for number, fault in enumerate(faults):
+        failure = Failure(f"a {fault} was lost", fault)
+        monkeypatch.setattr(searcher, "_explain_error", lambda trial_id, failure=failure: failure)
+        assert start(searcher, f"a{number}") == "sparse lambda 1e-05"
+        searcher.on_trial_complete(f"a{number}", None, error=True)
+        clock.now += 60
+    expected = f"sparse: a {faults[-1]} was lost; tried {len(faults)} times"
+    assert searcher.study.records[0].reason == expected
+
+
 @pytest.mark.parametrize("fault", ["surroundings", "own"])
 def test_an_obstacle_ends_the_search_and_leaves_the_pipelines_to_the_next_session(
     fault: Fault | str,
