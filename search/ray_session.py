@@ -46,6 +46,11 @@ from trainables.ray_pipeline import (  # noqa: E402
 )
 from trainables.remote_stages import STAGES_FOLDER  # noqa: E402
 
+BECOME_A_NODE = (
+    "make this machine a node without stages (ray start --address=HOST:6379 --num-cpus=0 "
+    "--num-gpus=0) and say --address auto, or hand the study to the cluster (docs/cluster.md)"
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Allotment:
@@ -123,8 +128,13 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
         Address of the dashboard, "" if there is none.
 
     Raises:
-        ValueError: No cluster answers at the address, or it does not know the token.
+        ValueError: No cluster answers at the address, it does not know the token, or this machine
+            is none of its nodes.
     """
+    if address is not None and address.startswith("ray://"):
+        raise ValueError(
+            f"a study cannot be driven through Ray Client ({address}); {BECOME_A_NODE}"
+        )
     local: dict[str, Any] = {}
     if address is None:
         local = {
@@ -138,6 +148,9 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
                 address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
             )
     except (ConnectionError, TimeoutError) as error:
+        if "node to connect to" in str(error.__cause__):  # the cluster has answered
+            text = f"this machine is no node of the Ray cluster at {address}; {BECOME_A_NODE}"
+            raise ValueError(text) from None
         raise ValueError(f"no Ray cluster answers at {address}: {error}") from None
     except AuthenticationError as error:
         raise ValueError(f"the Ray cluster at {address} refuses the token: {error}") from None

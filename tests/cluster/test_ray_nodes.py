@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,8 @@ from ray.cluster_utils import Cluster
 from search.config import StudyConfig
 from search.ray_nodes import alive_nodes, check_cluster, read_file, summon_worker
 from search.recipes import quickstart
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -80,3 +85,31 @@ def test_study_begins_without_a_node_that_has_just_died(
     check_cluster(quickstart(), tmp_path)
     assert len(alive_nodes()) == 2
     assert f"({node.node_id[:8]}) went away" in caplog.text
+
+
+def run_study(address: str, folder: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
+    """Run search/run.py with an address that it must refuse."""
+    return subprocess.run(
+        [*prefix, sys.executable, "search/run.py", "quickstart", "--address", address,
+         "--output-dir", str(folder), "--cache-dir", str(folder / "cache")],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_gcs_server_request_timeout_seconds": "3"},
+    )  # fmt: skip
+
+
+def test_ray_client_is_refused_with_the_way_that_works(tmp_path: Path) -> None:
+    ended = run_study("ray://127.0.0.1:10001", tmp_path)
+    assert ended.returncode == 2
+    assert "cannot be driven through Ray Client (ray://127.0.0.1:10001)" in ended.stderr
+    assert "ray start --address=HOST:6379 --num-cpus=0" in ended.stderr
+
+
+def test_machine_that_is_no_node_is_told_how_to_become_one(
+    two_nodes: Cluster, tmp_path: Path
+) -> None:
+    elsewhere = ("unshare", "--pid", "--fork", "--mount-proc")  # sees no process of a node
+    if subprocess.run([*elsewhere, "true"], capture_output=True).returncode:
+        pytest.skip("no namespaces may be made here")
+    ended = run_study(two_nodes.address, tmp_path, *elsewhere)
+    assert ended.returncode == 2, ended.stderr
+    assert f"this machine is no node of the Ray cluster at {two_nodes.address}" in ended.stderr
