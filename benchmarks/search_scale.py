@@ -328,6 +328,7 @@ def simulate(setting: Setting) -> dict[str, Any]:
                 study, max_concurrent=setting.num_workers, explain_error=Failure
             )
         worker = Worker(model, config.rungs)
+        journal.clear()  # what opened the study is no part of the search
         trace = drive(driven, study, worker, setting.num_workers, arguments.driver_seconds)
         journal_seconds = sum(journal)
         writing = time_results_files(study, Path(folder))

@@ -17,6 +17,7 @@ import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from search import ray_session
@@ -29,8 +30,6 @@ from search.study import PipelineStudy
 from trainables.pipeline_config import PipelineSettings
 
 folder = Path(sys.argv[1])
-# So that the dashboard sees a stage that hangs for 3 s; else it looks every 5 and 15 s.
-os.environ |= {"REPORTER_UPDATE_INTERVAL_MS": "500", "NODE_STATS_UPDATE_INTERVAL_SECONDS": "1"}
 
 
 def listening():
@@ -63,21 +62,18 @@ def ask(url):
 
 
 def watch_names(dashboard, seen, is_over):
-    """Note the names under which the dashboard shows the node's processes, and the actors."""
+    """Note the actors' names in the dashboard, and the processes', which its node pages show."""
     token = Path("~/.ray/auth_token").expanduser().read_text().strip()
-    (node,) = (node["NodeID"] for node in ray_session.ray.nodes())
-
-    def read(path):
-        headers = {"Authorization": f"Bearer {token}"}
-        request = urllib.request.Request(f"http://{dashboard}/{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)["data"]
-
+    request = urllib.request.Request(
+        f"http://{dashboard}/api/v0/actors", headers={"Authorization": f"Bearer {token}"}
+    )
     while not is_over.wait(0.3):
-        workers = read(f"nodes/{node}")["detail"]["workers"]
-        seen.update(worker["cmdline"][0] for worker in workers if worker["cmdline"])
-        actors = read("api/v0/actors")["result"]["result"]
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            actors = json.load(answer)["data"]["result"]["result"]
         seen.update(actor["class_name"] for actor in actors)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                seen.update(process.cmdline()[:1])
 
 
 original = ray_session.make_trainable
