@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Equal input raises these again, so Tune must not retry them.
 DETERMINISTIC_ERRORS = (ValueError, ArithmeticError, PruningError)
 REPORT_SECONDS = 1.0
-PACKAGES = ("models", "trainables")
+LOGGED_PACKAGES = ("models", "trainables")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,12 +189,12 @@ class Remarks(logging.Handler):
         return "\n".join(lines)
 
     def __enter__(self) -> Remarks:
-        for package in PACKAGES:
+        for package in LOGGED_PACKAGES:
             logging.getLogger(package).addHandler(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for package in PACKAGES:
+        for package in LOGGED_PACKAGES:
             logging.getLogger(package).removeHandler(self)
 
 
