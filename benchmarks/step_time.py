@@ -42,8 +42,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from models import create_model
-from models.cpu_convolutions import DilatedDepthwiseConv2d, SamePaddedConv2d
+from models import cpu_convolutions, create_model
 from models.hardware import bfloat16_is_fast, describe_hardware
 from models.latency import measure_latency
 from search.recipes import LITE0
@@ -408,8 +407,9 @@ def _build(network: str) -> nn.Module:
 def use_library_convolutions(model: nn.Module) -> None:
     """Undo `models.cpu_convolutions.use_cpu_convolutions`."""
     for module in model.modules():
-        if isinstance(module, DilatedDepthwiseConv2d | SamePaddedConv2d):
-            module.__class__ = type(module).__base__
+        if type(module).__module__ == cpu_convolutions.__name__:
+            kinds = type(module).__mro__
+            module.__class__ = next(k for k in kinds if k.__module__ != cpu_convolutions.__name__)
 
 
 def _make_png_files(folder: Path, num_samples: int = 32) -> SegmentationDataset:
