@@ -211,17 +211,22 @@ class Breaker:
         chosen = self._choose_attempt(kind)
         if chosen is None:
             return None
-        now, hit = time.time(), self._watch.working()
         node = HEAD if kind == "driver" else self._cluster.node_of(chosen.pid) or HEAD
         if kind == "worker":
-            hit = [chosen]
-        elif kind != "driver":
-            hit = [attempt for attempt in hit if self._cluster.node_of(attempt.pid) == node]
+            pids = {chosen.pid}
+        elif kind == "driver":
+            pids = {attempt.pid for attempt in self._watch.attempts}
+        else:
+            pids = self._cluster.workers(node)
+        now, hit = time.time(), [a for a in self._watch.working() if a.pid in pids]
         self._strike(kind, node, chosen)
-        recovered = wait_for(
-            lambda: all(self._watch.taken_up_at(attempt, now) for attempt in hit), RECOVERY_SECONDS
-        )
-        again = [self._watch.taken_up_at(attempt, now) or 0.0 for attempt in hit]
+        # A process may have gone over to its next stage before it was hit.
+        hit += [a for a in self._watch.attempts if a.began > now and a.pid in pids and not a.found]
+
+        def again() -> list[float | None]:
+            return [self._watch.taken_up_at(a, max(now, a.began)) for a in hit]
+
+        recovered = wait_for(lambda: all(again()), RECOVERY_SECONDS)
         return Fault(
             kind=kind,
             node=node,
@@ -231,7 +236,7 @@ class Breaker:
                 for attempt in hit
                 if not self._watch.has_ended_well(attempt)
             ],
-            recovery_seconds=max(0.0, max(again) - now) if recovered else None,
+            recovery_seconds=max([0.0, *(at - now for at in again() if at)]) if recovered else None,
         )
 
     def _await_nodes(self, kind: FaultKind) -> None:
