@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from search.objectives import OBJECTIVES
 from search.study import PipelineStudy
 from search.successive_halving import SuccessiveHalving
 
@@ -21,10 +22,10 @@ class Rungs:
     def __init__(self, study: PipelineStudy) -> None:
         config = study.config
         self._shares = config.rungs
-        self._halving = SuccessiveHalving(
+        self._halving: SuccessiveHalving[int] = SuccessiveHalving(
             max(1, len(config.rungs)),
             reduction_factor=config.reduction_factor,
-            objectives=config.objectives,
+            directions={name: OBJECTIVES[name].direction for name in config.objectives},
         )
         self.paused: dict[int, float] = {}
         for record in study.records.values():

@@ -5,9 +5,11 @@ import pytest
 from search.successive_halving import SuccessiveHalving
 
 
-def halving(num_rungs: int = 1, reduction_factor: float = 2) -> SuccessiveHalving:
+def halving(num_rungs: int = 1, reduction_factor: float = 2) -> SuccessiveHalving[int]:
     return SuccessiveHalving(
-        num_rungs, reduction_factor=reduction_factor, objectives=("miou", "latency_ms")
+        num_rungs,
+        reduction_factor=reduction_factor,
+        directions={"miou": "maximize", "latency_ms": "minimize"},
     )
 
 
@@ -15,7 +17,7 @@ def at(miou: float, latency_ms: float) -> dict[str, float]:
     return {"miou": miou, "latency_ms": latency_ms}
 
 
-def promote_all(halving: SuccessiveHalving) -> list[int]:
+def promote_all(halving: SuccessiveHalving[int]) -> list[int]:
     return list(iter(halving.promote, None))
 
 
@@ -63,6 +65,16 @@ def test_higher_rungs_come_first():
     for number in range(4, 6):
         rungs.report(number, 0, at(0.9, 10))
     assert promote_all(rungs) == [0, 4]
+
+
+def test_last_in_order_is_the_worst_of_the_lowest_rung():
+    rungs = halving(num_rungs=2)
+    for number, point in enumerate([at(0.5, 10), at(0.1, 30), at(0.4, 20), at(0.05, 40)]):
+        rungs.report(number, 0, point)
+    rungs.report(3, 1, at(0.06, 40))
+    assert rungs.find_last([0, 1, 2, 3]) == 1
+    assert rungs.find_last([0, 2]) == 2
+    assert rungs.find_last([3]) == 3
 
 
 @pytest.mark.parametrize(
