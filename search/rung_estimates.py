@@ -1,4 +1,4 @@
-"""What the sampler sees of pipelines that have reached a rung and have not ended."""
+"""What the sampler sees of pipelines that wait at a rung, or were stopped beyond a limit."""
 
 from __future__ import annotations
 
@@ -84,21 +84,38 @@ class RungEstimates:
             values[is_known, self._objectives.index("miou")] += gains
         return values
 
+    def get_last(self, number: int) -> list[float] | None:
+        """The objectives' values at the last level that a pipeline has reached; None: at none."""
+        values: list[float] | None = self._values[number].tolist() if self.knows(number) else None
+        return values
+
     def show(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Replace the running trials that can be estimated by finished ones.
+        """Replace by complete trials the running ones that can be estimated, and infeasible ones.
 
         Args:
             trials: Of the study; they are left as they are.
         """
         running = [i for i, trial in enumerate(trials) if trial.state is TrialState.RUNNING]
         estimated = self.estimate(np.array([trials[i].number for i in running], dtype=np.intp))
+        found = dict(zip(running, estimated.tolist(), strict=True))
+        found |= {
+            i: self._value_infeasible(trial.number)
+            for i, trial in enumerate(trials)
+            if trial.state is TrialState.PRUNED and any(v > 0 for v in trial.constraints.values())
+        }
         shown = trials.copy()
-        for i, values in zip(running, estimated.tolist(), strict=True):
+        for i, values in found.items():
             if not any(map(math.isnan, values)):
                 trial = shown[i] = copy(trials[i])
                 trial.state, trial.datetime_complete = TrialState.COMPLETE, trial.datetime_start
                 trial.values = values
         return shown
+
+    def _value_infeasible(self, number: int) -> list[float]:
+        """The objectives of a network beyond a limit, as they were before any fine-tuning."""
+        metrics = self._metrics.get(number, {})
+        found = {**metrics, "miou": metrics.get("miou_pruned", math.nan)}
+        return self.get_last(number) or [found.get(name, math.nan) for name in self._objectives]
 
     def _sum_gains(self) -> list[float]:
         """What mIoU may still gain, by the last level that was reached."""
@@ -120,6 +137,10 @@ class EstimatingSampler(ViewingSampler):
     running trial has no values: TPE counts it among the bad ones whatever it has shown, and goes
     on drawing at random until enough others are finished, a generation of NSGA-II does not end,
     and GP does not see it. Only this view has the estimates; the journal holds what was measured.
+
+    A network beyond a limit is not fine-tuned, so that its trial is pruned. NSGA-II, NSGA-III and
+    GP learn from complete trials alone: they would never hear of a constraint that is not met. Here
+    it is complete, with its violation and the accuracy that it had before fine-tuning.
 
     Args:
         sampler: Makes the suggestions.

@@ -39,7 +39,11 @@ STUDY_NAME = "segfront"
 JOURNAL_FILE = "study.journal"
 
 Outcome = Literal["complete", "failed", "stopped"]
-_OPTUNA_STATES = {"failed": TrialState.FAIL, "stopped": TrialState.PRUNED}
+_OPTUNA_STATES = {
+    "complete": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+    "stopped": TrialState.PRUNED,
+}
 EARLIER = "warm_start"  # marks what comes from earlier runs
 _OUTCOME_FIELDS = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
 
@@ -331,14 +335,16 @@ class PipelineStudy:
         with self.batch():
             trial.set_user_attr("outcome", facts)
             self._set_constraints(trial, metrics)
-            if outcome == "complete":
-                values = [float(metrics[name]) for name in self.config.objectives]
-                told = self._study.tell(trial, values)
-            else:
-                told = self._study.tell(trial, state=_OPTUNA_STATES[outcome])
-        self._history.note(told)
+            self._estimates.note(number, metrics)
+            # As `Study.tell`, which takes no values of a pruned trial; no sampler of ours needs to
+            # hear of a trial's end.
+            self._study._storage.set_trial_state_values(
+                trial._trial_id,
+                _OPTUNA_STATES[outcome],
+                None if outcome == "failed" else self._estimates.get_last(number),
+            )
+        self._history.note(self._study._storage.get_trial(trial._trial_id))
         self.records[number] = record
-        self._estimates.note(number, metrics)
         return record
 
     def save_clock(self) -> None:

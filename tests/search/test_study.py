@@ -12,7 +12,8 @@ import pytest
 
 from search.config import StudyConfig
 from search.samplers import SAMPLERS, create_sampler
-from search.study import JOURNAL_FILE, PipelineStudy, Proposal
+from search.space import FloatRange, SearchSpace
+from search.study import JOURNAL_FILE, Outcome, PipelineStudy, Proposal
 from trainables.pipeline_config import PipelineSettings
 
 
@@ -74,6 +75,50 @@ def test_a_sampler_leads_a_study_to_its_end(
     assert len(set(suggested[0])) == 8
     optuna_states = [trial.state.name for trial in load(tmp_path / "first").trials]
     assert optuna_states == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"] * 2
+
+
+def test_a_pruned_trial_has_its_last_values(config: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(replace(config, rungs=(0.25, 0.5)), tmp_path)
+    costs = {"latency_ms": 9.0, "num_params": 5.0, "miou_pruned": 0.1}
+    metrics = {**costs, "miou@0.25": 0.3, "miou@0.5": 0.4}
+    paused, hopeless, failed = ask(study), ask(study), ask(study)
+    study.report(paused.number, metrics)
+    study.tell(paused.number, "stopped", reason="behind the front", metrics=metrics)
+    study.tell(hopeless.number, "stopped", reason="cannot reach the front", metrics=costs)
+    study.tell(failed.number, "failed", reason="the loss is nan", metrics=metrics)
+    trials = load(tmp_path).trials
+    assert [trial.state.name for trial in trials] == ["PRUNED", "PRUNED", "FAIL"]
+    assert [trial.values for trial in trials] == [[0.4, 9.0, 5.0], None, None]
+    assert load(tmp_path).best_trials == []
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "random"])
+def test_a_sampler_learns_from_a_limit(sampler: str, config: StudyConfig, tmp_path: Path) -> None:
+    """The larger a network the more accurate, at no other cost than that of the limit."""
+    config = replace(
+        config,
+        sampler=sampler,
+        num_pipelines=40,
+        objectives=("miou", "latency_ms"),
+        max_num_params=50.0,
+        space=SearchSpace(
+            sparsity_lambda=(1e-4,),
+            pruning_ratio=FloatRange(low=0.01, high=0.99),
+            scope=("local",),
+            **{name: FloatRange(low=1, high=1) for name in ("temperature", "alpha", "eta", "lr")},
+        ),
+    )
+    study = PipelineStudy(config, tmp_path)
+    too_large = []
+    while (proposal := study.ask()) is not None:
+        size = 100 * (1 - proposal.settings.pruning_ratio)
+        too_large.append(size > 50)
+        metrics = {"latency_ms": 1 + proposal.settings.beta, "num_params": size}
+        metrics["miou_pruned" if too_large[-1] else "miou"] = size / 100
+        outcome: Outcome = "stopped" if too_large[-1] else "complete"
+        study.tell(proposal.number, outcome, metrics=metrics)
+    assert any(too_large)
+    assert sum(too_large[-20:]) <= 6
 
 
 def load(folder: Path) -> optuna.Study:
