@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -34,6 +35,7 @@ examples:
   python search/run.py camvid --download --num-pipelines 30 --sampler nsga2
   python search/run.py cityscapes --data-root cityscapes --gpus-per-trial 0.5
   python search/run.py camvid --data-root CamVid --warm-start runs/camvid-20260101-120000
+  python search/run.py camvid --data-root CamVid --store runs/store --seed 1
   python search/run.py quickstart --pipeline.data.name folder --data-root my_images
   python search/run.py --resume runs/camvid-20260101-120000
   python search/run.py --resume runs/camvid-20260101-120000 --confirm 3
@@ -53,6 +55,9 @@ class Arguments:
             flags only --confirm, --address and --no-dashboard go with it.
         address: Of a running Ray cluster; default: Ray is started on this machine.
         dashboard: Start Ray's dashboard when Ray is started here.
+        points: JSON file with pipelines to try first, instead of the recipe's: a list of objects
+            such as {"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}; what one leaves out is what the
+            space fixes, else what the dual-branch paper chose.
         download: Fetch CamVid (public GitHub archive, checksum verified) if it is not there yet.
         new_confirm: What --resume's --confirm says; None: as config.json says.
     """
@@ -62,6 +67,7 @@ class Arguments:
     resume: str | None = None
     address: str | None = None
     dashboard: bool = True
+    points: Path | None = None
     download: bool = False
     new_confirm: Annotated[int | None, tyro.conf.Suppress] = None
 

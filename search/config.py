@@ -48,6 +48,9 @@ class StudyConfig:
             out over the pipelines, on a GPU machine over the GPUs.
         gpus_per_trial: GPUs of one stage, fractions allowed; default: 1 where there is one.
         max_concurrent: Most stages at a time; default: as many as fit.
+        store: Folder of artefacts that studies share, made if missing: what one has computed, the
+            others find. Or storage, as for --output-dir; it must be that for a run in storage.
+            Default: the run's own.
         keep: What stays in the run's stages/ once the study is over: all networks, or those of the
             front (with the stages that lead to them, teacher, dense student and retrainings).
         checkpoint_seconds: Most work that a killed process loses.
@@ -56,7 +59,7 @@ class StudyConfig:
         cache_dir: Folder of the decoded images.
         space: Where pipelines are looked for.
         pipeline: What all pipelines share: data, networks, trainings, latency.
-        first_points: Pipelines tried first; those outside the space are left out.
+        first_points: Pipelines tried first; those of a recipe outside the space are left out.
         warm_start: Folders of earlier runs whose finished pipelines the sampler knows from the
             start: of the same data, networks, trainings and objectives.
     """
@@ -75,6 +78,7 @@ class StudyConfig:
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
+    store: str | None = None
     keep: Literal["all", "front"] = "all"
     checkpoint_seconds: float = 30.0
     stall_seconds: float | None = 1800.0
@@ -103,6 +107,10 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
+        if self.store is not None and self.keep != "all":
+            raise ValueError(
+                f"keep must be all with a store that other studies share; got {self.keep!r}"
+            )
         if self.confirm < 0 or self.confirm == 1:
             raise ValueError(
                 "confirm must be 0 or at least 2, as one retraining says nothing of its spread; "

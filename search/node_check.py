@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from trainables.installation import Installation, find_differences, inspect_installation
-from trainables.remote_folder import RemoteFolder
+from trainables.remote_folder import RemoteFolder, is_uri
 
 PROBE_PREFIX = ".node-check-"
 STORAGE_SECONDS = 10.0  # for a storage that fails to come round
@@ -25,6 +25,7 @@ class NodeReport(Installation):
         sees_run: Whether it sees what the driver has just written to the run's folder.
         writes_run: Whether it can write there.
         storage_error: Why it cannot use the storage that the run lies in; "" if it can.
+        store_error: Why it cannot use the store that studies share; "" if it can, or need not.
         num_gpus: GPUs that PyTorch finds.
     """
 
@@ -32,16 +33,18 @@ class NodeReport(Installation):
     sees_run: bool = True
     writes_run: bool = True
     storage_error: str = ""
+    store_error: str = ""
     num_gpus: int = 0
 
 
-def inspect_node(data_root: Path | None, place: Path | str) -> NodeReport:
+def inspect_node(data_root: Path | None, place: Path | str, store: str | None = None) -> NodeReport:
     """Look at this machine.
 
     Args:
         data_root: Folder of the data set; None if it needs none.
         place: File that the driver has written to the run's folder; if that lies in storage, its
             URI.
+        store: Path or URI of the artefacts that studies share; None: the run has its own.
     """
     shared = place if isinstance(place, Path) else None
     return NodeReport(
@@ -50,6 +53,7 @@ def inspect_node(data_root: Path | None, place: Path | str) -> NodeReport:
         sees_run=shared is None or shared.is_file(),
         writes_run=shared is None or _is_writable(shared.parent),
         storage_error="" if isinstance(place, Path) else _try_storage(place),
+        store_error="" if store is None else _try_store(store),
         num_gpus=torch.cuda.device_count(),
     )
 
@@ -109,6 +113,11 @@ def _find_problems(
             f"cannot use the run's storage ({node.storage_error}); give it the credentials and the "
             "way there (on AWS an instance profile)"
         )
+    if node.store_error:
+        yield (
+            f"cannot use the store of all studies ({node.store_error}); mount it there under the "
+            "same path, or give the node the credentials"
+        )
     if node.num_gpus < offered_gpus:
         yield (
             f"PyTorch finds {node.num_gpus} of the {offered_gpus:g} GPUs that Ray offers; check "
@@ -129,6 +138,12 @@ def _try_storage(uri: str) -> str:
     except (OSError, ValueError) as error:
         return " ".join(str(error).split())
     return ""
+
+
+def _try_store(store: str) -> str:
+    if is_uri(store):
+        return _try_storage(store)
+    return "" if _is_writable(Path(store)) else "no folder that can be written to"
 
 
 def _is_writable(folder: Path) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from search.config import StudyConfig
+from search.remote_run import connect
 from trainables.data.download import download_camvid
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
+from trainables.remote_folder import is_uri
 
 CAMVID_FOLDER = Path("data/CamVid")
 
@@ -45,12 +48,43 @@ def settle_paths(config: StudyConfig) -> StudyConfig:
         teacher=_settle_weights(pipeline.teacher),
         student=_settle_weights(pipeline.student),
     )
+    store = config.store
+    if store is not None and not is_uri(store):
+        store = str(Path(store).expanduser().absolute())
     return replace(
         config,
         pipeline=pipeline,
+        store=store,
         cache_dir=config.cache_dir.expanduser().absolute(),
         warm_start=tuple(folder.expanduser().absolute() for folder in config.warm_start),
     )
+
+
+def check_store(store: str | None, *, is_remote: bool) -> None:
+    """See whether the artefacts that studies share can be written; a folder is made if missing.
+
+    Args:
+        store: Path or URI; None: the run has its own.
+        is_remote: Whether the run lies in storage.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if store is None:
+        return
+    if is_uri(store):
+        connect(store)
+        return
+    if is_remote:
+        raise ValueError(f"store must be a URI of storage, where the run lies too; got {store}")
+    try:
+        Path(store).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"store must be a folder that can be written to; {store}: {error.strerror}"
+        ) from None
 
 
 def check_study(config: StudyConfig) -> DatasetSummary:

@@ -65,8 +65,8 @@ def check_cluster(config: StudyConfig, run_dir: Path, storage: str | None = None
     probe = run_dir / f"{PROBE_PREFIX}{uuid4().hex}"
     probe.touch()
     try:
-        nodes = _ask_nodes(data_root, storage or probe)
-        driver = inspect_node(data_root, storage or probe)
+        nodes = _ask_nodes(data_root, storage or probe, config.store)
+        driver = inspect_node(data_root, storage or probe, config.store)
     finally:
         probe.unlink()
     offered = {_name(node): float(node["Resources"].get("GPU", 0)) for node in alive_nodes()}
@@ -124,12 +124,13 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
-def _ask_nodes(data_root: Path | None, place: Path | str) -> dict[str, NodeReport]:
+def _ask_nodes(*wanted: Any) -> dict[str, NodeReport]:
+    """Reports by node; the arguments are those of `inspect_node`."""
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_inspect)
     answers = {
         _name(node): task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(data_root, place)
+        ).remote(*wanted)
         for node in alive_nodes()
     }
     deadline = time.monotonic() + ANSWER_SECONDS
@@ -162,7 +163,7 @@ def _read_text(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
 
 
-def _inspect(data_root: Path | None, place: Path | str) -> dict[str, Any]:
+def _inspect(*wanted: Any) -> dict[str, Any]:
     # Ray hides the GPUs from a task that asks for none.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    return asdict(inspect_node(data_root, place))
+    return asdict(inspect_node(*wanted))

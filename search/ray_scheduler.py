@@ -46,7 +46,7 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
         time_attr: str = "training_iteration",
         reduction_factor: float = 3.0,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         if list(rungs) != sorted(set(rungs)):
             raise ValueError(f"rungs must ascend, got {list(rungs)}")
         self._halving: SuccessiveHalving[str] = SuccessiveHalving(

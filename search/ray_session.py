@@ -197,7 +197,7 @@ def run_tune(
     allotment: Allotment,
     searcher: PipelineSearcher,
     callback: BoardCallback,
-    storage: str | None = None,
+    remote_store: str | None = None,
     installation: Installation | None = None,
 ) -> None:
     """Run trials until the searcher has no more.
@@ -208,8 +208,8 @@ def run_tune(
         allotment: Resources of the trials.
         searcher: Says what to run and is told the outcomes.
         callback: Watches.
-        storage: URI of the run if it lies in storage; workers keep their part of `run_dir` on their
-            own disks then, under the same path.
+        remote_store: URI of the artefacts if they lie in storage. If the run does too, workers keep
+            their part of `run_dir` on their own disks, under the same path.
         installation: That the workers of a cluster must have, also of nodes that join later.
 
     Raises:
@@ -227,7 +227,7 @@ def run_tune(
         num_threads=threads,
         stall_seconds=config.stall_seconds,
         num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
-        storage=storage,
+        remote_store=remote_store,
         installation=installation,
     )
 

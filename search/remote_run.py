@@ -42,17 +42,20 @@ class RemoteRun:
     Args:
         remote: Folder of the run.
         folder: The driver's copy of it.
+        store: URI of artefacts that studies share; None: the run has its own.
 
     Attributes:
         remote: As given.
         folder: As given.
-        stages: The run's artefacts there.
+        store: Folder of the artefacts.
+        stages: The artefacts there.
     """
 
-    def __init__(self, remote: RemoteFolder, folder: Path) -> None:
+    def __init__(self, remote: RemoteFolder, folder: Path, store: str | None = None) -> None:
         self.remote = remote
         self.folder = folder
-        self.stages = RemoteStages(remote / STAGES_FOLDER)
+        self.store = remote / STAGES_FOLDER if store is None else RemoteFolder(store)
+        self.stages = RemoteStages(self.store)
         self._lease = DriverLease(remote)
         self._brought: dict[str, tuple[int, int]] = {}
         self._rests_until = 0.0
@@ -186,7 +189,7 @@ def create_remote_run(remote: RemoteFolder, config: StudyConfig) -> RemoteRun:
     run = remote / copy.name
     if run.exists(CONFIG_FILE):
         raise ValueError(f"{run.uri} was made in this very second by somebody else; start again")
-    return RemoteRun(run, copy)
+    return RemoteRun(run, copy, config.store)
 
 
 def find_remote_run(uri: str) -> RemoteRun:
@@ -206,7 +209,7 @@ def find_remote_run(uri: str) -> RemoteRun:
         copy = _copies_dir(remote.parent, config) / remote.name
         copy.mkdir(parents=True, exist_ok=True)
         write_atomically(copy / CONFIG_FILE, path.read_bytes())
-    return RemoteRun(remote, copy)
+    return RemoteRun(remote, copy, config.store)
 
 
 def _copies_dir(remote: RemoteFolder, config: StudyConfig) -> Path:

@@ -23,8 +23,9 @@ from models.storage import explain_storage_error
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
 from search.confirmation import Confirmation
+from search.first_points import read_first_points
 from search.keeping import keep_front
-from search.preparation import check_study, fetch_data, settle_paths
+from search.preparation import check_store, check_study, fetch_data, settle_paths
 from search.progress import ProgressBoard, ProgressDisplay
 from search.ray_metrics import StudyMetrics, metrics_address
 from search.ray_nodes import check_cluster, describe_worker, read_file, summon_worker
@@ -98,6 +99,13 @@ class Run:
     def storage(self) -> str | None:
         """URI of the run, if it lies in storage."""
         return self.remote.remote.uri if self.remote else None
+
+    @property
+    def remote_store(self) -> str | None:
+        """URI of the artefacts, if they lie in storage."""
+        if self.remote:
+            return self.remote.store.uri
+        return self.config.store if is_uri(self.config.store or "") else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,7 +181,11 @@ def prepare(
     else:
         storage = connect(output_dir) if is_uri(output_dir) else None
         config = fetch_data(arguments.study) if arguments.download else arguments.study
+        if arguments.points is not None:
+            points = read_first_points(arguments.points, config)
+            config = replace(config, first_points=points)
         config = settle_paths(config)
+        check_store(config.store, is_remote=storage is not None)
         read_known(config)  # a run that does not compare ends it here
     with console.status(f"reading the data set {config.pipeline.data.name}"):
         dataset = check_study(config)
@@ -289,7 +301,7 @@ def tune_pipelines(run: Run) -> None:
                     allotment,
                     searcher,
                     callback,
-                    storage=run.storage,
+                    remote_store=run.remote_store,
                     installation=inspect_installation() if address else None,
                 )
             finally:

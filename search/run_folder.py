@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from search.config import CONFIG_FILE, StudyConfig, save_config
+from trainables.remote_folder import is_uri
+from trainables.remote_stages import STAGES_FOLDER
 
 LOCK_FILE = ".lock"
 
@@ -17,9 +19,11 @@ LOCK_FILE = ".lock"
 def create_run_folder(output_dir: Path, config: StudyConfig) -> Path:
     """Make `<recipe>-<date>-<time>` with its config.json.
 
+    A run with a store that studies share has a link to it for its stages/.
+
     Args:
         output_dir: Made if missing.
-        config: Of the study.
+        config: Of the study, with paths settled.
 
     Raises:
         ValueError: The folder cannot be written.
@@ -29,6 +33,8 @@ def create_run_folder(output_dir: Path, config: StudyConfig) -> Path:
         folder = output_dir / (f"{stem}-{attempt}" if attempt else stem)
         try:
             folder.mkdir(parents=True)
+            if config.store is not None and not is_uri(config.store):
+                (folder / STAGES_FOLDER).symlink_to(config.store, target_is_directory=True)
             save_config(config, folder / CONFIG_FILE)
         except FileExistsError:
             continue

@@ -185,12 +185,17 @@ class SearchSpace:
 
     def contains(self, settings: PipelineSettings) -> bool:
         """Whether a pipeline lies in the space."""
+        return not self.find_outside(settings)
+
+    def find_outside(self, settings: PipelineSettings) -> list[str]:
+        """Names of the settings with which a pipeline lies outside the space."""
+        outside = []
         for entry in fields(self):
             values, value = getattr(self, entry.name), getattr(settings, entry.name)
             inside = values.contains(value) if isinstance(values, FloatRange) else value in values
             if not inside:
-                return False
-        return True
+                outside.append(entry.name)
+        return outside
 
 
 def _extremes(values: FloatRange | tuple[Any, ...]) -> tuple[Any, ...]:

@@ -39,8 +39,8 @@ class Workplace:
 
     Attributes:
         stages_dir: Folder of the artefact store.
-        storage: URI of the run where it lies in storage; the folders here are each node's own then.
-            None: all nodes share them.
+        remote_store: URI of the artefacts where they lie in storage; None: all nodes share their
+            folder.
         installation: That every worker must have; None where nobody can have another.
         stalls_dir: Folder for what is known of stages that hung.
         cache_dir: Folder of the decoded images.
@@ -60,7 +60,7 @@ class Workplace:
     num_threads: Mapping[str, int]
     stall_seconds: float | None = None
     num_workers: int = 0
-    storage: str | None = None
+    remote_store: str | None = None
     installation: Installation | None = None
 
 
@@ -137,7 +137,7 @@ def _run(
 ) -> dict[str, Any]:
     """Do the work of a trial; returns its last report."""
     stage = trial["stage"]
-    store = open_store(workplace.stages_dir, workplace.storage)
+    store = open_store(workplace.stages_dir, workplace.remote_store)
     context = StageContext(
         cache_dir=workplace.cache_dir,
         device=workplace.device,

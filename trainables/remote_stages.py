@@ -187,16 +187,14 @@ class RemoteStages:
             there.delete(file)
 
 
-def open_store(root: Path, storage: str | None) -> ArtifactStore:
+def open_store(root: Path, remote: str | None) -> ArtifactStore:
     """The artefacts of a run.
 
     Args:
         root: Folder of the store on this node.
-        storage: URI of the run's folder if it lies in storage; None if all nodes share the root.
+        remote: URI of their folder if they lie in storage; None if all nodes share the root.
 
     Raises:
         OSError: The storage does not answer.
     """
-    if storage is None:
-        return ArtifactStore(root)
-    return ArtifactStore(root, RemoteStages(RemoteFolder(storage) / STAGES_FOLDER))
+    return ArtifactStore(root, None if remote is None else RemoteStages(RemoteFolder(remote)))

@@ -182,6 +182,35 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
     assert SECRET not in output + errors
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_studies_that_share_a_store_compute_a_stage_once(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    store, points = tmp_path / "store", tmp_path / "points.json"
+    flags = [*TINY, "--cache-dir", str(tmp_path / "cache"), "--store", str(store)]
+    flags += ["--points", str(points), "--num-pipelines", "2", "--sampler", "random"]
+    computed: list[dict[str, int]] = []
+    for runs, point in (("first", {"temperature": 2}), ("second", {"temperature": 3})):
+        points.write_text(json.dumps([{"pruning_ratio": 0.4, "lr": 0.003, **point}]))
+        process = start("quickstart", *flags, "--output-dir", str(tmp_path / runs))
+        output, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, (output, errors)
+        results = store.glob("*/result.json")
+        computed.append({path.parent.name: path.stat().st_mtime_ns for path in results})
+    one, two = computed
+    assert one.items() < two.items()
+    assert not [name for name in two.keys() - one.keys() if name.startswith(("teacher", "dense"))]
+
+    (folder,) = (tmp_path / "second").glob("quickstart-*")
+    first = read_trials(folder)[0]
+    assert (first["config/temperature"], first["config/pruning_ratio"]) == ("3.0", "0.4")
+    assert [first[f"stage/{stage}"] in one for stage in ("pruned", "distilled")] == [True, False]
+    assert [float(first[f"seconds/{stage}"]) for stage in ("dense", "sparse", "pruned")] == [0] * 3
+    assert (folder / "stages" / first["stage/distilled"] / "checkpoint.safetensors").is_file()
+
+
 def read_remote_trials(run: RemoteFolder) -> dict[str, str]:
     """mIoU of the complete trials as trials.csv in storage has them."""
     if not run.exists("trials.csv"):

@@ -85,6 +85,9 @@ def test_inspection_sees_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (stored.sees_run, stored.writes_run, stored.storage_error) == (True, True, "")
     assert list((tmp_path / "storage").iterdir()) == []
     assert "nowhere" in inspect_node(None, "file:///proc/nowhere").storage_error
+    assert inspect_node(None, probe, str(data)).store_error == ""
+    assert inspect_node(None, probe, str(tmp_path / "no")).store_error.startswith("no folder")
+    assert "nowhere" in inspect_node(None, probe, "file:///proc/nowhere").store_error
 
 
 def test_hash_follows_content_and_place(tmp_path: Path) -> None:

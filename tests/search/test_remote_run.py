@@ -97,7 +97,7 @@ def test_run_is_found_again_on_another_machine(run: RemoteRun) -> None:
     with run.held():
         append(run, "1\n")
         (run.folder / "trials.csv").write_text("trial\n")
-    open_store(run.folder / "stages", run.remote.uri).obtain("dense", "1", lambda folder: {})
+    open_store(run.folder / "stages", run.store.uri).obtain("dense", "1", lambda folder: {})
     shutil.rmtree(run.folder)
     again = find_remote_run(run.remote.uri)
     assert again.folder == run.folder
@@ -130,7 +130,7 @@ def test_longer_journal_counts(run: RemoteRun, here: str, there: str, after: str
 
 
 def test_networks_of_the_front_are_fetched(run: RemoteRun, tmp_path: Path) -> None:
-    elsewhere = open_store(tmp_path / "node", run.remote.uri)
+    elsewhere = open_store(tmp_path / "node", run.store.uri)
     records = []
     for number, miou in enumerate([0.5, 0.4, 0.3]):
         elsewhere.obtain("distilled", str(number), lambda folder: {})

@@ -21,7 +21,7 @@ class Node:
     def __init__(self, root, uri):
         self.root = root
         self.remote = RemoteFolder(uri) / "stages"
-        self.store = open_store(root, uri)
+        self.store = open_store(root, self.remote.uri)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_half_uploaded_artefact_is_invisible_until_it_is_whole(node, monkeypatch
     assert first.remote.list().keys() == {"sparse-k/checkpoint.safetensors"}
     assert second.store.find("sparse", "k") is None
     # The worker is started again on its node, and brings there what it has.
-    again = open_store(first.root, first.remote.parent.uri)
+    again = open_store(first.root, first.remote.uri)
     again.obtain("sparse", "k", never)
     assert second.store.obtain("sparse", "k", never).checkpoint.read_text() == "weights"
 

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.preparation import check_store, settle_paths
+from search.recipes import quickstart
+from search.remote_run import connect, create_remote_run
+from search.run_folder import create_run_folder
+
+
+def test_store_of_all_studies_stands_for_the_stages_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = settle_paths(replace(quickstart(), store="shared/store"))
+    check_store(config.store, is_remote=False)
+    folder = create_run_folder(tmp_path / "runs", config)
+    assert (folder / "stages").resolve() == tmp_path / "shared" / "store"
+    (folder / "stages" / "dense-1").mkdir()
+    assert (tmp_path / "shared" / "store" / "dense-1").is_dir()
+
+
+def test_store_in_storage_stands_for_the_stages_of_a_run_there(bucket: str, tmp_path: Path) -> None:
+    runs, store = connect(bucket) / "runs", connect(bucket) / "store"
+    check_store(store.uri, is_remote=True)
+    config = replace(quickstart(), store=store.uri, cache_dir=tmp_path)
+    run = create_remote_run(runs, config)
+    assert run.store.uri == store.uri
+    assert not (run.folder / "stages").exists()
+
+
+def test_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"store must be a folder that can be written to; .*file"):
+        check_store(str(tmp_path / "file"), is_remote=False)
+    with pytest.raises(ValueError, match=r"store must be a URI of storage, .*; got /store"):
+        check_store("/store", is_remote=True)
+    with pytest.raises(ValueError, match=r"storage cannot be used: .*nowhere"):
+        check_store("file:///proc/nowhere", is_remote=False)
+    with pytest.raises(ValueError, match=r"keep must be all with a store .* got 'front'"):
+        replace(quickstart(), store="/store", keep="front")
