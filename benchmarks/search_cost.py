@@ -127,6 +127,7 @@ class Arguments:
         seeds: Of the sampler.
         ways: Which of ours, beside the plain script.
         output: JSON file for the results, written after every search.
+        runs: Keeps the runs of ours there, as for benchmarks/early_stops.py; default: they go.
         flags: More flags for search/run.py, for a smaller or larger comparison.
     """
 
@@ -134,6 +135,7 @@ class Arguments:
     seeds: tuple[int, ...] = (0, 1, 2)
     ways: tuple[str, ...] = tuple(WAYS)
     output: Path | None = None
+    runs: Path | None = None
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -188,13 +190,16 @@ class Curve(NamedTuple):
 def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     """Run search/run.py as a user would, and read what it wrote."""
     flags, program, times = WAYS[way]
+    runs = folder
+    if arguments.runs is not None:
+        runs = arguments.runs / f"{way}, seed {seed}"
     command = [sys.executable, *program, RECIPE, "--no-dashboard", "--seed", str(seed),
                "--num-pipelines", str(times * arguments.num_pipelines),
-               "--output-dir", str(folder), "--cache-dir", str(folder / "cache"),
+               "--output-dir", str(runs), "--cache-dir", str(folder / "cache"),
                *STUDY, *arguments.flags, *flags]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-    (run_dir,) = folder.glob(f"{RECIPE}-*")
+    (run_dir,) = runs.glob(f"{RECIPE}-*")
     metadata = json.loads((run_dir / "metadata.json").read_text())
     reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
     folders = [run_dir / "stages" / baseline["stage"] for baseline in metadata["baselines"]]

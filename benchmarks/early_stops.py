@@ -1,0 +1,202 @@
+"""How often a study stopped a pipeline that it should have finished.
+
+Takes runs of search/run.py whose searches are over and finishes what they stopped: pipelines whose
+pruned network could not enter the front by the bound on its accuracy (search/accuracy_bound.py),
+and those that were left behind at a rung. A stop was wrong if the finished network enters the front
+of those that the study did finish. What that cost is the hypervolume (share of the box up to the
+dense student) of all together, less that of the study's own front.
+
+The networks are added to the run's stages/ (another start finds them there); nothing else of the
+run is changed. Latency is known from the run.
+
+Example (CamVid; some seconds for each stopped pipeline):
+  python search/run.py camvid --data-root ... --rungs 0.34 --num-pipelines 30
+  python benchmarks/early_stops.py --run-dirs runs/camvid-... --output early_stops.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from command import describe_measurement, run_command
+from rich.console import Console
+from rich.table import Table
+
+from models.hardware import describe_hardware
+from search.config import CONFIG_FILE, load_config
+from search.front import front_mask, hypervolume_fraction
+from search.results import METADATA_FILE
+from search.study import JOURNAL_FILE, PipelineStudy, TrialRecord
+from trainables.context import StageContext, detect_device
+from trainables.pipeline import run_stage
+from trainables.remote_stages import STAGES_FOLDER
+from trainables.store import ArtifactStore
+
+BOUND = re.compile(r"even with mIoU ([0-9.]+)")  # of `PipelineStudy.find_obstacle`
+RUNG = "behind the front"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is finished.
+
+    Attributes:
+        run_dirs: Folders of runs.
+        output: JSON file for the results.
+    """
+
+    run_dirs: tuple[Path, ...]
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.run_dirs:
+            raise ValueError("run_dirs must name at least one run, got none")
+
+
+class Stop(NamedTuple):
+    """A pipeline that a study stopped, and what it would have come to.
+
+    Attributes:
+        trial: Its number.
+        by: "bound" or "rung".
+        miou: Once finished.
+        bound: mIoU that was believed to be its best; None at a rung.
+        was_wrong: Whether it enters the study's front.
+    """
+
+    trial: int
+    by: str
+    miou: float
+    bound: float | None
+    was_wrong: bool
+
+
+class Outcome(NamedTuple):
+    """What the early stops of a run did.
+
+    Attributes:
+        run_dir: Its folder.
+        num_finished: Pipelines that the study finished.
+        stops: Those that it stopped.
+        hypervolume: Of the study's own front.
+        hypervolume_of_all: With the stopped ones.
+    """
+
+    run_dir: str
+    num_finished: int
+    stops: list[Stop]
+    hypervolume: float
+    hypervolume_of_all: float
+
+
+def finish_stopped(run_dir: Path, console: Console) -> Outcome:
+    """Finish what a study stopped.
+
+    Args:
+        run_dir: Folder of its run.
+        console: Says how far it is.
+
+    Raises:
+        ValueError: The search is not over, or it has nothing finished.
+    """
+    config = load_config(run_dir / CONFIG_FILE)
+    metadata = json.loads((run_dir / METADATA_FILE).read_text())
+    reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
+    with tempfile.TemporaryDirectory() as scratch:  # to open a study is to write to its journal
+        shutil.copy(run_dir / JOURNAL_FILE, scratch)
+        study = PipelineStudy(config, Path(scratch))
+    complete = [r.metrics for r in study.records.values() if r.state == "complete"]
+    if study.num_unfinished or not complete:
+        raise ValueError(f"run_dirs must be runs whose search has succeeded; {run_dir} is not over")
+    stopped = {r.number: r for r in study.records.values() if r.state == "stopped"}
+    by = {number: _say_why(record) for number, record in stopped.items()}
+    store = ArtifactStore(run_dir.absolute() / STAGES_FOLDER)
+    context = StageContext(
+        cache_dir=config.cache_dir,
+        device=detect_device(),
+        num_threads=len(os.sched_getaffinity(0)),
+    )
+    finished: list[Mapping[str, float]] = []
+    stops = []
+    for number, record in stopped.items():
+        if not by[number]:
+            continue
+        with console.status(f"{run_dir.name}: finishing trial {number}"):
+            result = run_stage(config.pipeline, record.settings, "distilled", store, context)
+        metrics = {**record.metrics, **result.metrics}
+        finished.append(metrics)
+        bound = BOUND.match(record.reason)
+        stops.append(
+            Stop(
+                trial=number,
+                by=by[number],
+                miou=metrics["miou"],
+                bound=float(bound[1]) if bound else None,
+                was_wrong=front_mask([*complete, metrics], config.objectives)[-1],
+            )
+        )
+    return Outcome(
+        run_dir=str(run_dir),
+        num_finished=len(complete),
+        stops=stops,
+        hypervolume=hypervolume_fraction(complete, reference),
+        hypervolume_of_all=hypervolume_fraction([*complete, *finished], reference),
+    )
+
+
+def _say_why(record: TrialRecord) -> str:
+    """What stopped it, as `Stop.by`; "" for a limit of the user, which cannot be wrong."""
+    if BOUND.match(record.reason):
+        return "bound"
+    return "rung" if record.reason.startswith(RUNG) else ""
+
+
+def report(outcomes: Sequence[Outcome], console: Console) -> None:
+    """Print a row per run."""
+    table = Table(title="early stops: wrong of all, and what they cost")
+    names = ("run", "finished", "by the bound", "above it", "at a rung", "hypervolume", "of all")
+    for name in names:
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for outcome in outcomes:
+        cells: list[str] = []
+        for by in ("bound", "rung"):
+            stops = [stop for stop in outcome.stops if stop.by == by]
+            cells.append(f"{sum(stop.was_wrong for stop in stops)} of {len(stops)}")
+        above = sum(stop.bound is not None and stop.miou > stop.bound for stop in outcome.stops)
+        cells.insert(1, str(above))
+        volumes = (f"{v:.4f}" for v in (outcome.hypervolume, outcome.hypervolume_of_all))
+        name = Path(outcome.run_dir).name
+        table.add_row(name, str(outcome.num_finished), *cells, *volumes)
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Finish, print, write; returns the exit status, see `run_command`."""
+    return run_command(Arguments, run, argv, description=__doc__)
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Do the whole benchmark and print it; returns JSON-able results."""
+    outcomes = [finish_stopped(run_dir, console) for run_dir in arguments.run_dirs]
+    report(outcomes, console)
+    hardware = describe_hardware(detect_device())
+    return {
+        **describe_measurement("early_stops", arguments, hardware),
+        "runs": [
+            {**outcome._asdict(), "stops": [stop._asdict() for stop in outcome.stops]}
+            for outcome in outcomes
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""What a stage costs beside its work, against a trial of plain Ray Tune.
+
+A study is run twice on one store (`--store`). The second time every stage is found, so that all of
+its time goes into asking the sampler, scheduling, Tune's and Ray's messages, reading and checking
+artefacts, and results files. Plain Tune runs as many trials of a function that reports three
+numbers at once, with OptunaSearch over the same space, `reuse_actors=True` and as many at a time.
+
+Reported: seconds from the end of a trial to the end of the next one, over all places, without the
+start of Ray and of the first processes; and the seconds that a trial holds its place.
+
+Example (4 minutes on two idle cores):
+  python benchmarks/trial_overhead.py --output trial_overhead.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from command import describe_measurement, run_command
+from rich.console import Console
+from rich.table import Table
+
+from models.hardware import describe_hardware
+from search.objectives import OBJECTIVES
+from search.recipes import quickstart
+
+ROOT = Path(__file__).parents[1]
+STUDY = shlex.split("""
+    quickstart --sampler tpe --no-stop-hopeless --no-dashboard --cpus-per-trial 1
+    --pipeline.data.size 64 128 --pipeline.data.num-samples 8
+    --pipeline.data.augmentation.crop-size 64 64 --pipeline.latency.max-seconds 0.1
+    --pipeline.teacher.width 0.125 --pipeline.student.width 0.125
+    --pipeline.teacher-training.num-steps 1 --pipeline.dense.num-steps 1
+    --pipeline.sparse.num-steps 1 --pipeline.distil.num-steps 1
+""")
+WARM_UP = 4  # trials, in which processes start
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is timed.
+
+    Attributes:
+        num_pipelines: Of the study.
+        output: JSON file for the results.
+    """
+
+    num_pipelines: int = 60
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_pipelines <= WARM_UP:
+            raise ValueError(f"num_pipelines must be above {WARM_UP}, got {self.num_pipelines}")
+
+
+class Timing(NamedTuple):
+    """Trials of one search.
+
+    Attributes:
+        search: Which.
+        num_trials: That were timed.
+        interval_ms: Mean time between two ends.
+        held_ms: Median time that a trial held its place, as Tune says.
+    """
+
+    search: str
+    num_trials: int
+    interval_ms: float
+    held_ms: float
+
+
+def time_ours(arguments: Arguments, folder: Path) -> Timing:
+    """Run the study twice; time the second one's stages."""
+    for runs in ("first", "second"):
+        command = [sys.executable, str(ROOT / "search" / "run.py"), *STUDY,
+                   "--num-pipelines", str(arguments.num_pipelines),
+                   "--output-dir", str(folder / runs), "--store", str(folder / "store"),
+                   "--cache-dir", str(folder / "cache")]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    return read_timing("ours", folder / "second")
+
+
+def time_plain(folder: Path, num_trials: int) -> Timing:
+    """Run as many trials of a function that does nothing."""
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    study = quickstart()
+    kinds = [OBJECTIVES[name] for name in study.objectives]
+
+    def run_trial(trial: dict[str, Any]) -> None:
+        tune.report({kind.name: trial["pruning_ratio"] for kind in kinds})
+
+    cores = len(os.sched_getaffinity(0))
+    ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
+    try:
+        tune.Tuner(
+            tune.with_resources(run_trial, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=OptunaSearch(
+                    space=study.space.distributions(),
+                    metric=[kind.name for kind in kinds],
+                    mode=["max" if kind.direction == "maximize" else "min" for kind in kinds],
+                    seed=0,
+                ),
+                num_samples=num_trials,
+                max_concurrent_trials=cores,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(storage_path=str(folder / "plain"), verbose=0),
+        ).fit()
+    finally:
+        ray.shutdown()
+    return read_timing("plain Tune", folder / "plain")
+
+
+def read_timing(search: str, folder: Path) -> Timing:
+    """Read from Tune's result files when every trial ended, and how long it took."""
+    paths = sorted(folder.rglob("result.json"), key=lambda path: path.stat().st_mtime)
+    ended = [path for path in paths if "stages" not in path.parts and "store" not in path.parts]
+    timed = ended[WARM_UP:]
+    last = [json.loads(path.read_text().splitlines()[-1]) for path in timed]
+    seconds = timed[-1].stat().st_mtime - ended[WARM_UP - 1].stat().st_mtime
+    return Timing(
+        search=search,
+        num_trials=len(timed),
+        interval_ms=1000 * seconds / len(timed),
+        held_ms=1000 * statistics.median(result["time_total_s"] for result in last),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Time, print, write; returns the exit status, see `run_command`."""
+    return run_command(Arguments, run, argv, description=__doc__)
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Do the whole benchmark and print it; returns JSON-able results."""
+    with tempfile.TemporaryDirectory() as scratch:
+        ours = time_ours(arguments, Path(scratch))
+        plain = time_plain(Path(scratch), ours.num_trials + WARM_UP)
+    table = Table(title="time beside the work")
+    for name in ("search", "trials", "ms from end to end", "ms held"):
+        table.add_column(name, justify="left" if name == "search" else "right")
+    for timing in (ours, plain):
+        times = (f"{value:.0f}" for value in (timing.interval_ms, timing.held_ms))
+        table.add_row(timing.search, str(timing.num_trials), *times)
+    console.print(table)
+    return {
+        **describe_measurement("trial_overhead", arguments, describe_hardware("cpu")),
+        "timings": [ours._asdict(), plain._asdict()],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
