@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search import samplers
 from search.config import StudyConfig
 from search.front import hypervolume_fraction
 from search.objectives import OBJECTIVES, ObjectiveName
@@ -115,7 +117,12 @@ PROBLEMS: dict[str, Problem] = {
 
 
 def optimise(
-    name: str, sampler: SamplerName, *, seed: int, num_evaluations: int
+    name: str,
+    sampler: SamplerName,
+    *,
+    seed: int,
+    num_evaluations: int,
+    sees_all: bool = False,
 ) -> list[dict[str, float]]:
     """Let a study choose x; returns the metrics of its pipelines, which are the objectives.
 
@@ -124,6 +131,7 @@ def optimise(
         sampler: Of the study.
         seed: Of the study.
         num_evaluations: Pipelines of the study.
+        sees_all: Show the sampler all finished pipelines, also one that is shown a part.
     """
     problem = PROBLEMS[name]
     config = StudyConfig(
@@ -133,8 +141,12 @@ def optimise(
         space=SPACE,
         objectives=OBJECTIVE_NAMES[: problem.num_objectives],
     )
+    bounded = () if sees_all else samplers.BOUNDED
     memory = Path("/dev/shm")  # the journal's every line waits for a disk
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
+        patch.object(samplers, "BOUNDED", bounded),
+    ):
         study = PipelineStudy(config, Path(folder))
         while (proposal := study.ask()) is not None:
             values = problem.evaluate(to_variables(proposal.settings))

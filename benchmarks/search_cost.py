@@ -389,6 +389,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """Do the whole benchmark and print it; returns JSON-able results."""
     head = describe_measurement("search_cost", arguments, describe_hardware("cpu"))
+    head["study"] = STUDY
     curves = read_curves(arguments)
     for seed in arguments.seeds:
         for way in (PLAIN, *arguments.ways):
@@ -436,6 +437,8 @@ def read_curves(arguments: Arguments) -> list[Curve]:
     if path is None or not path.exists():
         return []
     found = json.loads(path.read_text())
+    if found.get("study") != STUDY:
+        raise ValueError(f"{path} has searches of another study; give another --output")
     for name in ("num_pipelines", "flags"):
         given = json.loads(json.dumps(getattr(arguments, name)))
         if found["settings"][name] != given:

@@ -61,7 +61,8 @@ def test_a_pipeline_pays_for_the_stages_that_it_computed(search_cost):
 def test_an_interrupted_benchmark_goes_on_with_its_own_flags_alone(search_cost, curves, tmp_path):
     arguments = search_cost.Arguments(output=tmp_path / "cost.json", num_pipelines=3)
     assert search_cost.read_curves(arguments) == []
-    found = {"settings": {"num_pipelines": 3, "flags": []}, **search_cost.describe_curves(curves)}
+    found = {"settings": {"num_pipelines": 3, "flags": []}, "study": search_cost.STUDY}
+    found |= search_cost.describe_curves(curves)
     arguments.output.write_text(json.dumps(found))
     assert search_cost.read_curves(arguments) == curves
     with pytest.raises(ValueError, match="searches with num_pipelines 3"):
