@@ -160,7 +160,8 @@ def describe_failure(text: str) -> Failure:
     last = text.rpartition("Failure # ")[2].partition("\n")[2].strip()
     if "running low on memory" in last:
         return EVICTED
-    if "its node has died" in last:
+    # Ray says "unavailable" of an actor that it cannot reach while its node counts as alive.
+    if "its node has died" in last or " is unavailable: " in last:
         return LOST
     if not last or last.startswith("The actor"):
         return DIED

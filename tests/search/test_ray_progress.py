@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorError, RayTaskError
 from rich.console import Console
 
 from search.config import StudyConfig
@@ -31,6 +31,7 @@ LOW = "Task was killed due to the node running low on memory.\nMemory on the nod
     [
         ([RayActorError()], DIED),
         ([RayActorError(error_msg="The actor died because its node has died. Node Id: 1")], LOST),
+        ([ActorUnavailableError("keepalive watchdog timeout", b"0" * 16)], LOST),
         ([RayTaskError("train", TRACEBACK, RuntimeError())],
          Failure("RuntimeError: CUDA error: an illegal memory access")),
         ([RayTaskError("train", TRACEBACK.replace("RuntimeError", "trainables.blame.OutOfMemory"),
