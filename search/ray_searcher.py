@@ -15,7 +15,7 @@ from search.retries import Failure, ObstacleError, Retries
 from search.rungs import Rungs
 from search.stage_tree import Ending, StageTree, Task
 from search.study import Outcome, PipelineStudy
-from trainables.pipeline import BASELINES, Baseline, StageResult
+from trainables.pipeline import BASELINES, PATH, Baseline, StageResult
 
 OPEN_PIPELINES_PER_PLACE = 2
 
@@ -144,6 +144,8 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
         while True:
             task = self._tree.take()
+            if task is not None and task.stage == PATH[-1] and self._give_up(task):
+                continue
             is_full = len(self._tree.open_pipelines) - len(self._rungs.paused) >= most_open
             if task is not None or is_full or "dense" not in self.baselines:
                 return task
@@ -229,6 +231,15 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         reason = self.study.find_obstacle(metrics, ceiling)
         if reason:
             self._tell([Ending(number, self._tree.drop(number), reason)], "stopped")
+
+    def _give_up(self, task: Task) -> bool:
+        """End the pipelines that have become hopeless while they waited to be distilled further."""
+        for number in self._tree.waiting_for(task.node):
+            self._stop_if_hopeless(number)
+        if self._tree.waiting_for(task.node):
+            return False
+        self._tree.retry(task.node)  # should a later pipeline need it
+        return True
 
     def _read(self, task: Task, flat: Mapping[str, Any]) -> StageResult:
         if task.stage not in BASELINES:

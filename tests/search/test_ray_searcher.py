@@ -127,6 +127,34 @@ def test_a_network_beyond_its_limit_is_not_distilled(config: StudyConfig, tmp_pa
     assert searcher.suggest("c") == searcher.FINISHED
 
 
+@pytest.mark.parametrize("rungs", [(), (0.25,)])
+def test_one_that_becomes_hopeless_while_it_waits_is_not_distilled_any_further(
+    rungs: tuple[float, ...], config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = tuple(PipelineSettings(lr=2e-3, temperature=t) for t in (1.0, 2.0, 3.0))
+    config = replace(
+        config, num_pipelines=3, first_points=points, rungs=rungs, reduction_factor=1.01
+    )
+    study = PipelineStudy(config, tmp_path)
+    searcher = PipelineSearcher(study, max_concurrent=2, explain_error=Failure)
+    train_baselines(searcher)
+    for stage in ("sparse", "pruned"):
+        start(searcher, stage)
+        finish(searcher, stage, stage)
+    waiting = start(searcher, "a"), start(searcher, "b")
+    assert waiting == ("distilled 0", "distilled 1")
+    obstacle = "even with mIoU 0.3 trial 0 would dominate it"
+    monkeypatch.setattr(PipelineStudy, "find_obstacle", lambda *given: obstacle)
+    name = "miou@0.25" if rungs else "miou"
+    for trial in "ab":
+        parts = {"metrics": {name: 0.5}, "seconds": {"distilled": 1.0}}
+        searcher.on_trial_complete(trial, {"outcome": "complete", **parts})
+    assert searcher.suggest("c") == searcher.FINISHED
+    states = [record.state for record in study.records.values()]
+    assert states == (["stopped"] * 3 if rungs else ["complete", "complete", "stopped"])
+    assert study.records[2].reason == obstacle
+
+
 def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> None:
     first = PipelineSettings(lr=2e-3)
     points = tuple(replace(first, temperature=t) for t in (1.0, 2.0, 3.0, 4.0))
