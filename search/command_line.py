@@ -53,7 +53,9 @@ class Arguments:
             without credentials in it.
         resume: Go on with the run in this folder (path or URI), as it was configured; of the other
             flags only --confirm, --address and --no-dashboard go with it.
-        address: Of a running Ray cluster; default: Ray is started on this machine.
+        address: Of a running Ray cluster: auto or HOST:PORT from one of its nodes; from elsewhere
+            its dashboard's http://HOST:PORT, where the study is handed over with this code and goes
+            on by itself. Default: Ray is started on this machine.
         dashboard: Start Ray's dashboard when Ray is started here.
         points: JSON file with pipelines to try first, instead of the recipe's: a list of objects
             such as {"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}; what one leaves out is what the
@@ -80,7 +82,7 @@ class ResumeArguments:
         resume: Folder of the run, a path or a URI.
         confirm: Once its search is over, fine-tune every network of the front so many more times
             with other seeds (2 or more; 0: not at all); config.json keeps it.
-        address: Of a running Ray cluster.
+        address: Of a running Ray cluster, or of its dashboard, as without --resume.
         dashboard: Start Ray's dashboard.
     """
 

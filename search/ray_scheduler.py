@@ -28,6 +28,8 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
     Bound the trials at a time by their resources. `max_concurrent_trials` counts those that wait;
     where nothing else can run any more because of it, the last in order is stopped.
 
+    After `Tuner.restore` the rungs fill anew: trials that waited run to their next result.
+
     Args:
         objectives: "maximize" or "minimize" by name of the metric; every result has them all.
         rungs: Values of `time_attr` at which trials pause, ascending.
@@ -60,11 +62,7 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
         self._due: list[Trial] = []
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """See `TrialScheduler`; a restored experiment has trials that have paused."""
-        if trial.status == Trial.PAUSED:
-            decision = self.on_trial_result(tune_controller, trial, trial.last_result)
-            if decision == self.CONTINUE:
-                self._due.append(trial)
+        """See `TrialScheduler`."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pause a trial that has come to a rung, unless it is one of the best there.

@@ -47,8 +47,9 @@ from trainables.ray_pipeline import (  # noqa: E402
 from trainables.remote_stages import STAGES_FOLDER  # noqa: E402
 
 BECOME_A_NODE = (
-    "make this machine a node without stages (ray start --address=HOST:6379 --num-cpus=0 "
-    "--num-gpus=0) and say --address auto, or hand the study to the cluster (docs/cluster.md)"
+    "hand the study over (--address http://HOST:PORT of the cluster's dashboard), or make this "
+    "machine a node without stages (ray start --address=HOST:6379 --num-cpus=0 --num-gpus=0) and "
+    "say --address auto"
 )
 
 

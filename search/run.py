@@ -27,6 +27,7 @@ from search.first_points import read_first_points
 from search.keeping import keep_front
 from search.preparation import check_store, check_study, fetch_data, settle_paths
 from search.progress import ProgressBoard, ProgressDisplay
+from search.ray_jobs import is_job_server, submit_study
 from search.ray_metrics import StudyMetrics, metrics_address
 from search.ray_nodes import check_cluster, describe_worker, read_file, summon_worker
 from search.ray_progress import BoardCallback
@@ -120,8 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     console = Console(file=sys.stdout)
     folder: Path | None = None
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+        arguments = parse_arguments(argv)
+        if arguments.address is not None and is_job_server(arguments.address):
+            return submit_study(arguments.address, argv, arguments, console)
         folder, remote, config, dataset = prepare(arguments, console)
         with locked(folder), remote.held() if remote else contextlib.nullcontext():
             if arguments.new_confirm is not None:
