@@ -47,4 +47,4 @@ def test_ray_knows_the_command(line: str) -> None:
 
 @pytest.mark.parametrize("arguments", STUDIES)
 def test_study_is_understood(arguments: str) -> None:
-    assert parse_arguments(shlex.split(arguments)).address == "auto"
+    assert parse_arguments(shlex.split(arguments)).address in ("auto", "http://127.0.0.1:8265")

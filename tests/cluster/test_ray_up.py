@@ -28,6 +28,7 @@ print("nodes", count(), flush=True)
 # A host that loses its power, but for its sshd.
 POWER_CUT = "pkill -9 -x raylet; pkill -9 -x gcs_server; pkill -9 python; pkill -9 -f ^ray::; true"
 IS_LISTENING = "import socket; socket.create_connection(({address!r}, {port}), timeout=5)"
+JOB_SERVER = "http://127.0.0.1:8265"
 SHORT = ("--pipeline.teacher-training.num-steps", "4", "--pipeline.sparse.num-steps", "4")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -69,15 +70,15 @@ def test_three_machines_from_ray_up_to_ray_down(
     assert {result["node_ip"] for result in read_results(run_dir)} == set(hosts.addresses)
 
     study = ["python", "segfront/search/run.py", *flags, str(runs / "job"), *SHORT]
-    submit = ["ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--", *study]
+    submit = ["ray", "job", "submit", "--address", JOB_SERVER, "--", *study]
     hosts.ray("exec", str(hosts.file), f"RAY_AUTH_MODE=token {shlex.join(submit)}")
     (run_dir,) = (runs / "job").iterdir()
     assert read_results(run_dir)
 
     run_dir, before = lose_the_head(hosts, [*study[:1], "search/run.py", *flags], runs / "lost")
     assert hosts.ray_up() == 3
-    resume = shlex.join(["python", "search/run.py", "--resume", str(run_dir), "--address", "auto"])
-    hosts.ray("exec", str(hosts.file), f"cd segfront && {resume}")
+    resume = ["python", "search/run.py", "--resume", str(run_dir), "--address", JOB_SERVER]
+    hosts.ray("exec", str(hosts.file), f"cd segfront && RAY_AUTH_MODE=token {shlex.join(resume)}")
     assert read_results(run_dir)
     after = read_complete(run_dir)
     assert all(row in after for row in before)
