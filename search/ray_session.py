@@ -237,6 +237,9 @@ def run_tune(
             [{"CPU": workplace.num_threads[trial["stage"]], "GPU": allotment.num_gpus}]
         )
 
+    # Tune would start one process at a time, and give it up as soon as another one is free: where
+    # a stage takes less time than a process to start, all of them would run in a single one.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.max_concurrent)
     sessions = len(list((run_dir / "tune").glob("session-*")))
     tune.Tuner(
         with_names(make_trainable(config.pipeline, workplace), resources),
