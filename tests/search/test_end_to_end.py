@@ -98,6 +98,12 @@ def retrained(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def read_processes(folder: Path) -> set[int]:
+    """Process ids of all that have computed stages of pipelines."""
+    paths = [path for path in folder.glob("tune/*/*/result.json") if "-" in path.parent.name]
+    return {json.loads(line)["pid"] for path in paths for line in path.read_text().splitlines()}
+
+
 def check_confirmation(folder: Path, output: str) -> None:
     """Every member of the front was retrained three times, beside the study and not in it."""
     assert json.loads((folder / "config.json").read_text())["confirm"] == 3
@@ -190,25 +196,29 @@ def test_studies_that_share_a_store_compute_a_stage_once(
 ) -> None:
     store, points = tmp_path / "store", tmp_path / "points.json"
     flags = [*TINY, "--cache-dir", str(tmp_path / "cache"), "--store", str(store)]
-    flags += ["--points", str(points), "--num-pipelines", "2", "--sampler", "random"]
+    flags += ["--points", str(points), "--num-pipelines", "2"]
+    flags += ["--pipeline.sparse.num-steps", "150"]  # seconds, as for other processes to start
     computed: list[dict[str, int]] = []
     for runs, point in (("first", {"temperature": 2}), ("second", {"temperature": 3})):
-        points.write_text(json.dumps([{"pruning_ratio": 0.4, "lr": 0.003, **point}]))
+        point |= {"pruning_ratio": 0.4, "lr": 0.003}
+        points.write_text(json.dumps([point, {**point, "sparsity_lambda": 1e-4}]))
         process = start("quickstart", *flags, "--output-dir", str(tmp_path / runs))
         output, errors = process.communicate(timeout=400)
         assert process.returncode == 0, (output, errors)
         results = store.glob("*/result.json")
         computed.append({path.parent.name: path.stat().st_mtime_ns for path in results})
+        (run,) = (tmp_path / runs).glob("quickstart-*")
+        if runs == "first":
+            assert len(read_processes(run)) == 2
     one, two = computed
     assert one.items() < two.items()
     assert not [name for name in two.keys() - one.keys() if name.startswith(("teacher", "dense"))]
 
-    (folder,) = (tmp_path / "second").glob("quickstart-*")
-    first = read_trials(folder)[0]
+    first = read_trials(run)[0]
     assert (first["config/temperature"], first["config/pruning_ratio"]) == ("3.0", "0.4")
     assert [first[f"stage/{stage}"] in one for stage in ("pruned", "distilled")] == [True, False]
     assert [float(first[f"seconds/{stage}"]) for stage in ("dense", "sparse", "pruned")] == [0] * 3
-    assert (folder / "stages" / first["stage/distilled"] / "checkpoint.safetensors").is_file()
+    assert (run / "stages" / first["stage/distilled"] / "checkpoint.safetensors").is_file()
 
 
 def read_remote_trials(run: RemoteFolder) -> dict[str, str]:
