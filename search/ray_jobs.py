@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -49,6 +50,7 @@ def submit_study(address: str, argv: Sequence[str], arguments: Arguments, consol
             f"{name} must be a URI, or an absolute path that all nodes of the cluster share; "
             f"got {place}"
         )
+    logging.getLogger("ray").setLevel(logging.ERROR)  # each file that stays here, every closing
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(
