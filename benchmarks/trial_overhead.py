@@ -128,16 +128,17 @@ def time_plain(folder: Path, num_trials: int) -> Timing:
 
 def read_timing(search: str, folder: Path) -> Timing:
     """Read from Tune's result files when every trial ended, and how long it took."""
-    paths = sorted(folder.rglob("result.json"), key=lambda path: path.stat().st_mtime)
-    ended = [path for path in paths if "stages" not in path.parts and "store" not in path.parts]
-    timed = ended[WARM_UP:]
-    last = [json.loads(path.read_text().splitlines()[-1]) for path in timed]
-    seconds = timed[-1].stat().st_mtime - ended[WARM_UP - 1].stat().st_mtime
+    paths = [path for path in folder.rglob("result.json") if "stages" not in path.parts]
+    # Not by the files' own times: Tune copies them at the end.
+    results = [json.loads(path.read_text().splitlines()[-1]) for path in paths]
+    results.sort(key=lambda result: result["timestamp"])
+    timed = results[WARM_UP:]
+    seconds = timed[-1]["timestamp"] - results[WARM_UP - 1]["timestamp"]
     return Timing(
         search=search,
         num_trials=len(timed),
         interval_ms=1000 * seconds / len(timed),
-        held_ms=1000 * statistics.median(result["time_total_s"] for result in last),
+        held_ms=1000 * statistics.median(result["time_total_s"] for result in timed),
     )
 
 

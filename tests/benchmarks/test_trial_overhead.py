@@ -1,6 +1,5 @@
 import importlib
 import json
-import os
 
 import pytest
 
@@ -16,10 +15,9 @@ def test_trials_are_timed_from_end_to_end_without_the_first_ones(
     for number in range(7):
         path = tmp_path / "tune" / f"trial-{number}" / "result.json"
         path.parent.mkdir(parents=True)
-        lines = [{"time_total_s": 0.0}, {"time_total_s": 0.1 * number}]
-        path.write_text("\n".join(map(json.dumps, lines)))
         ended = 1000 + (number if number < 4 else 3 + (number - 3) / 2)
-        os.utime(path, (ended, ended))
+        lines = [{"time_total_s": seconds, "timestamp": ended} for seconds in (0.0, 0.1 * number)]
+        path.write_text("\n".join(map(json.dumps, lines)))
     stage = tmp_path / "stages" / "dense-1" / "result.json"
     stage.parent.mkdir(parents=True)
     stage.write_text("{}")
