@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-import psutil
 from host_cluster import HostCluster
 from stage_watch import read_stat
 
@@ -57,9 +56,6 @@ class FaultCluster(Protocol):
 
     def node_of(self, pid: int) -> int | None:
         """The node that a process runs on; None if it is gone, or on none."""
-
-    def workers(self, node: int) -> set[int]:
-        """Process ids of whatever may compute on a node."""
 
     def raylet(self, node: int) -> int | None:
         """Process id of a node's raylet; None while there is none."""
@@ -121,10 +117,6 @@ class LocalCluster:
         """See `FaultCluster`; workers are children of their raylet."""
         raylets = {self.raylet(node): node for node in self._nodes}
         return raylets.get(_parent(pid))
-
-    def workers(self, node: int) -> set[int]:
-        """See `FaultCluster`."""
-        return {pid for pid in psutil.pids() if self.node_of(pid) == node}
 
     def places(self) -> dict[int, str]:
         """Ray's node of every process that has been a worker, by process id."""
@@ -200,10 +192,6 @@ class LinkedHosts:
             return None
         names = {node: Path(f"/run/netns/h{node}") for node in range(HEAD, NUM_NODES + 1)}
         return next((node for node, at in names.items() if at.stat().st_ino == network), None)
-
-    def workers(self, node: int) -> set[int]:
-        """See `FaultCluster`."""
-        return {pid for pid in psutil.pids() if self.node_of(pid) == node}
 
     def raylet(self, node: int) -> int | None:
         """See `FaultCluster`."""

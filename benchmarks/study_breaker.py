@@ -217,7 +217,7 @@ class Breaker:
         elif kind == "driver":
             pids = {attempt.pid for attempt in self._watch.attempts}
         else:
-            pids = self._cluster.workers(node)
+            pids = {pid for pid in psutil.pids() if self._cluster.node_of(pid) == node}
         now, hit = time.time(), [a for a in self._watch.working() if a.pid in pids]
         self._strike(kind, node, chosen)
         # A process may have gone over to its next stage before it was hit.
