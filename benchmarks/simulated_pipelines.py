@@ -63,8 +63,8 @@ class SyntheticPipelines:
     Attributes:
         seed: Of all noise.
         noise: Standard deviation of the final mIoU over seeds.
-        global_harm: mIoU lost under global scope. Without any, no network is worse than a smaller
-            one, and there is nothing for the accuracy bound to find.
+        global_harm: mIoU lost under global scope. Without any, a network is worse than a smaller
+            one by its distillation alone, and there is little for the accuracy bound to find.
     """
 
     seed: int = 0

@@ -356,7 +356,7 @@ class PipelineStudy:
 
         Args:
             metrics: What is known of the network: its objectives but miou, and its sizes.
-            ceiling: mIoU in 0..1 that is believable while no larger network has finished.
+            ceiling: mIoU in 0..1 that is believable while few networks have finished.
         """
         for name, limit in self._limits.items():
             if metrics[name] > limit:

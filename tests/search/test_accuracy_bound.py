@@ -1,46 +1,100 @@
 from __future__ import annotations
 
-from search.accuracy_bound import bound_miou, find_dominating
+import numpy as np
+import pytest
+
+from search.accuracy_bound import RIDGE, SIZES, bound_miou, find_dominating
 
 OBJECTIVES = ("miou", "latency_ms", "num_params")
 
 
-def network(size: float, miou: float | None = None) -> dict[str, float]:
-    costs = {"latency_ms": 10 * size, "num_params": 100 * size, "macs": 1000 * size}
+def network(size: float, miou: float | None = None, shape: float = 1.0) -> dict[str, float]:
+    costs = {"latency_ms": 10 * size, "num_params": 100 * size, "macs": 1000 * size * shape}
     return costs if miou is None else {**costs, "miou": miou}
 
 
-LARGER = [network(8, 0.50), network(7, 0.40), network(6, 0.46)]
+def draw(count: int, seed: int, noise: float = 0.02) -> list[dict[str, float]]:
+    generator = np.random.default_rng(seed)
+    sizes = np.exp(generator.uniform(-2, 0, count))
+    shapes = np.exp(generator.normal(0, 0.3, count))
+    miou = 0.5 + 0.1 * np.log(sizes) + generator.normal(0, noise, count)
+    return [network(*values) for values in zip(sizes, miou, shapes, strict=True)]
 
 
-def test_the_bound_by_hand():
-    assert bound_miou(network(5), LARGER, ceiling=0.9) == 0.50 + (0.50 - 0.46)
-    close = [network(8, 0.500), network(7, 0.499), network(6, 0.498)]
-    assert bound_miou(network(5), close, ceiling=0.9) == 0.51
+def fit_and_predict(known: list[dict[str, float]], asked: list[dict[str, float]]) -> np.ndarray:
+    """Ridge regression over sizes that are scaled alike in every fit, slopes alone penalised."""
+    everything = np.log([[entry[name] for name in SIZES] for entry in ALL])
+    middle, spread = everything.mean(axis=0), everything.std(axis=0)
+
+    def describe(entries: list[dict[str, float]]) -> np.ndarray:
+        sizes = np.log([[entry[name] for name in SIZES] for entry in entries])
+        return np.column_stack([np.ones(len(entries)), (sizes - middle) / spread])
+
+    design, miou = describe(known), np.array([entry["miou"] for entry in known])
+    slopes = np.vstack([design, np.sqrt(RIDGE) * np.diag([0.0, 1.0, 1.0])])
+    weights = np.linalg.lstsq(slopes, np.append(miou, np.zeros(3)), rcond=None)[0]
+    return describe(asked) @ weights
 
 
-def test_without_larger_witnesses_only_the_ceiling_is_known():
-    assert bound_miou(network(5), [], ceiling=0.7) == 0.7
-    assert bound_miou(network(5), LARGER[:2], ceiling=0.7) == 0.7
-    assert bound_miou(network(6.5), LARGER, ceiling=0.7) == 0.7
-    # More parameters but less work is no larger network.
-    odd = {**network(9, 0.5), "macs": 1.0}
-    assert bound_miou(network(5), [*LARGER[:2], odd], ceiling=0.7) == 0.7
+FINISHED = draw(12, seed=0)
+ASKED = network(0.4)
+ALL = [*FINISHED, ASKED]
+
+
+def test_the_bound_equals_that_of_fits_which_leave_one_out():
+    limits = []
+    for left_out in FINISHED:
+        others = [entry for entry in FINISHED if entry is not left_out]
+        guess, of_asked = fit_and_predict(others, [left_out, ASKED])
+        limits.append(of_asked + left_out["miou"] - guess)
+    # ceil(0.9 * 13) = the 12th of 12
+    assert bound_miou(ASKED, FINISHED, ceiling=0.9) == pytest.approx(sorted(limits)[11])
+
+
+def test_with_few_finished_networks_only_the_ceiling_is_known():
+    assert bound_miou(ASKED, [], ceiling=0.7) == 0.7
+    assert bound_miou(ASKED, FINISHED[:8], ceiling=0.7) == 0.7
+    assert bound_miou(ASKED, FINISHED[:9], ceiling=0.7) < 0.7
+
+
+def test_one_network_in_ten_exceeds_the_bound():
+    exceeded = [
+        last["miou"] > bound_miou(last, others, ceiling=1.0)
+        for *others, last in (draw(31, seed) for seed in range(400))
+    ]
+    assert 0.05 < np.mean(exceeded) < 0.15
+
+
+def test_networks_of_one_size_are_bounded_by_what_they_reach():
+    alike = [network(1.0, 0.4 + 0.01 * number) for number in range(9)]
+    assert 0.48 <= bound_miou(network(1.0), alike, ceiling=0.9) < 0.51
+    assert 0.40 < bound_miou(network(2.0), alike, ceiling=0.9) <= 1.0
+
+
+@pytest.mark.parametrize(("of_all", "expected"), [(3.0, 1.0), (-3.0, 0.0)])
+def test_the_bound_stays_an_miou(of_all: float, expected: float):
+    finished = [{**entry, "miou": entry["miou"] + of_all} for entry in FINISHED]
+    assert bound_miou(ASKED, finished, ceiling=0.9) == expected
 
 
 def test_a_network_is_hopeless_only_behind_a_cheaper_one_above_its_bound():
-    finished = dict(enumerate(LARGER))
-    assert find_dominating(network(5), finished, OBJECTIVES, 0.9) is None
-    finished[3] = network(4, 0.53)
-    assert find_dominating(network(5), finished, OBJECTIVES, 0.9) is None
-    finished[4] = network(3, 0.55)
-    assert find_dominating(network(5), finished, OBJECTIVES, 0.9) == (4, 0.54)
+    finished = dict(enumerate(FINISHED))
+    bound = bound_miou(ASKED, FINISHED, 0.9)
+    assert find_dominating(ASKED, finished, OBJECTIVES, 0.9) is None
+    cheaper = network(0.3, bound + 0.1)
+    found = find_dominating(ASKED, finished | {20: cheaper}, OBJECTIVES, 0.9)
+    assert found is None  # one of 13: the bound reaches as far as the two worst misfits
+    many = dict(enumerate(draw(40, seed=1)))
+    found = find_dominating(ASKED, many | {99: cheaper}, OBJECTIVES, 0.9)
+    assert found is not None and found[0] == 99
+    assert found[1] == bound_miou(ASKED, [*many.values(), cheaper], 0.9) < cheaper["miou"]
     # Any cost in which it is better keeps it alive.
-    light = {**network(5), "num_params": 50.0}
-    assert find_dominating(light, finished, OBJECTIVES, 0.9) is None
-    assert find_dominating(light, finished, ("miou", "latency_ms"), 0.9) == (4, 0.54)
+    light = {**ASKED, "num_params": 29.0}
+    assert find_dominating(light, many | {99: cheaper}, OBJECTIVES, 0.9) is None
+    assert find_dominating(light, many | {99: cheaper}, ("miou", "latency_ms"), 0.9) is not None
 
 
 def test_without_accuracy_among_the_objectives_nothing_is_bounded():
-    finished = dict(enumerate([*LARGER, network(1, 0.9)]))
-    assert find_dominating(network(5), finished, ("latency_ms", "macs"), 0.9) is None
+    finished = dict(enumerate([*draw(40, seed=1), network(0.1, 0.9)]))
+    assert find_dominating(ASKED, finished, ("miou", "latency_ms"), 0.9) is not None
+    assert find_dominating(ASKED, finished, ("latency_ms", "macs"), 0.9) is None
