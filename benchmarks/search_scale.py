@@ -100,8 +100,8 @@ class Arguments:
     methods: tuple[MethodName, ...] = METHODS
     seeds: tuple[int, ...] = (0,)
     sampler: SamplerName = "tpe"
-    rungs: tuple[float, ...] = (0.25, 0.5)
-    reduction_factor: float = 3.0
+    rungs: tuple[float, ...] = (0.25,)
+    reduction_factor: float = 1.5
     noise: float = 0.005
     global_harm: float = 0.0
     driver_seconds: float = 0.05

@@ -38,7 +38,8 @@ class StudyConfig:
         max_num_params: Larger networks are infeasible: not distilled, avoided by the sampler.
         rungs: Shares of the distillation's steps after which a pipeline pauses, ascending within
             0..1; only the best go on (asynchronous successive halving over the front). Empty: all.
-        reduction_factor: One of so many that reach a rung goes on, above 1.
+        reduction_factor: One of so many that reach a rung goes on, above 1. A front needs many:
+            with 3, as for a single objective, a third of the stopped would have been in it.
         stop_hopeless: Do not distil a network that could not enter the front with the best
             accuracy believable for it (`search.accuracy_bound`).
         confirm: Once the search is over, fine-tune every network of the front so many more times
@@ -72,7 +73,7 @@ class StudyConfig:
     max_latency_ms: float | None = None
     max_num_params: float | None = None
     rungs: tuple[float, ...] = ()
-    reduction_factor: float = 3.0
+    reduction_factor: float = 1.5
     stop_hopeless: bool = True
     confirm: int = 0
     cpus_per_trial: int | None = None

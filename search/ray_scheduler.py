@@ -46,7 +46,7 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
         *,
         rungs: Sequence[float],
         time_attr: str = "training_iteration",
-        reduction_factor: float = 3.0,
+        reduction_factor: float = 1.5,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call,unused-ignore]
         if list(rungs) != sorted(set(rungs)):

@@ -141,7 +141,7 @@ def camvid_tbfenet() -> StudyConfig:
         recipe="camvid_tbfenet",
         num_pipelines=40,
         checkpoint_seconds=120.0,
-        rungs=(0.25, 0.5),
+        rungs=(0.25,),
         space=SearchSpace(lr=FloatRange(low=3e-4, high=3e-3, log=True)),
         pipeline=pipeline,
         first_points=(PipelineSettings(lr=1e-3),),
@@ -181,7 +181,7 @@ def cityscapes() -> StudyConfig:
         recipe="cityscapes",
         num_pipelines=60,
         checkpoint_seconds=300.0,
-        rungs=(0.25, 0.5),
+        rungs=(0.25,),
         pipeline=pipeline,
         first_points=(PipelineSettings(),),
     )

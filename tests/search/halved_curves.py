@@ -46,7 +46,9 @@ def main(max_concurrent: int) -> None:
     space = {"width": tune.uniform(0.1, 1.0), "skill": tune.uniform(0.2, 1.0)}
     metrics, modes = ["accuracy", "width"], ["max", "min"]
     search = OptunaSearch(space, metric=metrics, mode=modes, seed=0)
-    scheduler = FrontHalvingScheduler({"accuracy": "maximize", "width": "minimize"}, rungs=RUNGS)
+    scheduler = FrontHalvingScheduler(
+        {"accuracy": "maximize", "width": "minimize"}, rungs=RUNGS, reduction_factor=3
+    )
     results = tune.Tuner(
         Curve,
         tune_config=tune.TuneConfig(
