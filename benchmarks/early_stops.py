@@ -35,14 +35,13 @@ from models.hardware import describe_hardware
 from search.config import CONFIG_FILE, load_config
 from search.front import front_mask, hypervolume_fraction
 from search.results import METADATA_FILE
-from search.study import JOURNAL_FILE, PipelineStudy, TrialRecord
+from search.study import BEHIND_FRONT, HOPELESS, JOURNAL_FILE, PipelineStudy, TrialRecord
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import run_stage
 from trainables.remote_stages import STAGES_FOLDER
 from trainables.store import ArtifactStore
 
-BOUND = re.compile(r"even with mIoU ([0-9.]+)")  # of `PipelineStudy.find_obstacle`
-RUNG = "behind the front"
+BOUND = re.compile(rf"{HOPELESS} ([0-9.]+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +156,7 @@ def _say_why(record: TrialRecord) -> str:
     """What stopped it, as `Stop.by`; "" for a limit of the user, which cannot be wrong."""
     if BOUND.match(record.reason):
         return "bound"
-    return "rung" if record.reason.startswith(RUNG) else ""
+    return "rung" if record.reason.startswith(BEHIND_FRONT) else ""
 
 
 def report(outcomes: Sequence[Outcome], console: Console) -> None:
@@ -165,7 +164,8 @@ def report(outcomes: Sequence[Outcome], console: Console) -> None:
     table = Table(title="early stops: wrong of all, and what they cost")
     names = ("run", "finished", "by the bound", "above it", "at a rung", "hypervolume", "of all")
     for name in names:
-        table.add_column(name, justify="left" if name == "run" else "right")
+        is_run = name == "run"
+        table.add_column(name, justify="left" if is_run else "right", overflow="fold")
     for outcome in outcomes:
         cells: list[str] = []
         for by in ("bound", "rung"):

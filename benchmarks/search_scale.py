@@ -64,14 +64,14 @@ from search.ray_searcher import PipelineSearcher
 from search.results import reference_point, write_trials
 from search.retries import Failure
 from search.samplers import BOUNDED, SamplerName
-from search.study import PipelineStudy, TrialRecord
+from search.study import BEHIND_FRONT, HOPELESS, PipelineStudy, TrialRecord
 from trainables.pipeline import BASELINES
 from trainables.pipeline_config import PipelineSettings
 
 MethodName = Literal["ours", "random", "no-cheap-first", "no-rungs", "plain"]
 METHODS: tuple[MethodName, ...] = ("ours", "random", "no-cheap-first", "no-rungs", "plain")
 CHECKPOINTS = 200
-STOPPED_BY = {"bound": "even with mIoU", "rungs": "behind the front"}
+STOPPED_BY = {"bound": HOPELESS, "rungs": BEHIND_FRONT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from search.confirmation import Confirmation
 from search.retries import Failure, ObstacleError, Retries
 from search.rungs import Rungs
 from search.stage_tree import Ending, StageTree, Task
-from search.study import Outcome, PipelineStudy
+from search.study import BEHIND_FRONT, Outcome, PipelineStudy
 from trainables.pipeline import BASELINES, PATH, Baseline, StageResult
 
 OPEN_PIPELINES_PER_PLACE = 2
@@ -218,7 +218,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         """End the pipelines that nothing can promote any more."""
         endings = []
         for number in self._tree.open_pipelines:
-            reason = f"behind the front at {self._rungs.paused[number]:.0%} of its distillation"
+            reason = f"{BEHIND_FRONT} at {self._rungs.paused[number]:.0%} of its distillation"
             endings.append(Ending(number, self._tree.drop(number), reason))
         self._tell(endings, "stopped")
 

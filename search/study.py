@@ -45,6 +45,9 @@ _OPTUNA_STATES = {
     "stopped": TrialState.PRUNED,
 }
 EARLIER = "warm_start"  # marks what comes from earlier runs
+# How the reasons of pipelines begin that were stopped early.
+HOPELESS = "even with mIoU"
+BEHIND_FRONT = "behind the front"
 _OUTCOME_FIELDS = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
 
 
@@ -368,7 +371,7 @@ class PipelineStudy:
         if found is None:
             return ""
         number, bound = found
-        return f"even with mIoU {bound:.3f}, the best believable, trial {number} would dominate it"
+        return f"{HOPELESS} {bound:.3f}, the best believable, trial {number} would dominate it"
 
     @property
     def _limits(self) -> dict[str, float]:
