@@ -4,7 +4,8 @@ Takes runs of search/run.py whose searches are over and finishes what they stopp
 pruned network could not enter the front by the bound on its accuracy (search/accuracy_bound.py),
 and those that were left behind at a rung. A stop was wrong if the finished network enters the front
 of those that the study did finish. What that cost is the hypervolume (share of the box up to the
-dense student) of all together, less that of the study's own front.
+dense student) of all together, less that of the study's own front. Then the bound is asked about
+every network of the run, by those before it in random orders.
 
 The networks are added to the run's stages/ (another start finds them there); nothing else of the
 run is changed. Latency is known from the run.
@@ -27,11 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from command import describe_measurement, run_command
 from rich.console import Console
 from rich.table import Table
 
 from models.hardware import describe_hardware
+from search.accuracy_bound import MIN_FINISHED, find_dominating
 from search.config import CONFIG_FILE, load_config
 from search.front import front_mask, hypervolume_fraction
 from search.results import METADATA_FILE
@@ -41,6 +44,7 @@ from trainables.pipeline import run_stage
 from trainables.remote_stages import STAGES_FOLDER
 from trainables.store import ArtifactStore
 
+NUM_ORDERS = 20
 BOUND = re.compile(rf"{HOPELESS} ([0-9.]+)")
 
 
@@ -79,6 +83,20 @@ class Stop(NamedTuple):
     was_wrong: bool
 
 
+class Replay(NamedTuple):
+    """What the bound does to a run's networks, each judged by those before it in random orders.
+
+    Attributes:
+        judged: Networks in all orders, from the first one on that has a bound.
+        stopped: Those that would not have been distilled.
+        wrong: Of these, how many would have entered the front of those before them.
+    """
+
+    judged: int
+    stopped: int
+    wrong: int
+
+
 class Outcome(NamedTuple):
     """What the early stops of a run did.
 
@@ -88,6 +106,7 @@ class Outcome(NamedTuple):
         stops: Those that it stopped.
         hypervolume: Of the study's own front.
         hypervolume_of_all: With the stopped ones.
+        replays: Of the bound, by the costs that stand against mIoU.
     """
 
     run_dir: str
@@ -95,6 +114,7 @@ class Outcome(NamedTuple):
     stops: list[Stop]
     hypervolume: float
     hypervolume_of_all: float
+    replays: dict[str, Replay]
 
 
 def finish_stopped(run_dir: Path, console: Console) -> Outcome:
@@ -149,7 +169,38 @@ def finish_stopped(run_dir: Path, console: Console) -> Outcome:
         stops=stops,
         hypervolume=hypervolume_fraction(complete, reference),
         hypervolume_of_all=hypervolume_fraction([*complete, *finished], reference),
+        replays=replay_bound([*complete, *finished], config.objectives),
     )
+
+
+def replay_bound(
+    networks: Sequence[Mapping[str, float]], objectives: Sequence[str]
+) -> dict[str, Replay]:
+    """Ask the bound about every network of a run, all of which are finished.
+
+    A study stops few by it, as it must finish some before; here all are judged, in several orders,
+    with all costs against mIoU and with each alone.
+
+    Args:
+        networks: Their metrics.
+        objectives: Of the study.
+    """
+    costs = [name for name in objectives if name != "miou"]
+    kinds = dict.fromkeys((tuple(costs), *((cost,) for cost in costs)))
+    replays = {}
+    for kind in kinds:
+        names, judged, stopped, wrong = ("miou", *kind), 0, 0, 0
+        for seed in range(NUM_ORDERS):
+            order = np.random.default_rng(seed).permutation(len(networks)).tolist()
+            for place in range(MIN_FINISHED, len(order)):
+                before = {number: networks[number] for number in order[:place]}
+                network = networks[order[place]]
+                judged += 1
+                if find_dominating(network, before, names, ceiling=1.0):
+                    stopped += 1
+                    wrong += front_mask([*before.values(), network], names)[-1]
+        replays[" + ".join(kind)] = Replay(judged, stopped, int(wrong))
+    return replays
 
 
 def _say_why(record: TrialRecord) -> str:
@@ -177,6 +228,14 @@ def report(outcomes: Sequence[Outcome], console: Console) -> None:
         name = Path(outcome.run_dir).name
         table.add_row(name, str(outcome.num_finished), *cells, *volumes)
     console.print(table)
+    replay = Table("run", "costs", title="the bound, asked of every network")
+    for name in ("stopped", "wrong"):
+        replay.add_column(name, justify="right")
+    for outcome in outcomes:
+        for costs, (judged, stopped, wrong) in outcome.replays.items():
+            shares = (f"{stopped / max(1, judged):.1%}", f"{wrong} of {stopped}")
+            replay.add_row(Path(outcome.run_dir).name, costs, *shares)
+    console.print(replay)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -192,7 +251,11 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     return {
         **describe_measurement("early_stops", arguments, hardware),
         "runs": [
-            {**outcome._asdict(), "stops": [stop._asdict() for stop in outcome.stops]}
+            {
+                **outcome._asdict(),
+                "stops": [stop._asdict() for stop in outcome.stops],
+                "replays": {costs: r._asdict() for costs, r in outcome.replays.items()},
+            }
             for outcome in outcomes
         ],
     }

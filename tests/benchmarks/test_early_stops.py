@@ -72,6 +72,22 @@ def test_stopped_networks_are_finished_and_compared_with_the_front(
     assert "0 of 1" in table
 
 
+def test_the_bound_is_asked_about_every_network(early_stops) -> None:
+    def measure(size, miou):
+        return {"miou": miou, "latency_ms": size, "num_params": size, "macs": size}
+
+    objectives = ("miou", "latency_ms", "num_params")
+    growing = [measure(size, 0.1 + 0.01 * size) for size in range(1, 41)]
+    replays = early_stops.replay_bound(growing, objectives)
+    assert list(replays) == ["latency_ms + num_params", "latency_ms", "num_params"]
+    assert {tuple(replay) for replay in replays.values()} == {(20 * 31, 0, 0)}
+    behind = [measure(1, 0.6), *(measure(size, 0.4) for size in range(2, 41))]
+    for judged, stopped, wrong in early_stops.replay_bound(behind, objectives).values():
+        assert judged == 20 * 31
+        assert 0 < stopped < judged
+        assert wrong == 0
+
+
 def test_a_run_that_is_not_over_is_refused(tmp_path, early_stops, capsys) -> None:
     config = replace(quickstart(), num_pipelines=9, cache_dir=tmp_path / "cache")
     save_config(config, tmp_path / "config.json")
