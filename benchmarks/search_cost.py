@@ -31,6 +31,8 @@ Example (an hour and a half on two idle cores):
   export SEGFRONT_CAMVID=...
   python benchmarks/search_cost.py --ways ours "three times" --output search_cost.json
   python benchmarks/search_cost.py --seeds 0 --output search_cost.json
+A longer study gains more (25 minutes):
+  python benchmarks/search_cost.py --num-pipelines 60 --seeds 0 --ways ours --output longer.json
 """
 
 from __future__ import annotations
