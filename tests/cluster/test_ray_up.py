@@ -1,4 +1,4 @@
-"""From `ray up` of cluster.local.yaml to `ray down`: studies, a lost head, a cut link; on hosts."""
+"""`ray up` to `ray down` of cluster.local.yaml, on hosts: studies, S3, a lost head, a cut link."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ print("nodes", count(), flush=True)
 # A host that loses its power, but for its sshd.
 POWER_CUT = "pkill -9 -x raylet; pkill -9 -x gcs_server; pkill -9 python; pkill -9 -f ^ray::; true"
 IS_LISTENING = "import socket; socket.create_connection(({address!r}, {port}), timeout=5)"
+CREDENTIALS = "[default]\naws_access_key_id = test-key\naws_secret_access_key = test-secret\n"
+MAKE_BUCKET = """
+import urllib.request
+request = urllib.request.Request("http://{endpoint}/bucket", method="PUT")
+urllib.request.urlopen(request, timeout=20)
+"""
 JOB_SERVER = "http://127.0.0.1:8265"
 SHORT = ("--pipeline.teacher-training.num-steps", "4", "--pipeline.sparse.num-steps", "4")
 
@@ -85,6 +92,47 @@ def test_three_machines_from_ray_up_to_ray_down(
 
     assert seconds_to_notice_a_cut(hosts) < 15
     hosts.ray_down()
+
+
+def test_three_machines_share_a_run_in_storage_alone(
+    hosts: Any,
+    tiny_study: list[str],
+    read_results: Callable[[Path], list[dict[str, Any]]],
+) -> None:
+    assert hosts.ray_up() == 3
+    with serve_s3(hosts) as uri:
+        study = ["python", "search/run.py", *tiny_study, "--address", "auto", "--output-dir", uri]
+        # Each host has a /tmp of its own.
+        command = shlex.join([*study, "--cache-dir", "/tmp/segfront-cache"])
+        hosts.ray("exec", str(hosts.file), f"cd segfront && {command}")
+    seen = hosts.folder / "shared" / "copy"
+    hosts.ssh(1, f"cp -r /tmp/segfront-cache/runs {seen}")
+    (run_dir,) = seen.glob("*/quickstart-*")
+    assert {result["node_ip"] for result in read_results(run_dir)} == set(hosts.addresses)
+    hosts.ray_down()
+
+
+@contextmanager
+def serve_s3(hosts: Any) -> Iterator[str]:
+    """Run moto's S3 on the head, which all hosts have the credentials of; yields a bucket's URI."""
+    endpoint = f"{hosts.addresses[0]}:5000"
+    for number in range(1, len(hosts.addresses) + 1):
+        write = f"mkdir -p ~/.aws && printf %s {shlex.quote(CREDENTIALS)} > ~/.aws/credentials"
+        hosts.ssh(number, write)
+    with subprocess.Popen(
+        [hosts.script, "ssh", "1", f"python -m moto.server -H {hosts.addresses[0]} -p 5000"],
+        env=hosts.hosts_environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        while not is_listening(hosts, 5000):
+            assert server.poll() is None
+        hosts.ssh(1, f"python -c {shlex.quote(MAKE_BUCKET.format(endpoint=endpoint))}")
+        try:
+            yield f"s3://bucket/runs?scheme=http&endpoint_override={endpoint}&region=us-east-1"
+        finally:
+            hosts.ssh(1, "pkill -f [m]oto.server")
 
 
 def is_listening(hosts: Any, port: int) -> bool:
