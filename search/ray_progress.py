@@ -65,7 +65,13 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         self._read_elsewhere = read_elsewhere
         self._addresses: dict[str, str] = {}  # of the nodes, by trial
         self._trials: dict[str, Trial] = {}
+        self._num_added = 0
         self._clock_saved = time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Note new trials: the process of one may die before the trial starts."""
+        self._trials |= {trial.trial_id: trial for trial in trials[self._num_added :]}
+        self._num_added = len(trials)
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

@@ -31,7 +31,13 @@ warnings.filterwarnings("ignore", module=r"ray\b.*")
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
-from ray.exceptions import AuthenticationError  # noqa: E402
+from ray.air.execution._internal import RayActorManager  # noqa: E402
+from ray.exceptions import (  # noqa: E402
+    AuthenticationError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
 
 from search.ray_progress import STALLS_FOLDER, BoardCallback  # noqa: E402
@@ -241,7 +247,7 @@ def run_tune(
     # a stage takes less time than a process to start, all of them would run in a single one.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.max_concurrent)
     sessions = len(list((run_dir / "tune").glob("session-*")))
-    tune.Tuner(
+    tuner = tune.Tuner(
         with_names(make_trainable(config.pipeline, workplace), resources),
         tune_config=TuneConfig(
             search_alg=searcher,
@@ -257,4 +263,31 @@ def run_tune(
             callbacks=[callback],
             verbose=0,
         ),
-    ).fit()
+    )
+    with surviving_evictions():
+        tuner.fit()
+
+
+@contextmanager
+def surviving_evictions() -> Iterator[None]:
+    """Let Tune take it for the death of a worker when Ray's memory monitor ends one.
+
+    Ray raises an error of its own then, OutOfMemoryError, which is no RayActorError; Tune 2.60
+    takes that for a fault in itself and ends all trials.
+    """
+    take_failure: Any = RayActorManager._actor_task_failed
+
+    def take_any_failure(
+        manager: RayActorManager, tracked_actor_task: Any, exception: Exception
+    ) -> None:
+        known = RayActorError | RayTaskError
+        if isinstance(exception, RayError) and not isinstance(exception, known):
+            exception = RayActorError(error_msg=str(exception))
+        take_failure(manager, tracked_actor_task, exception)
+
+    tune_code: Any = RayActorManager
+    tune_code._actor_task_failed = take_any_failure
+    try:
+        yield
+    finally:
+        tune_code._actor_task_failed = take_failure

@@ -72,6 +72,27 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     assert output.getvalue() == f"{expected}\n"
 
 
+def test_a_worker_that_dies_before_its_trial_starts_is_explained(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    board = ProgressBoard(PipelineStudy(config, tmp_path))
+    display = ProgressDisplay(board, Console(file=io.StringIO()))
+    callback = BoardCallback(board, display, tmp_path, lambda: False)
+    error_file = tmp_path / "error.txt"
+    error_file.write_text(f"Failure # 1 (occurred at now)\n{OutOfMemoryError(LOW)}\n")
+    trials: list[Any] = []
+    for trial_id in "ab":
+        config_of_trial = {"stage": "sparse", "label": f"sparse {trial_id}"}
+        trials.append(
+            SimpleNamespace(trial_id=trial_id, config=config_of_trial, error_file=str(error_file))
+        )
+        callback.on_step_begin(1, trials)
+        assert callback.explain_error(trial_id) == EVICTED
+        callback.on_trial_error(1, trials, trials[-1])
+        callback.on_step_begin(2, trials)
+        assert callback.explain_error(trial_id) == NO_RESULT  # forgotten, and stays so
+
+
 def test_hang_on_another_node_is_told_without_a_shared_folder(
     config: StudyConfig, tmp_path: Path
 ) -> None:
