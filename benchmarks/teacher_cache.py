@@ -51,6 +51,7 @@ class Arguments:
         pruning_ratio: Of the student, as in the run's trials if its pruned network is to be reused.
         sparsity_lambda: Of the student, likewise.
         stride: Pixels from one cached logit to the next.
+        top_k: Largest logits of a place that are cached; default: all.
         rounds: Timed rounds of steps, after one to warm up.
         seeds: Seeds of the fine-tunings; none: only steps are timed.
         num_steps: Steps of a fine-tuning; default: the run's.
@@ -64,6 +65,7 @@ class Arguments:
     pruning_ratio: float = 0.5
     sparsity_lambda: float = 1e-5
     stride: int = 4
+    top_k: int | None = None
     rounds: int = 10
     seeds: tuple[int, ...] = (0, 1, 2)
     num_steps: int | None = None
@@ -96,8 +98,10 @@ class Arguments:
     @property
     def teachers(self) -> dict[str, TeacherLogitsConfig]:
         """What is compared, the reference first."""
-        live = TeacherLogitsConfig(source="live")
-        return {"live": live, "cached": TeacherLogitsConfig(stride=self.stride)}
+        return {
+            "live": TeacherLogitsConfig(source="live"),
+            "cached": TeacherLogitsConfig(stride=self.stride, top_k=self.top_k),
+        }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,7 +170,11 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
     student = build_stages(config, make_settings(shared))["pruned"].obtain(store, context)
     images = config.data.open_cached("train", context.cache_dir)
     cached = cache_teacher(
-        teacher, images, context, stride=arguments.stride, precision=config.distil.precision
+        teacher,
+        images,
+        context,
+        arguments.teachers["cached"],
+        precision=config.distil.precision,
     )
     augmentation = config.data.augmentation
     plain = TrainingStream(images, augmentation, seed=0)

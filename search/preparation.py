@@ -104,7 +104,9 @@ def check_study(config: StudyConfig) -> DatasetSummary:
                 replace(network, backbone_weights=None).build(num_classes=2)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
-    return check_data(pipeline.data, config.cache_dir)
+    summary = check_data(pipeline.data, config.cache_dir)
+    pipeline.teacher_logits.check_classes(summary.num_classes)
+    return summary
 
 
 def _settle_weights(network: NetworkConfig) -> NetworkConfig:

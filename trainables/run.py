@@ -73,7 +73,8 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         SurroundingsError: Disk, storage or data failed meanwhile.
     """
     config = arguments.pipeline
-    check_data(config.data, arguments.cache_dir)
+    summary = check_data(config.data, arguments.cache_dir)
+    config.teacher_logits.check_classes(summary.num_classes)
     context = StageContext(
         cache_dir=arguments.cache_dir,
         device=arguments.device,

@@ -15,6 +15,7 @@ from trainables.checksum import checksum
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset, TeacherLogits, cache_logits, normalize
 from trainables.data.logit_map import shrink
+from trainables.data.top_logits import check_top_k
 from trainables.training import Precision, autocast, place
 from trainables.watchdog import note_progress
 
@@ -28,20 +29,39 @@ class TeacherLogitsConfig:
             teacher runs at every step on the varied image, which costs its forward pass each time.
         stride: Pixels from one cached logit to the next, at least 1; disk and reading time fall
             with its square. Unused by a live teacher.
+        top_k: Keep so many of the largest logits of a place and spread what the other classes weigh
+            together evenly among them; disk falls by C / (2 top_k + 1). None: keep all. Unused by
+            a live teacher.
     """
 
     source: Literal["cached", "live"] = "cached"
     stride: int = 4
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         if self.source not in ("cached", "live"):
             raise ValueError(f"source must be cached or live, got {self.source!r}")
         if self.stride < 1:
             raise ValueError(f"stride must be at least 1, got {self.stride}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
 
     def content(self) -> dict[str, Any]:
-        """What a training's result depends on; the stride only where it counts."""
-        return {"source": self.source} | ({"stride": self.stride} if self.cached else {})
+        """What a training's result depends on."""
+        return {"source": self.source} | (self.coarseness() if self.cached else {})
+
+    def coarseness(self) -> dict[str, int]:
+        """How much of what the teacher said is kept; top_k only where it leaves something out."""
+        return {"stride": self.stride} | ({} if self.top_k is None else {"top_k": self.top_k})
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse to keep more than there is to leave out.
+
+        Raises:
+            ValueError: top_k is too large for so many classes.
+        """
+        if self.cached:
+            check_top_k(self.top_k, num_classes)
 
     @property
     def cached(self) -> bool:
@@ -65,8 +85,8 @@ def cache_teacher(
     checkpoint: Path,
     dataset: SegmentationDataset,
     context: StageContext,
+    config: TeacherLogitsConfig,
     *,
-    stride: int,
     precision: Precision,
 ) -> CachedTeacher:
     """Run the teacher once over all images as they are, or find that this was done on this node.
@@ -78,21 +98,23 @@ def cache_teacher(
             part of the cache's key.
         dataset: Training images.
         context: Device, cache folder, lock.
-        stride: Pixels from one logit to the next.
+        config: Of a cached source.
         precision: Of the forward pass, as in training.
 
     Raises:
         DataError: A logit is no finite number.
         OSError: The disk has not the room.
+        ValueError: top_k is too large for the classes.
     """
+    config.check_classes(dataset.num_classes)
     content = {
         "teacher": checkpoint.parent.name,
         "weights": checksum(checkpoint),
         "dataset": dataset.fingerprint,
-        "stride": stride,
+        **config.coarseness(),
         "precision": precision,
     }
-    teacher = _Teacher(checkpoint, dataset, context, stride, precision)
+    teacher = _Teacher(checkpoint, dataset, context, config.stride, precision)
     logits = cache_logits(dataset, context.cache_dir, content, teacher)
     return CachedTeacher(logits, teacher.seconds)
 

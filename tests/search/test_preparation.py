@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from search.preparation import check_store, settle_paths
+from search.preparation import check_store, check_study, settle_paths
 from search.recipes import quickstart
 from search.remote_run import connect, create_remote_run
 from search.run_folder import create_run_folder
+from trainables.teacher_cache import TeacherLogitsConfig
 
 
 def test_store_of_all_studies_stands_for_the_stages_of_a_run(
@@ -42,3 +43,16 @@ def test_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         check_store("file:///proc/nowhere", is_remote=False)
     with pytest.raises(ValueError, match=r"keep must be all with a store .* got 'front'"):
         replace(quickstart(), store="/store", keep="front")
+
+
+def test_more_top_logits_than_classes_allow_are_refused_before_anything_trains(
+    tmp_path: Path,
+) -> None:
+    config = quickstart()
+    data = replace(config.pipeline.data, num_samples=4, size=(32, 64))
+    pipeline = replace(config.pipeline, data=data, teacher_logits=TeacherLogitsConfig(top_k=9))
+    config = replace(config, pipeline=pipeline, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"top_k .* must be at most 8 for this data set; got 9"):
+        check_study(config)
+    pipeline = replace(pipeline, teacher_logits=TeacherLogitsConfig(top_k=8))
+    assert check_study(replace(config, pipeline=pipeline)).num_classes == 19

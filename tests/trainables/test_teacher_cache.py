@@ -16,6 +16,7 @@ from trainables.teacher_cache import TeacherLogitsConfig, cache_teacher
 from trainables.training import Batch, TrainConfig, train
 
 LIVE = TeacherLogitsConfig(source="live")
+CACHED = TeacherLogitsConfig()
 UNVARIED = AugmentationConfig(
     crop_size=(64, 96), scale_range=(1.0, 1.0), flip_probability=0.0,
     brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0,
@@ -46,7 +47,7 @@ def find_caches(context):
 
 
 def test_cached_logits_are_those_of_the_teacher(teacher, images, context):
-    cached = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    cached = cache_teacher(teacher, images, context, CACHED, precision="float32")
     model = load_checkpoint(teacher)
     for index in range(len(images)):
         with torch.no_grad():
@@ -56,9 +57,9 @@ def test_cached_logits_are_those_of_the_teacher(teacher, images, context):
 
 
 def test_the_teacher_is_asked_once(teacher, images, context, monkeypatch):
-    first = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    first = cache_teacher(teacher, images, context, CACHED, precision="float32")
     monkeypatch.setattr(teacher_cache, "load_checkpoint", None)
-    second = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    second = cache_teacher(teacher, images, context, CACHED, precision="float32")
     assert first.seconds > 0
     assert second.seconds == 0
     assert second.logits.folder == first.logits.folder
@@ -67,11 +68,11 @@ def test_the_teacher_is_asked_once(teacher, images, context, monkeypatch):
 def test_other_weights_of_the_same_artefact_are_another_teacher(
     teacher, tiny_config, images, context
 ):
-    first = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    first = cache_teacher(teacher, images, context, CACHED, precision="float32")
     content = bytearray(teacher.read_bytes())
     content[-1] ^= 1
     teacher.write_bytes(bytes(content))
-    second = cache_teacher(teacher, images, context, stride=4, precision="float32")
+    second = cache_teacher(teacher, images, context, CACHED, precision="float32")
     assert second.seconds > 0
     assert second.logits.folder != first.logits.folder
 
@@ -91,13 +92,19 @@ def test_cached_and_live_teacher_agree_where_nothing_is_varied(tiny_config, cont
 
 
 @pytest.mark.parametrize("distiller", ["dkd", "kd"])
-@pytest.mark.parametrize("source", ["cached", "live"])
-def test_either_teacher_trains_a_student(tiny_config, context, store, distiller, source):
-    config = replace(tiny_config, teacher_logits=TeacherLogitsConfig(source=source))
+@pytest.mark.parametrize("source", [CACHED, TeacherLogitsConfig(top_k=2), LIVE])
+def test_any_teacher_trains_a_student(tiny_config, context, store, distiller, source):
+    config = replace(tiny_config, teacher_logits=source)
     result = distil(config, store, context, distiller=distiller).result
     assert 0 <= result["miou"] <= 1
-    assert bool(find_caches(context)) == (source == "cached")
-    assert ("teacher_cache_seconds" in result) == (source == "cached")
+    assert bool(find_caches(context)) == source.cached
+    assert ("teacher_cache_seconds" in result) == source.cached
+
+
+def test_too_many_largest_logits_are_refused_before_the_teacher_works(teacher, images, context):
+    with pytest.raises(ValueError, match="at most 8 for this data set; got 9"):
+        cache_teacher(teacher, images, context, TeacherLogitsConfig(top_k=9), precision="float32")
+    assert not find_caches(context)
 
 
 def test_the_cache_is_paid_for_once(tiny_config, context, store):
@@ -133,14 +140,14 @@ def test_the_source_counts_in_the_key_only_where_a_teacher_is_needed(tiny_config
         config = replace(tiny_config, teacher_logits=teacher_logits)
         return build_stages(config, PipelineSettings(**settings))["distilled"].key
 
-    cached, coarser = TeacherLogitsConfig(), TeacherLogitsConfig(stride=8)
-    assert len({key(cached), key(coarser), key(LIVE)}) == 3
-    assert key(LIVE) == key(replace(LIVE, stride=8))
-    assert key(cached, distiller="none") == key(LIVE, distiller="none")
+    coarser, fewer = TeacherLogitsConfig(stride=8), TeacherLogitsConfig(top_k=3)
+    assert len({key(CACHED), key(coarser), key(fewer), key(LIVE)}) == 4
+    assert key(LIVE) == key(replace(LIVE, stride=8, top_k=3))
+    assert key(CACHED, distiller="none") == key(LIVE, distiller="none")
 
 
 def test_a_taught_training_goes_on_where_it_was(tiny_config, teacher, images, context, tmp_path):
-    logits = cache_teacher(teacher, images, context, stride=4, precision="float32").logits
+    logits = cache_teacher(teacher, images, context, CACHED, precision="float32").logits
     stream = TrainingStream(images, tiny_config.data.augmentation, seed=3, teacher_logits=logits)
     config = TrainConfig(num_steps=4, batch_size=2)
     distiller = DistillerConfig()
@@ -182,6 +189,7 @@ def test_a_batch_without_logits_is_refused():
     ("change", "message"),
     [
         ({"stride": 0}, "stride must be at least 1, got 0"),
+        ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"source": "dead"}, "source must be cached or live, got 'dead'"),
     ],
 )

@@ -25,6 +25,7 @@ from trainables.data.node_cache import (
     read_index,
     write_at,
 )
+from trainables.data.top_logits import num_channels, pack_top, unpack_top
 
 FORMAT_VERSION = 2
 BYTES_PER_LOGIT = 2
@@ -45,7 +46,7 @@ class TeacherLogits:
 
     Raises:
         DataError: The folder is missing, damaged, of another format, or of another teacher, data
-            set or stride.
+            set, stride or number of largest logits.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -56,9 +57,11 @@ class TeacherLogits:
         if found != json.loads(json.dumps(self.content)):
             raise DataError(f"{folder}: cache is of {found!r}; expected {self.content!r}")
         self.stride = int(content["stride"])
+        self.top_k: int | None = content.get("top_k")
         self._num_classes = int(index["num_classes"])
+        self._channels = num_channels(self._num_classes, self.top_k)
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
-        self._offsets = _offsets(_shapes(self._num_classes, self._sizes, self.stride))
+        self._offsets = _offsets(_shapes(self._channels, self._sizes, self.stride))
         check_file_size(folder / _LOGITS, int(self._offsets[-1]))
         self._checksums = Checksums(folder / _LOGITS, index["checksums"])
         self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
@@ -74,6 +77,8 @@ class TeacherLogits:
     def __getitem__(self, index: int) -> LogitMap:
         """Map of image `index`, (C, ceil(H / stride), ceil(W / stride)) float16.
 
+        Of a cache of the largest logits, all others of a place are equal; see `pack_top`.
+
         Raises:
             DataError: It is not what was written; the cache is made anew when it is opened next.
         """
@@ -82,10 +87,12 @@ class TeacherLogits:
             self._buffer = np.memmap(self.folder / _LOGITS, dtype=np.uint8, mode="c")
         index = range(len(self))[index]
         size = self._sizes[index]
-        (shape,) = _shapes(self._num_classes, [size], self.stride)
+        (shape,) = _shapes(self._channels, [size], self.stride)
         content = self._buffer[self._offsets[index] : self._offsets[index + 1]]
         self._checksums.check(index, content, f"the map of image {index}")
         logits = torch.from_numpy(content.view(np.float16).reshape(shape))
+        if self.top_k is not None:
+            logits = unpack_top(logits, self._num_classes)
         return LogitMap(logits, size_in_pixels=size, cell_stride=self.stride)
 
     def check_fits(self, dataset: SegmentationDataset) -> None:
@@ -114,7 +121,7 @@ def cache_logits(
         dataset: The images.
         cache_dir: Folder on a disk of this node; one folder per content is made in it.
         content: JSON-able; what the logits depend on, with "dataset" (its fingerprint) and
-            "stride" among it.
+            "stride" among it, and "top_k" where only so many largest logits are to be kept.
         compute: Index of an image -> its map (C, ceil(H / stride), ceil(W / stride)), float.
 
     Raises:
@@ -136,20 +143,22 @@ def _write(
     content: Mapping[str, Any],
     compute: Callable[[int], Tensor],
 ) -> None:
-    stride = int(content["stride"])
+    stride, top_k = int(content["stride"]), content.get("top_k")
     sizes = [dataset.sample_size(index) for index in range(len(dataset))]
-    shapes = _shapes(dataset.num_classes, sizes, stride)
-    offsets = _offsets(shapes)
+    computed = _shapes(dataset.num_classes, sizes, stride)
+    offsets = _offsets(_shapes(num_channels(dataset.num_classes, top_k), sizes, stride))
+    kept = "" if top_k is None else f"the {top_k} largest of "
     announce_disk_use(
         folder,
         int(offsets[-1]),
-        content=f"the teacher's logits of {len(dataset)} images at stride {stride}",
-        remedy="choose another cache folder, a larger stride, or a live teacher",
+        content=f"{kept}the teacher's logits of {len(dataset)} images at stride {stride}",
+        remedy="choose another cache folder, a larger stride, fewer of the logits (top-k), or a "
+        "live teacher",
     )
     checksums = []
     with (folder / _LOGITS).open("wb") as file:
         file.truncate(int(offsets[-1]))
-        for index, shape in enumerate(shapes):
+        for index, shape in enumerate(computed):
             logits = compute(index)
             if tuple(logits.shape) != shape:
                 raise ValueError(
@@ -159,6 +168,8 @@ def _write(
                 raise DataError(
                     f"{dataset.sample_name(index)}: the teacher's logits are not finite"
                 )
+            if top_k is not None:
+                logits = pack_top(logits.float(), top_k)
             halves = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT).to("cpu", torch.float16)
             written = halves.numpy().tobytes()
             checksums.append(zlib.crc32(written))
@@ -175,9 +186,9 @@ def _write(
 
 
 def _shapes(
-    num_classes: int, sizes: Sequence[tuple[int, int]], stride: int
+    channels: int, sizes: Sequence[tuple[int, int]], stride: int
 ) -> list[tuple[int, int, int]]:
-    return [(num_classes, num_cells(h, stride), num_cells(w, stride)) for h, w in sizes]
+    return [(channels, num_cells(h, stride), num_cells(w, stride)) for h, w in sizes]
 
 
 def _offsets(shapes: list[tuple[int, int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -118,7 +118,7 @@ class DistilledStage(Stage):
             checkpoint,
             self.learning.data.open_cached("train", context.cache_dir),
             context,
-            stride=self.teacher_logits.stride,
+            self.teacher_logits,
             precision=self.learning.training.precision,
         )
         return cached, read_cached_logits

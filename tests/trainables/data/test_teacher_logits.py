@@ -17,6 +17,7 @@ from trainables.data import (
     make_loader,
 )
 from trainables.data.logit_map import shrink
+from trainables.data.top_logits import pack_top, unpack_top
 
 CROP = AugmentationConfig(crop_size=(24, 40))
 
@@ -62,8 +63,21 @@ def test_maps_are_what_the_teacher_said(dataset, tmp_path):
     assert again.folder == logits.folder
 
 
-@pytest.mark.parametrize("change", [{"teacher": "teacher-2"}, {"dataset": "x"}, {"stride": 2}])
-def test_another_teacher_data_set_or_stride_is_never_taken(dataset, tmp_path, change):
+def test_the_largest_logits_alone_take_less_disk(dataset, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        logits = cache_logits(dataset, tmp_path, content_of(dataset) | {"top_k": 3}, say(dataset))
+    assert logits.folder.joinpath("logits.float16").stat().st_size == 6 * 7 * 8 * 16 * 2
+    assert "the 3 largest of the teacher's logits" in caplog.text
+    assert logits[1].shape == (19, 8, 16)
+    taught = logits[1].as_subclass(torch.Tensor)
+    expected = unpack_top(pack_top(say(dataset)(1), 3).half(), 19)
+    assert torch.equal(taught, expected)
+
+
+@pytest.mark.parametrize(
+    "change", [{"teacher": "teacher-2"}, {"dataset": "x"}, {"stride": 2}, {"top_k": 3}]
+)
+def test_another_teacher_data_set_or_coarseness_is_never_taken(dataset, tmp_path, change):
     first = cache(dataset, tmp_path)
 
     class Refused(Exception):
