@@ -35,7 +35,8 @@ class StudyConfig:
         objectives: What is optimised, at least two.
         seed: Of the sampler; the training's is --pipeline.seed.
         max_latency_ms: Slower networks are infeasible: not distilled, avoided by the sampler.
-        max_num_params: Larger networks are infeasible: not distilled, avoided by the sampler.
+        max_num_params: Larger networks are infeasible, likewise.
+        max_macs: Networks of more multiply-accumulates are infeasible, likewise.
         rungs: Shares of the distillation's steps after which a pipeline pauses, ascending within
             0..1; only the best go on (asynchronous successive halving over the front). Empty: all.
         reduction_factor: One of so many that reach a rung goes on, above 1. A front needs many:
@@ -72,6 +73,7 @@ class StudyConfig:
     seed: int = 0
     max_latency_ms: float | None = None
     max_num_params: float | None = None
+    max_macs: float | None = None
     rungs: tuple[float, ...] = ()
     reduction_factor: float = 1.5
     stop_hopeless: bool = True
@@ -104,7 +106,7 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        for name in ("max_latency_ms", "max_num_params", "checkpoint_seconds"):
+        for name in ("max_latency_ms", "max_num_params", "max_macs", "checkpoint_seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")

@@ -378,6 +378,7 @@ class PipelineStudy:
         limits = {
             "latency_ms": self.config.max_latency_ms,
             "num_params": self.config.max_num_params,
+            "macs": self.config.max_macs,
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
 

@@ -95,6 +95,7 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"num_pipelines": 0}, "num_pipelines must be at least 1, got 0"),
         ({"gpus_per_trial": 1.5}, "fraction in 0..1 or a whole number, got 1.5"),
         ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
+        ({"max_macs": -1.0}, "max_macs must be greater than 0, got -1.0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"confirm": 1}, "confirm must be 0 or at least 2.*got 1"),
         ({"confirm": -2}, "confirm must be 0 or at least 2.*got -2"),

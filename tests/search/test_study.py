@@ -223,13 +223,23 @@ def test_an_outcome_is_told_once(config: StudyConfig, tmp_path: Path) -> None:
         study.tell(9, "failed")
 
 
-def test_constraints_reach_optuna(config: StudyConfig, tmp_path: Path) -> None:
-    study = PipelineStudy(replace(config, max_latency_ms=50.0), tmp_path)
-    proposal = ask(study)
-    study.tell(
-        proposal.number, "complete", metrics={"miou": 0.1, "latency_ms": 75, "num_params": 1}
-    )
-    assert load(tmp_path).trials[0].constraints == {"latency_ms": 0.5}
+@pytest.mark.parametrize(
+    ("limit", "broken"),
+    [
+        ({"max_latency_ms": 50.0}, "latency_ms"),
+        ({"max_num_params": 50.0}, "num_params"),
+        ({"max_macs": 50.0}, "macs"),
+    ],
+)
+def test_limits_stop_a_network_and_reach_optuna(
+    limit: dict[str, float], broken: str, config: StudyConfig, tmp_path: Path
+) -> None:
+    study = PipelineStudy(replace(config, **limit), tmp_path)
+    costs = {"latency_ms": 1.0, "num_params": 1.0, "macs": 1.0, broken: 75.0}
+    assert study.find_obstacle(costs, ceiling=0.9) == f"{broken} 75 is above its limit 50"
+    assert study.find_obstacle({**costs, broken: 50.0}, ceiling=0.9) == ""
+    study.tell(ask(study).number, "stopped", metrics=costs)
+    assert load(tmp_path).trials[0].constraints == {broken: 0.5}
 
 
 def test_a_network_that_cannot_enter_the_front_is_told_apart(
