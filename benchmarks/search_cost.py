@@ -53,6 +53,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from command import describe_measurement, run_command
+from plain_tune import run_plain_tune
+from ray import tune
 from rich.console import Console
 from rich.table import Table
 
@@ -237,18 +239,13 @@ def count_steps(config: StudyConfig, row: Mapping[str, str]) -> float:
 
 def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     """Run the plain script."""
-    import ray
-    from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
-
     study = read_study(arguments)
     config = replace(
         study.pipeline,
         teacher_logits=TeacherLogitsConfig(source="live"),
         latency=replace(study.pipeline.latency, compensate_drift=False),
     )
-    cores = len(os.sched_getaffinity(0))
-    first = make_context(folder, cores)
+    first = make_context(folder, len(os.sched_getaffinity(0)))
     check_data(config.data, first.cache_dir)  # read before the clock begins, as ours does
     started = time.monotonic()
     shared = ArtifactStore(folder / "shared")
@@ -266,31 +263,10 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
         tune.report({**result.metrics, "stage_seconds": sum(result.seconds.values()),
                      "wall_seconds": time.monotonic() - started})  # fmt: skip
 
-    ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
-    kinds, space = [OBJECTIVES[name] for name in study.objectives], study.space.distributions()
-    try:
-        results = tune.Tuner(
-            tune.with_resources(run_trial, {"cpu": 1}),
-            tune_config=tune.TuneConfig(
-                search_alg=OptunaSearch(
-                    space=space,
-                    metric=[kind.name for kind in kinds],
-                    mode=["max" if kind.direction == "maximize" else "min" for kind in kinds],
-                    points_to_evaluate=[
-                        {name: getattr(point, name) for name in space}
-                        for point in study.first_points
-                        if study.space.contains(point)
-                    ],
-                    seed=seed,
-                ),
-                num_samples=arguments.num_pipelines,
-                max_concurrent_trials=cores,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(storage_path=str(folder / "tune"), verbose=0),
-        ).fit()
-    finally:
-        ray.shutdown()
+    results = run_plain_tune(
+        run_trial, study, num_trials=arguments.num_pipelines, seed=seed, folder=folder / "tune"
+    )
+    kinds = [OBJECTIVES[name] for name in study.objectives]
     dense = measure_dense(config, folder)
     reference = {kind.name: dense.get(kind.name, 0.0) for kind in kinds}
     finished = [result.metrics for result in results if result.metrics and not result.error]

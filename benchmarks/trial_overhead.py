@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from command import describe_measurement, run_command
+from plain_tune import run_plain_tune
+from ray import tune
 from rich.console import Console
 from rich.table import Table
 
 from models.hardware import describe_hardware
-from search.objectives import OBJECTIVES
 from search.recipes import quickstart
 
 ROOT = Path(__file__).parents[1]
@@ -93,36 +94,12 @@ def time_ours(arguments: Arguments, folder: Path) -> Timing:
 
 def time_plain(folder: Path, num_trials: int) -> Timing:
     """Run as many trials of a function that does nothing."""
-    import ray
-    from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
-
     study = quickstart()
-    kinds = [OBJECTIVES[name] for name in study.objectives]
 
     def run_trial(trial: dict[str, Any]) -> None:
-        tune.report({kind.name: trial["pruning_ratio"] for kind in kinds})
+        tune.report(dict.fromkeys(study.objectives, trial["pruning_ratio"]))
 
-    cores = len(os.sched_getaffinity(0))
-    ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
-    try:
-        tune.Tuner(
-            tune.with_resources(run_trial, {"cpu": 1}),
-            tune_config=tune.TuneConfig(
-                search_alg=OptunaSearch(
-                    space=study.space.distributions(),
-                    metric=[kind.name for kind in kinds],
-                    mode=["max" if kind.direction == "maximize" else "min" for kind in kinds],
-                    seed=0,
-                ),
-                num_samples=num_trials,
-                max_concurrent_trials=cores,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(storage_path=str(folder / "plain"), verbose=0),
-        ).fit()
-    finally:
-        ray.shutdown()
+    run_plain_tune(run_trial, study, num_trials=num_trials, seed=0, folder=folder / "plain")
     return read_timing("plain Tune", folder / "plain")
 
 

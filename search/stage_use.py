@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trainables.pipeline import BASELINES
-from trainables.store import RESULT_FILE
+from trainables.store import RESULT_FILE, SHARE_FILES
 
 # Stage name -> folder in the store, and stage name -> seconds, of one pipeline.
 PipelineStages = tuple[Mapping[str, str], Mapping[str, float]]
@@ -102,6 +102,6 @@ def read_stage_facts(folder: Path) -> StageFacts:
     seconds = float(result["seconds"])
     if "teacher_cache_seconds" not in result:
         return StageFacts(seconds)
-    results = [result, *(json.loads(path.read_text()) for path in folder.glob("share-*.json"))]
+    results = [result, *(json.loads(path.read_text()) for path in folder.glob(SHARE_FILES))]
     was_built = any(entry["teacher_cache_seconds"] for entry in results)
     return StageFacts(seconds, "built" if was_built else "hit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import logging
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from models.atomic_file import write_atomically
 from trainables.remote_folder import RemoteFolder, StorageError
-from trainables.store import RESULT_FILE, ArtifactStore
+from trainables.store import RESULT_FILE, SHARE_FILES, ArtifactStore
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class RemoteStages:
             OSError: There is none, or the storage does not answer at once.
         """
         there = (self._remote / name).with_patience(0)
-        for file in [*(f for f in there.list() if f.startswith("share-")), RESULT_FILE]:
+        for file in [*fnmatch.filter(there.list(), SHARE_FILES), RESULT_FILE]:
             there.fetch(file, folder / file)
 
     def publish(self, folder: Path) -> None:
@@ -129,7 +130,7 @@ class RemoteStages:
         try:
             before = there.list()
             # A state beyond a rung whose result is not known would be taken for that rung's.
-            for share in sorted(path.parent.glob("share-*.json")):
+            for share in sorted(path.parent.glob(SHARE_FILES)):
                 if share.name not in before:
                     there.put(share)
             there.write(new, data)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "result.json"
+SHARE_FILES = "share-*.json"
+"""What came of a stage where it paused; see `ArtifactStore.advance`."""
 
 
 class Artifact(NamedTuple):
@@ -145,7 +147,7 @@ class ArtifactStore:
         with self._lock(name):
             found = self.find(stage, key)
             folder = found.folder if found is not None else self._open_partial(name)
-            path = folder / f"share-{share:g}.json"
+            path = folder / SHARE_FILES.replace("*", f"{share:g}")
             if path.exists():
                 result: dict[str, Any] = json.loads(path.read_text())
                 return result

@@ -245,13 +245,13 @@ def test_limits_stop_a_network_and_reach_optuna(
 def test_a_network_that_cannot_enter_the_front_is_told_apart(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    study = PipelineStudy(replace(config, num_pipelines=40), tmp_path)
-    for size, miou in (*((8 + number, 0.4) for number in range(39)), (3, 0.5)):
+    study = PipelineStudy(replace(config, num_pipelines=200), tmp_path)
+    for size, miou in (*((8 + number, 0.4) for number in range(199)), (3, 0.5)):
         costs = {"latency_ms": size, "num_params": size, "macs": size}
         study.tell(ask(study).number, "complete", metrics={**costs, "miou": miou})
     costs = {"latency_ms": 10.0, "num_params": 10.0, "macs": 10.0}
     reason = study.find_obstacle(costs, ceiling=0.9)
-    told = re.fullmatch(r"even with mIoU (.+), the best believable, trial 39 would .+ it", reason)
+    told = re.fullmatch(r"even with mIoU (.+), the best believable, trial 199 would .+ it", reason)
     assert told
     assert 0.4 < float(told[1]) < 0.5
     assert study.find_obstacle({**costs, "num_params": 2.0}, ceiling=0.9) == ""

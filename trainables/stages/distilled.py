@@ -17,7 +17,7 @@ from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, DistillerConfig
 from trainables.stages.learning import Learning
 from trainables.stages.stage import Stage
-from trainables.store import Artifact
+from trainables.store import SHARE_FILES, Artifact
 from trainables.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.training import Batch, place
 
@@ -126,7 +126,7 @@ class DistilledStage(Stage):
 
 def _read_cache_seconds(folder: Path) -> float:
     """What the teacher's cache has cost a training that was paused, up to there."""
-    results = [json.loads(path.read_text()) for path in folder.glob("share-*.json")]
+    results = [json.loads(path.read_text()) for path in folder.glob(SHARE_FILES)]
     return max((result.get("teacher_cache_seconds", 0.0) for result in results), default=0.0)
 
 
