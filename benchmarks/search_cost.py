@@ -31,8 +31,8 @@ Example (an hour and a half on two idle cores):
   export SEGFRONT_CAMVID=...
   python benchmarks/search_cost.py --ways ours "three times" --output search_cost.json
   python benchmarks/search_cost.py --seeds 0 --output search_cost.json
-A longer study gains more (25 minutes):
-  python benchmarks/search_cost.py --num-pipelines 60 --seeds 0 --ways ours --output longer.json
+A longer study gains more (70 minutes):
+  python benchmarks/search_cost.py --num-pipelines 60 --ways ours --output longer.json
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ from trainables.teacher_cache import TeacherLogitsConfig
 ROOT = Path(__file__).parents[1]
 RECIPE = "quickstart"
 STUDY = shlex.split("""
-    --objectives miou macs num_params --rungs 0.34 --reduction-factor 2
+    --objectives miou macs num_params --rungs 0.34
     --pipeline.latency.max-seconds 1
     --pipeline.data.name camvid --pipeline.data.size 96 128
     --pipeline.data.augmentation.crop-size 80 96
