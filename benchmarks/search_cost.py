@@ -18,8 +18,9 @@ with each of its parts switched off:
 
 Reported: hypervolume (share of the box up to the dense student) over wall seconds, over seconds of
 all stages and over training steps (the teacher's are not counted), and what each search had spent
-when it first reached the plain script's final hypervolume. A pipeline counts as paid for, up to
-where it got, from its beginning on: those that wait at a rung are told only at the end.
+when it first reached the plain script's final hypervolume: seed by seed, and the mean over the
+seeds. A pipeline counts as paid for, up to where it got, from its beginning on: those that wait at
+a rung are told only at the end.
 
 Networks and steps are the quickstart's; images are about a quarter of CamVid's height and width, so
 that a stage takes seconds. The objectives are mIoU, MACs and parameters. Latency is measured by all
@@ -321,6 +322,13 @@ def report(curves: Sequence[Curve], console: Console) -> None:
                  *map(describe_ratios, arrivals)]  # fmt: skip
         table.add_row(way, *cells)
     console.print(table)
+    table = Table(title="times less until the mean of the seeds is the plain script's last one")
+    for column in ("search", "wall s", "stage s", "steps"):
+        table.add_column(column, justify="left" if column == "search" else "right")
+    for way in dict.fromkeys(curve.way for curve in curves):
+        means = compare_means([curve for curve in curves if curve.way == way], curves)
+        table.add_row(way, *("never" if ratio is None else f"{ratio:.1f}" for ratio in means))
+    console.print(table)
 
 
 def compare_costs(
@@ -350,6 +358,39 @@ def compare_costs(
             for found, cost in zip(ratios, COSTS, strict=True):
                 found.append(getattr(spent, cost) / getattr(needed, cost))
     return ends, arrivals
+
+
+def compare_means(ours: Sequence[Curve], curves: Sequence[Curve]) -> list[float | None]:
+    """As `compare_costs`, by the mean hypervolume over the seeds: unlucky ones count too.
+
+    Args:
+        ours: Of one way.
+        curves: Those of the plain script among them.
+
+    Returns:
+        By cost: what a plain script had spent when their mean was first what it was at the end,
+        over what a search of the other way had; None if its mean never was.
+    """
+    seeds = {curve.seed for curve in ours}
+    plain = [curve for curve in curves if curve.way == PLAIN and curve.seed in seeds]
+    goal = statistics.fmean(curve.hypervolumes()[-1] for curve in plain)
+    pairs = [[_find_mean(group, cost, goal) for group in (plain, ours)] for cost in COSTS]
+    return [spent / needed if spent and needed else None for spent, needed in pairs]
+
+
+def _find_mean(group: Sequence[Curve], cost: str, goal: float) -> float | None:
+    """What each of a group had spent when the mean of their hypervolumes first reached a goal."""
+    events = sorted(
+        (getattr(point, cost), index, volume)
+        for index, curve in enumerate(group)
+        for point, volume in zip(curve.points, curve.hypervolumes(), strict=True)
+    )
+    reached = [0.0] * len(group)
+    for spent, index, volume in events:
+        reached[index] = volume
+        if statistics.fmean(reached) >= goal:
+            return float(spent)
+    return None
 
 
 def describe_ratios(ratios: Sequence[float]) -> str:

@@ -46,6 +46,17 @@ def test_costs_are_compared_where_the_plain_hypervolume_is_reached(search_cost, 
     assert "never" in text
 
 
+def test_the_mean_over_the_seeds_counts_the_unlucky_too(search_cost, curves):
+    plain, ours = curves[:2]
+    again = [plain._replace(seed=1), ours._replace(seed=1, points=ours.points[:1])]
+    arrivals = search_cost.compare_costs([ours, again[1]], [*curves, *again])[1]
+    assert arrivals == [[4.0], [4.0], [4.0]]
+    # Means of ours: 0.3 at 50 s and 0.4, the goal, at 100 s.
+    assert search_cost.compare_means([ours, again[1]], [*curves, *again]) == [4.0, 4.0, 4.0]
+    assert search_cost.compare_means([curves[2]], curves) == [None, None, None]
+    assert search_cost.compare_means([plain], curves) == [1.0, 1.0, 1.0]
+
+
 def test_a_pipeline_pays_for_the_stages_that_it_computed(search_cost):
     config = replace(quickstart(), rungs=(0.5,))
     sparse, distil = config.pipeline.sparse.num_steps, config.pipeline.distil.num_steps
