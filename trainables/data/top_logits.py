@@ -29,8 +29,8 @@ def check_top_k(top_k: int | None, num_classes: int) -> None:
 def pack_top(logits: Tensor, top_k: int) -> Tensor:
     """Keep the largest logits and the probability of all others together.
 
-    Source: Shen & Xing, "A Fast Knowledge Distillation Framework for Visual Recognition", ECCV
-        2022, section 3.3 (marginal smoothing with top-K), for logits instead of probabilities.
+    Source: the marginal smoothing with top-K of Shen & Xing, "A Fast Knowledge Distillation
+        Framework for Visual Recognition", https://arxiv.org/abs/2112.01528, for logits.
 
     Args:
         logits: (C, h, w) float.
@@ -38,8 +38,8 @@ def pack_top(logits: Tensor, top_k: int) -> Tensor:
 
     Returns:
         (2 top_k + 1, h, w) of the same dtype: the largest logits in descending order, their
-        classes, and the logit that each of the other classes would need to weigh together what
-        they do weigh.
+        classes, and the logit that every other class would need for them to keep their share of
+        the softmax.
     """
     largest, classes = logits.topk(top_k, dim=0)
     others = logits.scatter(0, classes, -torch.inf).logsumexp(dim=0, keepdim=True)
