@@ -62,7 +62,6 @@ from rich.table import Table
 from models.hardware import describe_hardware
 from search.config import StudyConfig, load_config
 from search.front import hypervolume_fraction
-from search.objectives import OBJECTIVES
 from trainables.context import StageContext
 from trainables.device_lock import DeviceLock
 from trainables.pipeline import build_teacher, check_data, run_baseline, run_pipeline
@@ -247,7 +246,7 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
         latency=replace(study.pipeline.latency, compensate_drift=False),
     )
     first = make_context(folder, len(os.sched_getaffinity(0)))
-    check_data(config.data, first.cache_dir)  # read before the clock begins, as ours does
+    check_data(config, first.cache_dir)  # read before the clock begins, as ours does
     started = time.monotonic()
     shared = ArtifactStore(folder / "shared")
     teacher = build_teacher(config).obtain(shared, first)
@@ -267,15 +266,14 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     results = run_plain_tune(
         run_trial, study, num_trials=arguments.num_pipelines, seed=seed, folder=folder / "tune"
     )
-    kinds = [OBJECTIVES[name] for name in study.objectives]
     dense = measure_dense(config, folder)
-    reference = {kind.name: dense.get(kind.name, 0.0) for kind in kinds}
+    reference = {name: dense[name] for name in study.objectives}
     finished = [result.metrics for result in results if result.metrics and not result.error]
     steps = sum(training.num_steps for training in (config.dense, config.sparse, config.distil))
     points = []
     for metrics in sorted(finished, key=lambda metrics: metrics["wall_seconds"]):
         spent += metrics["stage_seconds"]
-        values = {kind.name: float(metrics[kind.name]) for kind in kinds}
+        values = {name: float(metrics[name]) for name in study.objectives}
         points.append(Point(metrics["wall_seconds"], spent, steps * (len(points) + 1), values))
     return Curve(PLAIN, seed, points, reference)
 
@@ -304,31 +302,41 @@ def make_context(folder: Path, num_threads: int) -> StageContext:
 
 def report(curves: Sequence[Curve], console: Console) -> None:
     """Print each search, and the costs of all against the plain script of the same seed."""
-    table = Table(title="searches")
-    for column in ("search", "seed", "networks", "hypervolume", "wall s", "stage s", "steps"):
-        table.add_column(column, justify="left" if column == "search" else "right")
+    headings = ("wall s", "stage s", "steps")
+    table = _make_table("searches", ("seed", "networks", "hypervolume", *headings))
     for curve in curves:
         costs = [f"{getattr(curve.points[-1], cost):.0f}" for cost in COSTS]
         table.add_row(curve.way, str(curve.seed), str(len(curve.points)),
                       f"{curve.hypervolumes()[-1]:.4f}", *costs)  # fmt: skip
     console.print(table)
-    table = Table(title="times less than the plain script: median over the seeds, least..most")
-    for column in ("search", "wall s", "stage s", "steps", "reached", "wall s to reach",
-                   "stage s to reach", "steps to reach"):  # fmt: skip
-        table.add_column(column, justify="left" if column == "search" else "right")
-    for way in dict.fromkeys(curve.way for curve in curves):
-        ends, arrivals = compare_costs([curve for curve in curves if curve.way == way], curves)
+    ways: dict[str, list[Curve]] = {}
+    for curve in curves:
+        ways.setdefault(curve.way, []).append(curve)
+    table = _make_table(
+        "times less than the plain script: median over the seeds, least..most",
+        (*headings, "reached", *(f"{cost} to reach" for cost in headings)),
+    )
+    for way, group in ways.items():
+        ends, arrivals = compare_costs(group, curves)
         cells = [*map(describe_ratios, ends), f"{len(arrivals[0])} of {len(ends[0])}",
                  *map(describe_ratios, arrivals)]  # fmt: skip
         table.add_row(way, *cells)
     console.print(table)
-    table = Table(title="times less until the mean of the seeds is the plain script's last one")
-    for column in ("search", "wall s", "stage s", "steps"):
-        table.add_column(column, justify="left" if column == "search" else "right")
-    for way in dict.fromkeys(curve.way for curve in curves):
-        means = compare_means([curve for curve in curves if curve.way == way], curves)
+    table = _make_table(
+        "times less until the mean of the seeds is the plain script's last one", headings
+    )
+    for way, group in ways.items():
+        means = compare_means(group, curves)
         table.add_row(way, *("never" if ratio is None else f"{ratio:.1f}" for ratio in means))
     console.print(table)
+
+
+def _make_table(title: str, numbers: Sequence[str]) -> Table:
+    """With a column of names and those of numbers."""
+    table = Table("search", title=title)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def compare_costs(

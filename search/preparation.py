@@ -104,9 +104,7 @@ def check_study(config: StudyConfig) -> DatasetSummary:
                 replace(network, backbone_weights=None).build(num_classes=2)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
-    summary = check_data(pipeline.data, config.cache_dir)
-    pipeline.teacher_logits.check_classes(summary.num_classes)
-    return summary
+    return check_data(pipeline, config.cache_dir)
 
 
 def _settle_weights(network: NetworkConfig) -> NetworkConfig:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from models.checkpoint import load_checkpoint
 from models.cost import count_cost
 from trainables.context import Progress, StageContext
-from trainables.data_source import DataConfig
 from trainables.distillers import DistillerConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
@@ -124,16 +123,19 @@ def get_prefix(settings: PipelineSettings, stage: str) -> tuple[Any, ...]:
     return tuple(getattr(settings, name) for name in _SETTINGS[stage])
 
 
-def check_data(config: DataConfig, cache_dir: Path) -> DatasetSummary:
+def check_data(config: PipelineConfig, cache_dir: Path) -> DatasetSummary:
     """Read every image and label of both splits once, into the node's cache.
 
     Raises:
         DataError: Names the files that cannot be used.
+        ValueError: A setting does not go with the number of classes.
     """
-    config.open_cached("train", cache_dir)
-    validation = config.open_cached("val", cache_dir)
+    data = config.data
+    data.open_cached("train", cache_dir)
+    validation = data.open_cached("val", cache_dir)
+    config.teacher_logits.check_classes(validation.num_classes)
     return DatasetSummary(
-        config.name,
+        data.name,
         validation.num_classes,
         tuple(validation.classes),
         validation.sample_size(0),

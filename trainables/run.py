@@ -73,8 +73,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         SurroundingsError: Disk, storage or data failed meanwhile.
     """
     config = arguments.pipeline
-    summary = check_data(config.data, arguments.cache_dir)
-    config.teacher_logits.check_classes(summary.num_classes)
+    check_data(config, arguments.cache_dir)
     context = StageContext(
         cache_dir=arguments.cache_dir,
         device=arguments.device,

@@ -225,7 +225,7 @@ def test_bad_settings_are_named(change, message):
 
 
 def test_the_data_are_checked_whole(tiny_config, tmp_path):
-    summary = check_data(tiny_config.data, tmp_path)
+    summary = check_data(tiny_config, tmp_path)
     assert summary.num_classes == len(summary.classes) == 19
     assert summary.resolution == (64, 96)
 
