@@ -34,13 +34,13 @@ from rich.table import Table
 from scipy import stats  # type: ignore[import-untyped]
 
 from models.hardware import describe_hardware
+from trainables.artifacts.store import ArtifactStore
 from trainables.context import StageContext, detect_device
-from trainables.device_lock import DeviceLock
 from trainables.distillers import DistillerName
+from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.pipeline import build_dense, build_stages, build_teacher
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
-from trainables.store import ArtifactStore
-from trainables.teacher_cache import TeacherLogitsConfig
+from trainables.process.device_lock import DeviceLock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

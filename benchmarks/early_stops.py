@@ -1,7 +1,8 @@
 """How often a study stopped a pipeline that it should have finished.
 
 Takes runs of search/run.py whose searches are over and finishes what they stopped: pipelines whose
-pruned network could not enter the front by the bound on its accuracy (search/accuracy_bound.py),
+pruned network could not enter the front by the bound on its accuracy
+(search/pipelines/accuracy_bound.py),
 and those that were left behind at a rung. A stop was wrong if the finished network enters the front
 of those that the study did finish. What that cost is the hypervolume (share of the box up to the
 dense student) of all together, less that of the study's own front. Then the bound is asked about
@@ -34,15 +35,15 @@ from rich.console import Console
 from rich.table import Table
 
 from models.hardware import describe_hardware
-from search.accuracy_bound import MIN_FINISHED, find_dominating
 from search.config import CONFIG_FILE, load_config
-from search.front import front_mask, hypervolume_fraction
-from search.results import METADATA_FILE
-from search.study import BEHIND_FRONT, HOPELESS, JOURNAL_FILE, PipelineStudy, TrialRecord
+from search.pipelines.accuracy_bound import MIN_FINISHED, find_dominating
+from search.pipelines.front import front_mask, hypervolume_fraction
+from search.pipelines.study import BEHIND_FRONT, HOPELESS, JOURNAL_FILE, PipelineStudy, TrialRecord
+from search.run_files.results import METADATA_FILE
+from trainables.artifacts.remote_stages import STAGES_FOLDER
+from trainables.artifacts.store import ArtifactStore
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import run_stage
-from trainables.remote_stages import STAGES_FOLDER
-from trainables.store import ArtifactStore
 
 NUM_ORDERS = 20
 BOUND = re.compile(rf"{HOPELESS} ([0-9.]+)")

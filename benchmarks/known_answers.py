@@ -21,13 +21,13 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from search import samplers
 from search.config import StudyConfig
-from search.front import hypervolume_fraction
 from search.objectives import OBJECTIVES, ObjectiveName
-from search.samplers import SamplerName
+from search.pipelines.front import hypervolume_fraction
+from search.pipelines.study import PipelineStudy
+from search.proposing import samplers
+from search.proposing.samplers import SamplerName
 from search.space import FloatRange, SearchSpace
-from search.study import PipelineStudy
 from trainables.pipeline_config import PipelineSettings
 
 VARIABLES = ("temperature", "alpha", "beta", "eta", "lr")

@@ -47,7 +47,7 @@ from models.latency import Latency, Reference, measure_latency
 from models.pruning import prune
 from search.recipes import LITE0
 from trainables.context import detect_device
-from trainables.device_lock import DeviceLock
+from trainables.process.device_lock import DeviceLock
 
 NUM_CLASSES = 11
 STUDENT: dict[str, Any] = {"backbone": LITE0, "width": 0.25, "output_stride": 16}

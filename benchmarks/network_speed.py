@@ -1,7 +1,8 @@
 """How much faster every network trains and infers here than in its plain PyTorch form.
 
 Plain: float32 in contiguous memory and the libraries' own convolutions. Against it
-  training    our step: channels_last and the fast convolutions of models/cpu_convolutions.py; then
+  training    our step: channels_last and the fast convolutions of
+  models/blocks/cpu_convolutions.py; then
               bfloat16 autocast where the device is fast at it;
   inference   channels_last; BatchNorms folded too; `torch.compile` on top of both, on request (it
               takes half a minute a network on a CPU).
@@ -32,13 +33,13 @@ from step_time import use_library_convolutions
 from torch import nn
 
 from models import MODELS, create_model
-from models.batchnorm_folding import fold_batchnorms
+from models.engines.batchnorm_folding import fold_batchnorms
 from models.hardware import bfloat16_is_fast, describe_hardware
 from trainables.context import detect_device
+from trainables.learning.optimization import OptimizerConfig, build_optimizer
+from trainables.learning.training import Precision, autocast, place
 from trainables.losses import cross_entropy
-from trainables.memory import keep_freed_memory
-from trainables.optimization import OptimizerConfig, build_optimizer
-from trainables.training import Precision, autocast, place
+from trainables.process.memory import keep_freed_memory
 
 NUM_CLASSES = 19
 
@@ -133,7 +134,7 @@ def _time_network(name: str, arguments: Arguments) -> list[str]:
 def _make_step(
     model: nn.Module, precision: Precision, arguments: Arguments, *, channels_last: bool = True
 ) -> Callable[[], object]:
-    """One training step of a network, as in `trainables.training.train`."""
+    """One training step of a network, as in `trainables.learning.training.train`."""
     device = torch.device(arguments.device)
     place(model, device, channels_last=channels_last).train()
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-4))
@@ -206,7 +207,8 @@ Made by `{command}`; do not edit.
 Milliseconds of the plain PyTorch form (float32, contiguous memory, the libraries' convolutions) and
 how many times faster the other forms are, measured in turn: a training step of {training}, one
 inference of {inference}. "Ours" is channels_last with the convolutions of
-`models/cpu_convolutions.py`. Empty: not measured (bfloat16 only where the hardware has it, compiled
+`models/blocks/cpu_convolutions.py`. Empty: not measured (bfloat16 only where the hardware has it,
+compiled
 on request). Keeping freed memory, which all forms have here, is worth as much again in training:
 see `benchmarks/step_time.py`. {hardware}.
 

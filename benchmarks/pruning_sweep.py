@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import MODELS, SegmentationNetwork, create_model
+from models.channels.masking import mask_channels
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.export import export_onnx
-from models.masking import mask_channels
 from models.pruning import prune
 
 NUM_CLASSES = 19

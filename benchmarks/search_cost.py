@@ -61,13 +61,13 @@ from rich.table import Table
 
 from models.hardware import describe_hardware
 from search.config import StudyConfig, load_config
-from search.front import hypervolume_fraction
+from search.pipelines.front import hypervolume_fraction
+from trainables.artifacts.store import ArtifactStore
 from trainables.context import StageContext
-from trainables.device_lock import DeviceLock
+from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.pipeline import build_teacher, check_data, run_baseline, run_pipeline
 from trainables.pipeline_config import PipelineConfig
-from trainables.store import ArtifactStore
-from trainables.teacher_cache import TeacherLogitsConfig
+from trainables.process.device_lock import DeviceLock
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "quickstart"

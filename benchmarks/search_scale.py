@@ -1,6 +1,7 @@
 """What the search itself costs, and what it is worth, on machines that nobody has to own.
 
-Drives the real searcher and study (`search/ray_searcher.py`, `search/study.py`, the journal on disk
+Drives the real searcher and study (`search/on_ray/searcher.py`, `search/pipelines/study.py`, the
+journal on disk
 included) in a discrete-event simulation: workers are busy for as long as a model of the pipelines
 says (`benchmarks/simulated_pipelines.py`, or the trials of a recorded run), on a virtual clock.
 What the search computes is real, and its CPU seconds are counted.
@@ -57,14 +58,14 @@ from simulated_pipelines import STAGES, PipelineModel, RecordedPipelines, Synthe
 
 from models.hardware import describe_hardware
 from search.config import StudyConfig
-from search.front import front_mask, hypervolume_fraction
-from search.journal import WholeLineBackend
-from search.progress import ProgressBoard
-from search.ray_searcher import PipelineSearcher
-from search.results import reference_point, write_trials
-from search.retries import Failure
-from search.samplers import BOUNDED, SamplerName
-from search.study import BEHIND_FRONT, HOPELESS, PipelineStudy, TrialRecord
+from search.on_ray.searcher import PipelineSearcher
+from search.pipelines.front import front_mask, hypervolume_fraction
+from search.pipelines.journal import WholeLineBackend
+from search.pipelines.retries import Failure
+from search.pipelines.study import BEHIND_FRONT, HOPELESS, PipelineStudy, TrialRecord
+from search.proposing.samplers import BOUNDED, SamplerName
+from search.run_files.progress import ProgressBoard
+from search.run_files.results import reference_point, write_trials
 from trainables.pipeline import BASELINES
 from trainables.pipeline_config import PipelineSettings
 
@@ -549,8 +550,8 @@ def print_worth(results: Sequence[Mapping[str, Any]], console: Console) -> None:
 def find_known_answers(arguments: Arguments) -> Iterator[dict[str, Any]]:
     """Optimise every test problem with the sampler, NSGA-II and at random.
 
-    A sampler that is shown a part of the history (`search.bounded_history`) does so with all of it
-    too.
+    A sampler that is shown a part of the history (`search.proposing.bounded_history`) does so with
+    all of it too.
     """
     ways = dict.fromkeys((sampler, False) for sampler in (arguments.sampler, "nsga2", "random"))
     if arguments.sampler in BOUNDED:

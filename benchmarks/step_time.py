@@ -3,7 +3,8 @@
 Measured, always in turn (A B C A B C ...), so that a machine that slows down slows all alike:
   training step   of the camvid recipe's two networks at 4 x 240 x 320: float32 in contiguous memory
                   and the libraries' own convolutions are the plain form; against it channels_last,
-                  freed memory kept (mallopt), fast convolutions (models/cpu_convolutions.py), one
+                  freed memory kept (mallopt), fast convolutions
+                  (models/blocks/cpu_convolutions.py), one
                   thread, and bfloat16 autocast. Each variant is a process of its own, for mallopt
                   and the number of threads are the process's; only one of them works at a time.
   data            a batch of 4 augmented crops: PNG files decoded each time against the cache.
@@ -42,7 +43,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from models import cpu_convolutions, create_model
+from models import create_model
+from models.blocks import cpu_convolutions
 from models.hardware import bfloat16_is_fast, describe_hardware
 from models.latency import measure_latency
 from search.recipes import LITE0
@@ -54,11 +56,11 @@ from trainables.data import (
     create_dataset,
     normalize,
 )
-from trainables.device_lock import DeviceLock
+from trainables.learning.optimization import OptimizerConfig, build_optimizer
+from trainables.learning.training import Precision, autocast, place
 from trainables.losses import cross_entropy
-from trainables.memory import keep_freed_memory
-from trainables.optimization import OptimizerConfig, build_optimizer
-from trainables.training import Precision, autocast, place
+from trainables.process.device_lock import DeviceLock
+from trainables.process.memory import keep_freed_memory
 
 NUM_CLASSES = 11
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -119,7 +121,7 @@ class Variant(NamedTuple):
         channels_last: Memory format of weights and activations.
         precision: float32 or bfloat16 autocast.
         keep_memory: Whether the process keeps the memory it frees.
-        fast_convolutions: Those of `models.cpu_convolutions`, else the libraries'.
+        fast_convolutions: Those of `models.blocks.cpu_convolutions`, else the libraries'.
     """
 
     num_threads: int
@@ -265,7 +267,7 @@ def serve_steps(
 def make_step(
     network: str, variant: Variant, batch_size: int, size: tuple[int, int]
 ) -> Callable[[], float]:
-    """Build a network and return its training step, as in `trainables.training.train`."""
+    """Build a network and return its training step, as in `trainables.learning.training.train`."""
     torch.manual_seed(0)
     model = _build(network)
     if not variant.fast_convolutions:
@@ -405,7 +407,7 @@ def _build(network: str) -> nn.Module:
 
 
 def use_library_convolutions(model: nn.Module) -> None:
-    """Undo `models.cpu_convolutions.use_cpu_convolutions`."""
+    """Undo `models.blocks.cpu_convolutions.use_cpu_convolutions`."""
     for module in model.modules():
         if type(module).__module__ == cpu_convolutions.__name__:
             kinds = type(module).__mro__

@@ -34,12 +34,12 @@ from models.hardware import describe_hardware
 from trainables.context import StageContext, detect_device
 from trainables.data import TrainingStream
 from trainables.distillers import DISTILLERS, DistillerConfig
-from trainables.optimization import build_optimizer
+from trainables.learning.optimization import build_optimizer
+from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
+from trainables.learning.training import autocast, breaks_in_channels_last, bring_batch, place
 from trainables.pipeline import build_stages, build_teacher
 from trainables.pipeline_config import PipelineConfig
 from trainables.stages.distilled import TeacherFunction, load_live_teacher, read_cached_logits
-from trainables.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
-from trainables.training import autocast, breaks_in_channels_last, bring_batch, place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +201,7 @@ def make_step(
     config: PipelineConfig,
     context: StageContext,
 ) -> Callable[[int], float]:
-    """Load a student and return its training step, as in `trainables.training.train`."""
+    """Load a student and return its training step, as in `trainables.learning.training.train`."""
     device = torch.device(context.device)
     model = load_checkpoint(checkpoint)
     channels_last = config.distil.channels_last and not breaks_in_channels_last(model, device)

@@ -7,32 +7,32 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from models.asymmetric_pyramid import AsymmetricPyramid
-from models.bisenet import BiSeNet
-from models.bisenetv2 import BiSeNetV2
-from models.cgnet import CGNet
-from models.cpu_convolutions import use_cpu_convolutions
-from models.dabnet import DABNet
-from models.deeplabv3plus import DeepLabV3Plus
-from models.dfanet import DFANet
-from models.dual_branch import DualBranch
-from models.edanet import EDANet
-from models.enet import ENet
-from models.erfnet import ERFNet
-from models.espnet import ESPNet
-from models.espnetv2 import ESPNetV2
-from models.fast_scnn import FastSCNN
-from models.icnet import ICNet
-from models.lednet import LEDNet
-from models.lraspp import LRASPP
-from models.mscfnet import MSCFNet
-from models.ndnet import NDNet
+from models.blocks.cpu_convolutions import use_cpu_convolutions
 from models.network import SegmentationNetwork
+from models.networks.asymmetric_pyramid import AsymmetricPyramid
+from models.networks.bisenet import BiSeNet
+from models.networks.bisenetv2 import BiSeNetV2
+from models.networks.cgnet import CGNet
+from models.networks.dabnet import DABNet
+from models.networks.deeplabv3plus import DeepLabV3Plus
+from models.networks.dfanet import DFANet
+from models.networks.dual_branch import DualBranch
+from models.networks.edanet import EDANet
+from models.networks.enet import ENet
+from models.networks.erfnet import ERFNet
+from models.networks.espnet import ESPNet
+from models.networks.espnetv2 import ESPNetV2
+from models.networks.fast_scnn import FastSCNN
+from models.networks.icnet import ICNet
+from models.networks.lednet import LEDNet
+from models.networks.lraspp import LRASPP
+from models.networks.mscfnet import MSCFNet
+from models.networks.ndnet import NDNet
+from models.networks.pspnet import PSPNet
+from models.networks.segnet import SegNet
+from models.networks.swiftnet import SwiftNet
+from models.networks.tbfenet import TBFENet
 from models.output import WithAuxiliary
-from models.pspnet import PSPNet
-from models.segnet import SegNet
-from models.swiftnet import SwiftNet
-from models.tbfenet import TBFENet
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,

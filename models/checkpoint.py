@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file that holds the structure, the tensors and what is known of it.
 
 The header's metadata bears four strings: `format`, `version`, `structure` (JSON, see
-`models.structure.Structure`) and `metadata` (the caller's JSON). Nothing is ever unpickled, and a
-pruned network loads without the code that pruned it.
+`models.channels.structure.Structure`) and `metadata` (the caller's JSON). Nothing is ever
+unpickled, and a pruned network loads without the code that pruned it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from models.atomic_file import write_atomically
+from models.channels.structure import Structure, build_empty, describe_structure
+from models.files.atomic_file import write_atomically
 from models.network import SegmentationNetwork
-from models.structure import Structure, build_empty, describe_structure
 
 FORMAT = "segfront"
 VERSION = "1"

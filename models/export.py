@@ -19,12 +19,12 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from models.atomic_file import write_atomically
-from models.batchnorm_folding import fold_batchnorms
 from models.checkpoint import CheckpointError, load_checkpoint, read_metadata
+from models.engines.batchnorm_folding import fold_batchnorms
+from models.engines.onnx_graph import ExportError, check_packages, run_onnx, translate
+from models.files.atomic_file import write_atomically
 from models.network import SegmentationNetwork
 from models.normalization import Normalization, Normalize
-from models.onnx_graph import ExportError, check_packages, run_onnx, translate
 
 PROGRAM = "python -m models.export"
 OPSETS = range(18, 24)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.batchnorm_folding import fold_batchnorms
+from models.engines.batchnorm_folding import fold_batchnorms
 from models.hardware import describe_hardware, read_clocks
-from models.median_interval import compute_median_interval
-from models.timed_runs import Precision, Turn, make_run, quiet, repeat, take_turns, warm_up
+from models.timing.median_interval import compute_median_interval
+from models.timing.timed_runs import Precision, Turn, make_run, quiet, repeat, take_turns, warm_up
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -103,7 +103,8 @@ def measure_latency(
     order statistics), for latencies are skewed; stopping early makes its confidence nominal.
 
     A machine that is shared, or whose clocks vary, may be half as fast a minute later. Beside a
-    reference, what is measured is the ratio of both latencies, turn by turn (`models.timed_runs`),
+    reference, what is measured is the ratio of both latencies, turn by turn
+    (`models.timing.timed_runs`),
     and the latency is stated at the speed at which the reference takes its nominal time.
 
     Args:

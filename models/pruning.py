@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.channel_graph import ChannelGraph
-from models.channel_groups import IMPORTANCES, ChannelGroup, PruningError, find_groups
-from models.channel_selection import count_globally, count_locally, find_lowest, round_width
-from models.masking import measure_masking_error
+from models.channels.graph import ChannelGraph
+from models.channels.groups import IMPORTANCES, ChannelGroup, PruningError, find_groups
+from models.channels.masking import measure_masking_error
+from models.channels.record import KeptChannels, PruningRecord, get_num_channels, replay
+from models.channels.selection import count_globally, count_locally, find_lowest, round_width
+from models.channels.structure import get_resizable_layers
 from models.network import SegmentationNetwork
-from models.pruning_record import KeptChannels, PruningRecord, get_num_channels, replay
-from models.structure import get_resizable_layers
 
 __all__ = ["PruningError", "PruningRecord", "prune", "replay"]
 

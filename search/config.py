@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
-from models.atomic_file import write_atomically
+from models.files.atomic_file import write_atomically
 from search.objectives import OBJECTIVES, ObjectiveName
-from search.samplers import SAMPLERS, SamplerName
+from search.proposing.samplers import SAMPLERS, SamplerName
 from search.space import SearchSpace
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 
@@ -42,7 +42,7 @@ class StudyConfig:
         reduction_factor: One of so many that reach a rung goes on, above 1. A front needs many:
             with 3, as for a single objective, a third of the stopped would have been in it.
         stop_hopeless: Do not distil a network that could not enter the front with the best
-            accuracy believable for it (`search.accuracy_bound`).
+            accuracy believable for it (`search.pipelines.accuracy_bound`).
         confirm: Once the search is over, fine-tune every network of the front so many more times
             with other seeds (2 or more), to tell gain from luck: mean, deviation and probability
             of being non-dominated go into the report. 0: not at all.

@@ -18,23 +18,24 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from models.files.storage import explain_storage_error
 from models.hardware import describe_hardware
-from models.storage import explain_storage_error
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
-from search.confirmation import Confirmation
-from search.first_points import read_first_points
-from search.keeping import keep_front
-from search.preparation import check_store, check_study, fetch_data, settle_paths
-from search.progress import ProgressBoard, ProgressDisplay
-from search.ray_jobs import is_job_server, submit_study
-from search.ray_metrics import StudyMetrics, metrics_address
-from search.ray_nodes import check_cluster, describe_worker, read_file, summon_worker
-from search.ray_progress import BoardCallback
-from search.ray_searcher import PipelineSearcher
-from search.ray_session import allot, count_devices, ray_session, redirected, run_tune
-from search.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
-from search.results import (
+from search.on_ray.jobs import is_job_server, submit_study
+from search.on_ray.metrics import StudyMetrics, metrics_address
+from search.on_ray.nodes import check_cluster, describe_worker, read_file, summon_worker
+from search.on_ray.progress_callback import BoardCallback
+from search.on_ray.searcher import PipelineSearcher
+from search.on_ray.session import allot, count_devices, ray_session, redirected, run_tune
+from search.pipelines.confirmation import Confirmation
+from search.pipelines.retries import ObstacleError
+from search.pipelines.study import PipelineStudy
+from search.preflight import check_store, check_study, fetch_data, settle_paths
+from search.run_files.first_points import read_first_points
+from search.run_files.progress import ProgressBoard, ProgressDisplay
+from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
+from search.run_files.results import (
     METADATA_FILE,
     TRIALS_FILE,
     now,
@@ -42,14 +43,18 @@ from search.results import (
     write_metadata,
     write_trials,
 )
-from search.retries import ObstacleError
-from search.run_folder import create_run_folder, locked
-from search.study import PipelineStudy
-from search.summary import print_confirmation, print_next_steps, print_summary, write_report
-from search.warm_start import check_latency, read_known
-from trainables.installation import inspect_installation
+from search.run_files.retention import keep_front
+from search.run_files.run_folder import create_run_folder, locked
+from search.run_files.summary import (
+    print_confirmation,
+    print_next_steps,
+    print_summary,
+    write_report,
+)
+from search.run_files.warm_start import check_latency, read_known
+from trainables.artifacts.remote_folder import StorageError, is_uri
 from trainables.pipeline import Baseline, DatasetSummary
-from trainables.remote_folder import StorageError, is_uri
+from trainables.process.installation import inspect_installation
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_OBSTACLE = 0, 1, 2, 3
 EXIT_SIGNAL = 128  # plus the signal's number, as a shell has it: 130 after Ctrl-C

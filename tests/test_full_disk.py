@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.storage import explain_storage_error
+from models.files.storage import explain_storage_error
 from search.config import CONFIG_FILE, save_config
+from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.recipes import quickstart
-from search.results import write_trials
 from search.run import main
-from search.study import JOURNAL_FILE, PipelineStudy
+from search.run_files.results import write_trials
+from trainables.artifacts.store import ArtifactStore
 from trainables.data import Synthetic, cache_dataset
 from trainables.data.teacher_logits import cache_logits
-from trainables.store import ArtifactStore
-from trainables.training_state import load_training_state, save_training_state
+from trainables.learning.training_state import load_training_state, save_training_state
 
 Write = Callable[[Path], object]
 KIBIBYTE = 1024

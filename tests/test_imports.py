@@ -26,8 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 # `python search/run.py` and `python analysis/report.py` put their folder first on the path.
 SCRIPT_FOLDERS = ("search", "analysis")
 OPTUNA_FIGURES = {"analysis/figures/importance.py"}
-TORCH_PRUNING_FILES = {"models/channel_graph.py"}
-PYARROW_FILES = {"trainables/remote_folder.py"}
+TORCH_PRUNING_FILES = {"models/channels/graph.py"}
+RAY_FILES = {"search/run.py", "trainables/ray_pipeline.py"}
+PYARROW_FILES = {"trainables/artifacts/remote_folder.py"}
 UNPICKLING_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNPICKLING_CALLS = {
     "torch.load",
@@ -80,10 +81,10 @@ def imports_run_one_way(path: str, tree: ast.Module) -> Iterator[str]:
 
 
 def ray_stays_in_its_files(path: str, tree: ast.Module) -> Iterator[str]:
-    if path != "search/run.py" and not Path(path).name.startswith("ray_"):
+    if path not in RAY_FILES and not path.startswith("search/on_ray/"):
         for name in imported_names(path, tree):
             if top(name) == "ray":
-                yield f"{path} imports {name}: only ray_*.py and search/run.py may"
+                yield f"{path} imports {name}: only search/on_ray/ and {sorted(RAY_FILES)} may"
 
 
 def optuna_stays_in_search(path: str, tree: ast.Module) -> Iterator[str]:
@@ -173,13 +174,13 @@ def test_rule_holds_in_every_file(rule: Rule) -> None:
         (imports_run_one_way, "search/a.py", "import analysis.pareto"),
         (imports_run_one_way, "analysis/a.py", "import_module('models')"),
         (imports_run_one_way, "analysis/figures/a.py", "from ...models import cost"),
-        (ray_stays_in_its_files, "search/study.py", "import ray"),
-        (ray_stays_in_its_files, "trainables/training.py", "from ray import tune"),
+        (ray_stays_in_its_files, "search/pipelines/study.py", "import ray"),
+        (ray_stays_in_its_files, "trainables/learning/training.py", "from ray import tune"),
         (ray_stays_in_its_files, "models/a.py", "if True:\n    import ray.tune as t"),
         (optuna_stays_in_search, "trainables/a.py", "import optuna"),
         (optuna_stays_in_search, "analysis/figures/front_2d.py", "from optuna.trial import Trial"),
         (torch_pruning_stays_in_pruning, "trainables/a.py", "import torch_pruning as tp"),
-        (pyarrow_stays_in_remote_folder, "trainables/store.py", "from pyarrow import fs"),
+        (pyarrow_stays_in_remote_folder, "trainables/artifacts/store.py", "from pyarrow import fs"),
         (nothing_is_unpickled, "models/checkpoint.py", "import pickle"),
         (nothing_is_unpickled, "models/checkpoint.py", "from pickle import loads"),
         (nothing_is_unpickled, "models/checkpoint.py", "import torch\ntorch.load('a.pt')"),
@@ -200,10 +201,10 @@ def test_rule_can_fail(rule: Rule, path: str, code: str) -> None:
     ("path", "code"),
     [
         ("search/a.py", "import optuna\nfrom trainables import store\nfrom models import cost"),
-        ("search/ray_a.py", "import ray\nfrom search import space"),
-        ("trainables/ray_a.py", "from ray import tune\nfrom . import store"),
+        ("search/on_ray/a.py", "import ray\nfrom search import space"),
+        ("trainables/ray_pipeline.py", "from ray import tune\nfrom . import store"),
         ("trainables/data/a.py", "from .dataset import DataError\nimport numpy\nnumpy.load('a')"),
-        ("models/channel_graph.py", "import torch_pruning\nfrom models.checkpoint import load"),
+        ("models/channels/graph.py", "import torch_pruning\nfrom models.checkpoint import load"),
         ("analysis/figures/colors.py", "import json\njson.load(file)"),
     ],
 )  # fmt: skip

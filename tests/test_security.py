@@ -26,16 +26,16 @@ from analysis.report import main as write_report
 from models import create_model
 from models.pretrained import load_pretrained
 from search.config import StudyConfig, save_config
-from search.node_check import inspect_node
+from search.on_ray.node_check import inspect_node
+from search.pipelines.study import PipelineStudy, TrialRecord
 from search.recipes import quickstart
-from search.results import now, write_metadata, write_trials
-from search.study import PipelineStudy, TrialRecord
+from search.run_files.results import now, write_metadata, write_trials
+from trainables.artifacts.store import ArtifactStore
 from trainables.data import DataError, create_dataset
+from trainables.learning.training_state import TrainingStateError, load_training_state
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary
 from trainables.pipeline_config import PipelineSettings
-from trainables.store import ArtifactStore
-from trainables.training_state import TrainingStateError, load_training_state
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("analysis", "models", "search", "trainables")

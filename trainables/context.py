@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from trainables.device_lock import DeviceLock
-from trainables.memory import keep_freed_memory
+from trainables.process.device_lock import DeviceLock
+from trainables.process.memory import keep_freed_memory
 
 
 class Progress(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models import MODELS, SegmentationNetwork, create_model
-from trainables.checksum import checksum
+from trainables.artifacts.checksum import checksum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

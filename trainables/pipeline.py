@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from models.checkpoint import load_checkpoint
 from models.cost import count_cost
+from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext
 from trainables.distillers import DistillerConfig
+from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 from trainables.stages import (
@@ -25,8 +27,6 @@ from trainables.stages import (
     SparseStage,
     Stage,
 )
-from trainables.store import Artifact, ArtifactStore
-from trainables.training import TrainConfig
 
 
 class DatasetSummary(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Literal
 
 from trainables.data_source import DataConfig
 from trainables.distillers import DistillerName
+from trainables.learning.teacher_cache import TeacherLogitsConfig
+from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
-from trainables.teacher_cache import TeacherLogitsConfig
-from trainables.training import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,15 +15,15 @@ from ray.tune.result import TIMESTEPS_TOTAL
 from ray.tune.trainable import wrap_function
 
 from models.pruning import PruningError
-from trainables.blame import blaming
+from trainables.artifacts.remote_stages import open_store
 from trainables.context import Progress, StageContext
 from trainables.data import DataError
-from trainables.device_lock import DeviceLock
-from trainables.installation import Installation, check_installation
 from trainables.pipeline import BASELINES, run_baseline, run_stage
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
-from trainables.remote_stages import open_store
-from trainables.watchdog import waiting, watched
+from trainables.process.device_lock import DeviceLock
+from trainables.process.installation import Installation, check_installation
+from trainables.process.stage_errors import blaming
+from trainables.process.watchdog import waiting, watched
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ LOGGED_PACKAGES = ("models", "trainables")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workplace:
+class WorkerConfig:
     """What every worker needs to know besides the pipeline.
 
     Attributes:
@@ -65,7 +65,7 @@ class Workplace:
 
 
 def make_trainable(
-    config: PipelineConfig, workplace: Workplace
+    config: PipelineConfig, workplace: WorkerConfig
 ) -> Callable[[dict[str, Any]], None]:
     """Make the function that Tune runs.
 
@@ -82,7 +82,7 @@ def make_trainable(
     def run_trial(trial: dict[str, Any]) -> None:
         stalls = stall_report(workplace.stalls_dir, trial)
         with (
-            Remarks() as remarks,
+            LogCollector() as remarks,
             blaming(trial["stage"], workplace.device),
             watched(workplace.stall_seconds, stalls),
         ):
@@ -128,12 +128,12 @@ def name_trial(trial: Mapping[str, Any]) -> str:
 
 
 def stall_report(stalls_dir: Path, trial: Mapping[str, Any]) -> Path:
-    """File that says why the watchdog killed a trial's worker; see `trainables.watchdog`."""
+    """File that says why the watchdog killed a trial's worker."""
     return stalls_dir / f"{name_trial(trial)}.txt"
 
 
 def _run(
-    config: PipelineConfig, workplace: Workplace, trial: Mapping[str, Any], report: Reporter
+    config: PipelineConfig, workplace: WorkerConfig, trial: Mapping[str, Any], report: Reporter
 ) -> dict[str, Any]:
     """Do the work of a trial; returns its last report."""
     stage = trial["stage"]
@@ -171,7 +171,7 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
-class Remarks(logging.Handler):
+class LogCollector(logging.Handler):
     """Collects what the project logs in its `with` block, for a user who sees no worker's log."""
 
     def __init__(self) -> None:
@@ -188,7 +188,7 @@ class Remarks(logging.Handler):
         lines, self._lines = self._lines, []
         return "\n".join(lines)
 
-    def __enter__(self) -> Remarks:
+    def __enter__(self) -> LogCollector:
         for package in LOGGED_PACKAGES:
             logging.getLogger(package).addHandler(self)
         return self
@@ -208,7 +208,7 @@ class Reporter:
         step: Of the training, as of its last loss: where TensorBoard draws what is reported.
     """
 
-    def __init__(self, remarks: Remarks) -> None:
+    def __init__(self, remarks: LogCollector) -> None:
         self.step = 0
         self._remarks = remarks
         self._stage = ""

@@ -22,12 +22,12 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.logging import RichHandler
 
-from trainables.blame import OutOfMemory, SurroundingsError, blaming
+from trainables.artifacts.store import ArtifactStore
 from trainables.context import Progress, StageContext, detect_device
-from trainables.device_lock import DeviceLock
 from trainables.pipeline import build_stages, build_teacher, check_data
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
-from trainables.store import ArtifactStore
+from trainables.process.device_lock import DeviceLock
+from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
 
 PROGRAM = "python -m trainables.run"
 StageName = Literal["teacher", "dense", "sparse", "pruned", "distilled"]

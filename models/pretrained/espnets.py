@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from models.channel_layers import ChannelSum
-from models.espnetv2 import POOLING_SCALES
+from models.channels.layers import ChannelSum
+from models.networks.espnetv2 import POOLING_SCALES
 from models.pretrained.renaming import Rewrites, Tensors, drop, rename, split
 
 _ESPNET: Rewrites = (
@@ -96,7 +96,7 @@ def convert_espnetv2(tensors: Tensors) -> Tensors:
 
 
 def _sum_depthwise(tensors: Tensors) -> Tensors:
-    """Rewrite the grouped convolutions that `models.espnetv2.EfficientMerge` writes as sums."""
+    """Rewrite the grouped convolutions that `espnetv2.EfficientMerge` writes as sums."""
     rewritten: Tensors = {}
     for name, weight in tensors.items():
         rewritten[name] = weight

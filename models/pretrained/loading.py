@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.models import get_weight
 
-from models.backbones import load_backbone_tensors
+from models.blocks.backbones import load_backbone_tensors
+from models.files.weight_files import load_strictly, read_tensors
 from models.network import SegmentationNetwork
 from models.pretrained.espnets import convert_espnet, convert_espnetv2
 from models.pretrained.mmsegmentation import convert_bisenetv2, convert_pspnet
 from models.pretrained.renaming import Tensors, drop, rename
-from models.weight_files import load_strictly, read_tensors
 
 Weights = str | Path | Mapping[str, Any]
 """A safetensors file, "https://..." of a .pth, "torchvision:" and the name of an entry of

@@ -6,9 +6,9 @@ from pydantic import TypeAdapter
 
 from trainables.data import AugmentationConfig
 from trainables.data_source import DataConfig
+from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import PipelineConfig
-from trainables.training import TrainConfig
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from search.config import save_config
+from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
-from search.study import PipelineStudy
 from trainables.pipeline import StageResult
 
 REFERENCE = {"miou": 0.0, "latency_ms": 10.0, "num_params": 100.0}

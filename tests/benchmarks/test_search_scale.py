@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from search.results import write_trials
-from search.study import TrialRecord
+from search.pipelines.study import TrialRecord
+from search.run_files.results import write_trials
 from trainables.pipeline_config import PipelineSettings
 
 

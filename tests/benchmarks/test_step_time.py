@@ -43,7 +43,9 @@ def test_the_plain_form_has_the_libraries_convolutions(step_time):
     kinds = {type(module).__name__ for module in model.modules()}
     assert {"Conv2d", "Conv2dSame"} < kinds
     assert not {"DilatedDepthwiseConv2d", "DilatedConv2d", "SamePaddedConv2d"} & kinds
-    assert not [m for m in model.modules() if type(m).__module__ == "models.cpu_convolutions"]
+    assert not [
+        m for m in model.modules() if type(m).__module__ == "models.blocks.cpu_convolutions"
+    ]
 
 
 def test_a_worker_answers_each_message_with_a_time(step_time):

@@ -14,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from search.config import StudyConfig
-from search.ray_nodes import alive_nodes, check_cluster, read_file, summon_worker
+from search.on_ray.nodes import alive_nodes, check_cluster, read_file, summon_worker
 from search.recipes import quickstart
 
 ROOT = Path(__file__).parents[2]

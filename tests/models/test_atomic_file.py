@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.atomic_file import write_atomically
+from models.files.atomic_file import write_atomically
 
 
 def test_texts_and_bytes_are_written_as_they_are(tmp_path: Path):
@@ -48,7 +48,7 @@ def test_a_storage_that_does_not_answer_is_waited_for(
         fsync(descriptor)
 
     monkeypatch.setattr("os.fsync", answer)
-    monkeypatch.setattr("models.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("models.files.storage.time.sleep", lambda seconds: None)
     write_atomically(path, "new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]

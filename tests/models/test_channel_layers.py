@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from models import SegmentationNetwork, create_model
-from models.attention import EfficientChannelAttention, SpatialAttention
-from models.channel_layers import ChannelHalf, ChannelLayer, ChannelShuffle, ChannelSum
+from models.blocks.attention import EfficientChannelAttention, SpatialAttention
+from models.blocks.layers import ConvBN
+from models.channels.layers import ChannelHalf, ChannelLayer, ChannelShuffle, ChannelSum
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.layers import ConvBN
 from models.pruning import prune
 
 LAYERS: dict[str, ChannelLayer] = {

@@ -10,7 +10,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from models import create_model
-from models.cpu_convolutions import (
+from models.blocks.cpu_convolutions import (
     DilatedConv2d,
     DilatedDepthwiseConv2d,
     SamePaddedConv2d,

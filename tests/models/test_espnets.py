@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from models import create_model
-from models.espnet import ESP
-from models.espnetv2 import EfficientPyramidPooling
+from models.networks.espnet import ESP
+from models.networks.espnetv2 import EfficientPyramidPooling
 
 
 def count(name: str, num_classes: int, **kwargs: object) -> int:

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import MODELS, SegmentationNetwork, create_model, export, onnx_graph
+from models import MODELS, SegmentationNetwork, create_model, export
+from models.blocks.layers import ConvBNReLU, resize
 from models.checkpoint import save_checkpoint
+from models.engines import onnx_graph
 from models.export import ExportError, export_onnx, main
-from models.layers import ConvBNReLU, resize
 from models.normalization import Normalization, Normalize
 from models.pruning import prune
 from trainables.data import IMAGENET_MEAN, IMAGENET_STD, normalize

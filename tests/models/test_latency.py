@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models import create_model
-from models.batchnorm_folding import fold_batchnorms
+from models.engines.batchnorm_folding import fold_batchnorms
 from models.hardware import bfloat16_is_fast, describe_hardware
 from models.latency import measure_latency
-from models.median_interval import compute_median_interval
+from models.timing.median_interval import compute_median_interval
 
 
 class Sleeper(nn.Module):

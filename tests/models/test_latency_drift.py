@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from models import timed_runs
 from models.latency import Latency, Reference, measure_latency
+from models.timing import timed_runs
 
 STEP_SECONDS = 2.5e-4
 REFERENCE_MS = 80.0

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models import create_model
-from models.conv_pool_downsampling import ConvPoolDownsampling
+from models.blocks.conv_pool_downsampling import ConvPoolDownsampling
+from models.blocks.max_unpooling import max_pool, max_unpool
 from models.cost import count_cost
-from models.max_unpooling import max_pool, max_unpool
 
 
 @pytest.mark.parametrize(

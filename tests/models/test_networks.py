@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from models import MODELS, WithAuxiliary, create_model
-from models.backbones import create_backbone
-from models.layers import scale_channels
+from models.blocks.backbones import create_backbone
+from models.blocks.layers import scale_channels
 
 # Keywords that make a network small enough for a test; networks not named here are.
 SMALL: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import pil_to_tensor
 
 from models import create_model
-from models.bisenetv2 import GatherExpansion
+from models.networks.bisenetv2 import GatherExpansion
 from models.pretrained import SOURCES, Normalization, load_pretrained, loading, merge_classes
 from models.pretrained.mmsegmentation import convert_bisenetv2, convert_pspnet
 from models.pretrained.renaming import drop, rename, split

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models import WithAuxiliary, create_model
-from models.bisenetv2 import GatherExpansion
-from models.pspnet import PyramidPooling
+from models.networks.bisenetv2 import GatherExpansion
+from models.networks.pspnet import PyramidPooling
 
 
 def count(name: str, **kwargs: bool) -> int:

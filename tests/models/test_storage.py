@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from models import storage
-from models.storage import PATIENCE_SECONDS, explain_storage_error, patiently
+from models.files import storage
+from models.files.storage import PATIENCE_SECONDS, explain_storage_error, patiently
 
 
 @dataclass

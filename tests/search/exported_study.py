@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from search import ray_metrics
-from search.progress import ProgressBoard
-from search.ray_session import ray_session
+from search.on_ray import metrics as ray_metrics
+from search.on_ray.session import ray_session
+from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
-from search.study import PipelineStudy
+from search.run_files.progress import ProgressBoard
 from trainables.pipeline import StageResult
 
 folder = Path(sys.argv[1])

@@ -16,19 +16,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from search import ray_session, retries
 from search.command_line import parse_arguments
-from search.progress import ProgressBoard, ProgressDisplay
-from search.ray_progress import BoardCallback
-from search.ray_searcher import PipelineSearcher
-from search.results import write_trials
-from search.study import PipelineStudy
-from search.summary import print_summary
+from search.on_ray import session as ray_session
+from search.on_ray.progress_callback import BoardCallback
+from search.on_ray.searcher import PipelineSearcher
+from search.pipelines import retries
+from search.pipelines.study import PipelineStudy
+from search.run_files.progress import ProgressBoard, ProgressDisplay
+from search.run_files.results import write_trials
+from search.run_files.summary import print_summary
+from trainables.artifacts.store import ArtifactStore
 from trainables.context import StageContext
-from trainables.device_lock import DeviceLock
 from trainables.pipeline import run_baseline, run_pipeline
 from trainables.pipeline_config import PipelineSettings
-from trainables.store import ArtifactStore
+from trainables.process.device_lock import DeviceLock
 
 folder = Path(sys.argv[1])
 TINY = shlex.split("""
@@ -69,7 +70,9 @@ def make(config, workplace):
 
         import torch
 
-        from trainables import stages, training, watchdog
+        from trainables import stages
+        from trainables.learning import training
+        from trainables.process import watchdog
         from trainables.ray_pipeline import name_trial
         from trainables.stages import distilled
 
@@ -223,7 +226,7 @@ with ray_session.ray_session(None, dashboard=False):
             ),
             on_retry=display.note,
         )
-        allotment = ray_session.Allotment(
+        allotment = ray_session.TrialResources(
             device="cpu", num_cpus=1, num_gpus=0, num_cpus_baseline=1, max_concurrent=2
         )
         ray_session.run_tune(config, run_dir, allotment, searcher, callback)

@@ -1,4 +1,4 @@
-"""Tune trials of two objectives that `search.ray_scheduler` halves; what became of them as JSON.
+"""Tune trials of two objectives that `search.on_ray.scheduler` halves; what became of them as JSON.
 
 Arguments: folder, most trials at a time (0: as many as there are cores).
 """
@@ -15,7 +15,7 @@ import ray
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from search.ray_scheduler import FrontHalvingScheduler
+from search.on_ray.scheduler import FrontHalvingScheduler
 
 NUM_TRIALS, LENGTH, RUNGS = 12, 9, (1, 3)
 

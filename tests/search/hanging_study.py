@@ -20,13 +20,13 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from search import ray_session
 from search.config import save_config
-from search.progress import ProgressBoard, ProgressDisplay
-from search.ray_progress import BoardCallback
-from search.ray_searcher import PipelineSearcher
+from search.on_ray import session as ray_session
+from search.on_ray.progress_callback import BoardCallback
+from search.on_ray.searcher import PipelineSearcher
+from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
-from search.study import PipelineStudy
+from search.run_files.progress import ProgressBoard, ProgressDisplay
 from trainables.pipeline_config import PipelineSettings
 
 folder = Path(sys.argv[1])
@@ -84,7 +84,7 @@ def make(config, workplace):
         import trainables.ray_pipeline as adapter
         from trainables.context import Progress
         from trainables.pipeline import Baseline, StageResult
-        from trainables.watchdog import note_progress
+        from trainables.process.watchdog import note_progress
 
         def run_baseline(name, *arguments):
             return Baseline(name, "dual_branch", 0.6, 9.0, 9.5, 1000, 5000, f"{name}-1")

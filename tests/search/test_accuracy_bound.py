@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.accuracy_bound import RIDGE, SIZES, bound_miou, find_dominating
+from search.pipelines.accuracy_bound import RIDGE, SIZES, bound_miou, find_dominating
 
 OBJECTIVES = ("miou", "latency_ms", "num_params")
 

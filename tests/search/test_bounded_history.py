@@ -9,9 +9,9 @@ from optuna.distributions import FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.bounded_history import BoundedHistorySampler, TrialHistory, select_trials
 from search.config import StudyConfig
-from search.study import PipelineStudy
+from search.pipelines.study import PipelineStudy
+from search.proposing.bounded_history import BoundedHistorySampler, TrialHistory, select_trials
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
 

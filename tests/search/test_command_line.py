@@ -13,7 +13,7 @@ from search.command_line import parse_arguments
 from search.config import StudyConfig, load_config, save_config
 from search.recipes import RECIPES, quickstart
 from search.run import main
-from search.run_folder import LOCK_FILE, create_run_folder, locked
+from search.run_files.run_folder import LOCK_FILE, create_run_folder, locked
 from search.space import FloatRange
 
 HOLDER = """

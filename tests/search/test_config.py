@@ -8,8 +8,8 @@ import pytest
 
 from search.config import ConfigError, StudyConfig, load_config, save_config
 from search.objectives import OBJECTIVES
+from search.proposing.samplers import SAMPLERS
 from search.recipes import RECIPES, describe_recipe
-from search.samplers import SAMPLERS
 from search.space import FloatRange
 
 

@@ -17,15 +17,15 @@ from rich.console import Console
 
 from search import run as program
 from search.config import StudyConfig
-from search.confirmation import Confirmation
-from search.progress import ProgressBoard
-from search.ray_searcher import PipelineSearcher
-from search.results import now, write_metadata
-from search.retrainings import CONFIRMATION_FILE
-from search.retries import RETRY_SECONDS, Failure
-from search.stage_tree import Task
-from search.study import JOURNAL_FILE, PipelineStudy
-from search.summary import print_confirmation, print_next_steps
+from search.on_ray.searcher import PipelineSearcher
+from search.pipelines.confirmation import Confirmation
+from search.pipelines.retries import RETRY_SECONDS, Failure
+from search.pipelines.stage_tree import Task
+from search.pipelines.study import JOURNAL_FILE, PipelineStudy
+from search.run_files.progress import ProgressBoard
+from search.run_files.results import now, write_metadata
+from search.run_files.retrainings import CONFIRMATION_FILE
+from search.run_files.summary import print_confirmation, print_next_steps
 from trainables.pipeline import Baseline, DatasetSummary, StageResult
 from trainables.pipeline_config import PipelineSettings
 

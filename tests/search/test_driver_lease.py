@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from search import driver_lease
-from search.driver_lease import LEASE_FILE, DriverLease
-from trainables.remote_folder import RemoteFolder
+from search.run_files import driver_lease
+from search.run_files.driver_lease import LEASE_FILE, DriverLease
+from trainables.artifacts.remote_folder import RemoteFolder
 
 
 @pytest.fixture

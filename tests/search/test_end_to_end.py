@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-from trainables.remote_folder import RemoteFolder
+from trainables.artifacts.remote_folder import RemoteFolder
 
 ROOT = Path(__file__).parents[2]
 SECRET = "kept-to-itself-93ab"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from search.config import StudyConfig
-from search.first_points import read_first_points
+from search.run_files.first_points import read_first_points
 from search.space import SearchSpace
 from trainables.pipeline_config import PipelineSettings
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.front import front_mask, hypervolume_fraction
+from search.pipelines.front import front_mask, hypervolume_fraction
 
 OBJECTIVES = ("miou", "latency_ms")
 POINTS = [

@@ -10,7 +10,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search.journal import BatchingJournal
+from search.pipelines.journal import BatchingJournal
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from search.config import StudyConfig
-from search.keeping import keep_front
-from search.study import TrialRecord
+from search.pipelines.study import TrialRecord
+from search.run_files.retention import keep_front
+from trainables.artifacts.remote_folder import RemoteFolder
+from trainables.artifacts.remote_stages import RemoteStages
+from trainables.artifacts.store import ArtifactStore
 from trainables.pipeline_config import PipelineSettings
-from trainables.remote_folder import RemoteFolder
-from trainables.remote_stages import RemoteStages
-from trainables.store import ArtifactStore
 
 # miou, num_params, stages: 0, 1 and 2 are the front, 2 equals 1; 3 is dominated; 4 was stopped.
 TRIALS = [

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from search.samplers import SamplerName
+from search.proposing.samplers import SamplerName
 
 NAMES = ("zdt1", "zdt2", "dtlz2-2", "dtlz2-3")
 

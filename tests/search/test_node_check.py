@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from search import node_check
-from search.node_check import NodeReport, check_nodes, inspect_node
-from trainables.installation import hash_source
+from search.on_ray import node_check
+from search.on_ray.node_check import NodeReport, check_nodes, inspect_node
+from trainables.process.installation import hash_source
 
 ROOT = Path(__file__).parents[2]
 DATA, RUN = Path("/mnt/shared/camvid"), Path("/mnt/shared/runs/a")

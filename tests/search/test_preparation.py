@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from search.preparation import check_store, check_study, settle_paths
+from search.preflight import check_store, check_study, settle_paths
 from search.recipes import quickstart
-from search.remote_run import connect, create_remote_run
-from search.run_folder import create_run_folder
-from trainables.teacher_cache import TeacherLogitsConfig
+from search.run_files.remote_run import connect, create_remote_run
+from search.run_files.run_folder import create_run_folder
+from trainables.learning.teacher_cache import TeacherLogitsConfig
 
 
 def test_store_of_all_studies_stands_for_the_stages_of_a_run(

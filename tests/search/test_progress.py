@@ -14,9 +14,9 @@ from rich.console import Console
 
 from search import run as program
 from search.config import StudyConfig
-from search.progress import Activity, ProgressBoard, ProgressDisplay, format_seconds
-from search.retries import ObstacleError
-from search.study import PipelineStudy
+from search.pipelines.retries import ObstacleError
+from search.pipelines.study import PipelineStudy
+from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay, format_seconds
 from trainables.context import Progress
 from trainables.pipeline import DatasetSummary
 

@@ -13,8 +13,8 @@ from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus
 from rich.console import Console
 
-from search import ray_jobs
-from search.ray_jobs import ROOT, SHIPPED, is_job_server, submit_study
+from search.on_ray import jobs as ray_jobs
+from search.on_ray.jobs import ROOT, SHIPPED, is_job_server, submit_study
 from search.run import main
 
 ADDRESS = "http://127.0.0.1:8265"

@@ -16,11 +16,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from search import ray_metrics
 from search.config import StudyConfig
-from search.confirmation import Confirmation
-from search.progress import ProgressBoard
-from search.ray_metrics import (
+from search.on_ray import metrics as ray_metrics
+from search.on_ray.metrics import (
     METRICS,
     STUDY_TAGS,
     Sample,
@@ -28,12 +26,14 @@ from search.ray_metrics import (
     measure_front,
     measure_stages,
 )
-from search.stage_use import StageUse
-from search.study import PipelineStudy
+from search.pipelines.confirmation import Confirmation
+from search.pipelines.study import PipelineStudy
+from search.run_files.progress import ProgressBoard
+from search.run_files.stage_use import StageUse
+from trainables.artifacts.remote_folder import RemoteFolder
+from trainables.artifacts.remote_stages import RemoteStages
+from trainables.artifacts.store import ArtifactStore
 from trainables.pipeline import StageResult
-from trainables.remote_folder import RemoteFolder
-from trainables.remote_stages import RemoteStages
-from trainables.store import ArtifactStore
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("exported_study.py")

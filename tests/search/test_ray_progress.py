@@ -12,14 +12,22 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorErro
 from rich.console import Console
 
 from search.config import StudyConfig
-from search.progress import ProgressBoard, ProgressDisplay
-from search.ray_progress import DIED, EVICTED, LOST, NO_RESULT, BoardCallback, describe_failure
-from search.retries import Failure
-from search.study import PipelineStudy
-from trainables.blame import OutOfMemory, SurroundingsError
+from search.on_ray.progress_callback import (
+    DIED,
+    EVICTED,
+    LOST,
+    NO_RESULT,
+    BoardCallback,
+    describe_failure,
+)
+from search.pipelines.retries import Failure
+from search.pipelines.study import PipelineStudy
+from search.run_files.progress import ProgressBoard, ProgressDisplay
+from trainables.process.stage_errors import OutOfMemory, SurroundingsError
 
+ERRORS = "trainables.process.stage_errors"
 TRACEBACK = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
-  File "trainables/training.py", line 1, in train
+  File "trainables/learning/training.py", line 1, in train
     loss.backward()
 RuntimeError: CUDA error: an illegal
 memory access"""
@@ -34,9 +42,9 @@ LOW = "Task was killed due to the node running low on memory.\nMemory on the nod
         ([ActorUnavailableError("keepalive watchdog timeout", b"0" * 16)], LOST),
         ([RayTaskError("train", TRACEBACK, RuntimeError())],
          Failure("RuntimeError: CUDA error: an illegal memory access")),
-        ([RayTaskError("train", TRACEBACK.replace("RuntimeError", "trainables.blame.OutOfMemory"),
+        ([RayTaskError("train", TRACEBACK.replace("RuntimeError", f"{ERRORS}.OutOfMemory"),
                        OutOfMemory())], Failure("CUDA error: an illegal memory access", "memory")),
-        ([RayTaskError("train", "trainables.blame.SurroundingsError: the disk is full",
+        ([RayTaskError("train", f"{ERRORS}.SurroundingsError: the disk is full",
                        SurroundingsError())], Failure("the disk is full", "surroundings")),
         ([OutOfMemoryError(LOW)], EVICTED),
         ([RayTaskError("train", TRACEBACK, RuntimeError()), RayActorError()], DIED),

@@ -12,7 +12,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from search.ray_scheduler import FrontHalvingScheduler
+from search.on_ray.scheduler import FrontHalvingScheduler
 
 
 @pytest.mark.ray

@@ -12,10 +12,10 @@ from unittest.mock import Mock
 import pytest
 
 from search.config import StudyConfig
-from search.ray_searcher import PipelineSearcher
-from search.ray_session import allot
-from search.retries import Failure, Fault, ObstacleError
-from search.study import PipelineStudy
+from search.on_ray.searcher import PipelineSearcher
+from search.on_ray.session import allot
+from search.pipelines.retries import Failure, Fault, ObstacleError
+from search.pipelines.study import PipelineStudy
 from trainables.pipeline_config import PipelineSettings
 
 BASELINE = {
@@ -226,7 +226,7 @@ def test_all_that_wait_in_vain_are_stopped_in_one_write(
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("search.retries.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("search.pipelines.retries.time.monotonic", lambda: clock.now)
     return clock
 
 

@@ -13,7 +13,7 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from tensorboardX.proto.event_pb2 import Event
 
-from search.ray_session import surviving_evictions
+from search.on_ray.session import surviving_evictions
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

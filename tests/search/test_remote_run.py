@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from search import driver_lease, remote_run
 from search.config import StudyConfig
-from search.driver_lease import LEASE_FILE
-from search.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
+from search.pipelines.study import TrialRecord
 from search.run import main
-from search.study import TrialRecord
+from search.run_files import driver_lease, remote_run
+from search.run_files.driver_lease import LEASE_FILE
+from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
+from trainables.artifacts.remote_folder import RemoteFolder, StorageError
+from trainables.artifacts.remote_stages import open_store
 from trainables.pipeline_config import PipelineSettings
-from trainables.remote_folder import RemoteFolder, StorageError
-from trainables.remote_stages import open_store
 
 SECRET = "kept-to-itself-5c3d"
 NOBODY = "s3://bucket/runs?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"

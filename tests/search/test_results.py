@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from search.config import StudyConfig
-from search.results import describe_git, reference_point, write_metadata, write_trials
-from search.study import TrialRecord
+from search.pipelines.study import TrialRecord
+from search.run_files.results import describe_git, reference_point, write_metadata, write_trials
 from trainables.pipeline import Baseline, DatasetSummary
 from trainables.pipeline_config import PipelineSettings
 

@@ -14,9 +14,9 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 
 from search.config import StudyConfig
-from search.rung_estimates import EstimatingSampler, RungEstimates
-from search.samplers import SAMPLERS
-from search.study import JOURNAL_FILE, PipelineStudy
+from search.pipelines.study import JOURNAL_FILE, PipelineStudy
+from search.proposing.rung_estimates import EstimatingSampler, RungEstimates
+from search.proposing.samplers import SAMPLERS
 
 OBJECTIVES = ("miou", "latency_ms")
 

@@ -10,9 +10,9 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjective
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.one_split_tpe import OneSplitTPESampler, choose_best
-from search.samplers import create_sampler
-from search.study_view import show
+from search.proposing.one_split_tpe import OneSplitTPESampler, choose_best
+from search.proposing.samplers import create_sampler
+from search.proposing.study_view import show
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.stage_tree import StageTree, Task
+from search.pipelines.stage_tree import StageTree, Task
 from trainables.pipeline import StageResult
 from trainables.pipeline_config import PipelineSettings
 

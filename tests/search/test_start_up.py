@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from search.config import StudyConfig
-from search.samplers import SAMPLERS, count_random_starts
+from search.pipelines.study import PipelineStudy
+from search.proposing.samplers import SAMPLERS, count_random_starts
+from search.proposing.shared_prefix import PIPELINES_PER_LAMBDA, choose_prefix
 from search.space import FloatRange, SearchSpace
-from search.start_up import PIPELINES_PER_LAMBDA, choose_prefix
-from search.study import PipelineStudy
 from trainables.pipeline_config import PipelineSettings
 
 SPACE = SearchSpace(pruning_ratio=FloatRange(low=0.3, high=0.5, step=0.1))

@@ -12,9 +12,9 @@ import optuna
 import pytest
 
 from search.config import StudyConfig
-from search.samplers import SAMPLERS, create_sampler
+from search.pipelines.study import JOURNAL_FILE, Outcome, PipelineStudy, Proposal
+from search.proposing.samplers import SAMPLERS, create_sampler
 from search.space import FloatRange, SearchSpace
-from search.study import JOURNAL_FILE, Outcome, PipelineStudy, Proposal
 from trainables.pipeline_config import PipelineSettings
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.successive_halving import SuccessiveHalving
+from search.pipelines.successive_halving import SuccessiveHalving
 
 
 def halving(num_rungs: int = 1, reduction_factor: float = 2) -> SuccessiveHalving[int]:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from search.config import StudyConfig, save_config
-from search.results import write_trials
-from search.samplers import SAMPLERS
-from search.study import EARLIER, PipelineStudy, TrialRecord
-from search.warm_start import check_latency, read_known
+from search.pipelines.study import EARLIER, PipelineStudy, TrialRecord
+from search.proposing.samplers import SAMPLERS
+from search.run_files.results import write_trials
+from search.run_files.warm_start import check_latency, read_known
 from trainables.data_source import DataConfig
 from trainables.pipeline_config import PipelineSettings
 

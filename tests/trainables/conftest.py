@@ -5,10 +5,10 @@ import pytest
 from trainables.context import StageContext
 from trainables.data import AugmentationConfig
 from trainables.data_source import DataConfig
-from trainables.device_lock import DeviceLock
+from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
-from trainables.training import TrainConfig
+from trainables.process.device_lock import DeviceLock
 
 SMALL = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.125)
 

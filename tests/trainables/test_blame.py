@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.blame import OutOfMemory, SurroundingsError, blaming
 from trainables.data import DataError
-from trainables.training import TrainingDiverged
+from trainables.learning.training import TrainingDiverged
+from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
 
 HOST = socket.gethostname()
 CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 8")

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from trainables import checksum as module
-from trainables.checksum import checksum
+from trainables.artifacts import checksum as module
+from trainables.artifacts.checksum import checksum
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import threading
 import time
 
-from trainables.device_lock import DeviceLock
+from trainables.process.device_lock import DeviceLock
 
 
 def test_a_probe_waits_for_steps_and_keeps_new_ones_out(tmp_path):

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from models import latency
+from trainables.artifacts.store import ArtifactStore
 from trainables.pipeline import build_dense, run_baseline, run_stage
 from trainables.pipeline_config import LatencyConfig, PipelineSettings
 from trainables.stages import ReferenceStage
-from trainables.store import ArtifactStore
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import signal, sys, threading, time
 from pathlib import Path
 from trainables.context import StageContext
 from trainables.data import AugmentationConfig, TrainingStream, create_dataset
-from trainables.training import TrainConfig, train
+from trainables.learning.training import TrainConfig, train
 from models import create_model
 
 def report(progress):

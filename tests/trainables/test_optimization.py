@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from models import create_model
-from trainables.optimization import OptimizerConfig, build_optimizer, set_learning_rate
+from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 
 
 def test_poly_by_hand():

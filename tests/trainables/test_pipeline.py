@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_checkpoint, read_metadata
+from trainables.artifacts.store import ArtifactStore
 from trainables.distillers import DISTILLERS, DistillerConfig
 from trainables.pipeline import (
     PATH,
@@ -22,7 +23,6 @@ from trainables.pipeline_config import PipelineSettings
 from trainables.run import main
 from trainables.stages import Learning
 from trainables.stages.sparse import add_l1_subgradient, batchnorm_scales
-from trainables.store import ArtifactStore
 
 
 @pytest.fixture

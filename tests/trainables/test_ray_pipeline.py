@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from trainables import ray_pipeline
-from trainables.blame import SurroundingsError
 from trainables.context import Progress
-from trainables.installation import inspect_installation
 from trainables.pipeline import PATH
 from trainables.pipeline_config import PipelineConfig
-from trainables.ray_pipeline import Remarks, Reporter, Workplace, make_trainable
+from trainables.process.installation import inspect_installation
+from trainables.process.stage_errors import SurroundingsError
+from trainables.ray_pipeline import LogCollector, Reporter, WorkerConfig, make_trainable
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_reports_come_once_a_second_but_none_of_an_accuracy_is_dropped(
     reports: list[dict[str, Any]],
 ) -> None:
-    report = Reporter(Remarks())
+    report = Reporter(LogCollector())
     report(Progress("dense", 0, 1))
     report(Progress("dense", 3, 300, loss=2.0))
     report(Progress("dense", 6, 300, loss=1.5))
@@ -42,14 +42,14 @@ def test_reports_come_once_a_second_but_none_of_an_accuracy_is_dropped(
 
 
 def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, Any]]) -> None:
-    with Remarks() as remarks:
-        logging.getLogger("trainables.store").warning("%s is damaged", "dense-1")
+    with LogCollector() as remarks:
+        logging.getLogger("trainables.artifacts.store").warning("%s is damaged", "dense-1")
         logging.getLogger("trainables.data.node_cache").info("caching takes 5 MiB")
         logging.getLogger("models.pruning").info("pruned 3 of 9 groups")
         report = Reporter(remarks)
         report(Progress("dense", 0, 1))
         report(Progress("dense", 1, 1, miou=0.25))
-    logging.getLogger("trainables.store").warning("too late")
+    logging.getLogger("trainables.artifacts.store").warning("too late")
     assert [entry["remarks"] for entry in reports] == [
         "dense-1 is damaged\ncaching takes 5 MiB",
         "",
@@ -70,7 +70,7 @@ def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, A
 def test_worker_of_a_node_with_other_code_computes_nothing(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    workplace = Workplace(
+    workplace = WorkerConfig(
         stages_dir=tmp_path / "stages",
         stalls_dir=tmp_path / "stalls",
         cache_dir=tmp_path / "cache",

@@ -5,8 +5,14 @@ import time
 
 import pytest
 
-from trainables import remote_folder
-from trainables.remote_folder import RemoteFolder, StorageError, is_uri, main, refuse_credentials
+from trainables.artifacts import remote_folder
+from trainables.artifacts.remote_folder import (
+    RemoteFolder,
+    StorageError,
+    is_uri,
+    main,
+    refuse_credentials,
+)
 
 SECRET = "kept-to-itself-77aa"
 

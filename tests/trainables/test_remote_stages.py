@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trainables.artifacts.remote_folder import RemoteFolder, StorageError
+from trainables.artifacts.remote_stages import RemoteStages, open_store
 from trainables.pipeline import build_dense
-from trainables.remote_folder import RemoteFolder, StorageError
-from trainables.remote_stages import RemoteStages, open_store
 
 PARTIAL = "sparse-k.partial"
 

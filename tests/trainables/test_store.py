@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from trainables.checksum import checksum
-from trainables.store import ArtifactStore, content_key
+from trainables.artifacts.checksum import checksum
+from trainables.artifacts.store import ArtifactStore, content_key
 
 
 def write(folder, text="weights"):
@@ -91,8 +91,8 @@ def test_an_artefact_whose_storage_is_away_for_a_while_is_not_damaged(
             raise OSError(number, "the server is away")
         return checksum(path)
 
-    monkeypatch.setattr("trainables.store.checksum", answer)
-    monkeypatch.setattr("models.storage.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("trainables.artifacts.store.checksum", answer)
+    monkeypatch.setattr("models.files.storage.time.sleep", lambda seconds: None)
     assert store.obtain("sparse", "k", write).reused
     assert "the server is away" in caplog.text
 
@@ -100,7 +100,7 @@ def test_an_artefact_whose_storage_is_away_for_a_while_is_not_damaged(
 OBTAIN = """
 import sys, time
 from pathlib import Path
-from trainables.store import ArtifactStore
+from trainables.artifacts.store import ArtifactStore
 
 root, log = map(Path, sys.argv[1:])
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from models.checkpoint import load_checkpoint
-from trainables import teacher_cache
+from trainables.artifacts.store import ArtifactStore
 from trainables.data import AugmentationConfig, TaughtSample, TrainingStream, normalize
 from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.learning import teacher_cache
+from trainables.learning.teacher_cache import TeacherLogitsConfig, cache_teacher
+from trainables.learning.training import Batch, TrainConfig, train
 from trainables.pipeline import build_stages, build_teacher
 from trainables.pipeline_config import PipelineSettings
 from trainables.stages.distilled import read_cached_logits
-from trainables.store import ArtifactStore
-from trainables.teacher_cache import TeacherLogitsConfig, cache_teacher
-from trainables.training import Batch, TrainConfig, train
 
 LIVE = TeacherLogitsConfig(source="live")
 CACHED = TeacherLogitsConfig()

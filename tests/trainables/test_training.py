@@ -7,9 +7,9 @@ import torch
 from models import create_model
 from trainables.context import StageContext
 from trainables.data import AugmentationConfig, TrainingStream, create_dataset
-from trainables.optimization import OptimizerConfig
-from trainables.training import TrainConfig, TrainingDiverged, train
-from trainables.training_state import TrainingStateError
+from trainables.learning.optimization import OptimizerConfig
+from trainables.learning.training import TrainConfig, TrainingDiverged, train
+from trainables.learning.training_state import TrainingStateError
 
 
 class Killed(Exception):

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from trainables.watchdog import note_progress, read_stall, waiting, watched
+from trainables.process.watchdog import note_progress, read_stall, waiting, watched
 
 LIMIT = 1.0
 ROOT = Path(__file__).parents[2]
 PREAMBLE = """
 import fcntl, os, re, signal, sys, time
 from pathlib import Path
-from trainables.file_lock import lock
-from trainables.watchdog import note_progress, waiting, watched
+from trainables.process.file_lock import lock
+from trainables.process.watchdog import note_progress, waiting, watched
 
 def fake_stage():
     for step in range(1, 4):

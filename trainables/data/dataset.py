@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from trainables.watchdog import note_progress
+from trainables.process.watchdog import note_progress
 
 IGNORE_INDEX = 255
 MAX_REPORTED_PROBLEMS = 10

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trainables.data.dataset import DataError
-from trainables.file_lock import lock
+from trainables.process.file_lock import lock
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)  # what takes disk is said wherever warnings are

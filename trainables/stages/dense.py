@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
 from trainables.stages.learning import Learning
 from trainables.stages.stage import Stage
-from trainables.store import Artifact
 
 
 class DenseStage(Stage):

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint
+from trainables.artifacts.store import SHARE_FILES, Artifact
 from trainables.context import StageContext
 from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
+from trainables.learning.training import Batch, place
 from trainables.stages.learning import Learning
 from trainables.stages.stage import Stage
-from trainables.store import SHARE_FILES, Artifact
-from trainables.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
-from trainables.training import Batch, place
 
 # (student logits, batch) -> teacher logits of the same shape
 TeacherFunction = Callable[[Tensor, Batch], Tensor]

@@ -10,12 +10,12 @@ from typing import Any
 from models.checkpoint import load_checkpoint, read_structure
 from models.hardware import describe_hardware
 from models.latency import Reference
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.pipeline_config import LatencyConfig
 from trainables.stages.reference import ReferenceStage
 from trainables.stages.stage import Stage
 from trainables.stages.timing import measure_alone
-from trainables.store import Artifact
 
 
 class LatencyStage(Stage):

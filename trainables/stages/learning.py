@@ -17,9 +17,9 @@ from trainables.context import Progress, StageContext
 from trainables.data import TeacherLogits, TrainingStream
 from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from trainables.data_source import DataConfig
-from trainables.evaluation import evaluate
+from trainables.learning.evaluation import evaluate
+from trainables.learning.training import Batch, LossFunction, TrainConfig, train
 from trainables.losses import cross_entropy
-from trainables.training import Batch, LossFunction, TrainConfig, train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

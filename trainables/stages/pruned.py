@@ -12,11 +12,11 @@ import torch
 from models.checkpoint import load_checkpoint
 from models.cost import count_cost
 from models.pruning import prune
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data_source import DataConfig
 from trainables.stages.learning import evaluate_and_save
 from trainables.stages.stage import Stage
-from trainables.store import Artifact
 
 
 class PrunedStage(Stage):

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from models.hardware import describe_hardware
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import LatencyConfig
 from trainables.stages.stage import Stage
 from trainables.stages.timing import measure_alone
-from trainables.store import Artifact
 
 
 class ReferenceStage(Stage):

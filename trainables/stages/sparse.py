@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from models.checkpoint import load_checkpoint
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.stages.learning import Learning
 from trainables.stages.stage import Stage
-from trainables.store import Artifact
 
 
 class SparseStage(Stage):

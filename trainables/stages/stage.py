@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trainables.artifacts.store import Artifact, ArtifactStore, content_key
 from trainables.context import StageContext
-from trainables.store import Artifact, ArtifactStore, content_key
-from trainables.training_state import TrainingStateError
+from trainables.learning.training_state import TrainingStateError
 
 T = TypeVar("T")
 

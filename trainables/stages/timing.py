@@ -11,7 +11,7 @@ from torch import nn
 from models.latency import Reference, measure_latency
 from trainables.context import StageContext
 from trainables.pipeline_config import LatencyConfig
-from trainables.watchdog import note_progress
+from trainables.process.watchdog import note_progress
 
 
 def measure_alone(

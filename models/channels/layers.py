@@ -1,0 +1,166 @@
+"""Layers that know their channels by number, which pruning must tell what it removed.
+
+A convolution or a BatchNorm forgets a removed channel together with its weights. A shuffle, a split
+or an attention over neighbouring channels does not: its result depends on where a channel stood.
+Each layer here takes the news by `keep`, and then computes exactly what it would compute with the
+removed channels present and zero.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ChannelLayer(nn.Module, ABC):
+    """A layer whose every output channel stems from one input channel, or sums several.
+
+    `models.channels.graph` follows it by `get_sources`, whatever it computes;
+    `models.channels.structure` lists its kinds.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+
+    @abstractmethod
+    def get_sources(self) -> list[int]:
+        """Return for each output channel the input channel it stems from, none of them twice.
+
+        Empty where outputs are sums of inputs: either side then loses channels on its own.
+        """
+
+    @abstractmethod
+    def keep(self, inputs: Sequence[int]) -> None:
+        """Forget all input channels but these, and the output channels that stem from them.
+
+        Args:
+            inputs: Ascending, by their number in the layer as it is.
+        """
+
+    def keep_outputs(self, outputs: Sequence[int]) -> None:
+        """Forget all output channels but these; no news where they go with their sources.
+
+        Args:
+            outputs: Ascending, by their number in the layer as it is.
+        """
+
+
+class ChannelShuffle(ChannelLayer):
+    """Interleaves groups of channels: the first of each, the second of each, and so on.
+
+    Source: Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083, section 3.1.
+    Differs: the order is a buffer, for what pruning leaves of it is no interleaving any more.
+
+    Args:
+        channels: Channels of the input and of the output, a multiple of `groups`.
+        groups: Groups to interleave.
+    """
+
+    order: Tensor
+
+    def __init__(self, channels: int, groups: int = 2) -> None:
+        super().__init__(channels, channels)
+        if channels % groups:
+            raise ValueError(f"channels must be a multiple of {groups}, got {channels}")
+        self.register_buffer("order", torch.arange(channels).view(groups, -1).t().flatten())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to the same shape."""
+        return features.index_select(1, self.order)
+
+    def get_sources(self) -> list[int]:
+        """See `ChannelLayer.get_sources`."""
+        sources: list[int] = self.order.tolist()
+        return sources
+
+    def keep(self, inputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep`."""
+        number = {channel: i for i, channel in enumerate(inputs)}
+        order = [number[source] for source in self.get_sources() if source in number]
+        self.order = torch.tensor(order, device=self.order.device)
+        self.in_channels = self.out_channels = len(order)
+
+
+class ChannelHalf(ChannelLayer):
+    """The first or the second half of the channels; two of them split a map.
+
+    Pruning removes channels in pairs that mirror each other (`models.channels.graph`), so that the
+    halves stay equal.
+
+    Args:
+        channels: Channels of the input, even.
+        half: 0 or 1.
+    """
+
+    def __init__(self, channels: int, half: int) -> None:
+        super().__init__(channels, channels // 2)
+        self.start = half * (channels // 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, channels, H, W) to (N, channels / 2, H, W)."""
+        return features.narrow(1, self.start, self.out_channels)
+
+    def get_sources(self) -> list[int]:
+        """See `ChannelLayer.get_sources`."""
+        return list(range(self.start, self.start + self.out_channels))
+
+    def keep(self, inputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep`."""
+        end = self.start + self.out_channels
+        self.in_channels = len(inputs)
+        self.out_channels = sum(self.start <= channel < end for channel in inputs)
+        self.start = sum(channel < self.start for channel in inputs)
+
+
+class ChannelSum(ChannelLayer):
+    """Sums runs of neighbouring channels.
+
+    After a depthwise convolution it makes a grouped one, several inputs to each output, of which
+    pruning can remove any input and any output.
+
+    Args:
+        in_channels: Channels of the input, a multiple of `out_channels`.
+        out_channels: Channels of the output.
+    """
+
+    owners: Tensor
+    """For each input the output that it is part of; `out_channels` if that was removed."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels)
+        if in_channels % out_channels:
+            raise ValueError(f"in_channels must be a multiple of {out_channels}, got {in_channels}")
+        run = in_channels // out_channels
+        self.register_buffer("owners", torch.arange(out_channels).repeat_interleave(run))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        number, _, height, width = features.shape
+        sums = features.new_zeros(number, self.out_channels + 1, height, width)
+        return sums.index_add(1, self.owners, features)[:, : self.out_channels]
+
+    def get_sources(self) -> list[int]:
+        """See `ChannelLayer.get_sources`."""
+        return []
+
+    def keep(self, inputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep`."""
+        device = self.owners.device
+        self.owners = self.owners.index_select(0, torch.tensor(inputs, device=device))
+        self.in_channels = len(inputs)
+
+    def keep_outputs(self, outputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep_outputs`."""
+        number = {channel: i for i, channel in enumerate(outputs)}
+        owners = [number.get(owner, len(outputs)) for owner in self.owners.tolist()]
+        self.owners = torch.tensor(owners, device=self.owners.device)
+        self.out_channels = len(outputs)

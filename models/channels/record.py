@@ -1,0 +1,150 @@
+"""Which channels a pruning kept: written as JSON, and replayed on a network of equal layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.channels.layers import ChannelLayer
+from models.channels.structure import get_resizable_layers, get_width, set_width
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptChannels:
+    """The channels of one layer that stay, by their number in the unpruned layer.
+
+    Attributes:
+        inputs: Ascending; equal to `outputs` for BatchNorm and depthwise convolutions.
+        outputs: Ascending.
+    """
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruningRecord:
+    """What `models.pruning.prune` did.
+
+    Attributes:
+        pruning_ratio: The fraction of channels that was to be removed.
+        scope: "local" or "global".
+        round_to: The widths are multiples of this where a layer is wide enough.
+        importance: What ranked the channels.
+        num_params_before: Parameters of the unpruned network.
+        num_params_after: Parameters of the pruned one.
+        layers: By name; layers that were left alone are not listed.
+    """
+
+    pruning_ratio: float
+    scope: str
+    round_to: int | None
+    importance: str
+    num_params_before: int
+    num_params_after: int
+    layers: Mapping[str, KeptChannels]
+
+    def to_json(self) -> str:
+        """Write as JSON, the same text for the same record."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PruningRecord:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: The text is no record.
+        """
+        try:
+            content = json.loads(text)
+            layers = {
+                name: KeptChannels(inputs=tuple(kept["inputs"]), outputs=tuple(kept["outputs"]))
+                for name, kept in content.pop("layers").items()
+            }
+            return cls(**content, layers=layers)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not the record of a pruning: {error!r}") from error
+
+
+@torch.no_grad()
+def replay(model: nn.Module, layers: PruningRecord | Mapping[str, KeptChannels]) -> None:
+    """Prune a network, in place, as another of equal layers was; torch-pruning is not needed.
+
+    Args:
+        model: Unpruned, of the layers that the record was made with. Parameters are replaced, so
+            an optimiser made before holds the old ones. Left untouched if an error is raised.
+        layers: The record, or its `layers`.
+
+    Raises:
+        ValueError: The network has not those layers, or they are too narrow.
+    """
+    kept = layers.layers if isinstance(layers, PruningRecord) else layers
+    found = get_resizable_layers(model)
+    unknown = sorted(kept.keys() - found.keys())
+    if unknown:
+        raise ValueError(f"the network has no layers {unknown[:5]} that the record names")
+    for name, channels in kept.items():
+        _check(name, found[name], channels)
+    for name, channels in kept.items():
+        _select(found[name], channels)
+
+
+def get_num_channels(layer: nn.Module) -> tuple[int, int]:
+    """Return the number of channels that a layer takes and gives."""
+    width = get_width(layer)
+    return (width[0], width[0]) if len(width) == 1 else (width[0], width[1])
+
+
+def _check(name: str, layer: nn.Module, channels: KeptChannels) -> None:
+    for kept, size in zip(
+        (channels.inputs, channels.outputs), get_num_channels(layer), strict=True
+    ):
+        if not kept or min(kept) < 0 or max(kept) >= size:
+            raise ValueError(f"{name} has the channels 0 to {size - 1}, the record keeps {kept}")
+
+
+def _select(layer: nn.Module, channels: KeptChannels) -> None:
+    """Keep the given channels of one layer: its attributes, parameters and buffers."""
+    if isinstance(layer, ChannelLayer):
+        layer.keep(channels.inputs)
+        layer.keep_outputs(channels.outputs)
+        return
+    inputs, outputs = channels.inputs, channels.outputs
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        groups = layer.groups
+        if groups > 1 and groups == layer.in_channels == layer.out_channels:
+            groups, inputs = len(outputs), (0,)
+            set_width(layer, (groups, groups, groups))
+        else:
+            set_width(layer, (len(inputs), len(outputs), groups))
+            inputs = inputs[: len(inputs) // groups]  # the groups keep the same ones each
+        rows, columns = (inputs, outputs) if layer.transposed else (outputs, inputs)
+        _replace(layer, "weight", _take(_take(layer.weight, 0, rows), 1, columns))
+    elif isinstance(layer, nn.Linear):
+        set_width(layer, (len(inputs), len(outputs)))
+        _replace(layer, "weight", _take(_take(layer.weight, 0, outputs), 1, inputs))
+    else:
+        set_width(layer, (len(outputs),))
+        for name in ("weight", "running_mean", "running_var"):
+            _replace(layer, name, _take(getattr(layer, name, None), 0, outputs))
+    _replace(layer, "bias", _take(getattr(layer, "bias", None), 0, outputs))
+
+
+def _take(tensor: Tensor | None, dim: int, indices: Sequence[int]) -> Tensor | None:
+    if tensor is None:
+        return None
+    return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
+
+
+def _replace(layer: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Put a new tensor where the layer has a parameter or a buffer of this name."""
+    old = getattr(layer, name, None)
+    if old is None or tensor is None:
+        return
+    if isinstance(old, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    setattr(layer, name, tensor)

@@ -1,0 +1,153 @@
+"""The description of a network: how it was made, and how wide each of its layers is now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from models import MODELS, create_model
+from models.blocks.attention import EfficientChannelAttention, SpatialAttention
+from models.channels.layers import ChannelHalf, ChannelShuffle, ChannelSum
+from models.network import SegmentationNetwork
+
+_CHANNELS = ("in_channels", "out_channels")
+_CONVOLUTION = (*_CHANNELS, "groups")
+WIDTH_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: _CONVOLUTION,
+    nn.ConvTranspose2d: _CONVOLUTION,
+    nn.Linear: ("in_features", "out_features"),
+    nn.BatchNorm2d: ("num_features",),
+    nn.PReLU: ("num_parameters",),
+    EfficientChannelAttention: _CHANNELS,
+    SpatialAttention: _CHANNELS,
+    ChannelShuffle: _CHANNELS,
+    ChannelHalf: (*_CHANNELS, "start"),
+    ChannelSum: _CHANNELS,
+}
+"""The layers whose width may change, and the attributes that hold it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Structure:
+    """All that it takes to build a network, pruned or not, without its tensors.
+
+    Attributes:
+        name: A key of `models.MODELS`.
+        kwargs: JSON-able keywords of `models.create_model`, `num_classes` among them.
+        widths: For each layer of `WIDTH_ATTRIBUTES` the values of these attributes.
+    """
+
+    name: str
+    kwargs: Mapping[str, Any]
+    widths: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        if self.name not in MODELS:
+            raise ValueError(f"model must be one of {', '.join(sorted(MODELS))}; got {self.name!r}")
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits, equal for networks of equal layers whatever their weights."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """Write as JSON, the same text for the same structure."""
+        content = {"name": self.name, "kwargs": dict(self.kwargs), "widths": dict(self.widths)}
+        return json.dumps(content, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Structure:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: The text is no structure.
+        """
+        try:
+            content = json.loads(text)
+            widths = {str(k): tuple(map(int, v)) for k, v in content["widths"].items()}
+            return cls(name=content["name"], kwargs=dict(content["kwargs"]), widths=widths)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not the structure of a network: {error!r}") from error
+
+
+def describe_structure(model: nn.Module) -> Structure:
+    """Describe a network that `models.create_model` made, as wide as it is now.
+
+    Raises:
+        ValueError: The network was made in another way.
+    """
+    if not isinstance(model, SegmentationNetwork) or not model.name:
+        raise ValueError(
+            f"the network must come from models.create_model, got a {type(model).__name__}"
+        )
+    widths = {name: get_width(layer) for name, layer in get_resizable_layers(model).items()}
+    return Structure(name=model.name, kwargs=model.kwargs, widths=widths)
+
+
+def build_empty(structure: Structure) -> SegmentationNetwork:
+    """Build the network on the meta device: every layer in its width, no memory, no weights.
+
+    Raises:
+        ValueError: The structure's layers are not those of its network.
+    """
+    with torch.device("meta"):
+        model = create_model(structure.name, **structure.kwargs)
+    layers = get_resizable_layers(model)
+    if layers.keys() != structure.widths.keys():
+        odd = sorted(layers.keys() ^ structure.widths.keys())
+        raise ValueError(f"{structure.name} and its structure differ in the layers {odd[:5]}")
+    for name, layer in layers.items():
+        _resize(layer, structure.widths[name])
+    return model
+
+
+def get_resizable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of `WIDTH_ATTRIBUTES` by name."""
+    kinds = tuple(WIDTH_ATTRIBUTES)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
+
+
+def get_width(layer: nn.Module) -> tuple[int, ...]:
+    """Return the layer's values of its `WIDTH_ATTRIBUTES`."""
+    return tuple(getattr(layer, attribute) for attribute in _attributes(layer))
+
+
+def set_width(layer: nn.Module, width: tuple[int, ...]) -> None:
+    """Set the attributes alone; the tensors are the caller's."""
+    for attribute, value in zip(_attributes(layer), width, strict=True):
+        setattr(layer, attribute, value)
+
+
+def _attributes(layer: nn.Module) -> tuple[str, ...]:
+    for kind, attributes in WIDTH_ATTRIBUTES.items():
+        if isinstance(layer, kind):
+            return attributes
+    raise ValueError(f"the width of a {type(layer).__name__} cannot change")
+
+
+def _resize(layer: nn.Module, width: tuple[int, ...]) -> None:
+    """Give a layer on the meta device another width, attributes and tensors."""
+    if width == get_width(layer):
+        return
+    set_width(layer, width)
+    weight_shape: tuple[int, ...] = (width[0],)
+    num_outputs = width[0]
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        inputs, num_outputs, groups = width
+        first, second = (inputs, num_outputs) if layer.transposed else (num_outputs, inputs)
+        weight_shape = (first, second // groups, *layer.kernel_size)
+    elif isinstance(layer, nn.Linear):
+        num_outputs = width[1]
+        weight_shape = (num_outputs, width[0])
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        shape = weight_shape if name == "weight" else (num_outputs,)
+        setattr(layer, name, nn.Parameter(parameter.new_empty(shape), parameter.requires_grad))
+    for name, buffer in list(layer.named_buffers(recurse=False)):
+        if buffer.ndim:
+            setattr(layer, name, buffer.new_empty((num_outputs,)))

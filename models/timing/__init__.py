@@ -1,0 +1,1 @@
+"""Timed runs and the precision of their median."""

@@ -1,0 +1,1 @@
+"""A study on a Ray cluster: all of `search` that imports Ray."""

@@ -1,0 +1,155 @@
+"""What a machine must have in common with the others before a study may use it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from trainables.artifacts.remote_folder import RemoteFolder, is_uri
+from trainables.process.installation import Installation, find_differences, inspect_installation
+
+PROBE_PREFIX = ".node-check-"
+STORAGE_SECONDS = 10.0  # for a storage that fails to come round
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeReport(Installation):
+    """What one machine says of itself.
+
+    Attributes:
+        sees_data: Whether it finds files in the data set's folder.
+        sees_run: Whether it sees what the driver has just written to the run's folder.
+        writes_run: Whether it can write there.
+        storage_error: Why it cannot use the storage that the run lies in; "" if it can.
+        store_error: Why it cannot use the store that studies share; "" if it can, or need not.
+        num_gpus: GPUs that PyTorch finds.
+    """
+
+    sees_data: bool = True
+    sees_run: bool = True
+    writes_run: bool = True
+    storage_error: str = ""
+    store_error: str = ""
+    num_gpus: int = 0
+
+
+def inspect_node(data_root: Path | None, place: Path | str, store: str | None = None) -> NodeReport:
+    """Look at this machine.
+
+    Args:
+        data_root: Folder of the data set; None if it needs none.
+        place: File that the driver has written to the run's folder; if that lies in storage, its
+            URI.
+        store: Path or URI of the artefacts that studies share; None: the run has its own.
+    """
+    shared = place if isinstance(place, Path) else None
+    return NodeReport(
+        **asdict(inspect_installation()),
+        sees_data=data_root is None or _has_entries(data_root),
+        sees_run=shared is None or shared.is_file(),
+        writes_run=shared is None or _is_writable(shared.parent),
+        storage_error="" if isinstance(place, Path) else _try_storage(place),
+        store_error="" if store is None else _try_store(store),
+        num_gpus=torch.cuda.device_count(),
+    )
+
+
+def check_nodes(
+    driver: NodeReport,
+    nodes: Mapping[str, NodeReport],
+    offered_gpus: Mapping[str, float],
+    *,
+    data_root: Path | None,
+    run_dir: Path,
+) -> None:
+    """Compare every node with the driver.
+
+    Args:
+        driver: What the driver says of its own machine.
+        nodes: What the nodes say, by address.
+        offered_gpus: GPUs that Ray hands out, by address of the node.
+        data_root: For the message.
+        run_dir: For the message.
+
+    Raises:
+        ValueError: Names each node that differs, in what, and the remedy.
+    """
+    problems = [
+        f"node {address}: {problem}"
+        for address, report in sorted(nodes.items())
+        for problem in _find_problems(
+            driver, report, offered_gpus.get(address, 0.0), data_root, run_dir
+        )
+    ]
+    if problems:
+        raise ValueError(join_problems(problems))
+
+
+def join_problems(problems: Sequence[str]) -> str:
+    """One message of many lines."""
+    return "\n".join(["the cluster cannot run this study:", *problems])
+
+
+def _find_problems(
+    driver: NodeReport,
+    node: NodeReport,
+    offered_gpus: float,
+    data_root: Path | None,
+    run_dir: Path,
+) -> Iterator[str]:
+    yield from find_differences(driver, node)
+    if not node.sees_data:
+        yield f"finds nothing in {data_root}; mount or copy the data set there under this path"
+    if not node.sees_run:
+        yield f"does not see the driver's {run_dir}; choose an --output-dir that all nodes share"
+    elif not node.writes_run:
+        yield f"cannot write to {run_dir}; allow it to the user that Ray runs as"
+    if node.storage_error:
+        yield (
+            f"cannot use the run's storage ({node.storage_error}); give it the credentials and the "
+            "way there (on AWS an instance profile)"
+        )
+    if node.store_error:
+        yield (
+            f"cannot use the store of all studies ({node.store_error}); mount it there under the "
+            "same path, or give the node the credentials"
+        )
+    if node.num_gpus < offered_gpus:
+        yield (
+            f"PyTorch finds {node.num_gpus} of the {offered_gpus:g} GPUs that Ray offers; check "
+            "nvidia-smi there and that PyTorch is built for CUDA"
+        )
+
+
+def _has_entries(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False
+
+
+def _try_storage(uri: str) -> str:
+    try:
+        RemoteFolder(uri, patience_seconds=STORAGE_SECONDS).check()
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _try_store(store: str) -> str:
+    if is_uri(store):
+        return _try_storage(store)
+    return "" if _is_writable(Path(store)) else "no folder that can be written to"
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=PROBE_PREFIX) as file:
+            file.write(b"0")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,293 @@
+"""A Ray session and one Tune run in it, without Ray's own output."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.config import StudyConfig
+
+# Read by Ray when it is imported, hence before the import below.
+_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+for _variable, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_variable, _value)
+warnings.filterwarnings("ignore", module=r"ray\b.*")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
+from ray.air.execution._internal import RayActorManager  # noqa: E402
+from ray.exceptions import (  # noqa: E402
+    AuthenticationError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
+
+from search.on_ray.progress_callback import STALLS_FOLDER, BoardCallback  # noqa: E402
+from search.on_ray.searcher import PipelineSearcher  # noqa: E402
+from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
+from trainables.pipeline import BASELINES, PATH  # noqa: E402
+from trainables.process.installation import Installation  # noqa: E402
+from trainables.ray_pipeline import (  # noqa: E402
+    WorkerConfig,
+    make_trainable,
+    name_trial,
+    with_names,
+)
+
+BECOME_A_NODE = (
+    "hand the study over (--address http://HOST:PORT of the cluster's dashboard), or make this "
+    "machine a node without stages (ray start --address=HOST:6379 --num-cpus=0 --num-gpus=0) and "
+    "say --address auto"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResources:
+    """What each trial gets of the machines.
+
+    Attributes:
+        device: Torch device of all trials.
+        num_cpus: Cores of one stage of a pipeline.
+        num_gpus: GPUs of one stage or baseline.
+        num_cpus_baseline: Cores of the teacher's and of the dense student's training.
+        max_concurrent: Most stages at a time.
+    """
+
+    device: str
+    num_cpus: int
+    num_gpus: float
+    num_cpus_baseline: int
+    max_concurrent: int
+
+
+def allot(
+    config: StudyConfig,
+    num_cpus: int,
+    num_gpus: float,
+    node_cpus: int,
+    *,
+    can_grow: bool = False,
+) -> TrialResources:
+    """Divide the machines among the trials.
+
+    Args:
+        config: What the user asked for; the rest is derived.
+        num_cpus: Cores that there are.
+        num_gpus: GPUs that there are.
+        node_cpus: Cores of the largest node; a trial cannot span two.
+        can_grow: Whether stages that wait may bring more machines: then --max-concurrent is taken
+            as it is said.
+
+    Raises:
+        ValueError: One trial asks for more than there is.
+    """
+    if node_cpus == 0:
+        raise ValueError(
+            "the cluster has no machine for trials; start its workers, or say what a stage needs "
+            "(--gpus-per-trial, --cpus-per-trial) so that the autoscaler starts one"
+        )
+    gpus = min(1.0, num_gpus) if config.gpus_per_trial is None else config.gpus_per_trial
+    trials = config.num_pipelines if gpus == 0 else max(1, int(num_gpus / gpus))
+    cpus = config.cpus_per_trial or min(node_cpus, max(1, num_cpus // trials))
+    for name, asked, there in (("cpus", cpus, node_cpus), ("gpus", gpus, num_gpus)):
+        if asked > there:
+            raise ValueError(f"{name}_per_trial must be at most {there:g} here, got {asked:g}")
+    fitting = max(1, min(num_cpus // cpus, int(num_gpus / gpus) if gpus else num_cpus))
+    wanted = config.max_concurrent or fitting
+    return TrialResources(
+        device="cuda" if gpus else "cpu",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        num_cpus_baseline=cpus if gpus else node_cpus,
+        max_concurrent=wanted if can_grow else min(fitting, wanted),
+    )
+
+
+@contextmanager
+def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
+    """Start Ray here, or join a cluster; end it at the exit, and with it every worker.
+
+    Nobody reaches a Ray that is started here from another machine; start a cluster for that.
+
+    Args:
+        address: Of a running cluster; None starts Ray on this machine.
+        dashboard: Start Ray's dashboard (only here, a cluster has its own).
+
+    Yields:
+        Address of the dashboard, "" if there is none.
+
+    Raises:
+        ValueError: No cluster answers at the address, it does not know the token, or this machine
+            is none of its nodes.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise ValueError(
+            f"a study cannot be driven through Ray Client ({address}); {BECOME_A_NODE}"
+        )
+    local: dict[str, Any] = {}
+    if address is None:
+        local = {
+            "num_cpus": len(os.sched_getaffinity(0)),
+            "include_dashboard": dashboard,
+            "dashboard_host": "127.0.0.1",
+        }
+    try:
+        with nullcontext() if address else _on_loopback():
+            context = ray.init(
+                address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
+            )
+    except (ConnectionError, TimeoutError) as error:
+        if "node to connect to" in str(error.__cause__):  # the cluster has answered
+            text = f"this machine is no node of the Ray cluster at {address}; {BECOME_A_NODE}"
+            raise ValueError(text) from None
+        raise ValueError(f"no Ray cluster answers at {address}: {error}") from None
+    except AuthenticationError as error:
+        raise ValueError(f"the Ray cluster at {address} refuses the token: {error}") from None
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield str(context.dashboard_url or "")
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray listen on 127.0.0.1 only, as it does by itself on macOS, not on every interface."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def redirected(path: Path) -> Iterator[None]:
+    """Send what Ray prints into a file; a console made before keeps its own stream.
+
+    Args:
+        path: Is appended to.
+    """
+    with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        yield
+
+
+def count_devices() -> tuple[int, float, int]:
+    """Cores and GPUs of the session, and the cores of its largest node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = [int(resources.get("CPU", 0)) for resources in nodes]
+    return sum(cpus), sum(float(resources.get("GPU", 0)) for resources in nodes), max(cpus)
+
+
+def run_tune(
+    config: StudyConfig,
+    run_dir: Path,
+    allotment: TrialResources,
+    searcher: PipelineSearcher,
+    callback: BoardCallback,
+    remote_store: str | None = None,
+    installation: Installation | None = None,
+) -> None:
+    """Run trials until the searcher has no more.
+
+    Args:
+        config: Of the study.
+        run_dir: Takes `stages/`, `tune/` and, for stages that hung, `stalls/`.
+        allotment: Resources of the trials.
+        searcher: Says what to run and is told the outcomes.
+        callback: Watches.
+        remote_store: URI of the artefacts if they lie in storage. If the run does too, workers keep
+            their part of `run_dir` on their own disks, under the same path.
+        installation: That the workers of a cluster must have, also of nodes that join later.
+
+    Raises:
+        KeyboardInterrupt: The callback ended the run.
+    """
+    threads = dict.fromkeys(PATH, allotment.num_cpus)
+    threads |= dict.fromkeys(BASELINES, allotment.num_cpus_baseline)
+    run_dir = run_dir.absolute()  # workers run elsewhere
+    workplace = WorkerConfig(
+        stages_dir=run_dir / STAGES_FOLDER,
+        stalls_dir=run_dir / STALLS_FOLDER,
+        cache_dir=config.cache_dir,
+        checkpoint_seconds=config.checkpoint_seconds,
+        device=allotment.device,
+        num_threads=threads,
+        stall_seconds=config.stall_seconds,
+        num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
+        remote_store=remote_store,
+        installation=installation,
+    )
+
+    def resources(trial: dict[str, Any]) -> PlacementGroupFactory:
+        return PlacementGroupFactory(
+            [{"CPU": workplace.num_threads[trial["stage"]], "GPU": allotment.num_gpus}]
+        )
+
+    # Tune would start one process at a time, and give it up as soon as another one is free: where
+    # a stage takes less time than a process to start, all of them would run in a single one.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.max_concurrent)
+    sessions = len(list((run_dir / "tune").glob("session-*")))
+    tuner = tune.Tuner(
+        with_names(make_trainable(config.pipeline, workplace), resources),
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: name_trial(trial.config),
+            trial_dirname_creator=lambda trial: name_trial(trial.config),
+        ),
+        run_config=RunConfig(
+            name=f"session-{sessions + 1}",
+            storage_path=str(run_dir / "tune"),
+            failure_config=FailureConfig(max_failures=0),  # the searcher runs a stage again
+            callbacks=[callback],
+            verbose=0,
+        ),
+    )
+    with surviving_evictions():
+        tuner.fit()
+
+
+@contextmanager
+def surviving_evictions() -> Iterator[None]:
+    """Let Tune take it for the death of a worker when Ray's memory monitor ends one.
+
+    Ray raises an error of its own then, OutOfMemoryError, which is no RayActorError; Tune 2.60
+    takes that for a fault in itself and ends all trials.
+    """
+    take_failure: Any = RayActorManager._actor_task_failed
+
+    def take_any_failure(
+        manager: RayActorManager, tracked_actor_task: Any, exception: Exception
+    ) -> None:
+        known = RayActorError | RayTaskError
+        if isinstance(exception, RayError) and not isinstance(exception, known):
+            exception = RayActorError(error_msg=str(exception))
+        take_failure(manager, tracked_actor_task, exception)
+
+    tune_code: Any = RayActorManager
+    tune_code._actor_task_failed = take_any_failure
+    try:
+        yield
+    finally:
+        tune_code._actor_task_failed = take_failure

@@ -1,0 +1,164 @@
+"""The front's members fine-tuned again with other seeds: how much of the front is luck."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from search.pipelines.front import front_mask
+from search.pipelines.stage_tree import Task
+from search.pipelines.study import PipelineStudy
+from search.run_files.retrainings import (
+    CONFIRMATION_FILE,
+    STAGE,
+    Retraining,
+    read_retrainings,
+    write_retrainings,
+)
+from search.run_files.stage_use import PipelineStages
+from trainables.pipeline import StageResult
+
+RETRAINED = "retrained"
+"""What the metrics call the stage of a retraining."""
+
+
+class Confirmation:
+    """Fine-tunes every member of the front `confirm` more times, once the search is over.
+
+    Nothing but the seed of the fine-tuning changes: order of the data, augmentation, dropout. The
+    pruned network stays the same one, and with it latency, parameters and MACs, so that the mIoUs
+    differ by the noise of the fine-tuning alone and not by that of the stages before it. The seeds
+    are those that follow the pipelines' own and the same for every member.
+
+    The Optuna study is told nothing. confirmation.csv is written after every outcome, and the next
+    session goes on from there. A retraining that failed is not tried again, just as a pipeline is
+    not, unless its row is removed.
+
+    Args:
+        study: Whose front it is.
+        run_dir: Folder of the run.
+
+    Attributes:
+        retrainings: Those that have ended, by trial and seed.
+
+    Raises:
+        ValueError: confirmation.csv is damaged.
+    """
+
+    def __init__(self, study: PipelineStudy, run_dir: Path) -> None:
+        self._study = study
+        self._path = run_dir / CONFIRMATION_FILE
+        self.retrainings = {
+            (entry.trial, entry.seed): entry for entry in read_retrainings(self._path)
+        }
+        self._running: dict[str, tuple[int, int]] = {}
+        self._members: tuple[int, ...] | None = None
+        self._started = self._last_ended = 0.0
+        self._num_ended = 0
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Numbers of the trials on the front; none before every pipeline of the study has ended."""
+        if self._study.num_unfinished:
+            return ()
+        if self._members is None:
+            complete = [r for r in self._study.records.values() if r.state == "complete"]
+            mask = front_mask([r.metrics for r in complete], self._study.config.objectives)
+            self._members = tuple(r.number for r, on in zip(complete, mask, strict=True) if on)
+        return self._members
+
+    @property
+    def num_wanted(self) -> int:
+        """Retrainings that are asked for; 0 before every pipeline of the study has ended."""
+        return self._study.config.confirm * len(self.members)
+
+    @property
+    def num_left(self) -> int:
+        """Retrainings that have not ended, running ones included."""
+        return sum(key not in self.retrainings for key in self._wanted())
+
+    @property
+    def stages(self) -> list[PipelineStages]:
+        """Stage and seconds of each retraining, apart from the pipelines' own fine-tunings."""
+        done = [entry for entry in self.retrainings.values() if entry.state == "complete"]
+        return [({RETRAINED: entry.stage}, {RETRAINED: entry.seconds}) for entry in done]
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate from the retrainings that ended in this session; None before the first."""
+        if not self._num_ended:
+            return None
+        each = (self._last_ended - self._started) / self._num_ended
+        return max(0.0, self.num_left * each - (time.monotonic() - self._last_ended))
+
+    def take(self) -> Task | None:
+        """Hand out a retraining; None if there is none left, or not yet."""
+        known = {*self.retrainings, *self._running.values()}
+        key = next((key for key in self._wanted() if key not in known), None)
+        if key is None:
+            return None
+        number, seed = key
+        node = f"{STAGE} {number} seed {seed}"
+        self._started = self._started or time.monotonic()
+        self._running[node] = key
+        settings = self._study.records[number].settings
+        label = f"confirm {number} seed {seed}"
+        return Task(node, STAGE, settings, label, fine_tuning_seed=seed)
+
+    def finish(self, node: str, result: StageResult) -> None:
+        """Note that a retraining has ended.
+
+        Args:
+            node: Of the task that was handed out.
+            result: What it brought; without a finite mIoU it has failed.
+        """
+        miou = result.metrics.get("miou")
+        if miou is None or not math.isfinite(miou):
+            self.fail(node, f"miou is {miou}, not a finite number")
+            return
+        number, seed = self._running[node]
+        self._note(
+            node,
+            Retraining(
+                trial=number,
+                seed=seed,
+                state="complete",
+                miou=miou,
+                stage=result.stages[STAGE],
+                seconds=result.seconds[STAGE],
+            ),
+        )
+
+    def retry(self, node: str) -> bool:
+        """Hand a retraining out again whose attempt has failed; whether it is one.
+
+        Args:
+            node: Of a task that was handed out here or elsewhere.
+        """
+        return self._running.pop(node, None) is not None
+
+    def fail(self, node: str, reason: str) -> None:
+        """Note that a retraining has failed.
+
+        Args:
+            node: Of the task that was handed out.
+            reason: Why, in one line.
+        """
+        number, seed = self._running[node]
+        self._note(node, Retraining(trial=number, seed=seed, state="failed", reason=reason))
+
+    def _wanted(self) -> Iterator[tuple[int, int]]:
+        """Trial and seed of what is asked for, seed by seed: an early end hits all alike."""
+        first = self._study.config.pipeline.seed + 1
+        for seed in range(first, first + self._study.config.confirm):
+            for number in self.members:
+                yield number, seed
+
+    def _note(self, node: str, retraining: Retraining) -> None:
+        key = self._running.pop(node)
+        self.retrainings[key] = retraining
+        self._num_ended += 1
+        self._last_ended = time.monotonic()
+        write_retrainings(self._path, self.retrainings.values())

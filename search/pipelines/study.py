@@ -1,0 +1,486 @@
+"""The Optuna study of a run: hands out pipelines, is told every outcome, survives its driver."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from search.config import StudyConfig
+from search.objectives import OBJECTIVES
+from search.pipelines.accuracy_bound import find_dominating
+from search.pipelines.journal import BatchingJournal, repair
+from search.proposing.bounded_history import TrialHistory
+from search.proposing.rung_estimates import RungEstimates
+from search.proposing.samplers import (
+    FIRST_GENERATION,
+    count_random_starts,
+    create_sampler,
+    derive_seed,
+)
+from search.proposing.shared_prefix import choose_prefix
+from trainables.artifacts.store import is_plain_name
+from trainables.pipeline_config import PipelineSettings
+
+STUDY_NAME = "segfront"
+JOURNAL_FILE = "study.journal"
+
+Outcome = Literal["complete", "failed", "stopped"]
+_OPTUNA_STATES = {
+    "complete": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+    "stopped": TrialState.PRUNED,
+}
+EARLIER = "warm_start"  # marks what comes from earlier runs
+# How the reasons of pipelines begin that were stopped early.
+HOPELESS = "even with mIoU"
+BEHIND_FRONT = "behind the front"
+_OUTCOME_FIELDS = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
+
+
+class Proposal(NamedTuple):
+    """A pipeline to run.
+
+    Attributes:
+        number: Of its trial in the study.
+        settings: What it chooses.
+    """
+
+    number: int
+    settings: PipelineSettings
+
+
+class KnownPipeline(NamedTuple):
+    """A finished pipeline of an earlier run.
+
+    Attributes:
+        run_dir: Folder of that run.
+        number: Of its trial there.
+        settings: What it chose.
+        metrics: Its objectives.
+    """
+
+    run_dir: str
+    number: int
+    settings: PipelineSettings
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialRecord:
+    """What is known of one trial.
+
+    Attributes:
+        number: Of the trial in the study.
+        state: complete, failed, stopped or running.
+        settings: What it chose.
+        reason: Why it ended, empty when complete.
+        metrics: Measured numbers by name.
+        stages: Stage name -> folder in the store.
+        seconds: Stage name -> seconds that this trial paid for.
+        started_at: ISO 8601, UTC.
+        finished_at: ISO 8601, UTC; empty while running.
+        elapsed_hours: Working time of the study until it ended; None while running.
+    """
+
+    number: int
+    state: Outcome | Literal["running"]
+    settings: PipelineSettings
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    started_at: str = ""
+    finished_at: str = ""
+    elapsed_hours: float | None = None
+
+
+class PipelineStudy:
+    """A study in `RUN_DIR/study.journal`, which optuna-dashboard opens.
+
+    Trials that a dead driver left running are handed out again under their numbers before anything
+    new is asked for. One driver at a time: the caller holds the run folder's lock.
+
+    Pipelines of earlier runs, if it starts from any, are trials of the Optuna study before its own;
+    they are in no record and count for nothing but the sampler.
+
+    Args:
+        config: Space, sampler, objectives, length.
+        run_dir: Folder of the run.
+
+    Attributes:
+        config: As given.
+        records: What is known of every trial that was handed out, by number.
+
+    Raises:
+        ValueError: The journal names a stage that would lead out of the run.
+    """
+
+    def __init__(self, config: StudyConfig, run_dir: Path) -> None:
+        self.config = config
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        repair(run_dir / JOURNAL_FILE)
+        self._journal = BatchingJournal(run_dir / JOURNAL_FILE)
+        self._study = optuna.create_study(
+            study_name=STUDY_NAME,
+            storage=JournalStorage(self._journal),
+            directions=[OBJECTIVES[name].direction for name in config.objectives],
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.set_metric_names(list(config.objectives))
+        self._distributions = config.space.distributions()
+        self._estimates = RungEstimates(config.rungs, config.objectives)
+        self._history = TrialHistory(len(config.objectives))
+        self._trials: dict[int, Trial] = {}
+        self.records: dict[int, TrialRecord] = {}
+        self._abandoned: list[int] = []
+        self._num_enqueued = 0
+        self._num_known = 0
+        self._history.note_all(self._study)
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == TrialState.RUNNING:
+                self._abandoned.append(trial._trial_id)
+            elif trial.state == TrialState.WAITING:
+                self._num_enqueued += 1
+            if EARLIER in trial.user_attrs:
+                self._num_known += 1
+            elif trial.state != TrialState.WAITING:
+                record = self.records[trial.number] = self._read(trial)
+                self._estimates.note(record.number, record.metrics)
+        clocks = [3600 * (record.elapsed_hours or 0.0) for record in self.records.values()]
+        self._worked_before = max(
+            float(self._study.user_attrs.get("worked_seconds", 0.0)), *clocks, 0.0
+        )
+        self._opened = time.monotonic()
+
+    @property
+    def awaits_known(self) -> bool:
+        """Whether the pipelines of the earlier runs are still to be learnt from."""
+        return bool(self.config.warm_start) and EARLIER not in self._study.user_attrs
+
+    def learn_from(self, pipelines: Sequence[KnownPipeline]) -> None:
+        """Let the sampler know finished pipelines of earlier runs, before anything is asked for.
+
+        They are kept in the journal, so that a resumed study has them without their runs.
+
+        Args:
+            pipelines: Inside the space, their objectives comparable; those that a killed driver
+                has added already are left out.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        self._num_known = len(pipelines)
+        present = [trial.user_attrs.get(EARLIER) for trial in trials]
+        with self.batch():
+            for pipeline in pipelines:
+                origin = {"run": pipeline.run_dir, "trial": pipeline.number}
+                if origin in present:
+                    continue
+                values = asdict(pipeline.settings)
+                self._study.add_trial(
+                    create_trial(
+                        params={name: values[name] for name in self._distributions},
+                        distributions=dict(self._distributions),
+                        values=[float(pipeline.metrics[name]) for name in self.config.objectives],
+                        constraints=self._constrain(pipeline.metrics),
+                        user_attrs={EARLIER: origin, "metrics": dict(pipeline.metrics)},
+                        system_attrs=dict(FIRST_GENERATION),
+                    )
+                )
+            self._study.set_user_attr(EARLIER, [str(folder) for folder in self.config.warm_start])
+        self._history.note_all(self._study)
+
+    @property
+    def num_unfinished(self) -> int:
+        """Pipelines that are still to be told, running ones included."""
+        return self.config.num_pipelines - sum(
+            record.state != "running" for record in self.records.values()
+        )
+
+    @property
+    def num_running(self) -> int:
+        """Pipelines that were handed out in this session and are still to be told."""
+        return sum(self.records[number].state == "running" for number in self._trials)
+
+    @property
+    def worked_seconds(self) -> float:
+        """Working time over all sessions."""
+        return self._worked_before + time.monotonic() - self._opened
+
+    def batch(self) -> AbstractContextManager[object]:
+        """Let all that is told within go to the disk at once, at the end."""
+        return self._journal.batch()
+
+    def ask(self, ready: Collection[float] = ()) -> Proposal | None:
+        """Hand out the next pipeline; None when all have been handed out.
+
+        Args:
+            ready: Values of lambda whose sparse stage is done; those have precedence as long as the
+                sampler would draw at random.
+        """
+        left = self._abandoned
+        if not left and len(self.records) >= self.config.num_pipelines:
+            return None
+        with self.batch():
+            if not self.records:
+                self._enqueue_first_points()
+            if not left and ready and self._draws_at_random:
+                self._enqueue_prefix(ready)
+            return self._suggest_next()
+
+    def _suggest_next(self) -> Proposal:
+        self._study.sampler = create_sampler(
+            self.config.sampler,
+            seed=self.config.seed,
+            trial_number=len(self.records),
+            num_pipelines=self.config.num_pipelines,
+            estimates=self._estimates,
+            history=self._history,
+        )
+        trial = self._begin_trial()
+        self._history.note(trial._cached_frozen_trial)
+        params = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
+        settings = self.config.space.to_settings(params)
+        self._trials[trial.number] = trial
+        self.records[trial.number] = TrialRecord(
+            number=trial.number,
+            state="running",
+            settings=settings,
+            metrics=trial.user_attrs.get("metrics", {}),
+            started_at=_format_time(trial.datetime_start),
+        )
+        return Proposal(trial.number, settings)
+
+    def _begin_trial(self) -> Trial:
+        """One that a dead driver left, else one that was enqueued, else a new one."""
+        if self._abandoned:
+            return Trial(self._study, self._abandoned.pop(0))
+        if self._num_enqueued:
+            self._num_enqueued -= 1
+            return self._study.ask()
+        # As `Study.ask`, which looks for an enqueued one among all trials first.
+        return Trial(self._study, self._study._storage.create_new_trial(self._study._study_id))
+
+    def report(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Note what a running pipeline has shown at a rung, for the sampler and the journal.
+
+        Args:
+            number: Of a proposal that has not been told yet.
+            metrics: Everything measured so far, "miou@<share>" among it.
+
+        Raises:
+            ValueError: The trial was never handed out here, or was told before.
+        """
+        trial, record = self._get_running(number)
+        metrics = dict(metrics)
+        if metrics != record.metrics:  # a resumed study reaches the same rung again
+            with self.batch():
+                trial.set_user_attr("metrics", metrics)
+                self._set_constraints(trial, metrics)
+            self.records[number] = replace(record, metrics=metrics)
+            self._estimates.note(number, metrics)
+
+    def tell(
+        self,
+        number: int,
+        outcome: Outcome,
+        *,
+        reason: str = "",
+        metrics: Mapping[str, float] | None = None,
+        stages: Mapping[str, str] | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> TrialRecord:
+        """Take the outcome of a pipeline; one whose objectives are not all numbers has failed.
+
+        Args:
+            number: Of a proposal that has not been told yet.
+            outcome: complete, failed or stopped.
+            reason: Why it ended, unless complete.
+            metrics: Measured numbers, the objectives among them when complete.
+            stages: Stage name -> folder in the store.
+            seconds: Stage name -> seconds paid for.
+
+        Raises:
+            ValueError: The trial was never handed out here, or was told before.
+        """
+        trial, record = self._get_running(number)
+        metrics = dict(metrics or {})
+        if outcome == "complete":
+            wrong = [n for n in self.config.objectives if not _is_finite(metrics.get(n))]
+            if wrong:
+                outcome = "failed"
+                reason = f"objective {wrong[0]} is {metrics.get(wrong[0])}, not a finite number"
+        record = replace(
+            record,
+            state=outcome,
+            reason=reason,
+            metrics=metrics,
+            stages=dict(stages or {}),
+            seconds=dict(seconds or {}),
+            finished_at=_format_time(datetime.now(UTC)),
+            elapsed_hours=self.worked_seconds / 3600,
+        )
+        facts = {name: getattr(record, name) for name in _OUTCOME_FIELDS}
+        with self.batch():
+            trial.set_user_attr("outcome", facts)
+            self._set_constraints(trial, metrics)
+            self._estimates.note(number, metrics)
+            # As `Study.tell`, which takes no values of a pruned trial; no sampler of ours needs to
+            # hear of a trial's end.
+            self._study._storage.set_trial_state_values(
+                trial._trial_id,
+                _OPTUNA_STATES[outcome],
+                None if outcome == "failed" else self._estimates.get_last(number),
+            )
+        self._history.note(self._study._storage.get_trial(trial._trial_id))
+        self.records[number] = record
+        return record
+
+    def save_clock(self) -> None:
+        """Keep the working time for the next session; the last outcome keeps it too."""
+        self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
+
+    def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> str:
+        """Say why a pruned network need not be distilled; empty while it may enter the front.
+
+        Args:
+            metrics: What is known of the network: its objectives but miou, and its sizes.
+            ceiling: mIoU in 0..1 that is believable while few networks have finished.
+        """
+        for name, limit in self._limits.items():
+            if metrics[name] > limit:
+                return f"{name} {metrics[name]:g} is above its limit {limit:g}"
+        if not self.config.stop_hopeless:
+            return ""
+        finished = {n: r.metrics for n, r in self.records.items() if r.state == "complete"}
+        found = find_dominating(metrics, finished, self.config.objectives, ceiling)
+        if found is None:
+            return ""
+        number, bound = found
+        return f"{HOPELESS} {bound:.3f}, the best believable, trial {number} would dominate it"
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        limits = {
+            "latency_ms": self.config.max_latency_ms,
+            "num_params": self.config.max_num_params,
+            "macs": self.config.max_macs,
+        }
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    def _get_running(self, number: int) -> tuple[Trial, TrialRecord]:
+        trial, record = self._trials.get(number), self.records.get(number)
+        if trial is None or record is None or record.state != "running":
+            raise ValueError(f"trial {number} is not running, so it has no outcome to tell")
+        return trial, record
+
+    def _constrain(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """How far a network is beyond its limits, relative to them; feasible up to 0."""
+        return {
+            name: metrics[name] / limit - 1
+            for name, limit in self._limits.items()
+            if name in metrics
+        }
+
+    def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        """Tell Optuna of a trial's constraints, unless it knows them from a rung."""
+        known = self._study._storage.get_trial(trial._trial_id).constraints
+        for name, value in self._constrain(metrics).items():
+            if name not in known:
+                trial.set_constraint(name, value)
+
+    def _enqueue_first_points(self) -> None:
+        trials = self._study.get_trials(deepcopy=False)
+        waiting = [
+            t.system_attrs.get("fixed_params") for t in trials if EARLIER not in t.user_attrs
+        ]
+        points = [point for point in self.config.first_points if self.config.space.contains(point)]
+        for point in points[: self.config.num_pipelines]:
+            values = asdict(point)
+            params = {name: values[name] for name in self._distributions}
+            if params not in waiting:  # a killed driver's
+                self._enqueue(params)
+
+    @property
+    def _draws_at_random(self) -> bool:
+        """Whether the sampler has not begun to learn, as far as finished trials say."""
+        starts = count_random_starts(self.config.sampler, self.config.num_pipelines)
+        missing = max(0, starts - self._num_known)
+        finished = (
+            number
+            for number, record in self.records.items()
+            if record.state in ("complete", "stopped") or self._estimates.knows(number)
+        )
+        return len(list(islice(finished, missing))) < missing
+
+    def _enqueue_prefix(self, ready: Collection[float]) -> None:
+        """Let the next trial share what is there, unless a given point is next."""
+        if self._num_enqueued:
+            return
+        proposed = [record.settings for record in self.records.values()]
+        prefix = choose_prefix(
+            self.config.space, proposed, ready, seed=derive_seed(self.config.seed, len(proposed))
+        )
+        if prefix:
+            self._enqueue(prefix)
+
+    def _enqueue(self, params: dict[str, Any]) -> None:
+        self._study.enqueue_trial(params)
+        self._num_enqueued += 1
+
+    def _read(self, trial: FrozenTrial) -> TrialRecord:
+        attributes = trial.user_attrs
+        states: dict[TrialState, Any] = {
+            TrialState.COMPLETE: "complete",
+            TrialState.FAIL: "failed",
+            TrialState.PRUNED: "stopped",
+        }
+        state = states.get(trial.state, "running")
+        # Journals of older versions hold every field as an attribute of its own.
+        outcome = attributes.get("outcome", attributes)
+        names = ("metrics",) if state == "running" else _OUTCOME_FIELDS
+        for stage, name in outcome.get("stages", {}).items():
+            if not is_plain_name(name):  # it may be deleted, or written to
+                raise ValueError(
+                    f"{JOURNAL_FILE}: stage {stage!r} of trial {trial.number} is {name!r}, not the "
+                    "name of a folder in stages/"
+                )
+        return TrialRecord(
+            number=trial.number,
+            state=state,
+            settings=self.config.space.to_settings(trial.params),
+            started_at=_format_time(trial.datetime_start),
+            **{name: outcome[name] for name in names if name in outcome},
+        )
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, FloatDistribution):
+        low, high = distribution.low, distribution.high
+        return trial.suggest_float(name, low, high, step=distribution.step, log=distribution.log)
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    raise TypeError(f"{name}: {type(distribution).__name__} is not part of SearchSpace")
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _format_time(moment: datetime | None) -> str:
+    """Optuna's time, local and without a zone, as ISO 8601, UTC."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""

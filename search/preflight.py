@@ -1,0 +1,112 @@
+"""What is checked and settled before a study may train anything."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from search.config import StudyConfig
+from search.run_files.remote_run import connect
+from trainables.artifacts.remote_folder import is_uri
+from trainables.data.download import download_camvid
+from trainables.network_config import NetworkConfig
+from trainables.pipeline import DatasetSummary, check_data
+
+CAMVID_FOLDER = Path("data/CamVid")
+
+
+def fetch_data(config: StudyConfig) -> StudyConfig:
+    """Download CamVid unless it is there, and point the study to it.
+
+    Raises:
+        ValueError: The data set is another one, or the download failed.
+    """
+    data = config.pipeline.data
+    if data.name != "camvid":
+        raise ValueError(f"--download fetches camvid only; the data set here is {data.name}")
+    root = data.resolve_root() or CAMVID_FOLDER
+    if not root.exists():
+        download_camvid(root)
+    return replace(config, pipeline=replace(config.pipeline, data=replace(data, root=root)))
+
+
+def settle_paths(config: StudyConfig) -> StudyConfig:
+    """Make every path absolute, so that config.json holds wherever a run is resumed from.
+
+    Raises:
+        ValueError: A file of weights is missing.
+    """
+    pipeline = config.pipeline
+    root = pipeline.data.resolve_root()
+    data = replace(pipeline.data, root=None if root is None else root.expanduser().absolute())
+    pipeline = replace(
+        pipeline,
+        data=data,
+        teacher=_settle_weights(pipeline.teacher),
+        student=_settle_weights(pipeline.student),
+    )
+    store = config.store
+    if store is not None and not is_uri(store):
+        store = str(Path(store).expanduser().absolute())
+    return replace(
+        config,
+        pipeline=pipeline,
+        store=store,
+        cache_dir=config.cache_dir.expanduser().absolute(),
+        warm_start=tuple(folder.expanduser().absolute() for folder in config.warm_start),
+    )
+
+
+def check_store(store: str | None, *, is_remote: bool) -> None:
+    """See whether the artefacts that studies share can be written; a folder is made if missing.
+
+    Args:
+        store: Path or URI; None: the run has its own.
+        is_remote: Whether the run lies in storage.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if store is None:
+        return
+    if is_uri(store):
+        connect(store)
+        return
+    if is_remote:
+        raise ValueError(f"store must be a URI of storage, where the run lies too; got {store}")
+    try:
+        Path(store).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=store):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"store must be a folder that can be written to; {store}: {error.strerror}"
+        ) from None
+
+
+def check_study(config: StudyConfig) -> DatasetSummary:
+    """Read every image once and build both networks (without their weights).
+
+    Args:
+        config: With paths settled.
+
+    Raises:
+        ValueError: Says which file or setting cannot be used.
+    """
+    pipeline = config.pipeline
+    for role, network in (("teacher", pipeline.teacher), ("student", pipeline.student)):
+        network.weights_path()
+        try:
+            with torch.device("meta"):
+                replace(network, backbone_weights=None).build(num_classes=2)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"pipeline.{role}: {error}") from None
+    return check_data(pipeline, config.cache_dir)
+
+
+def _settle_weights(network: NetworkConfig) -> NetworkConfig:
+    path = network.weights_path()
+    return network if path is None else replace(network, backbone_weights=str(path.absolute()))

@@ -1,0 +1,1 @@
+"""What to try next: samplers, and what they see of a study."""

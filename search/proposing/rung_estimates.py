@@ -1,0 +1,156 @@
+"""What the sampler sees of pipelines that wait at a rung, or were stopped beyond a limit."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Mapping, Sequence
+from copy import copy
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from search.proposing.study_view import ViewingSampler, show
+from search.proposing.trial_arrays import with_room
+
+
+class RungEstimates:
+    """Estimates the objectives of pipelines from the last rung that they have reached.
+
+    Their costs are known. Their mIoU is taken to be that of the last rung, plus what those that
+    went on from there gained up to the next one and so on to the end: the median, 0 while nobody
+    has got that far. That leans towards the gain of good pipelines, as only they go on.
+
+    Args:
+        rungs: Shares of the distillation, ascending.
+        objectives: Keys of `OBJECTIVES`, in the order of the study's values.
+    """
+
+    def __init__(self, rungs: Sequence[float], objectives: Sequence[str]) -> None:
+        self._levels = (*(f"miou@{share:g}" for share in rungs), "miou")
+        self._objectives = tuple(objectives)
+        self._gains: list[list[float]] = [[] for _ in rungs]  # up to the next level, ascending
+        self._metrics: dict[int, Mapping[str, float]] = {}
+        # By number of the trial: the last level reached, -1 for none, and the values there.
+        self._reached = np.full(0, -1)
+        self._values = np.full((0, len(self._objectives)), np.nan)
+
+    def note(self, number: int, metrics: Mapping[str, float]) -> None:
+        """Learn what is known of a pipeline by now.
+
+        Args:
+            number: Of its trial.
+            metrics: Everything measured so far.
+        """
+        before = self._metrics.get(number, {})
+        for gains, (level, following) in zip(self._gains, pairwise(self._levels), strict=True):
+            if level in metrics and following in metrics and following not in before:
+                gain = metrics[following] - metrics[level]
+                if math.isfinite(gain):
+                    insort(gains, gain)
+        self._metrics[number] = dict(metrics)
+        reached = [i for i, level in enumerate(self._levels) if level in metrics]
+        if reached:
+            found = {**metrics, "miou": metrics[self._levels[reached[-1]]]}
+            values = [found.get(name, math.nan) for name in self._objectives]
+            if all(map(math.isfinite, values)):
+                self._reached = with_room(self._reached, number, -1)
+                self._values = with_room(self._values, number, np.nan)
+                self._reached[number], self._values[number] = reached[-1], values
+
+    def knows(self, number: int) -> bool:
+        """Whether a pipeline has reached a rung, so that it can be estimated."""
+        return number < len(self._reached) and bool(self._reached[number] >= 0)
+
+    def estimate(self, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """The objectives' values that pipelines may come to, (pipelines, objectives).
+
+        Args:
+            numbers: Of their trials.
+
+        Returns:
+            NaN for those that have not reached a rung.
+        """
+        values = np.full((len(numbers), len(self._objectives)), np.nan)
+        is_known = numbers < len(self._reached)
+        known = numbers[is_known]
+        values[is_known] = self._values[known]
+        if "miou" in self._objectives:
+            gains = np.array(self._sum_gains())[self._reached[known]]
+            values[is_known, self._objectives.index("miou")] += gains
+        return values
+
+    def get_last(self, number: int) -> list[float] | None:
+        """The objectives' values at the last level that a pipeline has reached; None: at none."""
+        values: list[float] | None = self._values[number].tolist() if self.knows(number) else None
+        return values
+
+    def show(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Replace by complete trials the running ones that can be estimated, and infeasible ones.
+
+        Args:
+            trials: Of the study; they are left as they are.
+        """
+        running = [i for i, trial in enumerate(trials) if trial.state is TrialState.RUNNING]
+        estimated = self.estimate(np.array([trials[i].number for i in running], dtype=np.intp))
+        found = dict(zip(running, estimated.tolist(), strict=True))
+        found |= {
+            i: self._value_infeasible(trial.number)
+            for i, trial in enumerate(trials)
+            if trial.state is TrialState.PRUNED and any(v > 0 for v in trial.constraints.values())
+        }
+        shown = trials.copy()
+        for i, values in found.items():
+            if not any(map(math.isnan, values)):
+                trial = shown[i] = copy(trials[i])
+                trial.state, trial.datetime_complete = TrialState.COMPLETE, trial.datetime_start
+                trial.values = values
+        return shown
+
+    def _value_infeasible(self, number: int) -> list[float]:
+        """The objectives of a network beyond a limit, as they were before any fine-tuning."""
+        metrics = self._metrics.get(number, {})
+        found = {**metrics, "miou": metrics.get("miou_pruned", math.nan)}
+        return self.get_last(number) or [found.get(name, math.nan) for name in self._objectives]
+
+    def _sum_gains(self) -> list[float]:
+        """What mIoU may still gain, by the last level that was reached."""
+        middles = [_middle(gains) for gains in self._gains]
+        return [sum(middles[level:]) for level in range(len(self._levels))]
+
+
+def _middle(ascending: Sequence[float]) -> float:
+    """The median, in no time; 0 of nothing."""
+    half = len(ascending) // 2
+    return (ascending[half] + ascending[-half - 1]) / 2 if ascending else 0.0
+
+
+class EstimatingSampler(ViewingSampler):
+    """Shows another sampler the estimates of pipelines that wait at a rung, as if they were told.
+
+    A pipeline that has paused may still go on, so that its trial stays running in the study until
+    the end of the search; most pipelines of a study with rungs are of this kind. To Optuna a
+    running trial has no values: TPE counts it among the bad ones whatever it has shown, and goes
+    on drawing at random until enough others are finished, a generation of NSGA-II does not end,
+    and GP does not see it. Only this view has the estimates; the journal holds what was measured.
+
+    A network beyond a limit is not fine-tuned, so that its trial is pruned. NSGA-II, NSGA-III and
+    GP learn from complete trials alone: they would never hear of a constraint that is not met. Here
+    it is complete, with its violation and the accuracy that it had before fine-tuning.
+
+    Args:
+        sampler: Makes the suggestions.
+        estimates: Of the pipelines that are not told yet.
+    """
+
+    def __init__(self, sampler: BaseSampler, estimates: RungEstimates) -> None:
+        super().__init__(sampler)
+        self._estimates = estimates
+
+    def view(self, study: Study) -> Study:
+        """See `ViewingSampler`."""
+        return show(study, lambda seen: self._estimates.show(seen._get_trials(deepcopy=False)))

@@ -1,0 +1,217 @@
+"""A run whose folder lies in storage: its driver works in a copy and brings there what changes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from models.files.atomic_file import write_atomically
+from search.config import CONFIG_FILE, StudyConfig, load_config
+from search.pipelines.front import front_and_equals
+from search.pipelines.study import JOURNAL_FILE, TrialRecord
+from search.run_files.driver_lease import LEASE_FILE, DriverLease, repeated
+from search.run_files.results import METADATA_FILE, TRIALS_FILE
+from search.run_files.retrainings import CONFIRMATION_FILE
+from search.run_files.run_folder import create_run_folder
+from trainables.artifacts.remote_folder import RemoteFolder, StorageError
+from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
+from trainables.artifacts.store import ArtifactStore, content_key
+
+logger = logging.getLogger(__name__)
+
+COPIES_FOLDER = "runs"
+START_PATIENCE_SECONDS = 5.0  # a storage that fails at the start is named at once
+SYNC_SECONDS = 1.0
+REST_PER_WORK, LONGEST_REST_SECONDS = 10.0, 30.0  # what takes long is done less often
+# In this order: the journal says what the others say.
+FILES = (JOURNAL_FILE, CONFIG_FILE, METADATA_FILE, TRIALS_FILE, CONFIRMATION_FILE)
+FOLDERS = ("report", "stalls")
+
+
+class RemoteRun:
+    """Holds a run in storage for this driver.
+
+    Workers upload artefacts themselves. The driver's small files follow its copy within seconds,
+    later while the storage does not answer, and at the latest at the end. `tune/` and `ray.log`
+    stay in the copy: nothing reads them again.
+
+    Args:
+        remote: Folder of the run.
+        folder: The driver's copy of it.
+        store: URI of artefacts that studies share; None: the run has its own.
+
+    Attributes:
+        remote: As given.
+        folder: As given.
+        store: Folder of the artefacts.
+        stages: The artefacts there.
+    """
+
+    def __init__(self, remote: RemoteFolder, folder: Path, store: str | None = None) -> None:
+        self.remote = remote
+        self.folder = folder
+        self.store = remote / STAGES_FOLDER if store is None else RemoteFolder(store)
+        self.stages = RemoteStages(self.store)
+        self._lease = DriverLease(remote)
+        self._brought: dict[str, tuple[int, int]] = {}
+        self._rests_until = 0.0
+        self._is_behind = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another driver has taken the run over; nothing is written there any more then."""
+        return self._lease.is_lost
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other drivers out, bring the copy up to date, then the storage, until the exit.
+
+        Raises:
+            ValueError: Another driver has the run.
+            StorageError: The storage does not answer; the copy holds what it lacks.
+        """
+        with self._lease.held():
+            self._fetch()
+            try:
+                with repeated(self._sync_quietly, SYNC_SECONDS):
+                    yield
+            finally:
+                self.sync(self.remote)
+
+    def sync(self, remote: RemoteFolder) -> None:
+        """Upload every small file that has changed.
+
+        Args:
+            remote: The run's folder, as patient as may be.
+
+        Raises:
+            StorageError: The storage does not answer.
+        """
+        for path in self._small_files():
+            if self.is_lost:
+                return
+            with suppress(FileNotFoundError):  # one of an earlier report
+                status = path.stat()
+                mark = (status.st_mtime_ns, status.st_size)
+                name = path.relative_to(self.folder).as_posix()
+                if self._brought.get(name) != mark:
+                    remote.put(path, name)
+                    self._brought[name] = mark
+
+    def fetch_front(self, records: list[TrialRecord], objectives: tuple[str, ...]) -> None:
+        """Bring the networks of the front to the copy, for the report to link.
+
+        Args:
+            records: Complete trials.
+            objectives: Of the study.
+        """
+        store = ArtifactStore(self.folder / STAGES_FOLDER, self.stages)
+        mask = front_and_equals([record.metrics for record in records], objectives)
+        try:
+            for record in (r for r, on_front in zip(records, mask, strict=True) if on_front):
+                stage, _, key = list(record.stages.values())[-1].partition("-")
+                if store.find(stage, key) is None:
+                    logger.warning("trial %d: %s-%s is not in storage", record.number, stage, key)
+        except StorageError as error:
+            logger.warning("networks of the front stay in storage: %s", error)
+
+    def _sync_quietly(self) -> None:
+        started = time.monotonic()
+        if started < self._rests_until:
+            return
+        try:
+            self.sync(self.remote.with_patience(0))
+            self._is_behind = False
+        except OSError as error:
+            if not self._is_behind:
+                logger.warning("the run goes on, its files follow later: %s", error)
+            self._is_behind = True
+        ended = time.monotonic()
+        rest = min(LONGEST_REST_SECONDS, REST_PER_WORK * (ended - started))
+        self._rests_until = ended + rest
+
+    def _small_files(self) -> Iterator[Path]:
+        yield from (self.folder / name for name in FILES)
+        for folder in FOLDERS:
+            yield from (
+                path for path in sorted((self.folder / folder).rglob("*")) if path.is_file()
+            )
+
+    def _fetch(self) -> None:
+        """Bring the copy up to date; where its journal goes on from the one there, it is newer."""
+        there = [
+            name
+            for name in self.remote.list()
+            if name.partition("/")[0] != STAGES_FOLDER and name != LEASE_FILE
+        ]
+        journal = self.folder / JOURNAL_FILE
+        is_newer = False
+        if JOURNAL_FILE in there and journal.exists():
+            content = self.remote.read(JOURNAL_FILE)
+            whole = content[: content.rfind(b"\n") + 1]  # the end may be torn
+            is_newer = journal.read_bytes().startswith(whole)
+        for name in there:
+            local = self.folder / name
+            if not (is_newer and local.exists()):
+                self.remote.fetch(name, local)
+
+
+def connect(uri: str) -> RemoteFolder:
+    """Open a folder in storage, once it is known to give back what is written to it.
+
+    Raises:
+        ValueError: It cannot be used; says why.
+    """
+    try:
+        remote = RemoteFolder(uri)
+        remote.with_patience(START_PATIENCE_SECONDS).check()
+    except (OSError, NotImplementedError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the storage cannot be used: {reason}") from None
+    return remote
+
+
+def create_remote_run(remote: RemoteFolder, config: StudyConfig) -> RemoteRun:
+    """Make a run below a folder in storage, and the driver's copy.
+
+    Args:
+        remote: As `connect` opens it.
+        config: Of the study.
+
+    Raises:
+        ValueError: The copy cannot be written, or there is a run of this name.
+    """
+    copy = create_run_folder(_copies_dir(remote, config), config)
+    run = remote / copy.name
+    if run.exists(CONFIG_FILE):
+        raise ValueError(f"{run.uri} was made in this very second by somebody else; start again")
+    return RemoteRun(run, copy, config.store)
+
+
+def find_remote_run(uri: str) -> RemoteRun:
+    """Find a run in storage again; of its files, the copy has the config.json alone so far.
+
+    Raises:
+        ValueError: The storage cannot be used, or there is no run.
+    """
+    remote = connect(uri)
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / CONFIG_FILE
+        try:
+            remote.fetch(CONFIG_FILE, path)
+        except FileNotFoundError:
+            raise ValueError(f"a run holds a {CONFIG_FILE}; {remote.uri} does not") from None
+        config = load_config(path)
+        copy = _copies_dir(remote.parent, config) / remote.name
+        copy.mkdir(parents=True, exist_ok=True)
+        write_atomically(copy / CONFIG_FILE, path.read_bytes())
+    return RemoteRun(remote, copy, config.store)
+
+
+def _copies_dir(remote: RemoteFolder, config: StudyConfig) -> Path:
+    """Where the copies of a remote folder's runs lie; those of another folder lie elsewhere."""
+    return config.cache_dir / COPIES_FOLDER / content_key(remote.uri)

@@ -1,0 +1,170 @@
+"""The results files of a run: trials.csv and metadata.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any
+
+from models.files.atomic_file import write_atomically
+from models.hardware import describe_hardware
+from search.config import StudyConfig
+from search.objectives import OBJECTIVES
+from search.pipelines.study import TrialRecord
+from trainables.pipeline import Baseline, DatasetSummary
+
+TRIALS_FILE = "trials.csv"
+METADATA_FILE = "metadata.json"
+PACKAGES = ("torch", "torchvision", "torch-pruning", "segmentation-models-pytorch", "ray", "optuna")
+
+
+def write_trials(path: Path, records: Iterable[TrialRecord], objectives: Sequence[str]) -> None:
+    """Write trials.csv, one row per trial, columns in a stable order.
+
+    Args:
+        path: File to replace.
+        records: Trials in any order.
+        objectives: Columns that are there even before a trial is complete.
+    """
+    rows = [_row(record) for record in sorted(records, key=lambda record: record.number)]
+    names = {name: None for row in rows for name in row}
+    first = ("trial", "state", "reason", *(name for name in names if name.startswith("config/")))
+    last = ("started_at", "finished_at", "elapsed_hours")
+    between = [name for name in names if name not in first and name not in last]
+    between.sort(key=_group)
+    columns = dict.fromkeys((*first, *objectives, *between, *last))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def _group(column: str) -> int:
+    """Measurements first, then classes, stages, seconds; otherwise the order of appearance."""
+    order = ("iou/", "stage/", "seconds/", "seconds_total")
+    return next((1 + i for i, prefix in enumerate(order) if column.startswith(prefix)), 0)
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    elapsed = record.elapsed_hours
+    return {
+        "trial": record.number,
+        "state": record.state,
+        "reason": record.reason,
+        **{f"config/{name}": value for name, value in asdict(record.settings).items()},
+        **record.metrics,
+        **{f"stage/{name}": folder for name, folder in record.stages.items()},
+        **{f"seconds/{name}": round(value, 3) for name, value in record.seconds.items()},
+        "seconds_total": round(sum(record.seconds.values()), 3) if record.seconds else "",
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "elapsed_hours": "" if elapsed is None else f"{elapsed:.6f}",
+    }
+
+
+def reference_point(config: StudyConfig, baselines: Sequence[Baseline]) -> dict[str, float]:
+    """Corner of the reference box: no accuracy, and the cost of the uncompressed student.
+
+    Args:
+        config: Objectives.
+        baselines: "dense" among them.
+    """
+    dense = next(baseline for baseline in baselines if baseline.name == "dense")
+    return {
+        name: 0.0 if name == "miou" else float(getattr(dense, name)) for name in config.objectives
+    }
+
+
+def write_metadata(
+    path: Path,
+    config: StudyConfig,
+    dataset: DatasetSummary,
+    baselines: Sequence[Baseline],
+    *,
+    device: str,
+    created_at: str,
+    hardware: Mapping[str, Any] | None = None,
+) -> None:
+    """Write metadata.json, which makes a run's results readable without the project.
+
+    Args:
+        path: File to replace.
+        config: Of the study.
+        dataset: Of the study.
+        baselines: Teacher and dense student, as far as they are known.
+        device: Torch device that latency was measured on.
+        created_at: ISO 8601.
+        hardware: Of the machine that latency was measured on; default: this one.
+    """
+    reference = reference_point(config, baselines) if baselines else {}
+    latency = config.pipeline.latency
+    content = {
+        "recipe": config.recipe,
+        "created_at": created_at,
+        "segfront_version": _version("segfront"),
+        "objectives": [
+            {
+                "name": name,
+                "direction": OBJECTIVES[name].direction,
+                "unit": OBJECTIVES[name].unit,
+                "label": OBJECTIVES[name].label,
+                "reference": reference.get(name),
+            }
+            for name in config.objectives
+        ],
+        "dataset": dataset._asdict(),
+        "latency": {
+            "device": device,
+            "dtype": latency.dtype,
+            "num_threads": latency.num_threads,
+            "batch_size": latency.batch_size,
+            "resolution": latency.resolution or dataset.resolution,
+            "compensate_drift": latency.compensate_drift,
+        },
+        "baselines": [baseline._asdict() for baseline in baselines],
+        "hardware": describe_hardware(device) if hardware is None else hardware,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
+        "git": describe_git(Path(__file__).parent),
+    }
+    write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+def describe_git(folder: Path) -> Mapping[str, Any]:
+    """Commit of the project's checkout and whether it has changes; nothing outside a checkout."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
+        return answer.stdout.strip()
+
+    try:
+        return {
+            "commit": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def now() -> str:
+    """The time as metadata.json writes it: ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _version(package: str) -> str:
+    try:
+        return packages.version(package)
+    except packages.PackageNotFoundError:
+        return ""

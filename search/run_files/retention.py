@@ -1,0 +1,42 @@
+"""What stays of a finished study's networks: all, or those of the front."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from search.pipelines.front import front_and_equals
+from search.pipelines.study import PipelineStudy
+from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
+
+
+def keep_front(study: PipelineStudy, run_dir: Path, remote: RemoteStages | None) -> None:
+    """Delete the artefacts that belong to no pipeline of the front, and all unfinished ones.
+
+    What the front's members share with others stays, and so does what no pipeline names: teacher,
+    retrainings, latencies of the baselines. The study's numbers are all kept; a deleted network can
+    be computed again from its settings.
+
+    Args:
+        study: Over, its retrainings too: what waits at a rung is deleted.
+        run_dir: Folder of the run, or the driver's copy of it.
+        remote: The artefacts in storage, if the run lies there.
+
+    Raises:
+        StorageError: The storage refuses.
+    """
+    complete = [record for record in study.records.values() if record.state == "complete"]
+    mask = front_and_equals([record.metrics for record in complete], study.config.objectives)
+    front = {record.number for record, member in zip(complete, mask, strict=True) if member}
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for record in study.records.values():
+        names[record.number in front].update(record.stages.values())
+    stages_dir = run_dir / STAGES_FOLDER
+    for name in names[False] - names[True]:
+        if remote is not None:
+            remote.remove(name)
+        shutil.rmtree(stages_dir / name, ignore_errors=True)
+    for partial in stages_dir.glob("*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    if remote is not None:
+        remote.remove_partials()

@@ -1,0 +1,178 @@
+"""What is printed at the end of a run: the front, what failed, what to type next."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from search.pipelines.confirmation import Confirmation
+from search.pipelines.front import front_mask
+from search.pipelines.study import JOURNAL_FILE, PipelineStudy, TrialRecord
+from trainables.pipeline import Baseline
+
+REPORT_COMMAND = (sys.executable, "-m", "analysis.report")
+MOST_LISTED = 8
+
+
+def write_report(run_dir: Path) -> Path | None:
+    """Write report/index.html in a process of its own; None if that failed."""
+    command = [*REPORT_COMMAND, str(run_dir)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        sys.stderr.write(f"the report could not be written: {error}\n")
+        return None
+    if ended.returncode:
+        sys.stderr.write(ended.stderr.strip() + "\n")
+        return None
+    return run_dir / "report" / "index.html"
+
+
+def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: Console) -> None:
+    """Print the baselines, the front, and how many pipelines did not come through, and why."""
+    complete = [record for record in study.records.values() if record.state == "complete"]
+    mask = front_mask([record.metrics for record in complete], study.config.objectives)
+    front = [record for record, member in zip(complete, mask, strict=True) if member]
+    if front or baselines:
+        table = Table(title=f"Pareto front: {len(front)} of {len(complete)} complete pipelines")
+        for column in ("network", "mIoU", "latency", "params", "MACs", "settings"):
+            table.add_column(
+                column, justify="left" if column in ("network", "settings") else "right"
+            )
+        for baseline in baselines:
+            values = baseline._asdict()
+            table.add_row(baseline.name, *_numbers(values), "", style="dim")
+        for record in sorted(front, key=lambda record: -record.metrics["miou"]):
+            table.add_row(str(record.number), *_numbers(record.metrics), _settings(record))
+        console.print(table)
+    reasons: dict[tuple[str, str], list[int]] = {}
+    for record in study.records.values():
+        if record.state in ("failed", "stopped"):
+            reasons.setdefault((record.state, record.reason), []).append(record.number)
+    num_errors = sum(len(numbers) for (state, _), numbers in reasons.items() if state == "failed")
+    total = study.config.num_pipelines
+    console.print(f"num_errors: {num_errors} of {total} pipelines failed", highlight=False)
+    for (state, reason), numbers in sorted(reasons.items(), key=lambda entry: -len(entry[1])):
+        listed = ", ".join(map(str, numbers[:MOST_LISTED]))
+        more = ", ..." if len(numbers) > MOST_LISTED else ""
+        text = f"{len(numbers)} x {state}: {reason} (trial {listed}{more})"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_confirmation(confirmation: Confirmation, report: Path | None, console: Console) -> None:
+    """Print what the report says of the members of the front that were fine-tuned again.
+
+    Args:
+        confirmation: Says which retrainings failed.
+        report: Its index.html, beside which front.csv lies; None if it could not be written.
+        console: For the user.
+    """
+    for entry in confirmation.retrainings.values():
+        if entry.state == "failed":
+            text = f"retraining of trial {entry.trial} with seed {entry.seed} failed: "
+            console.print(text + entry.reason, markup=False)
+    if report is None:
+        return
+    with report.with_name("front.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("retrained_miou_mean")]
+    if not rows:
+        return
+    wanted, left = confirmation.num_wanted, confirmation.num_left
+    so_far = f" ({wanted - left} of {wanted} so far)" if left else ""
+    table = Table(
+        title=f"The front retrained{so_far}: mIoU of fine-tunings with other seeds",
+        caption="without the search's own, which brought it to the front by being high",
+    )
+    columns = ("network", "in the search", "retrainings", "mean", "deviation", "P(on front)")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in rows:
+        count = f"{float(row['num_retrainings']):.0f}"
+        mean = f"{float(row['retrained_miou_mean']):.3f}"
+        deviation, chance = (
+            f"{float(row[name]):.{digits}f}" if row.get(name) else "-"
+            for name, digits in (("retrained_miou_std", 3), ("probability_non_dominated", 2))
+        )
+        search = f"{float(row['miou']):.3f}"
+        table.add_row(row["trial"], search, count, mean, deviation, chance)
+    console.print(table)
+
+
+def print_next_steps(
+    study: PipelineStudy,
+    confirmation: Confirmation,
+    run_dir: Path,
+    report: Path | None,
+    console: Console,
+    storage: str | None = None,
+) -> None:
+    """Print the report's path and the commands that make sense now.
+
+    Args:
+        study: Says what is left.
+        confirmation: Says what is left.
+        run_dir: Folder of the run, or the driver's copy of it.
+        report: Its index.html; None if it could not be written.
+        console: For the user.
+        storage: URI of the run if it lies in storage.
+    """
+    folder = shlex.quote(str(run_dir))
+    place = shlex.quote(storage or str(run_dir))
+    rows = []
+    if storage is not None:
+        rows.append(("the run", storage))
+        rows.append(
+            ("fetch all of it", f"python -m trainables.artifacts.remote_folder {place} DIR")
+        )
+    if report is not None:
+        rows.append(("report", str(report)))
+    else:
+        rows.append(("write the report", f"python analysis/report.py {folder}"))
+    if study.num_unfinished or confirmation.num_left:
+        rows.append(("go on", f"python search/run.py --resume {place}"))
+    elif not study.config.confirm and "miou" in study.config.objectives:
+        rows.append(("confirm the front", f"python search/run.py --resume {place} --confirm 3"))
+    rows.append(("browse the study", f"optuna-dashboard {folder}/{JOURNAL_FILE}"))
+    if study.config.pipeline.data.name == "synthetic":
+        rows.append(("real data", "python search/run.py camvid --download"))
+    rows.append(
+        (
+            "your own data",
+            "python search/run.py camvid --pipeline.data.name folder --data-root DIR",
+        )
+    )
+    for label, text in rows:
+        console.print(f"{label:>17}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _numbers(entry: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{entry['miou']:.3f}",
+        f"{entry['latency_ms']:.1f} ms",
+        _count(entry["num_params"]),
+        _count(entry["macs"]),
+    ]
+
+
+def _settings(record: TrialRecord) -> str:
+    chosen = record.settings
+    return (
+        f"λ {chosen.sparsity_lambda:g}, p {chosen.pruning_ratio:g} {chosen.scope}, "
+        f"T {chosen.temperature:.1f}, α {chosen.alpha:.2f}, β {chosen.beta:.2f}, "
+        f"η {chosen.eta:.2f}, lr {chosen.lr:.2g}"
+    )
+
+
+def _count(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number:.0f}"

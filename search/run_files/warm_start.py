@@ -1,0 +1,167 @@
+"""Finished pipelines of earlier runs, from which a search may start."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from search.config import CONFIG_FILE, StudyConfig, load_config
+from search.objectives import OBJECTIVES
+from search.pipelines.study import KnownPipeline
+from search.run_files.results import METADATA_FILE, TRIALS_FILE
+from trainables.network_config import NetworkConfig
+from trainables.pipeline_config import PipelineConfig, PipelineSettings
+
+# What may differ between two runs whose objectives mean the same.
+NO_DIFFERENCE = frozenset(
+    {
+        "seed",
+        "teacher_logits",
+        "data.root",  # the files are compared, not where they lie
+        "teacher.backbone_weights",
+        "student.backbone_weights",
+        "latency.confidence",
+        "latency.relative_margin",
+        "latency.max_seconds",
+    }
+)
+
+
+def read_known(config: StudyConfig) -> list[KnownPipeline]:
+    """Read the finished pipelines of the runs that the study starts from.
+
+    Those outside the study's space are left out: its sampler could not have chosen them.
+
+    Args:
+        config: Of the new study, with paths settled.
+
+    Raises:
+        ValueError: A folder is no run, its objectives mean something else, or nothing of it is of
+            use; names the folder and what differs.
+    """
+    return [pipeline for run_dir in config.warm_start for pipeline in _read_run(run_dir, config)]
+
+
+def check_latency(config: StudyConfig, device: str, hardware: Mapping[str, Any]) -> None:
+    """Make sure that the latencies of the earlier runs compare with those to come.
+
+    Args:
+        config: Of the new study.
+        device: Torch device of its trials.
+        hardware: Of the machine that they run on, as `describe_hardware` says it.
+
+    Raises:
+        ValueError: Names the run and both machines.
+    """
+    if "latency_ms" not in config.objectives:
+        return
+    name = "cpu" if device == "cpu" else "gpu"
+    for run_dir in config.warm_start:
+        path = run_dir / METADATA_FILE
+        try:
+            earlier = json.loads(path.read_text())
+            there = earlier["latency"]["device"], earlier["hardware"].get(name)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"warm_start: {path} does not say where it ran: {error!r}") from None
+        here = device, hardware.get(name)
+        if there != here:
+            raise ValueError(
+                f"warm_start: latencies of {run_dir} do not compare: measured on "
+                f"{there[0]} ({there[1]}) there, on {here[0]} ({here[1]}) here"
+            )
+
+
+def _read_run(run_dir: Path, config: StudyConfig) -> list[KnownPipeline]:
+    earlier = load_config(run_dir / CONFIG_FILE)
+    differences = list(_find_differences(earlier, config))
+    if differences:
+        raise ValueError(
+            f"warm_start: the objectives of {run_dir} do not compare: {'; '.join(differences)}"
+        )
+    path = run_dir / TRIALS_FILE
+    try:
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["state"] == "complete"]
+        found = [_read_row(run_dir, row) for row in rows]
+    except OSError as error:
+        raise ValueError(f"warm_start: {path} cannot be read: {error.strerror}") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"warm_start: {path} is not a table of trials: {error!r}") from None
+    inside = [pipeline for pipeline in found if config.space.contains(pipeline.settings)]
+    if not inside:
+        raise ValueError(
+            f"warm_start: {run_dir} has {len(found)} finished pipelines, none of them inside the "
+            "space of this study"
+        )
+    return inside
+
+
+def _read_row(run_dir: Path, row: Mapping[str, str]) -> KnownPipeline:
+    default = PipelineSettings()
+    settings = {
+        entry.name: type(getattr(default, entry.name))(row[f"config/{entry.name}"])
+        for entry in fields(PipelineSettings)
+    }
+    metrics = {name: float(row[name]) for name in OBJECTIVES}
+    return KnownPipeline(str(run_dir), int(row["trial"]), PipelineSettings(**settings), metrics)
+
+
+def _find_differences(there: StudyConfig, here: StudyConfig) -> Iterator[str]:
+    if set(there.objectives) != set(here.objectives):
+        yield f"objectives: {' '.join(there.objectives)} there, {' '.join(here.objectives)} here"
+    if there.pipeline.data.name == here.pipeline.data.name and not _is_same_data(
+        there.pipeline, here.pipeline
+    ):
+        roots = there.pipeline.data.root, here.pipeline.data.root
+        yield f"pipeline.data.root: other files in {roots[0]} there than in {roots[1]} here"
+    for role in ("teacher", "student"):
+        weights = [getattr(config.pipeline, role) for config in (there, here)]
+        if not _is_same_weights(*weights):
+            paths = [network.backbone_weights for network in weights]
+            yield f"pipeline.{role}.backbone_weights: {paths[0]} there, {paths[1]} here"
+    measures_latency = "latency_ms" in here.objectives
+    flat_there, flat_here = (dict(_flatten(asdict(c.pipeline))) for c in (there, here))
+    for name, value in flat_here.items():
+        is_latency = name.startswith("latency.")
+        if value != flat_there.get(name) and (measures_latency or not is_latency):
+            yield f"pipeline.{name}: {flat_there.get(name)} there, {value} here"
+
+
+def _flatten(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{place}{key}"
+        if name in NO_DIFFERENCE:
+            continue
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _is_same_data(there: PipelineConfig, here: PipelineConfig) -> bool:
+    """Whether both roots hold the same files; one that is not there any more does not."""
+    if there.data.root == here.data.root:
+        return True
+    try:
+        # With one size and number of samples, so that only the files can differ.
+        moved = replace(here.data, root=there.data.root)
+        return all(
+            moved.open(split).fingerprint == here.data.open(split).fingerprint
+            for split in ("train", "val")
+        )
+    except ValueError:
+        return False
+
+
+def _is_same_weights(there: NetworkConfig, here: NetworkConfig) -> bool:
+    """Whether both start from the same bytes, wherever the file lies."""
+    if there.backbone_weights == here.backbone_weights:
+        return True
+    try:
+        return bool(there.content()["backbone_weights"] == here.content()["backbone_weights"])
+    except ValueError:
+        return False

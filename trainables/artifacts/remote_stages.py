@@ -1,0 +1,201 @@
+"""Artefacts in storage that every node reaches, and the states of unfinished ones."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from models.files.atomic_file import write_atomically
+from trainables.artifacts.remote_folder import RemoteFolder, StorageError
+from trainables.artifacts.store import RESULT_FILE, SHARE_FILES, ArtifactStore
+
+logger = logging.getLogger(__name__)
+
+STAGES_FOLDER = "stages"
+STATE_PATIENCE_SECONDS = 30.0  # a training does not wait longer; its next state is tried again
+_STATE = re.compile(r"([0-9a-f]{64})\.(.+)")  # checksum and name of a saved state
+
+
+class RemoteStages:
+    """Folders `<stage>-<key>`, as in `ArtifactStore`, and `<stage>-<key>.partial`.
+
+    `result.json` is uploaded last: without it there is no artefact. It holds the checksums of the
+    others, so whatever goes wrong between two nodes is noticed by the one that fetches.
+
+    A `.partial` holds the last state of an unfinished training, with its checksum in its name, and
+    what came of the rungs before it. It goes when the artefact has come.
+
+    Args:
+        remote: Folder of all artefacts.
+    """
+
+    def __init__(self, remote: RemoteFolder) -> None:
+        self._remote = remote
+        self._published: set[str] = set()
+
+    def fetch(self, name: str, folder: Path) -> bool:
+        """Download an artefact, its checksums not yet looked at.
+
+        Args:
+            name: Of its folder.
+            folder: Where to, made anew.
+
+        Returns:
+            Whether there is one.
+
+        Raises:
+            StorageError: The storage refuses.
+        """
+        there = self._remote / name
+        try:
+            result = there.read(RESULT_FILE)
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for file in there.list():
+            if file != RESULT_FILE:
+                there.fetch(file, folder / file)
+        write_atomically(folder / RESULT_FILE, result)
+        self._published.add(name)
+        return True
+
+    def fetch_record(self, name: str, folder: Path) -> None:
+        """Download an artefact's result and those of its rungs, without its networks.
+
+        Args:
+            name: Of its folder.
+            folder: Where to.
+
+        Raises:
+            OSError: There is none, or the storage does not answer at once.
+        """
+        there = (self._remote / name).with_patience(0)
+        for file in [*fnmatch.filter(there.list(), SHARE_FILES), RESULT_FILE]:
+            there.fetch(file, folder / file)
+
+    def publish(self, folder: Path) -> None:
+        """Upload an artefact, unless there is one; remove the states that led to it.
+
+        Args:
+            folder: Of the artefact; its name is its name there.
+
+        Raises:
+            StorageError: The storage refuses.
+        """
+        name = folder.name
+        if name in self._published:
+            return
+        there = self._remote / name
+        if not there.exists(RESULT_FILE):
+            for path in sorted(folder.iterdir()):
+                if path.is_file() and path.name != RESULT_FILE:
+                    there.put(path)
+            there.put(folder / RESULT_FILE)
+        self.discard_partial(name)
+        self._published.add(name)
+
+    def withdraw(self, name: str) -> None:
+        """Make a damaged artefact invisible, so that it is computed and uploaded again."""
+        self._published.discard(name)
+        (self._remote / name).delete(RESULT_FILE)
+
+    def remove(self, name: str) -> None:
+        """Delete an artefact, its mark first."""
+        self.withdraw(name)
+        for file in (there := self._remote / name).list():
+            there.delete(file)
+
+    def remove_partials(self) -> None:
+        """Delete what is left of every unfinished stage."""
+        for name in self._remote.list():
+            if name.partition("/")[0].endswith(".partial"):
+                self._remote.delete(name)
+
+    def keep_state(self, path: Path) -> None:
+        """Upload a saved state in place of the one before, after the results of earlier rungs.
+
+        A storage that refuses is reported and costs nothing but what a lost node then costs.
+
+        Args:
+            path: Of the state, in a folder `<stage>-<key>.partial`.
+        """
+        there = (self._remote / path.parent.name).with_patience(STATE_PATIENCE_SECONDS)
+        data = path.read_bytes()
+        new = f"{hashlib.sha256(data).hexdigest()}.{path.name}"
+        try:
+            before = there.list()
+            # A state beyond a rung whose result is not known would be taken for that rung's.
+            for share in sorted(path.parent.glob(SHARE_FILES)):
+                if share.name not in before:
+                    there.put(share)
+            there.write(new, data)
+            for name in before:
+                if _STATE.fullmatch(name) and name != new:
+                    there.delete(name)
+        except StorageError as error:
+            logger.warning("the state of %s stays on this node: %s", path.parent.name, error)
+
+    def keep_share(self, path: Path) -> None:
+        """Upload the result of a rung.
+
+        Raises:
+            StorageError: The storage refuses.
+        """
+        (self._remote / path.parent.name).put(path)
+
+    def fetch_partial(self, folder: Path) -> None:
+        """Bring what other nodes left of an unfinished stage, unless this one has gone further.
+
+        Args:
+            folder: `<stage>-<key>.partial`.
+
+        Raises:
+            StorageError: The storage refuses.
+        """
+        there = self._remote / folder.name
+        states: list[tuple[float, str, str]] = []
+        for name, written in there.list().items():
+            if found := _STATE.fullmatch(name):
+                states.append((written, found[1], found[2]))
+            elif not (folder / name).exists():
+                there.fetch(name, folder / name)
+        for written, checksum, name in sorted(states, reverse=True):
+            local = folder / name
+            if local.exists() and local.stat().st_mtime >= written:
+                return
+            data = there.read(f"{checksum}.{name}")
+            if hashlib.sha256(data).hexdigest() == checksum:
+                write_atomically(local, data)
+                return
+            logger.warning("a state of %s is damaged in storage: left out", folder.name)
+
+    def discard_partial(self, name: str) -> None:
+        """Delete what is left of an unfinished stage.
+
+        Args:
+            name: Of the artefact that it was to become.
+
+        Raises:
+            StorageError: The storage refuses.
+        """
+        there = self._remote / f"{name}.partial"
+        for file in there.list():
+            there.delete(file)
+
+
+def open_store(root: Path, remote: str | None) -> ArtifactStore:
+    """The artefacts of a run.
+
+    Args:
+        root: Folder of the store on this node.
+        remote: URI of their folder if they lie in storage; None if all nodes share the root.
+
+    Raises:
+        OSError: The storage does not answer.
+    """
+    return ArtifactStore(root, None if remote is None else RemoteStages(RemoteFolder(remote)))

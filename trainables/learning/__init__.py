@@ -1,0 +1,1 @@
+"""Training loops, optimisers, evaluation and the teacher's logits."""

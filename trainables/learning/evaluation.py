@@ -1,0 +1,45 @@
+"""Accuracy of a network on a data set."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from trainables.context import StageContext
+from trainables.data import SegmentationDataset, normalize
+from trainables.learning.training import Precision, autocast, place
+from trainables.metrics import ConfusionMatrix
+from trainables.process.watchdog import note_progress
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    context: StageContext,
+    *,
+    precision: Precision = "auto",
+) -> ConfusionMatrix:
+    """Compare predictions with labels at the full size of every image, one image at a time.
+
+    Args:
+        model: Network; moved to `context.device`, left in eval mode.
+        dataset: Images and labels.
+        context: Device, threads and lock.
+        precision: As in training.
+
+    Returns:
+        Confusion matrix over all pixels that are not ignored.
+    """
+    context.activate()
+    device = torch.device(context.device)
+    place(model, device).eval()
+    matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    loader = DataLoader(dataset, batch_size=1, num_workers=context.num_workers)
+    for index, (images, target) in enumerate(loader):
+        note_progress(f"image {index + 1} of {len(dataset)} of the evaluation")
+        with context.device_lock.shared(), autocast(precision, device):
+            prediction = model(normalize(images.to(device))).argmax(dim=1).cpu()  # when it is done
+        matrix.update(prediction, target)
+    return matrix

@@ -1,0 +1,256 @@
+"""The training loop of every stage: resumable at any step with the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models import WithAuxiliary
+from models.hardware import bfloat16_is_fast
+from trainables.context import Progress, StageContext
+from trainables.data import Sample, TaughtSample, TrainingStream, make_loader, normalize
+from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
+from trainables.learning.training_state import load_training_state, save_training_state
+from trainables.losses import cross_entropy
+from trainables.process.preemption import must_save, note_saved, saving_before_the_end
+from trainables.process.watchdog import note_progress
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Batch(NamedTuple):
+    """What a training step sees, on its device.
+
+    Attributes:
+        images: (N, 3, H, W) float32, normalised.
+        target: (N, H, W) uint8.
+        teacher_logits: (N, C, ceil(H / stride), ceil(W / stride)) float16, if the stream has them.
+    """
+
+    images: Tensor
+    target: Tensor
+    teacher_logits: Tensor | None = None
+
+
+# (logits (N, C, H, W), batch) -> scalar loss
+LossFunction = Callable[[Tensor, Batch], Tensor]
+
+
+class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
+    """The loss is no longer finite; the same settings would diverge again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How long and how a network is trained.
+
+    Attributes:
+        num_steps: Updates, at least 1.
+        batch_size: Images per update, at least 2 (BatchNorm).
+        optimizer: Optimiser and schedule.
+        precision: auto: bfloat16 where the hardware is fast at it, else float32. A mixed-precision
+            forward pass; weights and their updates stay float32.
+        channels_last: Memory format of weights and activations, where it is safe.
+        auxiliary_weight: Weight of the loss of each auxiliary head.
+        class_weighting: Of the cross-entropy: none, or enet: 1 / ln(1.02 + share of the class
+            in the training pixels), which keeps poles and signs from being drowned by roads
+            (Paszke et al., "ENet", 2016, section 5.2).
+        class_weight_power: Exponent of these weights, within 0..1; less than 1 keeps rare classes
+            from being found where they are not.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 8
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: Precision = "auto"
+    channels_last: bool = True
+    auxiliary_weight: float = 0.4
+    class_weighting: Literal["none", "enet"] = "none"
+    class_weight_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        if not 0 <= self.class_weight_power <= 1:
+            raise ValueError(
+                f"class_weight_power must lie within 0..1, got {self.class_weight_power}"
+            )
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size must be at least 2 (BatchNorm), got {self.batch_size}")
+
+
+class TrainResult(NamedTuple):
+    """What a training leaves besides the weights.
+
+    Attributes:
+        seconds: Working time over all sessions.
+        losses: (step, loss in nats) about every hundredth of the way.
+    """
+
+    seconds: float
+    losses: list[tuple[int, float]]
+
+
+@saving_before_the_end()
+def train(
+    model: nn.Module,
+    stream: TrainingStream,
+    config: TrainConfig,
+    *,
+    name: str,
+    state_path: Path,
+    context: StageContext,
+    compute_loss: LossFunction = lambda logits, batch: cross_entropy(logits, batch.target),
+    adjust_gradients: Callable[[nn.Module], None] | None = None,
+    pause_after: int | None = None,
+) -> TrainResult:
+    """Train in place; go on from `state_path` if it exists.
+
+    Order, augmentation, learning rate and dropout are functions of the step and the seed, so an
+    interrupted training continues as if it had never stopped (bit by bit on a CPU with the same
+    number of threads).
+
+    Args:
+        model: Network on the CPU or the device; ends in train mode on `context.device`.
+        stream: Training samples.
+        config: Length, optimiser, precision.
+        name: Shown in the progress and in errors.
+        state_path: File of the unfinished state, written every `context.checkpoint_seconds`, and
+            when the process is asked to end.
+        context: Device, threads, progress report.
+        compute_loss: (logits (N, C, H, W), batch) -> scalar.
+        adjust_gradients: Called after each backward pass, before clipping and the update.
+        pause_after: Steps after which the state is saved and the training pauses; None: go on to
+            the end.
+
+    Returns:
+        Seconds and loss curve.
+
+    Raises:
+        TrainingDiverged: A loss is NaN or infinite.
+        TrainingStateError: `state_path` is damaged.
+    """
+    context.activate()
+    device = torch.device(context.device)
+    channels_last = config.channels_last and not breaks_in_channels_last(model, device)
+    place(model, device, channels_last=channels_last).train()
+    optimizer = build_optimizer(model, config.optimizer)
+    progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
+    if state_path.exists():
+        progress = load_training_state(state_path, model, optimizer)
+
+    last_step = config.num_steps if pause_after is None else min(pause_after, config.num_steps)
+    first_step, losses = progress["step"], [tuple(pair) for pair in progress["losses"]]
+    loader = make_loader(
+        stream,
+        batch_size=config.batch_size,
+        num_steps=max(first_step, last_step),
+        start_step=first_step,
+        num_workers=context.num_workers,
+    )
+    record_every = max(1, config.num_steps // 100)
+    started, last_saved = time.monotonic(), context.began
+    note_progress(f"step {first_step} of {config.num_steps}")
+    for step, samples in enumerate(loader, start=first_step):
+        torch.manual_seed(_dropout_seed(stream.seed, step))
+        set_learning_rate(optimizer, config.optimizer.learning_rate(step, config.num_steps))
+        with context.device_lock.shared():
+            batch = bring_batch(samples, device, channels_last=channels_last)
+            with autocast(config.precision, device):
+                loss = _total_loss(model(batch.images), batch, compute_loss, config)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if adjust_gradients is not None:
+                adjust_gradients(model)
+            if config.optimizer.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"{name}: the loss is {value} at step {step} of {config.num_steps} "
+                f"(learning rate {config.optimizer.learning_rate(step, config.num_steps):.3g})"
+            )
+        done = step + 1
+        note_progress(f"step {done} of {config.num_steps}")
+        if done % record_every == 0 or done == config.num_steps:
+            losses.append((done, value))
+        now = time.monotonic()
+        is_pausing = done == last_step < config.num_steps
+        is_due = now - last_saved > context.checkpoint_seconds or must_save()
+        if is_pausing or (is_due and done < config.num_steps):
+            seconds = progress["seconds"] + now - started
+            saved = {"step": done, "seconds": seconds, "losses": losses}
+            save_training_state(state_path, model, optimizer, saved)
+            note_saved()
+            context.keep_state(state_path)
+            last_saved = time.monotonic()
+        if losses and losses[-1][0] == done:  # after saving: Ray does not listen at the end
+            context.report(Progress(name, done, config.num_steps, loss=value))
+    return TrainResult(progress["seconds"] + time.monotonic() - started, losses)
+
+
+def place(model: nn.Module, device: torch.device, *, channels_last: bool = True) -> nn.Module:
+    """Move a network to a device, its convolutions in the memory format that is fastest there."""
+    model.to(device)
+    return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """Mixed precision of a forward pass; "auto" asks the hardware whether bfloat16 is fast."""
+    enabled = precision == "bfloat16" or (precision == "auto" and bfloat16_is_fast(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
+    """Whether the gradient of a convolution would overwrite foreign memory on the CPU.
+
+    The weight gradient of a strided 1x1 convolution with fewer than 8 input channels corrupts the
+    heap in channels_last (torch 2.15, oneDNN on AVX2; seen for 2 to 7 channels, with 1 thread, and
+    held off by `tests/trainables/test_training.py`). Pruning narrow networks makes such layers.
+    """
+    return device.type == "cpu" and any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.in_channels < 8
+        for layer in model.modules()
+    )
+
+
+def bring_batch(
+    samples: Sample | TaughtSample, device: torch.device, *, channels_last: bool = True
+) -> Batch:
+    """Move what the loader gave to the device and normalise the images there."""
+    images = normalize(samples.image.to(device, non_blocking=True))
+    if not channels_last:
+        images = images.contiguous()
+    target = samples.target.to(device, non_blocking=True)
+    if not isinstance(samples, TaughtSample):
+        return Batch(images, target)
+    return Batch(images, target, samples.teacher_logits.to(device, non_blocking=True))
+
+
+def _total_loss(
+    output: Tensor | WithAuxiliary, batch: Batch, compute_loss: LossFunction, config: TrainConfig
+) -> Tensor:
+    if not isinstance(output, WithAuxiliary):
+        return compute_loss(output, batch)
+    loss = compute_loss(output.logits, batch)
+    for logits in output.auxiliary:
+        loss = loss + config.auxiliary_weight * cross_entropy(logits, batch.target)
+    return loss
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    digest = hashlib.blake2b(f"dropout/{seed}/{step}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")

@@ -1,0 +1,76 @@
+"""The state of an unfinished training in one safetensors file: no pickle, never half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import nn
+
+from models.files.atomic_file import write_atomically
+
+
+class TrainingStateError(ValueError):
+    """A saved training state is damaged or belongs to another network."""
+
+
+def save_training_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+) -> None:
+    """Write weights, optimiser moments and progress; a reader sees the old file or the new one.
+
+    Args:
+        path: Target file.
+        model: Its `state_dict` is saved bit by bit.
+        optimizer: Its per-parameter tensors are saved.
+        progress: JSON-able: the step reached, seconds spent, the history so far.
+
+    Raises:
+        OSError: The file cannot be written; the old one is as it was.
+    """
+    tensors = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if torch.is_tensor(value):
+                tensors[f"optimizer/{index}/{name}"] = value.detach().contiguous()
+    write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
+
+
+def load_training_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Put a saved state back.
+
+    Args:
+        path: File written by `save_training_state`.
+        model: Receives its weights.
+        optimizer: Receives its moments.
+
+    Returns:
+        The saved progress.
+
+    Raises:
+        TrainingStateError: The file is damaged or does not fit the model.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                kind, _, rest = key.partition("/")
+                if kind == "model":
+                    weights[rest] = file.get_tensor(key)
+                else:
+                    index, _, name = rest.partition("/")
+                    moments.setdefault(int(index), {})[name] = file.get_tensor(key)
+        model.load_state_dict(weights)
+    except Exception as error:  # safetensors raises several kinds of its own
+        raise TrainingStateError(f"cannot resume from {path}: {error}") from error
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    return progress

@@ -1,0 +1,1 @@
+"""What a worker's process does besides its stage: watchdog, locks, preemption."""

@@ -1,0 +1,92 @@
+"""What results depend on beside the settings: the project's code, and the packages' versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata as packages
+from pathlib import Path
+
+from trainables.process.stage_errors import SurroundingsError
+
+PACKAGES = ("segfront", "ray", "torch", "torchvision", "numpy")
+SOURCE_FOLDERS = ("models", "search", "trainables")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """What a process works with.
+
+    Attributes:
+        versions: Of Python (major.minor) and the packages that results depend on, "" if missing.
+        source_hash: Of the project's code.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    source_hash: str = ""
+
+
+@cache
+def inspect_installation() -> Installation:
+    """Look at what this process works with; the code as it is at the first look."""
+    major, minor, _ = platform.python_version_tuple()
+    return Installation(
+        versions={"python": f"{major}.{minor}"} | {name: _version(name) for name in PACKAGES},
+        source_hash=hash_source(Path(__file__).parents[2]),
+    )
+
+
+def hash_source(root: Path) -> str:
+    """16 hexadecimal digits over every Python file of the project's packages.
+
+    Args:
+        root: Folder that holds the packages.
+    """
+    digest = hashlib.sha256()
+    for folder in SOURCE_FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def find_differences(driver: Installation, node: Installation) -> Iterator[str]:
+    """Say in what a node differs from the driver, and the remedy; builds of a version are equal."""
+    for name, version in driver.versions.items():
+        there = node.versions.get(name, "")
+        if _without_build(there) != _without_build(version):
+            yield (
+                f"{name} is {there or 'missing'}, the driver has {version or 'none'}; install the "
+                "same environment there (`ray up` of the project's cluster files does)"
+            )
+    if node.source_hash != driver.source_hash:
+        yield (
+            f"its code ({node.source_hash}) is not the driver's ({driver.source_hash}); bring the "
+            "same code there (`ray up` again does) and restart Ray there"
+        )
+
+
+def check_installation(driver: Installation) -> None:
+    """Compare this process with the driver.
+
+    Raises:
+        SurroundingsError: Names this machine, the first difference and the remedy.
+    """
+    for difference in find_differences(driver, inspect_installation()):
+        raise SurroundingsError(f"node {socket.gethostname()}: {difference}")
+
+
+def _without_build(version: str) -> str:
+    """Drop what follows "+": PyTorch for CPU and for CUDA are one version."""
+    return version.partition("+")[0]
+
+
+def _version(package: str) -> str:
+    try:
+        return packages.version(package)
+    except packages.PackageNotFoundError:
+        return ""
