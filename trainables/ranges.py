@@ -1,0 +1,73 @@
+"""Search ranges: what values a setting may take, declared beside the setting itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+DIGITS = 10  # decimals kept of a stepped value, so that 0.3 + 2 x 0.1 and 0.5 share their stages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FloatRange:
+    """Numbers from low to high; low == high fixes the value.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        step: Distance of the grid; None: any number between.
+        log: Search on a logarithmic scale; not together with step.
+    """
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"a range needs low <= high, got {self.low}..{self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs low > 0, got {self.low}")
+        if self.step is None:
+            return
+        if self.log:
+            raise ValueError(f"a range has a step or log, not both; got step {self.step}")
+        if not 0 < self.step < math.inf:
+            raise ValueError(f"step must be greater than 0, got {self.step}")
+        steps = (self.high - self.low) / self.step
+        if not math.isclose(steps, round(steps), abs_tol=1e-6):
+            raise ValueError(
+                f"step must divide the range {self.low}..{self.high}, got step {self.step}"
+            )
+
+    def values(self) -> tuple[float, ...]:
+        """The values of the grid, ascending; none of a continuous range."""
+        if self.low == self.high:
+            return (self.low,)
+        if self.step is None:
+            return ()
+        count = round((self.high - self.low) / self.step)
+        return tuple(round(self.low + i * self.step, DIGITS) for i in range(count + 1))
+
+    def contains(self, value: float) -> bool:
+        """Whether the range holds the value (steps count)."""
+        if not self.low - 1e-12 <= value <= self.high + 1e-12:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return math.isclose(steps, round(steps), abs_tol=1e-6)
+
+
+def setting(default: Any, space: FloatRange | tuple[Any, ...]) -> Any:
+    """Declare a dataclass field that the search may vary.
+
+    Args:
+        default: Value without a search; that of the source where it names one.
+        space: Where the search looks unless the user says otherwise: a range, or the choices.
+            A single choice means that the setting is fixed unless the user gives more.
+
+    Returns:
+        A dataclass field with the space in its metadata, under "space".
+    """
+    return field(default=default, metadata={"space": space})
