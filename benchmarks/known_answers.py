@@ -27,8 +27,9 @@ from search.pipelines.front import hypervolume_fraction
 from search.pipelines.study import PipelineStudy
 from search.proposing import samplers
 from search.proposing.samplers import SamplerName
-from search.space import FloatRange, SearchSpace
+from search.space import SearchSpace
 from trainables.pipeline_config import PipelineSettings
+from trainables.ranges import FloatRange
 
 VARIABLES = ("temperature", "alpha", "beta", "eta", "lr")
 SPACE = SearchSpace(

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from search.config import StudyConfig
-from search.space import FloatRange, SearchSpace
+from search.space import SearchSpace
 from trainables.data import AugmentationConfig
 from trainables.data_source import DataConfig
 from trainables.learning.optimization import OptimizerConfig
 from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import LatencyConfig, PipelineConfig, PipelineSettings
+from trainables.ranges import FloatRange
 
 LITE0 = "tu-tf_efficientnet_lite0"
 LITE0_WEIGHTS = "imagenet_backbones/efficientnet_lite0_timm.safetensors"

@@ -14,7 +14,7 @@ from search.config import StudyConfig, load_config, save_config
 from search.recipes import RECIPES, quickstart
 from search.run import main
 from search.run_files.run_folder import LOCK_FILE, create_run_folder, locked
-from search.space import FloatRange
+from trainables.ranges import FloatRange
 
 HOLDER = """
 import fcntl, sys

@@ -10,7 +10,7 @@ from search.config import ConfigError, StudyConfig, load_config, save_config
 from search.objectives import OBJECTIVES
 from search.proposing.samplers import SAMPLERS
 from search.recipes import RECIPES, describe_recipe
-from search.space import FloatRange
+from trainables.ranges import FloatRange
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

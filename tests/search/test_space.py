@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.space import FloatRange, SearchSpace
+from search.space import SearchSpace
 from trainables.pipeline_config import PipelineSettings
+from trainables.ranges import FloatRange
 
 
 def test_every_setting_of_a_pipeline_is_in_the_space() -> None:

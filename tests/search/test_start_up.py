@@ -11,8 +11,9 @@ from search.config import StudyConfig
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS, count_random_starts
 from search.proposing.shared_prefix import PIPELINES_PER_LAMBDA, choose_prefix
-from search.space import FloatRange, SearchSpace
+from search.space import SearchSpace
 from trainables.pipeline_config import PipelineSettings
+from trainables.ranges import FloatRange
 
 SPACE = SearchSpace(pruning_ratio=FloatRange(low=0.3, high=0.5, step=0.1))
 POINT = PipelineSettings()

@@ -14,8 +14,9 @@ import pytest
 from search.config import StudyConfig
 from search.pipelines.study import JOURNAL_FILE, Outcome, PipelineStudy, Proposal
 from search.proposing.samplers import SAMPLERS, create_sampler
-from search.space import FloatRange, SearchSpace
+from search.space import SearchSpace
 from trainables.pipeline_config import PipelineSettings
+from trainables.ranges import FloatRange
 
 
 def measure(settings: PipelineSettings) -> dict[str, float]:
