@@ -11,6 +11,7 @@ import tyro
 
 from search.config import StudyConfig
 from search.recipes import RECIPES, describe_recipe
+from search.short_flags import lengthen_flags
 
 DEFAULT_RECIPE = "quickstart"
 PROGRAM = "python search/run.py"
@@ -59,7 +60,7 @@ class Arguments:
         dashboard: Start Ray's dashboard when Ray is started here.
         points: JSON file with pipelines to try first, instead of the recipe's: a list of objects
             such as {"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}; what one leaves out is what the
-            space fixes, else what the dual-branch paper chose.
+            space fixes, else what the papers chose.
         download: Fetch CamVid (public GitHub archive, checksum verified) if it is not there yet.
         new_confirm: What --resume's --confirm says; None: as config.json says.
     """
@@ -109,13 +110,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
     if recipe not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {recipe!r}")
+    study = RECIPES[recipe]()
     listing = "\n".join(f"  {name:<14} {describe_recipe(name)}" for name in RECIPES)
     return tyro.cli(
         Arguments,
         prog=f"{PROGRAM} [{recipe}]",
         description=DESCRIPTION.format(recipes=listing, recipe=recipe),
-        args=argv,
-        default=Arguments(study=RECIPES[recipe]()),
+        args=lengthen_flags(argv, study),
+        default=Arguments(study=study),
     )
 
 

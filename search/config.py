@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +15,8 @@ from models.files.atomic_file import write_atomically
 from search.objectives import OBJECTIVES, ObjectiveName
 from search.proposing.samplers import SAMPLERS, SamplerName
 from search.space import SearchSpace
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.chain import build_chain, check_stages
+from trainables.pipeline_config import PipelineConfig
 
 CONFIG_FILE = "config.json"
 
@@ -48,7 +49,8 @@ class StudyConfig:
             of being non-dominated go into the report. 0: not at all.
         cpus_per_trial: CPU cores (and threads) of one stage; default: the machine's cores shared
             out over the pipelines, on a GPU machine over the GPUs.
-        gpus_per_trial: GPUs of one stage, fractions allowed; default: 1 where there is one.
+        gpus_per_trial: GPU of one stage, or a fraction of one that stages share; default: 1 where
+            there is one.
         max_concurrent: Most stages at a time; default: as many as fit.
         store: Folder of artefacts that studies share, made if missing: what one has computed, the
             others find. Or storage, as for --output-dir; it must be that for a run in storage.
@@ -61,7 +63,8 @@ class StudyConfig:
         cache_dir: Folder of the decoded images.
         space: Where pipelines are looked for.
         pipeline: What all pipelines share: data, networks, trainings, latency.
-        first_points: Pipelines tried first; those of a recipe outside the space are left out.
+        first_points: Pipelines tried first, each as "stage.setting" -> value; those of a recipe
+            outside the space are left out.
         warm_start: Folders of earlier runs whose finished pipelines the sampler knows from the
             start: of the same data, networks, trainings and objectives.
     """
@@ -88,7 +91,7 @@ class StudyConfig:
     cache_dir: Path = Path.home() / ".cache" / "segfront"
     space: SearchSpace = field(default_factory=SearchSpace)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
-    first_points: Annotated[tuple[PipelineSettings, ...], tyro.conf.Suppress] = ()
+    first_points: Annotated[tuple[Mapping[str, Any], ...], tyro.conf.Suppress] = ()
     warm_start: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
@@ -138,10 +141,13 @@ class StudyConfig:
         if not self.reduction_factor > 1:
             raise ValueError(f"reduction_factor must be above 1, got {self.reduction_factor}")
         gpus = self.gpus_per_trial
-        if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus)):
+        if gpus is not None and not 0 <= gpus <= 1:
             raise ValueError(
-                f"gpus_per_trial must be a fraction in 0..1 or a whole number, got {gpus}"
+                f"gpus_per_trial must lie in 0..1, as a training uses one GPU; got {gpus}"
             )
+        check_stages(self.pipeline.chain)
+        for point in self.first_points:
+            build_chain(self.pipeline.chain, point)
 
 
 def save_config(config: StudyConfig, path: Path) -> None:
@@ -158,9 +164,16 @@ def load_config(path: Path) -> StudyConfig:
     adapter = TypeAdapter(StudyConfig)
     try:
         given = json.loads(path.read_text())
+        if isinstance(given, dict) and "sparsity_lambda" in given.get("space", {}):
+            raise ConfigError(
+                f"{path} was written by an older version of segfront, whose settings were not "
+                "grouped by stage; finish or read that run with the version that began it"
+            )
         config = adapter.validate_python(given)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except ConfigError:
+        raise
     except ValidationError as error:
         raise ConfigError(f"{path}: {_describe(error)}") from None
     except ValueError as error:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from search.config import StudyConfig
-from search.space import SearchSpace
+from search.space import make_space
 from trainables.data import AugmentationConfig
 from trainables.data_source import DataConfig
 from trainables.learning.optimization import OptimizerConfig
 from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
-from trainables.pipeline_config import LatencyConfig, PipelineConfig, PipelineSettings
+from trainables.pipeline_config import LatencyConfig, PipelineConfig
 from trainables.ranges import FloatRange
 
 LITE0 = "tu-tf_efficientnet_lite0"
@@ -41,11 +41,11 @@ def quickstart() -> StudyConfig:
         distil=replace(training, num_steps=90),
         latency=LatencyConfig(max_seconds=2.0),
     )
-    space = SearchSpace(
+    space = make_space(
         pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
         lr=FloatRange(low=1e-3, high=4e-3, log=True),
     )
-    first = PipelineSettings(lr=3e-3)
+    first = {"distilled.lr": 3e-3}
     return StudyConfig(
         recipe="quickstart",
         num_pipelines=8,
@@ -54,7 +54,12 @@ def quickstart() -> StudyConfig:
         pipeline=pipeline,
         first_points=(
             first,
-            replace(first, sparsity_lambda=1e-4, pruning_ratio=0.2, scope="global"),
+            {
+                **first,
+                "sparse.sparsity_lambda": 1e-4,
+                "pruned.pruning_ratio": 0.2,
+                "pruned.scope": "global",
+            },
         ),
     )
 
@@ -102,7 +107,7 @@ def camvid() -> StudyConfig:
         distil=replace(training, num_steps=130),
         latency=LatencyConfig(max_seconds=5.0),
     )
-    space = SearchSpace(
+    space = make_space(
         sparsity_lambda=(1e-5, 1e-3),
         round_to=(8,),  # odd channel counts cost this CPU more time than they save
         lr=FloatRange(low=5e-4, high=3e-3, log=True),
@@ -112,7 +117,7 @@ def camvid() -> StudyConfig:
         num_pipelines=8,
         space=space,
         pipeline=pipeline,
-        first_points=(PipelineSettings(round_to=8, lr=1e-3),),
+        first_points=({"pruned.round_to": 8, "distilled.lr": 1e-3},),
     )
 
 
@@ -143,9 +148,9 @@ def camvid_tbfenet() -> StudyConfig:
         num_pipelines=40,
         checkpoint_seconds=120.0,
         rungs=(0.25,),
-        space=SearchSpace(lr=FloatRange(low=3e-4, high=3e-3, log=True)),
+        space=make_space(lr=FloatRange(low=3e-4, high=3e-3, log=True)),
         pipeline=pipeline,
-        first_points=(PipelineSettings(lr=1e-3),),
+        first_points=({"distilled.lr": 1e-3},),
     )
 
 
@@ -184,7 +189,7 @@ def cityscapes() -> StudyConfig:
         checkpoint_seconds=300.0,
         rungs=(0.25,),
         pipeline=pipeline,
-        first_points=(PipelineSettings(),),
+        first_points=({},),
     )
 
 

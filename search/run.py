@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -22,27 +19,29 @@ from models.files.storage import explain_storage_error
 from models.hardware import describe_hardware
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
+from search.interrupts import Interrupts
 from search.on_ray.jobs import is_job_server, submit_study
 from search.on_ray.metrics import StudyMetrics, metrics_address
 from search.on_ray.nodes import check_cluster, describe_worker, read_file, summon_worker
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
-from search.on_ray.session import allot, count_devices, ray_session, redirected, run_tune
+from search.on_ray.session import (
+    TrialResources,
+    allot,
+    count_devices,
+    ray_session,
+    redirected,
+    run_tune,
+)
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
 from search.preflight import check_store, check_study, fetch_data, settle_paths
 from search.run_files.first_points import read_first_points
 from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
-from search.run_files.results import (
-    METADATA_FILE,
-    TRIALS_FILE,
-    now,
-    reference_point,
-    write_metadata,
-    write_trials,
-)
+from search.run_files.results_writer import ResultsWriter
 from search.run_files.retention import keep_front
 from search.run_files.run_folder import create_run_folder, locked
 from search.run_files.summary import (
@@ -53,53 +52,40 @@ from search.run_files.summary import (
 )
 from search.run_files.warm_start import check_latency, read_known
 from trainables.artifacts.remote_folder import StorageError, is_uri
-from trainables.pipeline import Baseline, DatasetSummary
+from trainables.pipeline import DatasetSummary
 from trainables.process.installation import inspect_installation
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_OBSTACLE = 0, 1, 2, 3
 EXIT_SIGNAL = 128  # plus the signal's number, as a shell has it: 130 after Ctrl-C
-WRITING_SHARE = 0.05  # of the time, at most, goes into trials.csv: thousands of rows take seconds
 EPILOGUE = "interrupted; what is known so far is kept"
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A run in progress.
+    """A run that is ready to be searched.
 
     Attributes:
         arguments: What the user asked for.
-        config: Of the study.
-        folder: Of the run; the driver's copy of it if the run lies in storage.
-        dataset: What was read of the data set.
+        folder: Folder of the run; the driver's copy of it if the run lies in storage.
         study: Its trials.
+        confirmation: Retrainings of the study's front.
+        results: Its results files.
         console: For the user.
         remote: The run in storage, if it lies there.
-        confirmation: Retrainings of the study's front.
-        baselines: Teacher and dense student, as soon as they are trained.
-        baseline_errors: Why one of them could not be trained.
-        device: Torch device of the trials.
-        hardware: Machine of the trials; None if it is this one.
-        write_again_at: `time.monotonic` before which trials.csv is left as it is.
-        signals: Numbers of those that asked for the run's end.
     """
 
     arguments: Arguments
-    config: StudyConfig
     folder: Path
-    dataset: DatasetSummary
     study: PipelineStudy
+    confirmation: Confirmation
+    results: ResultsWriter
     console: Console
     remote: RemoteRun | None = None
-    confirmation: Confirmation = field(init=False)
-    baselines: list[Baseline] = field(default_factory=list)
-    baseline_errors: dict[str, str] = field(default_factory=dict)
-    device: str = "cpu"
-    hardware: dict[str, Any] | None = None
-    write_again_at: float = 0.0
-    signals: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.confirmation = Confirmation(self.study, self.folder)
+    @property
+    def config(self) -> StudyConfig:
+        """Configuration of the study."""
+        return self.study.config
 
     @property
     def storage(self) -> str | None:
@@ -135,12 +121,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with locked(folder), remote.held() if remote else contextlib.nullcontext():
             if arguments.new_confirm is not None:
                 save_config(config, folder / CONFIG_FILE)  # for the next --resume
+            study = open_study(config, folder, console)
             run = Run(
                 arguments=arguments,
-                config=config,
                 folder=folder,
-                dataset=dataset,
-                study=open_study(config, folder, console),
+                study=study,
+                confirmation=Confirmation(study, folder),
+                results=ResultsWriter(study, folder, dataset),
                 console=console,
                 remote=remote,
             )
@@ -231,24 +218,31 @@ def search(run: Run) -> int:
     place = f"{run.storage} (copy in {run.folder})" if run.storage else str(run.folder)
     run.console.print(f"run folder: {place}", highlight=False, soft_wrap=True)
     status = None
-    is_searched = not run.study.num_unfinished and (run.folder / METADATA_FILE).exists()
-    if is_searched:
-        run.baselines = read_baselines(run.folder)  # as measured beside the pipelines
+    baseline_errors: dict[str, str] = {}
+    is_searched = bool(run.results.baselines)  # as measured beside the pipelines
     if not is_searched or run.confirmation.num_left:
+        interrupts = Interrupts()
         try:
-            tune_pipelines(run)
+            baseline_errors = tune_pipelines(run, interrupts)
         except KeyboardInterrupt:
-            status = EXIT_SIGNAL + (run.signals or [signal.SIGINT])[0]
+            status = EXIT_SIGNAL + (interrupts.received or [signal.SIGINT])[0]
             run.console.print(EPILOGUE)
         except ObstacleError as error:
             status = EXIT_OBSTACLE
             print_error(error)
-    is_complete = finish(run)
+    is_complete = finish(run, baseline_errors)
     return (EXIT_OK if is_complete else EXIT_FAILED) if status is None else status
 
 
-def tune_pipelines(run: Run) -> None:
+def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
     """Start Ray and run the baselines, all pipelines and all retrainings that are left.
+
+    Args:
+        run: Is brought as far as possible.
+        interrupts: Asks for the end.
+
+    Returns:
+        Why an uncompressed network could not be trained, by its name.
 
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C, or the machine is about to end.
@@ -259,7 +253,7 @@ def tune_pipelines(run: Run) -> None:
     with (
         redirected(run.folder / "ray.log"),
         ray_session(address, dashboard=dashboard) as url,
-        until_interrupted(run.signals),
+        interrupts,
     ):
         if url:
             run.console.print(f"Ray dashboard: http://{url}", highlight=False)
@@ -269,91 +263,91 @@ def tune_pipelines(run: Run) -> None:
             with run.console.status("waiting for the cluster's nodes and checking them"):
                 summon_worker(run.config)
                 check_cluster(run.config, run.folder, run.storage)
-        allotment = allot(run.config, *count_devices(), can_grow=bool(address))
-        run.device = allotment.device
-        if address and run.device != "cpu":
-            run.hardware = describe_worker()
+        resources = allot(run.config, *count_devices(), can_grow=bool(address))
+        hardware = describe_worker() if address and resources.device != "cpu" else None
         if run.config.warm_start and not run.study.records:
-            check_latency(run.config, run.device, run.hardware or describe_hardware(run.device))
-        board = ProgressBoard(run.study, run.confirmation)
-        if run.baselines:
-            board.reference = reference_point(run.config, run.baselines)
-            board.refresh()
-        with ProgressDisplay(board, run.console) as display:
-            callback = BoardCallback(
-                board,
-                display,
-                run.folder,
-                should_stop=lambda: bool(
-                    run.signals or searcher.problem or (run.remote and run.remote.is_lost)
-                ),
-                on_step=lambda: metrics.tick(),
-                read_elsewhere=read_file if run.remote else None,
-            )
-            searcher = PipelineSearcher(
-                run.study,
-                max_concurrent=allotment.max_concurrent,
-                explain_error=callback.explain_error,
-                on_change=lambda: write_results(run, searcher, board),
-                on_retry=display.note,
-                should_stop=lambda: bool(run.signals),
-                confirmation=run.confirmation,
-            )
-            stages = run.remote.stages if run.remote else None
-            metrics = StudyMetrics(
-                board, searcher, run.folder, run.device, run.confirmation, stages
-            )
-            try:
-                run_tune(
-                    run.config,
-                    run.folder,
-                    allotment,
-                    searcher,
-                    callback,
-                    remote_store=run.remote_store,
-                    installation=inspect_installation() if address else None,
-                )
-            finally:
-                if searcher.problem is not None:
-                    raise searcher.problem
+            here = hardware or describe_hardware(resources.device)
+            check_latency(run.config, resources.device, here)
+        return run_stages(run, interrupts, resources, hardware)
 
 
-def write_results(run: Run, searcher: PipelineSearcher, board: ProgressBoard) -> None:
-    """Bring the results files and the board up to date."""
-    run.baseline_errors = searcher.baseline_errors
-    if len(run.baselines) < len(searcher.baselines):
-        run.baselines = list(searcher.baselines.values())
-        if len(run.baselines) == 2:
-            board.reference = reference_point(run.config, run.baselines)
-            path = run.folder / METADATA_FILE
-            created_at = json.loads(path.read_text())["created_at"] if path.exists() else now()
-            write_metadata(
-                path,
-                run.config,
-                run.dataset,
-                run.baselines,
-                device=run.device,
-                created_at=created_at,
-                hardware=run.hardware,
-            )
-    started = time.monotonic()
-    if started >= run.write_again_at:
-        write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
-        ended = time.monotonic()
-        run.write_again_at = ended + (ended - started) / WRITING_SHARE
+def run_stages(
+    run: Run, interrupts: Interrupts, resources: TrialResources, hardware: dict[str, Any] | None
+) -> dict[str, str]:
+    """Run stages in Tune until the dispatcher has no more; as `tune_pipelines` otherwise."""
+    board = ProgressBoard(run.study, run.confirmation)
+    board.reference = run.results.reference
     board.refresh()
+    with ProgressDisplay(board, run.console) as display:
+        dispatcher = Dispatcher(
+            run.study,
+            max_concurrent=resources.max_concurrent,
+            max_exclusive=resources.max_exclusive,
+            on_retry=display.note,
+            confirmation=run.confirmation,
+        )
+        metrics = StudyMetrics(
+            board,
+            dispatcher,
+            run.folder,
+            resources.device,
+            run.confirmation,
+            run.remote.stages if run.remote else None,
+        )
+
+        def should_stop() -> bool:
+            is_lost = run.remote is not None and run.remote.is_lost
+            return bool(interrupts or dispatcher.problem or is_lost)
+
+        def note_change() -> None:
+            run.results.update(list(dispatcher.baselines.values()), resources.device, hardware)
+            board.reference = run.results.reference
+            board.refresh()
+
+        callback = BoardCallback(
+            board,
+            display,
+            run.folder,
+            should_stop=should_stop,
+            on_step=metrics.tick,
+            read_elsewhere=read_file if run.remote else None,
+        )
+        searcher = PipelineSearcher(
+            dispatcher,
+            explain_error=callback.explain_error,
+            on_change=note_change,
+            should_stop=lambda: bool(interrupts),
+        )
+        try:
+            run_tune(
+                run.config,
+                run.folder,
+                resources,
+                searcher,
+                callback,
+                remote_store=run.remote_store,
+                installation=inspect_installation() if run.arguments.address else None,
+            )
+        finally:
+            if dispatcher.problem is not None:
+                raise dispatcher.problem
+        return dispatcher.baseline_errors
 
 
-def finish(run: Run) -> bool:
+def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
     """Write the last results and the report, print what came of it.
+
+    Args:
+        run: Is over, or interrupted.
+        baseline_errors: Why an uncompressed network could not be trained, by its name.
 
     Returns:
         Whether a pipeline is complete.
     """
     run.study.save_clock()
-    write_trials(run.folder / TRIALS_FILE, run.study.records.values(), run.config.objectives)
-    print_summary(run.study, run.baselines, run.console)
-    for role, reason in run.baseline_errors.items():
+    run.results.write_trials()
+    print_summary(run.study, run.results.baselines, run.console)
+    for role, reason in baseline_errors.items():
         run.console.print(f"{role} failed: {reason}", markup=False)
     complete = [record for record in run.study.records.values() if record.state == "complete"]
     report = None
@@ -369,34 +363,6 @@ def finish(run: Run) -> bool:
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
     return bool(complete)
-
-
-def read_baselines(folder: Path) -> list[Baseline]:
-    """Baselines of an earlier session, from metadata.json."""
-    content = json.loads((folder / METADATA_FILE).read_text())
-    return [Baseline(**entry) for entry in content["baselines"]]
-
-
-@contextlib.contextmanager
-def until_interrupted(signals: list[int]) -> Iterator[None]:
-    """Collect Ctrl-C and SIGTERM instead of raising them anywhere; a second one is raised at once.
-
-    Args:
-        signals: The signals' numbers are added to it.
-    """
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-        if len(signals) > 1:
-            raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

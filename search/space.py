@@ -1,11 +1,17 @@
-"""The space of pipelines: a range or a few choices for every setting."""
+"""The space of pipelines: a range or a few choices for every setting of every stage.
+
+Its dataclasses are made from what the stages declare (`trainables.stages`), so that a new setting
+is a flag, a field of config.json and a dimension of the search without a line here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Annotated, Any
 
+import docstring_parser
 import tyro
 from optuna.distributions import (
     BaseDistribution,
@@ -13,9 +19,12 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from trainables.distillers import DistillerName
-from trainables.pipeline_config import PipelineSettings
-from trainables.ranges import DIGITS, FloatRange
+from trainables.chain import Chain, declare_all, find_settings, flatten_chain
+from trainables.ranges import DIGITS, FloatRange, Space
+from trainables.settings import Declared, choose, declare, is_used, restore
+from trainables.stages import STAGES
+
+Suggest = Callable[[str, BaseDistribution], Any]
 
 
 def _parse_choices(words: list[str]) -> tuple[float, ...] | FloatRange:
@@ -45,106 +54,230 @@ ChoicesOrRange = Annotated[
 ]
 
 
+def _make_space(settings: type[Any], name: str) -> type[Any]:
+    """Make the dataclass of a stage's or option's ranges from its settings."""
+    parsed = docstring_parser.parse(settings.__doc__ or "")
+    texts = {entry.arg_name: entry.description or "" for entry in parsed.params}
+    made: list[tuple[str, Any, Any]] = []
+    hints = {key: entry.hint for key, entry in _declare_own(settings).items()}
+    for entry in fields(settings):
+        if "options" in entry.metadata:
+            for option, kind in entry.metadata["options"].items():
+                if fields(kind):
+                    space = _make_space(kind, f"{name}{option.capitalize()}")
+                    made.append((option, space, field(default_factory=space)))
+            continue
+        default: Space = entry.metadata["space"]
+        hint: Any = FloatRange
+        if not isinstance(default, FloatRange):
+            hint = _choices_of(hints[entry.name])
+        text = " ".join(texts.get(entry.name, "").split())
+        shown: Any = Annotated[hint, tyro.conf.arg(help=text)]
+        made.append((entry.name, shown, field(default_factory=functools.partial(_get, default))))
+    return make_dataclass(name, made, frozen=True, kw_only=True, slots=True)
+
+
+def _get(space: Space) -> Space:
+    return space
+
+
+def _choices_of(hint: Any) -> Any:
+    return ChoicesOrRange if hint is float else tuple[hint, ...]
+
+
+def _declare_own(settings: type[Any]) -> Mapping[str, Declared]:
+    """Settings of a dataclass itself, without those of its options."""
+    return {name: entry for name, entry in declare(settings).items() if entry.choice is None}
+
+
+_Stages: Any = make_dataclass(
+    "_Stages",
+    [
+        (name, space, field(default_factory=space))
+        for name, stage in STAGES.items()
+        if fields(stage.Settings)
+        for space in [_make_space(stage.Settings, f"{name.capitalize()}Space")]
+    ],
+    frozen=True,
+    kw_only=True,
+    slots=True,
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SearchSpace:
+class SearchSpace(_Stages):  # type: ignore[misc]
     """Where pipelines are looked for. One choice, or low == high, fixes a setting.
 
-    lambda and the pruning ratio lie on grids, so that pipelines share the stages before them; the
-    distillation's weights are continuous.
-
-    Attributes:
-        sparsity_lambda: Factors of the L1 norm of the BatchNorm scales; or LOW..HIGH for any
-            between them, on a logarithmic scale, where hardly two pipelines share a sparse network.
-        pruning_ratio: Fraction of channels removed, within 0..1.
-        scope: Whether that fraction holds in every layer (local) or over the network (global).
-        round_to: Channel counts are kept at multiples of one of these.
-        distiller: Losses of the fine-tuning: dkd, kd, none.
-        temperature: T of the distillation.
-        alpha: Weight of TCKD.
-        beta: Weight of NCKD.
-        eta: Weight of the cross-entropy.
-        lr: Peak learning rate of the fine-tuning.
+    It has a field for each stage with settings, and in it one for each setting: `pruned.scope`. The
+    settings of a distiller lie below its name: `distilled.dkd.beta`.
     """
 
-    sparsity_lambda: ChoicesOrRange = (1e-5, 1e-4, 1e-3)
-    pruning_ratio: FloatRange = field(
-        default_factory=lambda: FloatRange(low=0.3, high=0.7, step=0.1)
-    )
-    scope: tuple[Literal["local", "global"], ...] = ("local", "global")
-    round_to: tuple[int, ...] = (1,)
-    distiller: tuple[DistillerName, ...] = ("dkd",)
-    temperature: FloatRange = field(default_factory=lambda: FloatRange(low=1.0, high=8.0))
-    alpha: FloatRange = field(default_factory=lambda: FloatRange(low=0.0, high=2.0))
-    beta: FloatRange = field(default_factory=lambda: FloatRange(low=0.0, high=10.0))
-    eta: FloatRange = field(default_factory=lambda: FloatRange(low=0.5, high=2.0))
-    lr: FloatRange = field(default_factory=lambda: FloatRange(low=0.003, high=0.03, log=True))
-
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            choices = getattr(self, entry.name)
-            if isinstance(choices, tuple) and (not choices or len(set(choices)) < len(choices)):
+        for name, values in self.list_ranges(tuple(STAGES)).items():
+            if isinstance(values, tuple) and (not values or len(set(values)) < len(values)):
                 raise ValueError(
-                    f"space.{entry.name} needs at least one choice and none twice, got {choices}"
+                    f"space.{name} needs at least one choice and none twice, got {values}"
                 )
-        if "kd" in self.distiller and self.alpha.high > 1:
-            raise ValueError(f"space.alpha must end at 1 for plain kd, got {self.alpha.high}")
-        if not self.temperature.low > 0:
-            raise ValueError(f"space.temperature must be above 0, got {self.temperature.low}")
-        for name in ("alpha", "beta", "eta"):
-            if getattr(self, name).low < 0:
-                raise ValueError(f"space.{name} must be at least 0, got {getattr(self, name).low}")
-        for setting in ("sparsity_lambda", "pruning_ratio", "round_to", "lr"):
-            for value in _extremes(getattr(self, setting)):
-                try:
-                    PipelineSettings(**{setting: value})
-                except ValueError as error:
-                    raise ValueError(f"space.{setting}: {error}") from None
+            if self._is_reachable(name):
+                self._check(name, values)
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """What is suggested, by name; settings that have one value are left out."""
-        found: dict[str, BaseDistribution] = {}
-        for entry in fields(self):
-            values = getattr(self, entry.name)
-            if isinstance(values, FloatRange):
-                if values.low < values.high:
-                    found[entry.name] = FloatDistribution(
-                        values.low, values.high, log=values.log, step=values.step
-                    )
-            elif len(values) > 1:
-                found[entry.name] = CategoricalDistribution(values)
-        return found
+    def _check(self, name: str, values: Space) -> None:
+        """See whether the stage accepts the extremes of a setting."""
+        stage, _, setting = name.partition(".")
+        declared = declare_all((stage,))[name]
+        extremes = (values.low, values.high) if isinstance(values, FloatRange) else values
+        for value in extremes:
+            chosen = {setting: value}
+            if declared.choice is not None:
+                chooser, option = declared.choice
+                chosen[chooser] = option
+            try:
+                restore(STAGES[stage].Settings, chosen)
+            except ValueError as error:
+                raise ValueError(f"space.{name}: {error}") from None
 
-    def to_settings(self, params: Mapping[str, Any]) -> PipelineSettings:
+    def list_ranges(self, stages: Sequence[str]) -> dict[str, Space]:
+        """Ranges and choices by "stage.setting", of all settings of some stages."""
+        return {name: self.get_range(name) for name in declare_all(stages)}
+
+    def get_range(self, name: str) -> Space:
+        """Range or choices of a setting.
+
+        Args:
+            name: "stage.setting".
+        """
+        found: Any = self
+        for part in name.split("."):
+            found = getattr(found, part)
+        values: Space = found
+        return values
+
+    def _is_reachable(self, name: str) -> bool:
+        """Whether a pipeline of the space may choose the option that a setting belongs to."""
+        stage = name.partition(".")[0]
+        choice = declare_all((stage,))[name].choice
+        if choice is None:
+            return True
+        values = self.get_range(f"{stage}.{choice[0]}")
+        return isinstance(values, tuple) and any(choice[1] in choose(value) for value in values)
+
+    def distributions(self, stages: Sequence[str]) -> dict[str, BaseDistribution]:
+        """What may be suggested, by "stage.setting"; settings that have one value are left out.
+
+        Args:
+            stages: Of a pipeline.
+        """
+        ranges = self.list_ranges(stages)
+        found = {name: _distribute(r) for name, r in ranges.items() if self._is_reachable(name)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def suggest(self, stages: Sequence[str], suggest: Suggest) -> dict[str, Any]:
+        """Choose the settings of a pipeline; those that the choices do not use are not asked for.
+
+        Args:
+            stages: Of the pipeline.
+            suggest: (name, distribution) -> value, for settings that have more than one.
+
+        Returns:
+            A value for every setting that counts, by "stage.setting".
+        """
+        chosen: dict[str, Any] = {}
+        for stage in dict.fromkeys(stages):
+            own: dict[str, Any] = {}
+            for name in declare_all((stage,)):
+                setting = name.removeprefix(f"{stage}.")
+                if not is_used(setting, STAGES[stage].Settings, own):
+                    continue
+                values = self.get_range(name)
+                distribution = _distribute(values)
+                fixed = values.low if isinstance(values, FloatRange) else values[0]
+                value = fixed if distribution is None else suggest(name, distribution)
+                if isinstance(values, FloatRange) and values.step is not None:
+                    value = round(value, DIGITS)
+                chosen[name] = own[setting] = value
+        return chosen
+
+    def complete(self, stages: Sequence[str], params: Mapping[str, Any]) -> dict[str, Any]:
         """Complete suggested values with the fixed ones.
 
         Args:
-            params: A value for every name of `distributions`.
+            stages: Of the pipeline.
+            params: A value for every setting that is searched and counts; what is missing takes the
+                lowest value or first choice.
         """
-        chosen: dict[str, Any] = {}
-        for entry in fields(self):
-            values = getattr(self, entry.name)
-            is_range = isinstance(values, FloatRange)
-            fixed = values.low if is_range else values[0]
-            value = params.get(entry.name, fixed)
-            if is_range and values.step is not None:
-                value = round(value, DIGITS)
-            chosen[entry.name] = value
-        return PipelineSettings(**chosen)
 
-    def contains(self, settings: PipelineSettings) -> bool:
-        """Whether a pipeline lies in the space."""
-        return not self.find_outside(settings)
+        def look_up(name: str, distribution: BaseDistribution) -> Any:
+            values = self.get_range(name)
+            fixed = values.low if isinstance(values, FloatRange) else values[0]
+            return params.get(name, fixed)
 
-    def find_outside(self, settings: PipelineSettings) -> list[str]:
-        """Names of the settings with which a pipeline lies outside the space."""
+        return self.suggest(stages, look_up)
+
+    def find_outside(self, chain: Chain) -> list[str]:
+        """Full names of the settings with which a pipeline lies outside the space."""
         outside = []
-        for entry in fields(self):
-            values, value = getattr(self, entry.name), getattr(settings, entry.name)
+        for name, value in flatten_chain(chain).items():
+            values = self.get_range(name)
             inside = values.contains(value) if isinstance(values, FloatRange) else value in values
             if not inside:
-                outside.append(entry.name)
+                outside.append(name)
         return outside
 
 
-def _extremes(values: FloatRange | tuple[Any, ...]) -> tuple[Any, ...]:
-    return (values.low, values.high) if isinstance(values, FloatRange) else values
+def make_space(stages: Sequence[str] = tuple(STAGES), **ranges: Space) -> SearchSpace:
+    """Make a space from short names: `make_space(pruning_ratio=FloatRange(...), lr=...)`.
+
+    Args:
+        stages: Stages that a name may belong to.
+        ranges: Range or choices by short name; what is left out is as the stages declare it. The
+            setting of a distiller is set in every distiller that has it.
+
+    Raises:
+        ValueError: An unknown name, or values that a stage does not allow.
+    """
+    given: dict[str, Space] = {}
+    for short, values in ranges.items():
+        names = find_settings(stages, short)
+        if not names:
+            raise ValueError(f"unknown setting {short}")
+        given |= dict.fromkeys(names, values)
+    return set_ranges(SearchSpace(), given)
+
+
+def set_ranges(space: SearchSpace, given: Mapping[str, Space]) -> SearchSpace:
+    """Replace some ranges of a space at once.
+
+    Args:
+        space: Is left as it is.
+        given: Range or choices by "stage.setting".
+
+    Raises:
+        ValueError: Values that a stage does not allow.
+    """
+    changed: Any = space
+    tree: dict[str, Any] = {}
+    for name, values in given.items():
+        *folders, leaf = name.split(".")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[leaf] = values
+    made: SearchSpace = _replace_deep(changed, tree)
+    return made
+
+
+def _replace_deep(node: Any, tree: Mapping[str, Any]) -> Any:
+    changes = {
+        name: _replace_deep(getattr(node, name), value) if isinstance(value, dict) else value
+        for name, value in tree.items()
+    }
+    return replace(node, **changes)
+
+
+def _distribute(values: Space) -> BaseDistribution | None:
+    """Optuna's distribution of a range or of choices; None where there is one value."""
+    if isinstance(values, FloatRange):
+        if values.low == values.high:
+            return None
+        return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
+    return CategoricalDistribution(values) if len(values) > 1 else None

@@ -2,100 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from trainables.losses import cross_entropy, decoupled_kd_loss, kd_loss
+from trainables.ranges import FloatRange, setting
+from trainables.settings import NoSettings
 
-DistillerName = Literal["dkd", "kd", "none"]
+
+class Distiller(ABC):
+    """A loss of the fine-tuning, with the settings that it has.
+
+    Attributes:
+        Settings: A frozen dataclass whose fields are declared with `trainables.ranges.setting`.
+        needs_teacher: Whether the loss looks at a teacher at all.
+    """
+
+    Settings: ClassVar[type[Any]] = NoSettings
+    needs_teacher: ClassVar[bool] = True
+
+    @staticmethod
+    @abstractmethod
+    def compute(
+        student: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        settings: Any,
+        class_weights: Tensor | None,
+    ) -> Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            student: (N, C, H, W) float, unnormalised logits.
+            teacher: The same shape; without gradient.
+            target: (N, H, W) int64 labels.
+            settings: An instance of `Settings`.
+            class_weights: (C,) float; None: all equal.
+
+        Returns:
+            Scalar.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistillerConfig:
-    """How teacher and labels are weighed.
+class DkdSettings:
+    """alpha TCKD + beta NCKD + eta CE.
 
     Attributes:
-        name: dkd: alpha TCKD + beta NCKD + eta CE; kd: alpha KL + (1 - alpha) CE; none: CE only.
-        temperature: T > 0.
-        alpha: Weight of TCKD (dkd), at least 0; of KL (kd), within 0..1.
-        beta: Weight of NCKD (dkd), at least 0.
-        eta: Weight of the cross-entropy (dkd), at least 0.
+        temperature: T of the softened logits, above 0.
+        alpha: Weight of TCKD, at least 0.
+        beta: Weight of NCKD, at least 0.
+        eta: Weight of the cross-entropy, at least 0.
     """
 
-    name: DistillerName = "dkd"
-    temperature: float = 4.0
-    alpha: float = 1.0
-    beta: float = 8.0
-    eta: float = 1.0
+    temperature: float = setting(4.0, FloatRange(low=1.0, high=8.0), symbol="T")
+    alpha: float = setting(1.0, FloatRange(low=0.0, high=2.0), symbol="α")
+    beta: float = setting(8.0, FloatRange(low=0.0, high=10.0), symbol="β")
+    eta: float = setting(1.0, FloatRange(low=0.5, high=2.0), symbol="η")
 
     def __post_init__(self) -> None:
-        if self.name not in DISTILLERS:
-            raise ValueError(f"distiller must be one of {', '.join(DISTILLERS)}; got {self.name!r}")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be greater than 0, got {self.temperature}")
-        for field in ("alpha", "beta", "eta"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} must be at least 0, got {getattr(self, field)}")
-        if self.name == "kd" and self.alpha > 1:
+        check_temperature(self.temperature)
+        for name in ("alpha", "beta", "eta"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+class DecoupledDistiller(Distiller):
+    """Equation 4 of the dual-branch paper (Chen et al. 2026)."""
+
+    Settings = DkdSettings
+
+    @staticmethod
+    def compute(
+        student: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        settings: DkdSettings,
+        class_weights: Tensor | None,
+    ) -> Tensor:
+        """See `Distiller.compute`."""
+        distilled = decoupled_kd_loss(
+            student,
+            teacher,
+            target,
+            settings.temperature,
+            settings.alpha,
+            settings.beta,
+            class_weights=class_weights,
+        )
+        labelled = cross_entropy(student, target, class_weights=class_weights)
+        return distilled + settings.eta * labelled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KdSettings:
+    """alpha KL + (1 - alpha) CE.
+
+    Attributes:
+        temperature: T of the softened logits, above 0.
+        alpha: Weight of the teacher, within 0..1; the labels weigh the rest.
+    """
+
+    temperature: float = setting(4.0, FloatRange(low=1.0, high=8.0), symbol="T")
+    alpha: float = setting(0.5, FloatRange(low=0.0, high=1.0), symbol="α")
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must lie in 0..1 for plain kd, got {self.alpha}")
 
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the loss looks at a teacher at all."""
-        return self.name != "none"
 
-
-def _distil_decoupled(
-    student: Tensor,
-    teacher: Tensor,
-    target: Tensor,
-    config: DistillerConfig,
-    class_weights: Tensor | None,
-) -> Tensor:
-    """Equation 4 of the dual-branch paper (Chen et al. 2026)."""
-    distilled = decoupled_kd_loss(
-        student,
-        teacher,
-        target,
-        config.temperature,
-        config.alpha,
-        config.beta,
-        class_weights=class_weights,
-    )
-    return distilled + config.eta * cross_entropy(student, target, class_weights=class_weights)
-
-
-def _distil_plain(
-    student: Tensor,
-    teacher: Tensor,
-    target: Tensor,
-    config: DistillerConfig,
-    class_weights: Tensor | None,
-) -> Tensor:
+class PlainDistiller(Distiller):
     """Equation 3 of the dual-branch paper (Chen et al. 2026)."""
-    distilled = kd_loss(student, teacher, config.temperature, target, class_weights=class_weights)
-    labelled = cross_entropy(student, target, class_weights=class_weights)
-    return config.alpha * distilled + (1 - config.alpha) * labelled
+
+    Settings = KdSettings
+
+    @staticmethod
+    def compute(
+        student: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        settings: KdSettings,
+        class_weights: Tensor | None,
+    ) -> Tensor:
+        """See `Distiller.compute`."""
+        distilled = kd_loss(
+            student, teacher, settings.temperature, target, class_weights=class_weights
+        )
+        labelled = cross_entropy(student, target, class_weights=class_weights)
+        return settings.alpha * distilled + (1 - settings.alpha) * labelled
 
 
-def _learn_labels(
-    student: Tensor,
-    teacher: Tensor,
-    target: Tensor,
-    config: DistillerConfig,
-    class_weights: Tensor | None,
-) -> Tensor:
-    return cross_entropy(student, target, class_weights=class_weights)
+class LabelDistiller(Distiller):
+    """The labels alone."""
+
+    needs_teacher = False
+
+    @staticmethod
+    def compute(
+        student: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        settings: NoSettings,
+        class_weights: Tensor | None,
+    ) -> Tensor:
+        """See `Distiller.compute`."""
+        return cross_entropy(student, target, class_weights=class_weights)
 
 
-# (student logits, teacher logits, target, config, class weights) -> scalar loss
-DISTILLERS: dict[
-    str, Callable[[Tensor, Tensor, Tensor, DistillerConfig, Tensor | None], Tensor]
-] = {
-    "dkd": _distil_decoupled,
-    "kd": _distil_plain,
-    "none": _learn_labels,
+DISTILLERS: dict[str, type[Distiller]] = {
+    "dkd": DecoupledDistiller,
+    "kd": PlainDistiller,
+    "none": LabelDistiller,
 }
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise unless a temperature is above 0.
+
+    Raises:
+        ValueError: Names the value.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}")

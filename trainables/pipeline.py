@@ -1,32 +1,21 @@
-"""The chain of stages of one pipeline, and what all pipelines of a study need first."""
+"""Pipelines run stage by stage, and the uncompressed networks that they are compared with."""
 
 from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from models.checkpoint import load_checkpoint
-from models.cost import count_cost
-from trainables.artifacts.store import Artifact, ArtifactStore
+from trainables.artifacts.store import ArtifactStore
+from trainables.chain import Chain, build_chain
 from trainables.context import Progress, StageContext
-from trainables.distillers import DistillerConfig
-from trainables.learning.training import TrainConfig
-from trainables.network_config import NetworkConfig
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
-from trainables.stages import (
-    DenseStage,
-    DistilledStage,
-    LatencyStage,
-    Learning,
-    PrunedStage,
-    ReferenceStage,
-    SparseStage,
-    Stage,
-)
+from trainables.pipeline_config import STUDENT, PipelineConfig
+from trainables.settings import NoSettings
+from trainables.stages import STAGES, NetworkStage, Stage, StageInputs
+from trainables.stages.teacher import TeacherStage
 
 
 class DatasetSummary(NamedTuple):
@@ -46,11 +35,11 @@ class DatasetSummary(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """An uncompressed network: the teacher, or the student before anything was taken away.
+    """An uncompressed network: the teacher, or a student before anything was taken away.
 
     Attributes:
-        name: "teacher" or "dense".
-        model: Key of `models.MODELS`.
+        name: Its name in tables.
+        model: Name of the network, such as a key of `models.MODELS`.
         miou: In 0..1.
         latency_ms: Median.
         latency_p95_ms: 95th percentile.
@@ -59,6 +48,7 @@ class Baseline(NamedTuple):
         stage: Folder in the store.
         latency_raw_ms: As in `StageResult`; None in the records of older versions.
         reference_ms: Likewise; None also without compensation of the machine's drift.
+        role: Whether it teaches or is compressed.
     """
 
     name: str
@@ -71,20 +61,7 @@ class Baseline(NamedTuple):
     stage: str
     latency_raw_ms: float | None = None
     reference_ms: float | None = None
-
-
-BASELINES = ("teacher", "dense")
-"""Stages that all pipelines of a study share; both are measured as networks of their own."""
-
-PATH = ("dense", "sparse", "pruned", "distilled")
-"""The stages of a pipeline, root first."""
-
-_SETTINGS = {
-    "dense": (),
-    "sparse": ("sparsity_lambda",),
-    "pruned": ("sparsity_lambda", "pruning_ratio", "scope", "round_to"),
-    "distilled": tuple(entry.name for entry in fields(PipelineSettings)),
-}
+    role: Literal["teacher", "student"] = "student"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,17 +69,20 @@ class StageResult:
     """What one stage, or a chain of them, brought to a pipeline.
 
     Attributes:
-        metrics: Of the pruned stage: miou_pruned (before fine-tuning), latency_ms, latency_p95_ms,
-            latency_raw_ms (as the clock showed it) and reference_ms (of the uncompressed student
-            meanwhile, if the machine's drift is compensated), num_params, macs; of the distilled
-            one: miou, and iou/<class> for every class that occurs.
+        metrics: What the stages reveal: of the pruned one miou_pruned (before fine-tuning),
+            num_params and macs; of the measurement latency_ms, latency_p95_ms, latency_raw_ms (as
+            the clock showed it) and reference_ms (of the uncompressed student meanwhile, if the
+            machine's drift is compensated); of the distilled one miou, and iou/<class> for every
+            class that occurs.
         stages: Stage name -> folder in the store.
         seconds: Stage name -> seconds of work; 0 where the stage was reused.
+        network: Folder of the network that the last stage made; "" before there is one.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    network: str = ""
 
     def __or__(self, later: StageResult) -> StageResult:
         """Merge with what a later stage brought."""
@@ -110,17 +90,8 @@ class StageResult:
             metrics={**self.metrics, **later.metrics},
             stages={**self.stages, **later.stages},
             seconds={**self.seconds, **later.seconds},
+            network=later.network or self.network,
         )
-
-
-def get_prefix(settings: PipelineSettings, stage: str) -> tuple[Any, ...]:
-    """Values of the settings that a stage depends on: equal ones mean one stage within a study.
-
-    Args:
-        settings: Of a pipeline.
-        stage: One of `PATH`.
-    """
-    return tuple(getattr(settings, name) for name in _SETTINGS[stage])
 
 
 def check_data(config: PipelineConfig, cache_dir: Path) -> DatasetSummary:
@@ -142,98 +113,87 @@ def check_data(config: PipelineConfig, cache_dir: Path) -> DatasetSummary:
     )
 
 
-def build_teacher(config: PipelineConfig) -> DenseStage:
-    """The stage that trains the teacher."""
-    return _build_dense(config, config.teacher, config.teacher_training, "teacher")
-
-
-def build_dense(config: PipelineConfig) -> DenseStage:
-    """The stage that trains the student before compression."""
-    return _build_dense(config, config.student, config.dense, "dense")
-
-
 def build_stages(
-    config: PipelineConfig, settings: PipelineSettings, *, fine_tuning_seed: int | None = None
-) -> dict[str, Stage]:
-    """The path of one pipeline through the tree of stages, root first.
+    config: PipelineConfig, chain: Chain, *, fine_tuning_seed: int | None = None
+) -> list[Stage]:
+    """Build the stages of a pipeline, root first.
 
     Args:
         config: What the study shares.
-        settings: What this pipeline chooses.
-        fine_tuning_seed: Seed of the distilled stage alone; default: that of all stages.
+        chain: What the pipeline chooses.
+        fine_tuning_seed: Seed of the last training alone; default: that of all.
     """
-    dense = build_dense(config)
-    sparse = SparseStage(dense, settings.sparsity_lambda, _learning(config, config.sparse))
-    pruned = PrunedStage(
-        sparse, settings.pruning_ratio, settings.scope, settings.round_to, config.data
-    )
-    optimizer = replace(config.distil.optimizer, lr=settings.lr)
-    fine_tuning = _learning(config, replace(config.distil, optimizer=optimizer))
-    if fine_tuning_seed is not None:
-        fine_tuning = replace(fine_tuning, seed=fine_tuning_seed)
-    distiller = DistillerConfig(
-        name=settings.distiller,
-        temperature=settings.temperature,
-        alpha=settings.alpha,
-        beta=settings.beta,
-        eta=settings.eta,
-    )
-    distilled = DistilledStage(
-        pruned, build_teacher(config), distiller, fine_tuning, config.teacher_logits
-    )
-    return {"dense": dense, "sparse": sparse, "pruned": pruned, "distilled": distilled}
+    teacher = TeacherStage.build(NoSettings(), StageInputs(config=config))
+    trained = [index for index, step in enumerate(chain) if STAGES[step.stage].trains]
+    network: NetworkStage | None = None
+    stages = []
+    for index, (name, settings) in enumerate(chain):
+        seed = fine_tuning_seed if index == trained[-1] else None
+        inputs = StageInputs(config=config, network=network, teacher=teacher, seed=seed)
+        stage = STAGES[name].build(settings, inputs)
+        stages.append(stage)
+        if isinstance(stage, NetworkStage):
+            network = stage
+    return stages
 
 
-def run_baseline(
-    name: str, config: PipelineConfig, store: ArtifactStore, context: StageContext
-) -> Baseline:
-    """Train the teacher or the dense student, or find it, and measure it.
+def build_baselines(config: PipelineConfig) -> dict[str, Chain]:
+    """The chains of the networks that all pipelines are compared with: teacher and students.
 
     Args:
-        name: One of `BASELINES`.
         config: What the study shares.
-        store: Where artefacts lie.
-        context: Machine, folders and progress report.
 
-    Raises:
-        TrainingDiverged: Its loss is no longer finite.
+    Returns:
+        Chain by the name of the network in tables.
     """
-    stage = build_teacher(config) if name == "teacher" else build_dense(config)
-    artifact = stage.obtain(store, context)
-    latency = _measure(artifact, config, store, context).result
-    model = load_checkpoint(artifact.checkpoint)
-    cost = count_cost(model, (3, *config.data.open("val").sample_size(0)))
+    root = config.chain[0]
+    measured = [s for s in dict.fromkeys(config.chain) if not issubclass(STAGES[s], NetworkStage)]
+    chains = {TeacherStage.name: build_chain((TeacherStage.name, *measured), {})}
+    for name in config.students or (STUDENT,):
+        label = root if name == STUDENT else name
+        chains[label] = build_chain((root, *measured), {f"{root}.student": name})
+    return chains
+
+
+def describe_baseline(name: str, config: PipelineConfig, result: StageResult) -> Baseline:
+    """Say what the stages of an uncompressed network found.
+
+    Args:
+        name: Key of `build_baselines`.
+        config: What the study shares.
+        result: Of all stages of its chain.
+    """
+    is_teacher = name == TeacherStage.name
+    root = STUDENT if name == config.chain[0] else name
+    network = config.teacher if is_teacher else config.get_student(root)
+    known = {key: value for key, value in result.metrics.items() if key in Baseline._fields}
     return Baseline(
-        name=stage.name,
-        model=stage.network.name,
-        miou=artifact.result["miou"],
-        **_name_latencies(latency),
-        num_params=cost.num_params,
-        macs=cost.macs,
-        stage=artifact.folder.name,
+        name=name,
+        model=network.name,
+        stage=result.network,
+        role="teacher" if is_teacher else "student",
+        **known,  # type: ignore[arg-type]
     )
 
 
 def run_stage(
     config: PipelineConfig,
-    settings: PipelineSettings,
-    name: str,
+    chain: Chain,
     store: ArtifactStore,
     context: StageContext,
     share: float = 1.0,
     *,
     fine_tuning_seed: int | None = None,
 ) -> StageResult:
-    """Run one stage of a pipeline, or find it; stages before it that are missing are run too.
+    """Run the last stage of a chain, or find it; stages before it that are missing are run too.
 
     Args:
         config: What the study shares.
-        settings: What this pipeline chooses.
-        name: One of `PATH`.
+        chain: The pipeline up to the stage.
         store: Where artefacts lie.
         context: Machine, folders and progress report.
         share: Of the stage's work after which it pauses, within 0..1; the result has
-            "miou@<share>" then. Only the distilled stage can pause.
+            "miou@<share>" then. Only a stage that `can_pause` can.
         fine_tuning_seed: As in `build_stages`.
 
     Raises:
@@ -241,77 +201,57 @@ def run_stage(
         PruningError: A layer cannot be pruned.
         DataError: The data set cannot be used.
     """
-    context.report(Progress(name, 0, 1))
-    stage = build_stages(config, settings, fine_tuning_seed=fine_tuning_seed)[name]
+    stage = build_stages(config, chain, fine_tuning_seed=fine_tuning_seed)[-1]
+    context.report(Progress(stage.name, 0, 1))
     if share < 1:
+        if not isinstance(stage, NetworkStage):
+            raise ValueError(f"stage {stage.name} cannot pause")
         paused = stage.advance(store, context, share)
         return StageResult(
-            metrics={f"miou@{share:g}": paused["miou"]}, seconds={name: paused["seconds"]}
+            metrics={f"miou@{share:g}": paused["miou"]}, seconds={stage.name: paused["seconds"]}
         )
-    artifact = stage.obtain(store, context)
-    artifacts = {name: artifact}
-    metrics: dict[str, float] = {}
-    if name == "pruned":
-        artifacts["latency"] = _measure(artifact, config, store, context)
-        metrics = {
-            "miou_pruned": artifact.result["miou"],
-            **_name_latencies(artifacts["latency"].result),
-            "num_params": artifact.result["num_params"],
-            "macs": artifact.result["macs"],
-        }
-    elif name == "distilled":
-        classes = artifact.result["iou"].items()
-        metrics = {"miou": artifact.result["miou"]}
-        metrics |= {f"iou/{label}": value for label, value in classes if value is not None}
+    found = stage.obtain(store, context)
     return StageResult(
-        metrics=metrics,
-        stages={key: found.folder.name for key, found in artifacts.items()},
-        seconds={
-            key: 0.0 if found.reused else found.result["seconds"]
-            for key, found in artifacts.items()
-        },
+        metrics=stage.read_metrics(found.result),
+        stages={stage.name: found.folder.name},
+        seconds={stage.name: 0.0 if found.reused else found.result["seconds"]},
+        network=found.folder.name if isinstance(stage, NetworkStage) else "",
     )
 
 
 def run_pipeline(
-    config: PipelineConfig, settings: PipelineSettings, store: ArtifactStore, context: StageContext
+    config: PipelineConfig, chain: Chain, store: ArtifactStore, context: StageContext
 ) -> StageResult:
-    """Run all stages of one pipeline, those that the store lacks; see `run_stage`."""
-    results = (run_stage(config, settings, name, store, context) for name in PATH)
-    return functools.reduce(operator.or_, results)
+    """Run all stages of one pipeline, those that the store lacks."""
+    results = (
+        run_stage(config, chain[: length + 1], store, context) for length in range(len(chain))
+    )
+    return merge_results(chain, list(results))
 
 
-def _build_dense(
-    config: PipelineConfig, network: NetworkConfig, training: TrainConfig, name: str
-) -> DenseStage:
-    return DenseStage(network, _learning(config, training), name=name)
+def run_baseline(
+    name: str, config: PipelineConfig, store: ArtifactStore, context: StageContext
+) -> Baseline:
+    """Train and measure an uncompressed network, or find it.
+
+    Args:
+        name: Key of `build_baselines`.
+        config: What the study shares.
+        store: Where artefacts lie.
+        context: Machine, folders and progress report.
+    """
+    result = run_pipeline(config, build_baselines(config)[name], store, context)
+    return describe_baseline(name, config, result)
 
 
-def _learning(config: PipelineConfig, training: TrainConfig) -> Learning:
-    return Learning(data=config.data, training=training, seed=config.seed)
+def merge_results(chain: Sequence[Any], results: Sequence[StageResult]) -> StageResult:
+    """Merge what the stages of a pipeline brought, without metrics of networks before the last.
 
-
-def _measure(
-    artifact: Artifact, config: PipelineConfig, store: ArtifactStore, context: StageContext
-) -> Artifact:
-    images = config.data.open("val")
-    latency, device = config.latency, context.device
-    resolution = latency.resolution or images.sample_size(0)
-    reference = None
-    if latency.compensate_drift:
-        classes = images.num_classes
-        reference = ReferenceStage(config.student, classes, resolution, latency, device)
-    stage = LatencyStage(artifact.checkpoint, resolution, latency, device, reference)
-    context.report(Progress(stage.name, 0, 1))
-    return stage.obtain(store, context)
-
-
-def _name_latencies(result: Mapping[str, Any]) -> dict[str, float]:
-    """What a measurement found, by the names of a pipeline's metrics."""
-    found = {
-        "latency_ms": result["median_ms"],
-        "latency_p95_ms": result["p95_ms"],
-        "latency_raw_ms": result["raw_ms"],
-        "reference_ms": result["reference_ms"],
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    Args:
+        chain: Steps of the pipeline, whether they have run or not.
+        results: Of the steps, in order.
+    """
+    changing = [i for i, step in enumerate(chain) if STAGES[step.stage].changes_structure]
+    first = changing[-1] if changing else 0
+    outdated = [replace(result, metrics={}) for result in results[:first]]
+    return functools.reduce(operator.or_, [*outdated, *results[first:]], StageResult())

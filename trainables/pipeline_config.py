@@ -1,16 +1,21 @@
-"""One compression pipeline: what all pipelines of a study share, and what one of them chooses."""
+"""What all pipelines of a study share: data, networks, trainings, latency."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trainables.data_source import DataConfig
-from trainables.distillers import DistillerName
 from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
+
+STUDENT = "student"
+"""Name of the network to compress where a study has a single one."""
+
+DEFAULT_STAGES = ("dense", "sparse", "pruned", "latency", "distilled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +47,21 @@ class LatencyConfig:
     max_seconds: float = 20.0
     compensate_drift: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ("num_threads", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"latency.{name} must be at least 1, got {getattr(self, name)}")
+        if self.resolution is not None and min(self.resolution) < 1:
+            raise ValueError(f"latency.resolution must be at least 1 x 1, got {self.resolution}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(
+                f"latency.confidence must lie within 0..1, both excluded; got {self.confidence}"
+            )
+        for name in ("relative_margin", "max_seconds"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"latency.{name} must be greater than 0, got {value}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
@@ -58,6 +78,8 @@ class PipelineConfig:
         teacher_logits: Whether the student is taught from a cache of the teacher's logits or by the
             teacher itself.
         latency: How latency is measured.
+        students: Further networks to compress, by a name for each; `--space.student` chooses.
+        chain: Stages of a pipeline, root first: names of `trainables.stages.STAGES`.
         seed: Seed of first weights, data order, augmentation and dropout.
     """
 
@@ -70,43 +92,20 @@ class PipelineConfig:
     distil: TrainConfig = field(default_factory=TrainConfig)
     teacher_logits: TeacherLogitsConfig = field(default_factory=TeacherLogitsConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    students: Mapping[str, NetworkConfig] = field(default_factory=dict)
+    chain: tuple[str, ...] = DEFAULT_STAGES
     seed: int = 0
 
+    def get_student(self, name: str = STUDENT) -> NetworkConfig:
+        """Network that a pipeline compresses.
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineSettings:
-    """What one pipeline chooses. The defaults are those of the dual-branch paper.
+        Args:
+            name: Key of `students`, or the default for `student`.
 
-    Attributes:
-        sparsity_lambda: Factor of the L1 norm of the BatchNorm scales, at least 0.
-        pruning_ratio: Fraction of channels removed, within 0..1.
-        scope: Whether that fraction holds in every layer (local) or over the network (global).
-        round_to: Channel counts are kept at multiples of this.
-        distiller: Key of `trainables.distillers.DISTILLERS`.
-        temperature: T of the distillation.
-        alpha: Weight of TCKD.
-        beta: Weight of NCKD.
-        eta: Weight of the cross-entropy.
-        lr: Peak learning rate of the fine-tuning.
-    """
-
-    sparsity_lambda: float = 1e-5
-    pruning_ratio: float = 0.5
-    scope: Literal["local", "global"] = "local"
-    round_to: int = 1
-    distiller: DistillerName = "dkd"
-    temperature: float = 4.0
-    alpha: float = 1.0
-    beta: float = 8.0
-    eta: float = 1.0
-    lr: float = 0.01
-
-    def __post_init__(self) -> None:
-        if not (self.sparsity_lambda >= 0 and math.isfinite(self.sparsity_lambda)):
-            raise ValueError(f"sparsity_lambda must be at least 0, got {self.sparsity_lambda}")
-        if not 0 < self.pruning_ratio < 1:
-            raise ValueError(f"pruning_ratio must lie within 0..1, got {self.pruning_ratio}")
-        if self.round_to < 1:
-            raise ValueError(f"round_to must be at least 1, got {self.round_to}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr must be greater than 0, got {self.lr}")
+        Raises:
+            ValueError: An unknown name.
+        """
+        known = {STUDENT: self.student, **self.students}
+        if name not in known:
+            raise ValueError(f"student must be one of {', '.join(known)}; got {name!r}")
+        return known[name]

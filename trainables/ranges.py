@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,15 +60,36 @@ class FloatRange:
         return math.isclose(steps, round(steps), abs_tol=1e-6)
 
 
-def setting(default: Any, space: FloatRange | tuple[Any, ...]) -> Any:
+Space = FloatRange | tuple[Any, ...]
+
+
+def setting(default: Any, space: Space, *, symbol: str = "") -> Any:
     """Declare a dataclass field that the search may vary.
 
     Args:
         default: Value without a search; that of the source where it names one.
         space: Where the search looks unless the user says otherwise: a range, or the choices.
             A single choice means that the setting is fixed unless the user gives more.
+        symbol: How tables name it, such as "λ"; "": the value speaks for itself, as "local" does.
 
     Returns:
-        A dataclass field with the space in its metadata, under "space".
+        A dataclass field with the space in its metadata.
     """
-    return field(default=default, metadata={"space": space})
+    return field(default=default, metadata={"space": space, "symbol": symbol})
+
+
+def options_of(name: str, options: Mapping[str, type[Any]]) -> Any:
+    """Declare the dataclass field that holds the settings of the options chosen by another field.
+
+    Several options may be chosen at once, joined by "+". Settings of options that are not chosen do
+    not exist: they are neither searched nor part of a stage's key. The dataclass calls
+    `trainables.settings.complete_options` in its `__post_init__`.
+
+    Args:
+        name: Field whose value names the options, such as "distiller".
+        options: Settings dataclass of every option, by its name.
+
+    Returns:
+        A dataclass field: a mapping from the name of each chosen option to its settings.
+    """
+    return field(default_factory=dict, metadata={"chosen_by": name, "options": options})

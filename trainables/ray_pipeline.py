@@ -16,14 +16,17 @@ from ray.tune.trainable import wrap_function
 
 from models.pruning import PruningError
 from trainables.artifacts.remote_stages import open_store
+from trainables.chain import Chain, Step
 from trainables.context import Progress, StageContext
 from trainables.data import DataError
-from trainables.pipeline import BASELINES, run_baseline, run_stage
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.pipeline import run_stage
+from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import Installation, check_installation
 from trainables.process.stage_errors import blaming
 from trainables.process.watchdog import waiting, watched
+from trainables.settings import flatten, restore
+from trainables.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,8 @@ class WorkerConfig:
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Most work that a killed worker loses.
         device: Torch device.
-        num_threads: CPU threads by stage.
+        num_threads: CPU threads of a pipeline's stage.
+        num_threads_root: CPU threads of the training of teacher or dense student.
         stall_seconds: Longest time without progress, after which the worker is killed; None or 0:
             no limit.
         num_workers: Processes that load data.
@@ -57,7 +61,8 @@ class WorkerConfig:
     cache_dir: Path
     checkpoint_seconds: float
     device: str
-    num_threads: Mapping[str, int]
+    num_threads: int
+    num_threads_root: int
     stall_seconds: float | None = None
     num_workers: int = 0
     remote_store: str | None = None
@@ -69,10 +74,9 @@ def make_trainable(
 ) -> Callable[[dict[str, Any]], None]:
     """Make the function that Tune runs.
 
-    Its config holds "stage", the pipeline's "settings" (empty for a baseline), the "share" of the
-    stage's work after which it pauses, and "fine_tuning_seed", None for the seed of all stages. It
-    reports progress, and at the end "outcome" ("complete" or "failed") with the result or the
-    reason; with both, in "remarks", what has been logged for the user meanwhile, a line each.
+    Its config is what `describe_task` makes. It reports progress, and at the end "outcome"
+    ("complete" or "failed") with the result or the reason; with both, in "remarks", what has been
+    logged for the user meanwhile, a line each.
 
     Args:
         config: What all pipelines share.
@@ -83,7 +87,7 @@ def make_trainable(
         stalls = stall_report(workplace.stalls_dir, trial)
         with (
             LogCollector() as remarks,
-            blaming(trial["stage"], workplace.device),
+            blaming(trial["chain"][-1][0], workplace.device),
             watched(workplace.stall_seconds, stalls),
         ):
             if workplace.installation is not None:  # a node may have joined after the start
@@ -122,6 +126,35 @@ def with_names(
     return PipelineStage
 
 
+def describe_task(
+    chain: Chain, label: str, share: float = 1.0, fine_tuning_seed: int | None = None
+) -> dict[str, Any]:
+    """Describe a trial as Tune hands it to its worker: plain lists, dicts, texts and numbers.
+
+    Args:
+        chain: The pipeline up to the stage that is to run.
+        label: For people.
+        share: Of the stage's work after which it pauses; 1: at its end.
+        fine_tuning_seed: Seed of the last training alone; None: that of the study.
+    """
+    return {
+        "chain": [[step.stage, flatten(step.settings)] for step in chain],
+        "label": label,
+        "share": share,
+        "fine_tuning_seed": fine_tuning_seed,
+    }
+
+
+def read_chain(trial: Mapping[str, Any]) -> Chain:
+    """The pipeline up to the stage that a trial runs, from its config."""
+    return tuple(Step(name, restore(STAGES[name].Settings, own)) for name, own in trial["chain"])
+
+
+def is_root(trial: Mapping[str, Any]) -> bool:
+    """Whether a trial trains the teacher or an uncompressed student, before all pipelines."""
+    return len(trial["chain"]) == 1
+
+
 def name_trial(trial: Mapping[str, Any]) -> str:
     """Name of a trial in Tune's tables and in files, from its config."""
     return str(trial["label"]).replace(" ", "-")
@@ -136,12 +169,13 @@ def _run(
     config: PipelineConfig, workplace: WorkerConfig, trial: Mapping[str, Any], report: Reporter
 ) -> dict[str, Any]:
     """Do the work of a trial; returns its last report."""
-    stage = trial["stage"]
+    chain = read_chain(trial)
+    stage = chain[-1].stage
     store = open_store(workplace.stages_dir, workplace.remote_store)
     context = StageContext(
         cache_dir=workplace.cache_dir,
         device=workplace.device,
-        num_threads=workplace.num_threads[stage],
+        num_threads=workplace.num_threads_root if is_root(trial) else workplace.num_threads,
         num_workers=workplace.num_workers,
         checkpoint_seconds=workplace.checkpoint_seconds,
         report=report,
@@ -149,14 +183,8 @@ def _run(
         device_lock=DeviceLock(workplace.device),
     )
     try:
-        if stage in BASELINES:
-            baseline = run_baseline(stage, config, store, context)
-            return {"outcome": "complete", "baseline": baseline._asdict()}
-        settings = PipelineSettings(**trial["settings"])
         seed = trial["fine_tuning_seed"]
-        result = run_stage(
-            config, settings, stage, store, context, trial["share"], fine_tuning_seed=seed
-        )
+        result = run_stage(config, chain, store, context, trial["share"], fine_tuning_seed=seed)
     except DataError:
         raise  # no fault of the settings
     except DETERMINISTIC_ERRORS as error:

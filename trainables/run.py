@@ -1,7 +1,7 @@
 """Run a pipeline, or its first stages, in this process and without Ray.
 
 Examples:
-  python -m trainables.run distilled --from-run runs/camvid-20260101-120000 --settings.beta 4
+  python -m trainables.run distilled --from-run runs/camvid-20260101-120000 --settings beta=4
   python -m trainables.run pruned --from-run runs/camvid-20260101-120000 --store runs/mine
   python -m trainables.run dense --pipeline.data.name camvid --data-root CamVid
 """
@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from pydantic import TypeAdapter
@@ -23,14 +24,15 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from trainables.artifacts.store import ArtifactStore
+from trainables.chain import build_chain, resolve_names
 from trainables.context import Progress, StageContext, detect_device
-from trainables.pipeline import build_stages, build_teacher, check_data
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.pipeline import build_baselines, build_stages, check_data
+from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
+from trainables.stages import Stage
 
 PROGRAM = "python -m trainables.run"
-StageName = Literal["teacher", "dense", "sparse", "pruned", "distilled"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,9 +40,11 @@ class Arguments:
     """What to run and where.
 
     Attributes:
-        stage: Last stage to run; those before it are run or reused.
+        stage: Last stage to run, of the pipeline's chain, or teacher; those before it are run or
+            reused.
         pipeline: What all pipelines of a study share.
-        settings: What this pipeline chooses.
+        settings: What this pipeline chooses, as NAME=VALUE: pruning_ratio=0.6 lr=1e-3; what is left
+            out is what the papers chose.
         store: Folder of the artefacts; finished stages in it are reused.
         cache_dir: Folder of the decoded images.
         device: cpu, cuda or cuda:N.
@@ -48,17 +52,19 @@ class Arguments:
         num_workers: Processes that load data.
         from_run: Take pipeline, store and first point from a run of search/run.py; other flags
             override them.
+        defaults: Settings of that first point.
     """
 
-    stage: tyro.conf.Positional[StageName]
+    stage: tyro.conf.Positional[str]
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
-    settings: PipelineSettings = field(default_factory=PipelineSettings)
+    settings: tuple[str, ...] = ()
     store: Path = Path("runs/stages")
     cache_dir: Path = Path.home() / ".cache" / "segfront"
     device: str = field(default_factory=detect_device)
     num_threads: int | None = None
     num_workers: int = 0
     from_run: Path | None = None
+    defaults: Annotated[Mapping[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
@@ -73,6 +79,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         SurroundingsError: Disk, storage or data failed meanwhile.
     """
     config = arguments.pipeline
+    stage = _build_stage(config, arguments)
     check_data(config, arguments.cache_dir)
     context = StageContext(
         cache_dir=arguments.cache_dir,
@@ -82,10 +89,36 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         report=lambda progress: _print(progress, console),
         device_lock=DeviceLock(arguments.device),
     )
-    stages = {"teacher": build_teacher(config), **build_stages(config, arguments.settings)}
     with blaming(arguments.stage, arguments.device):
-        artifact = stages[arguments.stage].obtain(ArtifactStore(arguments.store), context)
+        artifact = stage.obtain(ArtifactStore(arguments.store), context)
     return {**artifact.result, "folder": str(artifact.folder), "reused": artifact.reused}
+
+
+def _build_stage(config: PipelineConfig, arguments: Arguments) -> Stage:
+    baselines = build_baselines(config)
+    known = dict.fromkeys((*config.chain, *(chain[0].stage for chain in baselines.values())))
+    if arguments.stage not in known:
+        raise ValueError(f"stage must be one of {', '.join(known)}; got {arguments.stage!r}")
+    if arguments.stage not in config.chain:
+        chain = next(c for c in baselines.values() if c[0].stage == arguments.stage)[:1]
+    else:
+        given = {**arguments.defaults, **parse_settings(arguments.settings)}
+        chain = build_chain(config.chain, resolve_names(config.chain, given))
+        chain = chain[: config.chain.index(arguments.stage) + 1]
+    return build_stages(config, chain)[-1]
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, str]:
+    """Read settings of the form NAME=VALUE.
+
+    Raises:
+        ValueError: A word has another form.
+    """
+    for word in words:
+        if not re.fullmatch(r"[\w.-]+=.+", word):
+            raise ValueError(f"settings must have the form NAME=VALUE, got {word!r}")
+    pairs = (word.split("=", 1) for word in words)
+    return {name.replace("-", "_"): value for name, value in pairs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,7 +163,7 @@ def _defaults_from_run(argv: Sequence[str]) -> Arguments | None:
     return Arguments(
         stage="distilled",
         pipeline=TypeAdapter(PipelineConfig).validate_python(pipeline),
-        settings=TypeAdapter(PipelineSettings).validate_python(points[0] if points else {}),
+        defaults=points[0] if points else {},
         store=given[-1] / "stages",
         from_run=given[-1],
     )

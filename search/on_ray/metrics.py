@@ -12,8 +12,8 @@ from typing import NamedTuple
 import ray
 from ray.util.metrics import Gauge
 
-from search.on_ray.searcher import PipelineSearcher
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.dispatcher import Dispatcher
 from search.run_files.progress import ProgressBoard
 from search.run_files.stage_use import (
     PipelineStages,
@@ -125,7 +125,7 @@ class StudyMetrics:
 
     Args:
         board: Kept up to date by others.
-        searcher: Knows the pipelines that are on their way.
+        dispatcher: Knows the pipelines that are on their way.
         run_dir: Folder of the run; its name tags every number.
         device: Torch device of the trials.
         confirmation: Retrainings of the front; none without it.
@@ -135,14 +135,14 @@ class StudyMetrics:
     def __init__(
         self,
         board: ProgressBoard,
-        searcher: PipelineSearcher,
+        dispatcher: Dispatcher,
         run_dir: Path,
         device: str,
         confirmation: Confirmation | None = None,
         remote: RemoteStages | None = None,
     ) -> None:
         self._board = board
-        self._searcher = searcher
+        self._dispatcher = dispatcher
         self._stages_dir = run_dir / STAGES_FOLDER
         self._remote = remote
         self._study_tags = {"recipe": board.study.config.recipe, "run": run_dir.absolute().name}
@@ -170,10 +170,10 @@ class StudyMetrics:
         self._export(measure_front(self._board))  # whatever may be amiss with the store below
         records = self._board.study.records.values()
         pipelines: list[PipelineStages] = [(entry.stages, entry.seconds) for entry in records]
-        pipelines += [(entry.stages, entry.seconds) for entry in self._searcher.open_results]
+        pipelines += [(entry.stages, entry.seconds) for entry in self._dispatcher.open_results]
         if self._confirmation is not None:
             pipelines += self._confirmation.stages
-        baselines = {role: entry.stage for role, entry in self._searcher.baselines.items()}
+        baselines = {role: entry.stage for role, entry in self._dispatcher.baselines.items()}
         use = count_use(pipelines, baselines, self._read_facts)
         self._export(measure_stages(use, self._device))
 

@@ -11,10 +11,12 @@ from ray.tune import Callback
 
 from search.pipelines.retries import Failure, Fault
 from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay
+from trainables.chain import describe_settings, flatten_chain
 from trainables.context import Progress
 from trainables.process.stage_errors import OutOfMemory, SurroundingsError
 from trainables.process.watchdog import read_stall
-from trainables.ray_pipeline import stall_report
+from trainables.ray_pipeline import read_chain, stall_report
+from trainables.stages import STAGES
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -82,8 +84,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
             # Of the attempt before; the worker removes only what lies on its own node.
             stall_report(self._stalls_dir, trial.config).unlink(missing_ok=True)
         detail = ""
-        if trial.config["stage"] == "distilled":
-            detail = _describe_settings(trial.config["settings"])
+        if STAGES[trial.config["chain"][-1][0]].can_pause:  # its label has no settings
+            detail = describe_settings(flatten_chain(read_chain(trial.config)))
         self._board.activities[trial.trial_id] = Activity(
             label=trial.config["label"], detail=detail
         )
@@ -181,10 +183,3 @@ def describe_failure(text: str) -> Failure:
     if name in _FAULTS:
         return Failure(explanation[:REASON_LENGTH], _FAULTS[name])
     return Failure(described[:REASON_LENGTH])
-
-
-def _describe_settings(settings: dict[str, Any]) -> str:
-    return (
-        f"λ {settings['sparsity_lambda']:g}  p {settings['pruning_ratio']:g} {settings['scope']}  "
-        f"T {settings['temperature']:.1f}  α {settings['alpha']:.2g}  β {settings['beta']:.2g}"
-    )

@@ -43,10 +43,10 @@ from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig
 from search.on_ray.progress_callback import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.on_ray.searcher import PipelineSearcher  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
-from trainables.pipeline import BASELINES, PATH  # noqa: E402
 from trainables.process.installation import Installation  # noqa: E402
 from trainables.ray_pipeline import (  # noqa: E402
     WorkerConfig,
+    is_root,
     make_trainable,
     name_trial,
     with_names,
@@ -69,6 +69,7 @@ class TrialResources:
         num_gpus: GPUs of one stage or baseline.
         num_cpus_baseline: Cores of the teacher's and of the dense student's training.
         max_concurrent: Most stages at a time.
+        max_exclusive: Most stages at a time that need their device to themselves: one on each.
     """
 
     device: str
@@ -76,6 +77,7 @@ class TrialResources:
     num_gpus: float
     num_cpus_baseline: int
     max_concurrent: int
+    max_exclusive: int = 1
 
 
 def allot(
@@ -83,6 +85,7 @@ def allot(
     num_cpus: int,
     num_gpus: float,
     node_cpus: int,
+    num_nodes: int = 1,
     *,
     can_grow: bool = False,
 ) -> TrialResources:
@@ -93,6 +96,7 @@ def allot(
         num_cpus: Cores that there are.
         num_gpus: GPUs that there are.
         node_cpus: Cores of the largest node; a trial cannot span two.
+        num_nodes: Nodes that have cores.
         can_grow: Whether stages that wait may bring more machines: then --max-concurrent is taken
             as it is said.
 
@@ -118,6 +122,7 @@ def allot(
         num_gpus=gpus,
         num_cpus_baseline=cpus if gpus else node_cpus,
         max_concurrent=wanted if can_grow else min(fitting, wanted),
+        max_exclusive=wanted if can_grow else max(1, int(num_gpus) if gpus else num_nodes),
     )
 
 
@@ -191,11 +196,12 @@ def redirected(path: Path) -> Iterator[None]:
         yield
 
 
-def count_devices() -> tuple[int, float, int]:
-    """Cores and GPUs of the session, and the cores of its largest node."""
+def count_devices() -> tuple[int, float, int, int]:
+    """Cores and GPUs of the session, the cores of its largest node, and its nodes with cores."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     cpus = [int(resources.get("CPU", 0)) for resources in nodes]
-    return sum(cpus), sum(float(resources.get("GPU", 0)) for resources in nodes), max(cpus)
+    gpus = sum(float(resources.get("GPU", 0)) for resources in nodes)
+    return sum(cpus), gpus, max(cpus), sum(count > 0 for count in cpus)
 
 
 def run_tune(
@@ -222,8 +228,6 @@ def run_tune(
     Raises:
         KeyboardInterrupt: The callback ended the run.
     """
-    threads = dict.fromkeys(PATH, allotment.num_cpus)
-    threads |= dict.fromkeys(BASELINES, allotment.num_cpus_baseline)
     run_dir = run_dir.absolute()  # workers run elsewhere
     workplace = WorkerConfig(
         stages_dir=run_dir / STAGES_FOLDER,
@@ -231,7 +235,8 @@ def run_tune(
         cache_dir=config.cache_dir,
         checkpoint_seconds=config.checkpoint_seconds,
         device=allotment.device,
-        num_threads=threads,
+        num_threads=allotment.num_cpus,
+        num_threads_root=allotment.num_cpus_baseline,
         stall_seconds=config.stall_seconds,
         num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
         remote_store=remote_store,
@@ -239,9 +244,8 @@ def run_tune(
     )
 
     def resources(trial: dict[str, Any]) -> PlacementGroupFactory:
-        return PlacementGroupFactory(
-            [{"CPU": workplace.num_threads[trial["stage"]], "GPU": allotment.num_gpus}]
-        )
+        cpus = allotment.num_cpus_baseline if is_root(trial) else allotment.num_cpus
+        return PlacementGroupFactory([{"CPU": cpus, "GPU": allotment.num_gpus}])
 
     # Tune would start one process at a time, and give it up as soon as another one is free: where
     # a stage takes less time than a process to start, all of them would run in a single one.

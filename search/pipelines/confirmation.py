@@ -12,13 +12,14 @@ from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
 from search.run_files.retrainings import (
     CONFIRMATION_FILE,
-    STAGE,
     Retraining,
     read_retrainings,
     write_retrainings,
 )
 from search.run_files.stage_use import PipelineStages
+from trainables.chain import build_chain
 from trainables.pipeline import StageResult
+from trainables.stages import STAGES
 
 RETRAINED = "retrained"
 """What the metrics call the stage of a retraining."""
@@ -83,7 +84,7 @@ class Confirmation:
     def stages(self) -> list[PipelineStages]:
         """Stage and seconds of each retraining, apart from the pipelines' own fine-tunings."""
         done = [entry for entry in self.retrainings.values() if entry.state == "complete"]
-        return [({RETRAINED: entry.stage}, {RETRAINED: entry.seconds}) for entry in done]
+        return [({RETRAINED: entry.network}, {RETRAINED: entry.seconds}) for entry in done]
 
     @property
     def seconds_left(self) -> float | None:
@@ -100,12 +101,14 @@ class Confirmation:
         if key is None:
             return None
         number, seed = key
-        node = f"{STAGE} {number} seed {seed}"
+        node = f"{RETRAINED} {number} seed {seed}"
         self._started = self._started or time.monotonic()
         self._running[node] = key
-        settings = self._study.records[number].settings
-        label = f"confirm {number} seed {seed}"
-        return Task(node, STAGE, settings, label, fine_tuning_seed=seed)
+        stages = self._study.config.pipeline.chain
+        chain = build_chain(stages, self._study.records[number].settings)
+        accurate = [i for i, stage in enumerate(stages) if "miou" in STAGES[stage].reveals]
+        chain = chain[: accurate[-1] + 1]
+        return Task(node, chain, f"confirm {number} seed {seed}", fine_tuning_seed=seed)
 
     def finish(self, node: str, result: StageResult) -> None:
         """Note that a retraining has ended.
@@ -126,8 +129,8 @@ class Confirmation:
                 seed=seed,
                 state="complete",
                 miou=miou,
-                stage=result.stages[STAGE],
-                seconds=result.seconds[STAGE],
+                network=result.network,
+                seconds=sum(result.seconds.values()),
             ),
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from trainables.distillers import DistillerConfig
-from trainables.pipeline import BASELINES, PATH, StageResult, get_prefix
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import Chain, Prefix, describe_settings, flatten_chain, freeze
+from trainables.pipeline import StageResult, merge_results
+from trainables.settings import flatten
+from trainables.stages import STAGES, NetworkStage
 
 NodeState = Literal["open", "running", "done", "failed"]
 
@@ -18,33 +19,43 @@ class Task(NamedTuple):
     """A stage that may run now.
 
     Attributes:
-        node: Its node in the tree.
-        stage: Name of the stage.
-        settings: Of the pipeline that asked for it first; None for a baseline.
-        label: For people.
-        share: Of the stage's steps after which it pauses, within 0..1; 1 ends it.
-        fine_tuning_seed: Of a further fine-tuning (`search.pipelines.confirmation`); None: the
-        study's.
+        node: Name of its node in the tree.
+        chain: The pipeline that asked for it first, up to this stage.
+        label: Name in tables, in characters that folders may have.
+        share: Fraction of the stage's steps after which it pauses, within 0..1; 1 ends it.
+        fine_tuning_seed: Seed of a further fine-tuning (`search.pipelines.confirmation`); None: the
+            study's.
+        baseline: Name of the uncompressed network that it belongs to; "" for a pipeline's stage.
     """
 
     node: str
-    stage: str
-    settings: PipelineSettings | None
+    chain: Chain
     label: str
     share: float = 1.0
     fine_tuning_seed: int | None = None
+    baseline: str = ""
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return self.chain[-1].stage
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it trains an uncompressed network, before all pipelines."""
+        return len(self.chain) == 1
 
 
 class Ending(NamedTuple):
     """A pipeline that is through, or that cannot go on.
 
     Attributes:
-        number: Of the pipeline.
+        number: Number of the pipeline, or name of a baseline.
         result: What its stages have brought so far.
         reason: Why it failed; empty when it is through.
     """
 
-    number: int
+    number: int | str
     result: StageResult
     reason: str
 
@@ -54,8 +65,8 @@ class _Node:
     """A stage in the tree.
 
     Attributes:
-        task: Of the stage.
-        age: Nodes that were there before it.
+        task: What to run.
+        age: Number of nodes that were there before it.
         parents: Nodes that it reads.
         children: Nodes that read it.
         waiting: Open pipelines whose path leads through it, by age; the values mean nothing.
@@ -69,11 +80,26 @@ class _Node:
     age: int
     parents: tuple[str, ...]
     children: list[str] = field(default_factory=list)
-    waiting: dict[int, None] = field(default_factory=dict)
+    waiting: dict[int | str, None] = field(default_factory=dict)
     state: NodeState = "open"
     result: StageResult = field(default_factory=StageResult)
     reason: str = ""
     is_held: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Path:
+    """The nodes of a pipeline.
+
+    Attributes:
+        nodes: Node names, root first.
+        chain: Step of each node.
+        helpers: Nodes that its stages read beside the path: the teacher's.
+    """
+
+    nodes: tuple[str, ...]
+    chain: Chain
+    helpers: tuple[str, ...] = ()
 
 
 class StageTree:
@@ -83,7 +109,8 @@ class StageTree:
     that waits holds no machine. Of the stages that may run now the deepest comes first: a sampler
     learns from pipelines that end, not from pipelines that begin.
 
-    The last stage may be cut at rungs: it pauses there, and goes on once it is promoted.
+    The last stage of a pipeline that can pause is cut at rungs: it pauses there, and goes on once
+    it is promoted.
 
     What may run is kept in a queue, so that a decision takes as long among ten thousand pipelines
     as among ten.
@@ -91,84 +118,80 @@ class StageTree:
     Source: the stage trees of Shin et al., "Hippo", https://arxiv.org/abs/2006.11972, section 3.
 
     Args:
-        rungs: Shares of the last stage's steps after which it pauses, ascending, within 0..1.
+        baselines: Chains of the uncompressed networks by name, the teacher's first.
+        rungs: Fractions of the pausing stage's steps after which it pauses, ascending, within 0..1.
 
     Attributes:
-        trained_lambdas: Values of lambda whose sparse stage is done.
+        trained: What the chains choose whose training is done, up to the trained stage.
     """
 
-    def __init__(self, rungs: Sequence[float] = ()) -> None:
+    def __init__(self, baselines: Mapping[str, Chain], rungs: Sequence[float] = ()) -> None:
         self._shares = (*rungs, 1.0)
         self._nodes: dict[str, _Node] = {}
-        self._pipelines: dict[int, tuple[str, ...]] = {}
-        self._paid: dict[str, int] = {}
+        self._paths: dict[int | str, _Path] = {}
+        self._paid: dict[str, int | str] = {}
         self._queue: list[tuple[float, int, str]] = []  # minus depth, age, node
-        self._ending: dict[int, None] = {}
-        self.trained_lambdas: set[float] = set()
-        for stage in BASELINES:
-            task = Task(stage, stage, None, stage)
-            self._nodes[stage] = _Node(task=task, age=len(self._nodes), parents=())
-            self._enqueue(stage)
+        self._ending: dict[int | str, None] = {}
+        self.trained: set[Prefix] = set()
+        self._teacher = _name_node(next(iter(baselines.values()))[:1])
+        for name, chain in baselines.items():
+            self._add(name, chain)
 
     @property
     def open_pipelines(self) -> tuple[int, ...]:
         """Pipelines that were added and have not ended."""
-        return tuple(self._pipelines)
+        return tuple(number for number in self._paths if isinstance(number, int))
 
-    def add(self, number: int, settings: PipelineSettings) -> None:
+    def add(self, number: int, chain: Chain) -> None:
         """Add a pipeline; it shares what other pipelines have in common with it.
 
         Args:
-            number: Of the pipeline, new.
-            settings: What it chooses.
+            number: Number of the pipeline, new.
+            chain: Its steps.
         """
-        path = ["dense"]
-        for stage in PATH[1:-1]:
-            node = f"{stage} {get_prefix(settings, stage)}"
-            self._grow(node, stage, settings, number, parents=(path[-1],))
-            path.append(node)
-        teacher = ("teacher",) if DistillerConfig(name=settings.distiller).needs_teacher else ()
-        for share in self._shares:
-            node = f"{PATH[-1]} {get_prefix(settings, PATH[-1])} {share}"
-            self._grow(node, PATH[-1], settings, number, (path[-1], *teacher), share)
-            path.append(node)
-        self._pipelines[number] = (*teacher, *path)
-        for name in self._pipelines[number]:
-            self._nodes[name].waiting[number] = None
-            self._enqueue(name)
-        states = [self._nodes[name].state for name in self._pipelines[number]]
-        if states[-1] == "done" or "failed" in states:
-            self._ending[number] = None
+        self._add(number, chain)
 
     def promote(self, number: int) -> None:
         """Let a pipeline that paused at a rung go on.
 
         Args:
-            number: Of an open pipeline.
+            number: Number of an open pipeline.
         """
-        held = [name for name in self._pipelines[number] if self._nodes[name].is_held]
+        held = [name for name in self._paths[number].nodes if self._nodes[name].is_held]
         if held:
             self._nodes[held[0]].is_held = False
             self._enqueue(held[0])
 
-    def take(self) -> Task | None:
+    def take(self, *, may_be_exclusive: bool = True) -> Task | None:
         """Hand out the deepest stage that may run now, the oldest of equals; None if there is none.
 
         The pipelines that wait for a stage are those that count: a stage that none needs any more
         is not handed out.
+
+        Args:
+            may_be_exclusive: Whether there is a device that no other measurement has.
         """
-        while self._queue:
-            name = heappop(self._queue)[-1]
-            if self._may_run(name):
-                self._nodes[name].state = "running"
-                return self._nodes[name].task
-        return None
+        passed = []
+        taken = None
+        while self._queue and taken is None:
+            entry = heappop(self._queue)
+            node = self._nodes[entry[-1]]
+            if not self._may_run(entry[-1]):
+                continue
+            if STAGES[node.task.stage].is_exclusive and not may_be_exclusive:
+                passed.append(entry)
+                continue
+            node.state = "running"
+            taken = node.task
+        for entry in passed:
+            heappush(self._queue, entry)
+        return taken
 
     def finish(self, node: str, result: StageResult) -> list[Ending]:
         """Note that a stage is done.
 
         Args:
-            node: Of the task that was handed out.
+            node: Node of the task that was handed out.
             result: What it brought.
 
         Returns:
@@ -176,18 +199,18 @@ class StageTree:
         """
         entry = self._nodes[node]
         entry.state, entry.result = "done", result
-        if entry.task.stage == "sparse" and entry.task.settings is not None:
-            self.trained_lambdas.add(entry.task.settings.sparsity_lambda)
+        if STAGES[entry.task.stage].trains and entry.task.share == 1:
+            self.trained.add(freeze(flatten_chain(entry.task.chain)))
         for child in entry.children:
             self._enqueue(child)
-        self._ending |= {n: None for n in entry.waiting if self._pipelines[n][-1] == node}
+        self._ending |= {n: None for n in entry.waiting if self._paths[n].nodes[-1] == node}
         return self.settle()
 
     def fail(self, node: str, reason: str) -> list[Ending]:
         """Note that a stage has failed, and with it every pipeline that needs it.
 
         Args:
-            node: Of the task that was handed out.
+            node: Node of the task that was handed out.
             reason: Why, in one line.
 
         Returns:
@@ -202,7 +225,7 @@ class StageTree:
         """Hand a stage out again whose attempt has failed, if a pipeline still needs it.
 
         Args:
-            node: Of the task that was handed out.
+            node: Node of the task that was handed out.
         """
         self._nodes[node].state = "open"
         self._enqueue(node)
@@ -214,55 +237,103 @@ class StageTree:
         """
         endings = []
         for number in tuple(self._ending):
-            nodes = [self._nodes[name] for name in self._pipelines[number]]
+            path = self._paths[number]
+            nodes = [self._nodes[name] for name in (*path.helpers, *path.nodes)]
             reason = next((node.reason for node in nodes if node.state == "failed"), "")
             endings.append(Ending(number, self.drop(number), reason))
         return endings
 
-    def drop(self, number: int) -> StageResult:
+    def drop(self, number: int | str) -> StageResult:
         """Take a pipeline out; stages that no other pipeline needs are not handed out any more.
 
         Args:
-            number: Of an open pipeline.
+            number: Number of an open pipeline.
 
         Returns:
             What its stages have brought so far.
         """
         result = self.get_result(number)
-        for name in self._pipelines.pop(number):
+        path = self._paths.pop(number)
+        for name in (*path.helpers, *path.nodes):
             del self._nodes[name].waiting[number]
         self._ending.pop(number, None)
         return result
 
     def waiting_for(self, node: str) -> tuple[int, ...]:
         """The open pipelines whose path leads through a stage."""
-        return tuple(self._nodes[node].waiting)
+        return tuple(number for number in self._nodes[node].waiting if isinstance(number, int))
 
-    def get_result(self, number: int) -> StageResult:
+    def get_result(self, number: int | str) -> StageResult:
         """Merge what the stages of an open pipeline have brought so far.
 
         Seconds of a shared stage are charged to the pipeline that asked for it first.
         """
-        merged = StageResult()
-        for name in self._pipelines[number]:
-            result = self._nodes[name].result
-            if self._paid.get(name) != number:
-                result = replace(result, seconds=dict.fromkeys(result.seconds, 0.0))
-            merged |= result
+        path = self._paths[number]
+        results = [self._get_charged(name, number) for name in path.nodes]
+        helping = [replace(self._get_charged(h, number), metrics={}) for h in path.helpers]
+        merged = merge_results(path.chain, results)
+        for result in helping:
+            merged = replace(
+                merged,
+                stages={**result.stages, **merged.stages},
+                seconds={**result.seconds, **merged.seconds},
+            )
         return merged
 
+    def _get_charged(self, node: str, number: int | str) -> StageResult:
+        result = self._nodes[node].result
+        if self._paid.get(node) == number:
+            return result
+        return replace(result, seconds=dict.fromkeys(result.seconds, 0.0))
+
+    def _add(self, number: int | str, chain: Chain) -> None:
+        names: list[str] = []
+        steps: list[Any] = []
+        network, helpers = "", dict[str, None]()
+        pausing = [index for index, step in enumerate(chain) if STAGES[step.stage].can_pause]
+        for index, step in enumerate(chain):
+            shares = self._shares if pausing and index == pausing[-1] else (1.0,)
+            reads = [names[-1]] if names else []
+            if network and network not in reads:
+                reads.append(network)
+            if STAGES[step.stage].needs_teacher(step.settings):
+                reads.append(self._teacher)
+                helpers[self._teacher] = None
+            for share in shares:
+                node = _name_node(chain[: index + 1], share)
+                self._grow(node, number, chain[: index + 1], tuple(reads), share)
+                reads = [node, *(name for name in reads if name in helpers)]
+                names.append(node)
+                steps.append(step)
+            if issubclass(STAGES[step.stage], NetworkStage):
+                network = names[-1]
+        path = _Path(nodes=tuple(names), chain=tuple(steps), helpers=tuple(helpers))
+        self._paths[number] = path
+        for name in (*path.helpers, *path.nodes):
+            self._nodes[name].waiting[number] = None
+            self._enqueue(name)
+        states = [self._nodes[name].state for name in (*path.helpers, *path.nodes)]
+        if states[-1] == "done" or "failed" in states:
+            self._ending[number] = None
+
     def _grow(
-        self, node: str, stage: str, settings: PipelineSettings, number: int,
-        parents: tuple[str, ...], share: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        node: str,
+        number: int | str,
+        chain: Chain,
+        parents: tuple[str, ...],
+        share: float,
+    ) -> None:
         if node in self._nodes:
             return
-        label = _describe(number, stage, settings)
+        baseline = "" if isinstance(number, int) else number
+        task = Task(node, chain, _describe(number, chain), share, baseline=baseline)
+        can_pause = STAGES[task.stage].can_pause
         self._nodes[node] = _Node(
-            task=Task(node, stage, settings, label, share),
+            task=task,
             age=len(self._nodes),
             parents=parents,
-            is_held=stage == PATH[-1] and share != self._shares[0],
+            is_held=can_pause and share != self._shares[0],
         )
         self._paid[node] = number
         for parent in parents:
@@ -273,27 +344,30 @@ class StageTree:
         return (
             node.state == "open"
             and not node.is_held
-            and (bool(node.waiting) or name in BASELINES)
+            and bool(node.waiting)
             and all(self._nodes[parent].state == "done" for parent in node.parents)
         )
 
     def _enqueue(self, name: str) -> None:
         """Queue a stage if it may run; `take` looks again, as it may have changed by then."""
         if self._may_run(name):
-            depth = _depth(self._nodes[name].task)
-            heappush(self._queue, (-depth, self._nodes[name].age, name))
+            task = self._nodes[name].task
+            heappush(self._queue, (-len(task.chain) - task.share, self._nodes[name].age, name))
 
 
-def _depth(task: Task) -> float:
-    return task.share + (PATH.index(task.stage) if task.stage in PATH else 0)
+def _name_node(chain: Chain, share: float = 1.0) -> str:
+    """Name a node by all that it depends on within a study."""
+    steps = (f"{stage} {sorted(flatten(settings).items())}" for stage, settings in chain)
+    return " > ".join([*steps, *([] if share == 1 else [f"{share}"])])
 
 
-def _describe(number: int, stage: str, settings: PipelineSettings) -> str:
-    """Name a stage by what it depends on, in characters that folders may have."""
-    if stage == "distilled":
-        return f"distilled {number}"
-    label = f"{stage} lambda {settings.sparsity_lambda:g}"
-    if stage == "sparse":
-        return label
-    rounded = f" round {settings.round_to}" if settings.round_to > 1 else ""
-    return f"{label} p {settings.pruning_ratio:g} {settings.scope}{rounded}"
+def _describe(number: int | str, chain: Chain) -> str:
+    """Name a stage for people, in characters that folders may have."""
+    stage = chain[-1].stage
+    if isinstance(number, str):
+        return number if len(chain) == 1 else f"{stage} {number}"
+    if STAGES[stage].can_pause:
+        return f"{stage} {number}"
+    chosen = describe_settings(flatten_chain(chain)).replace("λ", "lambda").replace(",", "")
+    is_continued = len({step.stage for step in chain}) < len(chain)
+    return f"{stage} {chosen}" + (f" of {number}" if is_continued else "")

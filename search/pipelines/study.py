@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
-from search.pipelines.accuracy_bound import find_dominating
+from search.pipelines.accuracy_bound import SIZES, find_dominating
 from search.pipelines.journal import BatchingJournal, repair
 from search.proposing.bounded_history import TrialHistory
 from search.proposing.rung_estimates import RungEstimates
@@ -33,7 +33,8 @@ from search.proposing.samplers import (
 )
 from search.proposing.shared_prefix import choose_prefix
 from trainables.artifacts.store import is_plain_name
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import Chain, Prefix, build_chain, flatten_chain
+from trainables.pipeline import StageResult
 
 STUDY_NAME = "segfront"
 JOURNAL_FILE = "study.journal"
@@ -45,22 +46,43 @@ _OPTUNA_STATES = {
     "stopped": TrialState.PRUNED,
 }
 EARLIER = "warm_start"  # marks what comes from earlier runs
-# How the reasons of pipelines begin that were stopped early.
-HOPELESS = "even with mIoU"
-BEHIND_FRONT = "behind the front"
-_OUTCOME_FIELDS = ("reason", "metrics", "stages", "seconds", "finished_at", "elapsed_hours")
+StoppedBy = Literal["", "limit", "bound", "rung"]
+"""What stopped a pipeline early: a limit of the user's, the bound on its accuracy, or its rung."""
+
+_OUTCOME_FIELDS = (
+    "reason",
+    "stopped_by",
+    "metrics",
+    "stages",
+    "seconds",
+    "network",
+    "finished_at",
+    "elapsed_hours",
+)
+
+
+class Obstacle(NamedTuple):
+    """Why a pruned network need not be distilled.
+
+    Attributes:
+        reason: In one line.
+        stopped_by: Kind of the reason.
+    """
+
+    reason: str
+    stopped_by: StoppedBy
 
 
 class Proposal(NamedTuple):
     """A pipeline to run.
 
     Attributes:
-        number: Of its trial in the study.
-        settings: What it chooses.
+        number: Number of its trial in the study.
+        chain: Its steps.
     """
 
     number: int
-    settings: PipelineSettings
+    chain: Chain
 
 
 class KnownPipeline(NamedTuple):
@@ -68,14 +90,14 @@ class KnownPipeline(NamedTuple):
 
     Attributes:
         run_dir: Folder of that run.
-        number: Of its trial there.
-        settings: What it chose.
+        number: Number of its trial there.
+        settings: What it chose, "stage.setting" -> value.
         metrics: Its objectives.
     """
 
     run_dir: str
     number: int
-    settings: PipelineSettings
+    settings: Mapping[str, Any]
     metrics: Mapping[str, float]
 
 
@@ -84,13 +106,15 @@ class TrialRecord:
     """What is known of one trial.
 
     Attributes:
-        number: Of the trial in the study.
+        number: Number of the trial in the study.
         state: complete, failed, stopped or running.
-        settings: What it chose.
+        settings: What it chose, "stage.setting" -> value.
         reason: Why it ended, empty when complete.
+        stopped_by: What stopped it early, empty otherwise.
         metrics: Measured numbers by name.
         stages: Stage name -> folder in the store.
         seconds: Stage name -> seconds that this trial paid for.
+        network: Folder of its finished network in the store.
         started_at: ISO 8601, UTC.
         finished_at: ISO 8601, UTC; empty while running.
         elapsed_hours: Working time of the study until it ended; None while running.
@@ -98,11 +122,13 @@ class TrialRecord:
 
     number: int
     state: Outcome | Literal["running"]
-    settings: PipelineSettings
+    settings: Mapping[str, Any]
     reason: str = ""
+    stopped_by: StoppedBy = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    network: str = ""
     started_at: str = ""
     finished_at: str = ""
     elapsed_hours: float | None = None
@@ -143,7 +169,8 @@ class PipelineStudy:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._study.set_metric_names(list(config.objectives))
-        self._distributions = config.space.distributions()
+        self._stages = config.pipeline.chain
+        self._distributions = config.space.distributions(self._stages)
         self._estimates = RungEstimates(config.rungs, config.objectives)
         self._history = TrialHistory(len(config.objectives))
         self._trials: dict[int, Trial] = {}
@@ -190,11 +217,11 @@ class PipelineStudy:
                 origin = {"run": pipeline.run_dir, "trial": pipeline.number}
                 if origin in present:
                     continue
-                values = asdict(pipeline.settings)
+                params = self._select_searched(pipeline.settings)
                 self._study.add_trial(
                     create_trial(
-                        params={name: values[name] for name in self._distributions},
-                        distributions=dict(self._distributions),
+                        params=params,
+                        distributions={name: self._distributions[name] for name in params},
                         values=[float(pipeline.metrics[name]) for name in self.config.objectives],
                         constraints=self._constrain(pipeline.metrics),
                         user_attrs={EARLIER: origin, "metrics": dict(pipeline.metrics)},
@@ -225,12 +252,12 @@ class PipelineStudy:
         """Let all that is told within go to the disk at once, at the end."""
         return self._journal.batch()
 
-    def ask(self, ready: Collection[float] = ()) -> Proposal | None:
+    def ask(self, ready: Collection[Prefix] = ()) -> Proposal | None:
         """Hand out the next pipeline; None when all have been handed out.
 
         Args:
-            ready: Values of lambda whose sparse stage is done; those have precedence as long as the
-                sampler would draw at random.
+            ready: What chains choose whose training is done; pipelines that share it have
+                precedence as long as the sampler would draw at random.
         """
         left = self._abandoned
         if not left and len(self.records) >= self.config.num_pipelines:
@@ -253,8 +280,9 @@ class PipelineStudy:
         )
         trial = self._begin_trial()
         self._history.note(trial._cached_frozen_trial)
-        params = {name: _suggest(trial, name, d) for name, d in self._distributions.items()}
-        settings = self.config.space.to_settings(params)
+        settings = self.config.space.suggest(
+            self._stages, lambda name, distribution: _suggest(trial, name, distribution)
+        )
         self._trials[trial.number] = trial
         self.records[trial.number] = TrialRecord(
             number=trial.number,
@@ -263,7 +291,7 @@ class PipelineStudy:
             metrics=trial.user_attrs.get("metrics", {}),
             started_at=_format_time(trial.datetime_start),
         )
-        return Proposal(trial.number, settings)
+        return Proposal(trial.number, build_chain(self._stages, settings))
 
     def _begin_trial(self) -> Trial:
         """One that a dead driver left, else one that was enqueued, else a new one."""
@@ -300,25 +328,24 @@ class PipelineStudy:
         outcome: Outcome,
         *,
         reason: str = "",
-        metrics: Mapping[str, float] | None = None,
-        stages: Mapping[str, str] | None = None,
-        seconds: Mapping[str, float] | None = None,
+        stopped_by: StoppedBy = "",
+        result: StageResult | None = None,
     ) -> TrialRecord:
         """Take the outcome of a pipeline; one whose objectives are not all numbers has failed.
 
         Args:
-            number: Of a proposal that has not been told yet.
+            number: Number of a proposal that has not been told yet.
             outcome: complete, failed or stopped.
             reason: Why it ended, unless complete.
-            metrics: Measured numbers, the objectives among them when complete.
-            stages: Stage name -> folder in the store.
-            seconds: Stage name -> seconds paid for.
+            stopped_by: What stopped it.
+            result: What its stages brought, the objectives among it when complete.
 
         Raises:
             ValueError: The trial was never handed out here, or was told before.
         """
         trial, record = self._get_running(number)
-        metrics = dict(metrics or {})
+        result = result or StageResult()
+        metrics = dict(result.metrics)
         if outcome == "complete":
             wrong = [n for n in self.config.objectives if not _is_finite(metrics.get(n))]
             if wrong:
@@ -328,9 +355,11 @@ class PipelineStudy:
             record,
             state=outcome,
             reason=reason,
+            stopped_by=stopped_by,
             metrics=metrics,
-            stages=dict(stages or {}),
-            seconds=dict(seconds or {}),
+            stages=dict(result.stages),
+            seconds=dict(result.seconds),
+            network=result.network if outcome == "complete" else "",
             finished_at=_format_time(datetime.now(UTC)),
             elapsed_hours=self.worked_seconds / 3600,
         )
@@ -354,24 +383,31 @@ class PipelineStudy:
         """Keep the working time for the next session; the last outcome keeps it too."""
         self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
 
-    def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> str:
-        """Say why a pruned network need not be distilled; empty while it may enter the front.
+    def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> Obstacle | None:
+        """Say why a network need not be trained further; None while it may enter the front.
 
         Args:
-            metrics: What is known of the network: its objectives but miou, and its sizes.
+            metrics: What is known of the network so far.
             ceiling: mIoU in 0..1 that is believable while few networks have finished.
         """
         for name, limit in self._limits.items():
-            if metrics[name] > limit:
-                return f"{name} {metrics[name]:g} is above its limit {limit:g}"
-        if not self.config.stop_hopeless:
-            return ""
+            if metrics.get(name, 0.0) > limit:
+                text = f"{name} {metrics[name]:g} is above its limit {limit:g}"
+                return Obstacle(text, "limit")
+        if not self.config.stop_hopeless or not self._knows_costs(metrics):
+            return None
         finished = {n: r.metrics for n, r in self.records.items() if r.state == "complete"}
         found = find_dominating(metrics, finished, self.config.objectives, ceiling)
         if found is None:
-            return ""
+            return None
         number, bound = found
-        return f"{HOPELESS} {bound:.3f}, the best believable, trial {number} would dominate it"
+        text = f"even with mIoU {bound:.3f}, the best believable, trial {number} would dominate it"
+        return Obstacle(text, "bound")
+
+    def _knows_costs(self, metrics: Mapping[str, float]) -> bool:
+        """Whether all is known that a trained network is judged by besides its accuracy."""
+        costs = {n for n in self.config.objectives if OBJECTIVES[n].direction == "minimize"}
+        return costs | set(SIZES) <= metrics.keys()
 
     @property
     def _limits(self) -> dict[str, float]:
@@ -408,16 +444,20 @@ class PipelineStudy:
         waiting = [
             t.system_attrs.get("fixed_params") for t in trials if EARLIER not in t.user_attrs
         ]
-        points = [point for point in self.config.first_points if self.config.space.contains(point)]
-        for point in points[: self.config.num_pipelines]:
-            values = asdict(point)
-            params = {name: values[name] for name in self._distributions}
+        chains = [build_chain(self._stages, point) for point in self.config.first_points]
+        inside = [chain for chain in chains if not self.config.space.find_outside(chain)]
+        for chain in inside[: self.config.num_pipelines]:
+            params = self._select_searched(flatten_chain(chain))
             if params not in waiting:  # a killed driver's
                 self._enqueue(params)
 
+    def _select_searched(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that are searched, of those that a pipeline chooses."""
+        return {name: value for name, value in settings.items() if name in self._distributions}
+
     @property
     def _draws_at_random(self) -> bool:
-        """Whether the sampler has not begun to learn, as far as finished trials say."""
+        """True while the sampler is in its random start-up, as far as finished trials say."""
         starts = count_random_starts(self.config.sampler, self.config.num_pipelines)
         missing = max(0, starts - self._num_known)
         finished = (
@@ -427,14 +467,13 @@ class PipelineStudy:
         )
         return len(list(islice(finished, missing))) < missing
 
-    def _enqueue_prefix(self, ready: Collection[float]) -> None:
+    def _enqueue_prefix(self, ready: Collection[Prefix]) -> None:
         """Let the next trial share what is there, unless a given point is next."""
         if self._num_enqueued:
             return
         proposed = [record.settings for record in self.records.values()]
-        prefix = choose_prefix(
-            self.config.space, proposed, ready, seed=derive_seed(self.config.seed, len(proposed))
-        )
+        seed = derive_seed(self.config.seed, len(proposed))
+        prefix = choose_prefix(self.config.space, self._stages, proposed, ready, seed=seed)
         if prefix:
             self._enqueue(prefix)
 
@@ -462,7 +501,7 @@ class PipelineStudy:
         return TrialRecord(
             number=trial.number,
             state=state,
-            settings=self.config.space.to_settings(trial.params),
+            settings=self.config.space.complete(self._stages, trial.params),
             started_at=_format_time(trial.datetime_start),
             **{name: outcome[name] for name in names if name in outcome},
         )

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from search.config import StudyConfig
 from search.space import SearchSpace
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import build_chain, flatten_chain, list_choosers, resolve_names
 
 
-def read_first_points(path: Path, config: StudyConfig) -> tuple[PipelineSettings, ...]:
+def read_first_points(path: Path, config: StudyConfig) -> tuple[dict[str, Any], ...]:
     """Read a JSON list of settings, such as `[{"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}]`.
 
-    What a point leaves out is what the space fixes, else what the dual-branch paper chose.
+    Settings have their short names or, where two stages have one of the same name, full ones:
+    "pruned.pruning_ratio". What a point leaves out is what the space fixes, else what the papers
+    chose.
 
     Args:
         path: Of the file.
@@ -41,40 +40,47 @@ def read_first_points(path: Path, config: StudyConfig) -> tuple[PipelineSettings
             f"got {len(points)}"
         )
     return tuple(
-        _complete(point, config.space, f"points: {path}, point {number}")
+        _complete(point, config, f"points: {path}, point {number}")
         for number, point in enumerate(points, start=1)
     )
 
 
-def _complete(point: Any, space: SearchSpace, place: str) -> PipelineSettings:
+def _complete(point: Any, config: StudyConfig, place: str) -> dict[str, Any]:
     if not isinstance(point, dict):
         raise ValueError(f"{place} must be an object of settings, got {point!r}")
-    names = [entry.name for entry in fields(PipelineSettings)]
-    unknown = [name for name in point if name not in names]
-    if unknown:
-        raise ValueError(
-            f"{place}: unknown setting {', '.join(unknown)}; known are {', '.join(names)}"
-        )
+    stages, space = config.pipeline.chain, config.space
     try:
-        settings = TypeAdapter(PipelineSettings).validate_python({**_fixed(space), **point})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {where} {first['msg']}, got {first['input']!r}") from None
-    for name in space.find_outside(settings):
+        given = resolve_names(stages, {**_choosers(stages, space, point), **point})
+        chain = build_chain(stages, {**_fixed(stages, space, given), **given})
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    chosen = flatten_chain(chain)
+    for name in space.find_outside(chain):
         raise ValueError(
-            f"{place}: {name} must lie in space.{name} ({getattr(space, name)}), "
-            f"got {getattr(settings, name)}"
+            f"{place}: {name} must lie in space.{name} ({space.get_range(name)}), "
+            f"got {chosen[name]}"
         )
-    return settings
+    return chosen
 
 
-def _fixed(space: SearchSpace) -> Mapping[str, Any]:
-    """Values of the settings that are not searched, by name."""
-    searched = space.distributions()
-    middle = space.to_settings({})
+def _choosers(
+    stages: Sequence[str], space: SearchSpace, point: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Values of the settings that choose options, such as the distiller, where they are fixed."""
+    fixed = space.complete(stages, {})
+    searched = space.distributions(stages)
     return {
-        entry.name: getattr(middle, entry.name)
-        for entry in fields(PipelineSettings)
-        if entry.name not in searched
+        name: fixed[name]
+        for name in list_choosers(stages)
+        if name not in searched and name not in point and name.rpartition(".")[2] not in point
+    }
+
+
+def _fixed(stages: Sequence[str], space: SearchSpace, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the settings that are not searched, by name."""
+    searched = space.distributions(stages)
+    return {
+        name: value
+        for name, value in space.complete(stages, given).items()
+        if name not in searched and name not in given
     }

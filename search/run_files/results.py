@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from models.files.atomic_file import write_atomically
 from models.hardware import describe_hardware
@@ -35,22 +34,20 @@ def write_trials(path: Path, records: Iterable[TrialRecord], objectives: Sequenc
         objectives: Columns that are there even before a trial is complete.
     """
     rows = [_row(record) for record in sorted(records, key=lambda record: record.number)]
-    names = {name: None for row in rows for name in row}
-    first = ("trial", "state", "reason", *(name for name in names if name.startswith("config/")))
+    names = dict.fromkeys(name for row in rows for name in row)
+    first = ("trial", "state", "reason", "stopped_by")
+    chosen = tuple(name for name in names if name.startswith("config/"))
     last = ("started_at", "finished_at", "elapsed_hours")
-    between = [name for name in names if name not in first and name not in last]
+    between = [name for name in names if name not in (*first, *chosen, *last)]
     between.sort(key=_group)
-    columns = dict.fromkeys((*first, *objectives, *between, *last))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    columns = dict.fromkeys((*first, *chosen, *objectives, *between, *last))
+    table = pd.DataFrame(rows, columns=list(columns), dtype=object)
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _group(column: str) -> int:
     """Measurements first, then classes, stages, seconds; otherwise the order of appearance."""
-    order = ("iou/", "stage/", "seconds/", "seconds_total")
+    order = ("iou/", "network", "stage/", "seconds/", "seconds_total")
     return next((1 + i for i, prefix in enumerate(order) if column.startswith(prefix)), 0)
 
 
@@ -60,10 +57,12 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "trial": record.number,
         "state": record.state,
         "reason": record.reason,
-        **{f"config/{name}": value for name, value in asdict(record.settings).items()},
+        "stopped_by": record.stopped_by,
+        **{f"config/{name}": value for name, value in record.settings.items()},
         **record.metrics,
         **{f"stage/{name}": folder for name, folder in record.stages.items()},
         **{f"seconds/{name}": round(value, 3) for name, value in record.seconds.items()},
+        "network": record.network,
         "seconds_total": round(sum(record.seconds.values()), 3) if record.seconds else "",
         "started_at": record.started_at,
         "finished_at": record.finished_at,
@@ -72,15 +71,18 @@ def _row(record: TrialRecord) -> dict[str, Any]:
 
 
 def reference_point(config: StudyConfig, baselines: Sequence[Baseline]) -> dict[str, float]:
-    """Corner of the reference box: no accuracy, and the cost of the uncompressed student.
+    """Corner of the reference box: no accuracy, and the cost of the costliest uncompressed student.
 
     Args:
         config: Objectives.
-        baselines: "dense" among them.
+        baselines: At least one student among them.
     """
-    dense = next(baseline for baseline in baselines if baseline.name == "dense")
+    students = [baseline._asdict() for baseline in baselines if baseline.role == "student"]
     return {
-        name: 0.0 if name == "miou" else float(getattr(dense, name)) for name in config.objectives
+        name: 0.0
+        if OBJECTIVES[name].direction == "maximize"
+        else max(float(student[name]) for student in students)
+        for name in config.objectives
     }
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from models.files.atomic_file import write_atomically
-from trainables.pipeline import PATH
 
 CONFIRMATION_FILE = "confirmation.csv"
-STAGE = PATH[-1]
-COLUMNS = ("trial", "seed", "state", "reason", "miou", f"stage/{STAGE}", f"seconds/{STAGE}")
+COLUMNS = ("trial", "seed", "state", "reason", "miou", "network", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +25,7 @@ class Retraining:
         state: complete or failed.
         reason: Why it failed, empty when complete.
         miou: In 0..1; None when failed.
-        stage: Folder in the store, empty when failed.
+        network: Folder of the network in the store, empty when failed.
         seconds: Of work; 0 where the stage was found in the store.
     """
 
@@ -36,7 +34,7 @@ class Retraining:
     state: Literal["complete", "failed"]
     reason: str = ""
     miou: float | None = None
-    stage: str = ""
+    network: str = ""
     seconds: float = 0.0
 
 
@@ -47,14 +45,10 @@ def write_retrainings(path: Path, retrainings: Iterable[Retraining]) -> None:
         path: File to replace.
         retrainings: In any order.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry in sorted(retrainings, key=lambda entry: (entry.trial, entry.seed)):
-        miou = "" if entry.miou is None else entry.miou
-        cells = (entry.trial, entry.seed, entry.state, entry.reason, miou, entry.stage)
-        writer.writerow([*cells, round(entry.seconds, 3)])
-    write_atomically(path, text.getvalue())
+    ordered = sorted(retrainings, key=lambda entry: (entry.trial, entry.seed))
+    rows = [asdict(entry) | {"seconds": round(entry.seconds, 3)} for entry in ordered]
+    table = pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def read_retrainings(path: Path) -> list[Retraining]:
@@ -65,18 +59,17 @@ def read_retrainings(path: Path) -> list[Retraining]:
     """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        entries = []
-        for row in reader:
-            try:
-                entries.append(_parse(row))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error!r}") from None
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    entries = []
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        try:
+            entries.append(_parse(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {line}: {error!r}") from None
     return entries
 
 
-def _parse(row: Mapping[str, str]) -> Retraining:
+def _parse(row: Mapping[Any, str]) -> Retraining:
     state = row["state"]
     if state not in ("complete", "failed"):
         raise ValueError(f"state must be complete or failed, got {state!r}")
@@ -86,6 +79,6 @@ def _parse(row: Mapping[str, str]) -> Retraining:
         state="complete" if state == "complete" else "failed",
         reason=row["reason"],
         miou=float(row["miou"]) if state == "complete" else None,
-        stage=row[f"stage/{STAGE}"],
-        seconds=float(row[f"seconds/{STAGE}"]),
+        network=row["network"],
+        seconds=float(row["seconds"]),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trainables.artifacts.store import RESULT_FILE, SHARE_FILES
-from trainables.pipeline import BASELINES
+from trainables.stages import STAGES
 
 # Stage name -> folder in the store, and stage name -> seconds, of one pipeline.
 PipelineStages = tuple[Mapping[str, str], Mapping[str, float]]
@@ -71,8 +71,8 @@ def count_use(
         use.spent[role] += read_facts(folder).seconds
     for stages, seconds in pipelines:
         for stage, folder in stages.items():
-            if stage in BASELINES:
-                continue
+            if stage in STAGES and not STAGES[stage].follows:
+                continue  # a root: every study trains its uncompressed networks once
             facts = read_facts(folder)
             if folder in known:
                 use.reused[stage] += 1

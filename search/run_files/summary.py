@@ -15,7 +15,8 @@ from rich.table import Table
 
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.front import front_mask
-from search.pipelines.study import JOURNAL_FILE, PipelineStudy, TrialRecord
+from search.pipelines.study import JOURNAL_FILE, PipelineStudy
+from trainables.chain import describe_settings
 from trainables.pipeline import Baseline
 
 REPORT_COMMAND = (sys.executable, "-m", "analysis.report")
@@ -51,7 +52,8 @@ def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: 
             values = baseline._asdict()
             table.add_row(baseline.name, *_numbers(values), "", style="dim")
         for record in sorted(front, key=lambda record: -record.metrics["miou"]):
-            table.add_row(str(record.number), *_numbers(record.metrics), _settings(record))
+            chosen = describe_settings(record.settings)
+            table.add_row(str(record.number), *_numbers(record.metrics), chosen)
         console.print(table)
     reasons: dict[tuple[str, str], list[int]] = {}
     for record in study.records.values():
@@ -160,15 +162,6 @@ def _numbers(entry: Mapping[str, Any]) -> list[str]:
         _count(entry["num_params"]),
         _count(entry["macs"]),
     ]
-
-
-def _settings(record: TrialRecord) -> str:
-    chosen = record.settings
-    return (
-        f"λ {chosen.sparsity_lambda:g}, p {chosen.pruning_ratio:g} {chosen.scope}, "
-        f"T {chosen.temperature:.1f}, α {chosen.alpha:.2f}, β {chosen.beta:.2f}, "
-        f"η {chosen.eta:.2f}, lr {chosen.lr:.2g}"
-    )
 
 
 def _count(number: float) -> str:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from search.config import CONFIG_FILE, StudyConfig, load_config
-from search.objectives import OBJECTIVES
 from search.pipelines.study import KnownPipeline
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
+from trainables.chain import build_chain, flatten_chain
 from trainables.network_config import NetworkConfig
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.pipeline_config import PipelineConfig
 
 # What may differ between two runs whose objectives mean the same.
 NO_DIFFERENCE = frozenset(
@@ -84,14 +85,19 @@ def _read_run(run_dir: Path, config: StudyConfig) -> list[KnownPipeline]:
         )
     path = run_dir / TRIALS_FILE
     try:
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["state"] == "complete"]
-        found = [_read_row(run_dir, row) for row in rows]
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        rows = table[table["state"] == "complete"].to_dict("records")
+        found = [_read_row(run_dir, row, config) for row in rows]
     except OSError as error:
         raise ValueError(f"warm_start: {path} cannot be read: {error.strerror}") from None
     except (KeyError, ValueError) as error:
         raise ValueError(f"warm_start: {path} is not a table of trials: {error!r}") from None
-    inside = [pipeline for pipeline in found if config.space.contains(pipeline.settings)]
+    stages = config.pipeline.chain
+    inside = [
+        pipeline
+        for pipeline in found
+        if not config.space.find_outside(build_chain(stages, pipeline.settings))
+    ]
     if not inside:
         raise ValueError(
             f"warm_start: {run_dir} has {len(found)} finished pipelines, none of them inside the "
@@ -100,14 +106,16 @@ def _read_run(run_dir: Path, config: StudyConfig) -> list[KnownPipeline]:
     return inside
 
 
-def _read_row(run_dir: Path, row: Mapping[str, str]) -> KnownPipeline:
-    default = PipelineSettings()
-    settings = {
-        entry.name: type(getattr(default, entry.name))(row[f"config/{entry.name}"])
-        for entry in fields(PipelineSettings)
+def _read_row(run_dir: Path, row: Mapping[Any, str], config: StudyConfig) -> KnownPipeline:
+    prefix = "config/"
+    chosen = {
+        name.removeprefix(prefix): value
+        for name, value in row.items()
+        if name.startswith(prefix) and value != ""
     }
-    metrics = {name: float(row[name]) for name in OBJECTIVES}
-    return KnownPipeline(str(run_dir), int(row["trial"]), PipelineSettings(**settings), metrics)
+    settings = flatten_chain(build_chain(config.pipeline.chain, chosen))
+    metrics = {str(name): float(row[name]) for name in config.objectives}
+    return KnownPipeline(str(run_dir), int(row["trial"]), settings, metrics)
 
 
 def _find_differences(there: StudyConfig, here: StudyConfig) -> Iterator[str]:

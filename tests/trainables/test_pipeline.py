@@ -7,22 +7,22 @@ import torch
 
 from models.checkpoint import load_checkpoint, read_metadata
 from trainables.artifacts.store import ArtifactStore
-from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.chain import flatten_chain, make_chain
+from trainables.distillers import DISTILLERS
 from trainables.pipeline import (
-    PATH,
-    build_dense,
+    build_baselines,
     build_stages,
-    build_teacher,
     check_data,
-    get_prefix,
     run_baseline,
     run_pipeline,
     run_stage,
 )
-from trainables.pipeline_config import PipelineSettings
+from trainables.pipeline_config import DEFAULT_STAGES
 from trainables.run import main
-from trainables.stages import Learning
+from trainables.stages.learning import Learning
 from trainables.stages.sparse import add_l1_subgradient, batchnorm_scales
+
+NETWORKS = ("dense", "sparse", "pruned", "distilled")
 
 
 @pytest.fixture
@@ -30,9 +30,26 @@ def store(tmp_path):
     return ArtifactStore(tmp_path / "stages")
 
 
+def stages_of(config, chain, **options):
+    return {stage.name: stage for stage in build_stages(config, chain, **options)}
+
+
+def up_to(chain, name):
+    return chain[: [step.stage for step in chain].index(name) + 1]
+
+
+def dense_of(config):
+    return stages_of(config, make_chain())["dense"]
+
+
+def teacher_of(config):
+    return build_stages(config, build_baselines(config)["teacher"])[0]
+
+
 def test_a_pipeline_measures_what_it_promises(tiny_config, context, store):
-    result = run_pipeline(tiny_config, PipelineSettings(), store, context)
-    assert set(result.stages) == {"dense", "sparse", "pruned", "latency", "distilled"}
+    result = run_pipeline(tiny_config, make_chain(), store, context)
+    assert set(result.stages) == set(DEFAULT_STAGES)
+    assert result.network == result.stages["distilled"]
     measured = {"miou", "miou_pruned", "num_params", "macs"}
     measured |= {"latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms"}
     assert measured <= set(result.metrics)
@@ -47,27 +64,27 @@ def test_a_pipeline_measures_what_it_promises(tiny_config, context, store):
 
 
 def test_equal_stages_are_computed_once(tiny_config, context, store):
-    first = run_pipeline(tiny_config, PipelineSettings(temperature=2.0), store, context)
-    second = run_pipeline(tiny_config, PipelineSettings(temperature=3.0), store, context)
+    first = run_pipeline(tiny_config, make_chain(temperature=2.0), store, context)
+    second = run_pipeline(tiny_config, make_chain(temperature=3.0), store, context)
     assert all(seconds > 0 for seconds in first.seconds.values())
     reused = {name for name, seconds in second.seconds.items() if seconds == 0}
     assert reused == {"dense", "sparse", "pruned", "latency"}
-    again = run_pipeline(tiny_config, PipelineSettings(temperature=3.0), store, context)
+    again = run_pipeline(tiny_config, make_chain(temperature=3.0), store, context)
     assert set(again.seconds.values()) == {0.0}
     assert again.metrics == second.metrics
 
 
 def test_a_pause_changes_nothing(tiny_config, context, store, tmp_path):
-    settings = PipelineSettings()
+    settings = make_chain()
     through = run_pipeline(tiny_config, settings, ArtifactStore(tmp_path / "through"), context)
-    paused = run_stage(tiny_config, settings, "distilled", store, context, share=0.5)
+    paused = run_stage(tiny_config, settings, store, context, share=0.5)
     assert paused.metrics.keys() == {"miou@0.5"}
-    assert store.find("distilled", build_stages(tiny_config, settings)["distilled"].key) is None
-    again = run_stage(tiny_config, settings, "distilled", store, context, share=0.5)
+    assert store.find("distilled", stages_of(tiny_config, settings)["distilled"].key) is None
+    again = run_stage(tiny_config, settings, store, context, share=0.5)
     assert again == paused
-    ended = run_stage(tiny_config, settings, "distilled", store, context)
+    ended = run_stage(tiny_config, settings, store, context)
     assert ended.metrics["miou"] == through.metrics["miou"]
-    assert run_stage(tiny_config, settings, "distilled", store, context, share=0.5) == paused
+    assert run_stage(tiny_config, settings, store, context, share=0.5) == paused
     networks = [
         root / result.stages["distilled"] / "checkpoint.safetensors"
         for root, result in ((store.root, ended), (tmp_path / "through", through))
@@ -77,14 +94,14 @@ def test_a_pause_changes_nothing(tiny_config, context, store, tmp_path):
 
 
 def test_a_fine_tuning_seed_changes_the_fine_tuning_alone(tiny_config, context, store):
-    settings = PipelineSettings()
+    settings = make_chain()
     first = run_pipeline(tiny_config, settings, store, context)
-    again = run_stage(tiny_config, settings, "distilled", store, context, fine_tuning_seed=1)
+    again = run_stage(tiny_config, settings, store, context, fine_tuning_seed=1)
     assert again.stages["distilled"] != first.stages["distilled"]
     assert again.seconds["distilled"] > 0
-    stages = build_stages(tiny_config, settings, fine_tuning_seed=1)
-    shared = {f"{name}-{stages[name].key}" for name in PATH[:-1]}
-    assert shared == {first.stages[name] for name in PATH[:-1]}
+    stages = stages_of(tiny_config, settings, fine_tuning_seed=1)
+    shared = {f"{name}-{stages[name].key}" for name in NETWORKS[:-1]}
+    assert shared == {first.stages[name] for name in NETWORKS[:-1]}
     folders = [result.stages["distilled"] for result in (first, again)]
     one, other = (
         load_checkpoint(store.root / folder / "checkpoint.safetensors").state_dict()
@@ -93,19 +110,18 @@ def test_a_fine_tuning_seed_changes_the_fine_tuning_alone(tiny_config, context, 
     assert one.keys() == other.keys()
     assert all(one[name].shape == other[name].shape for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
-    found = run_stage(tiny_config, settings, "distilled", store, context, fine_tuning_seed=1)
+    found = run_stage(tiny_config, settings, store, context, fine_tuning_seed=1)
     assert found.metrics == again.metrics
     assert found.seconds["distilled"] == 0
 
 
 def test_other_stages_do_not_pause(tiny_config, context, store):
     with pytest.raises(NotImplementedError, match="sparse cannot pause"):
-        run_stage(tiny_config, PipelineSettings(), "sparse", store, context, share=0.5)
+        run_stage(tiny_config, up_to(make_chain(), "sparse"), store, context, share=0.5)
 
 
 def test_every_setting_changes_the_key_of_its_stage_and_of_those_after_it(tiny_config):
-    base = {n: s.key for n, s in build_stages(tiny_config, PipelineSettings()).items()}
-    prefixes = {name: get_prefix(PipelineSettings(), name) for name in PATH}
+    base = {n: s.key for n, s in stages_of(tiny_config, make_chain()).items() if n in NETWORKS}
     for change, first in [
         ({"sparsity_lambda": 1e-3}, "sparse"),
         ({"pruning_ratio": 0.3}, "pruned"),
@@ -118,28 +134,62 @@ def test_every_setting_changes_the_key_of_its_stage_and_of_those_after_it(tiny_c
         ({"lr": 0.1}, "distilled"),
         ({"distiller": "none"}, "distilled"),
     ]:
-        stages = build_stages(tiny_config, PipelineSettings(**change))
-        changed = [name for name in PATH if stages[name].key != base[name]]
-        assert tuple(changed) == PATH[PATH.index(first) :], change
+        chain = make_chain(**change)
+        stages = stages_of(tiny_config, chain)
+        changed = tuple(name for name in NETWORKS if stages[name].key != base[name])
+        assert changed == NETWORKS[NETWORKS.index(first) :], change
         # What the search takes for one stage is one stage.
-        other = [n for n in PATH if get_prefix(PipelineSettings(**change), n) != prefixes[n]]
-        assert other == changed
+        other = [
+            name
+            for name in NETWORKS
+            if flatten_chain(up_to(chain, name)) != flatten_chain(up_to(make_chain(), name))
+        ]
+        assert tuple(other) == changed
     reseeded = replace(tiny_config, seed=1)
-    assert build_dense(reseeded).key != base["dense"]
+    assert dense_of(reseeded).key != base["dense"]
+
+
+def test_a_setting_that_the_distiller_does_not_use_is_no_part_of_its_key(tiny_config):
+    with pytest.raises(ValueError, match="unknown setting beta"):
+        make_chain(distiller="kd", beta=2.0)
+    chain = make_chain(distiller="kd", alpha=0.5)
+    assert set(flatten_chain(chain)) == {
+        "dense.student", "sparse.sparsity_lambda", "pruned.pruning_ratio", "pruned.scope",
+        "pruned.round_to", "distilled.distiller", "distilled.lr", "distilled.kd.temperature",
+        "distilled.kd.alpha",
+    }  # fmt: skip
+    content = stages_of(tiny_config, chain)["distilled"].content()
+    assert "kd.alpha" in content
+    assert not any("beta" in name or "dkd" in name for name in content)
+
+
+def test_a_pipeline_may_prune_a_finished_network_further(tiny_config, context, store):
+    first = make_chain(pruning_ratio=0.3)
+    tail = make_chain(("pruned", "latency", "distilled"), pruning_ratio=0.6)
+    run_pipeline(tiny_config, first, store, context)
+    further = run_pipeline(tiny_config, (*first, *tail), store, context)
+    at_once = run_pipeline(tiny_config, make_chain(pruning_ratio=0.6), store, context)
+    assert further.seconds["dense"] == 0
+    assert further.stages["pruned"] != at_once.stages["pruned"]
+    # The ratio is of the original channels, so that both are equally wide up to rounding.
+    assert further.metrics["num_params"] == pytest.approx(at_once.metrics["num_params"], rel=0.1)
+    less = make_chain(("pruned", "latency", "distilled"), pruning_ratio=0.3)
+    with pytest.raises(ValueError, match=r"pruning_ratio must be above 0\.3"):
+        build_stages(tiny_config, (*first, *less))
 
 
 def test_the_path_of_the_data_and_the_teachers_name_do_not_count(tiny_config, tmp_path):
     moved = replace(tiny_config, data=replace(tiny_config.data, root=tmp_path))
-    assert build_dense(moved).key == build_dense(tiny_config).key
-    assert build_teacher(tiny_config).key != build_dense(tiny_config).key
+    assert dense_of(moved).key == dense_of(tiny_config).key
+    assert teacher_of(tiny_config).key != dense_of(tiny_config).key
 
 
 @pytest.mark.parametrize("name", DISTILLERS)
 def test_every_distiller_trains_a_student(tiny_config, context, store, name):
-    settings = PipelineSettings(distiller=name)
+    settings = make_chain(distiller=name)
     result = run_pipeline(tiny_config, settings, store, context)
     assert 0 <= result.metrics["miou"] <= 1
-    assert (store.find("teacher", build_teacher(tiny_config).key) is None) == (name == "none")
+    assert (store.find("teacher", teacher_of(tiny_config).key) is None) == (name == "none")
 
 
 def test_l1_moves_scales_towards_zero_by_lambda(tiny_config):
@@ -156,8 +206,8 @@ def test_l1_moves_scales_towards_zero_by_lambda(tiny_config):
 def test_stronger_l1_makes_smaller_scales(tiny_config, context, store):
     medians = []
     for sparsity_lambda in (0.0, 1.0):
-        settings = PipelineSettings(sparsity_lambda=sparsity_lambda)
-        stage = build_stages(tiny_config, settings)["sparse"]
+        settings = make_chain(sparsity_lambda=sparsity_lambda)
+        stage = stages_of(tiny_config, settings)["sparse"]
         medians.append(stage.obtain(store, context).result["median_bn_scale"])
     assert medians[1] < medians[0]
 
@@ -176,7 +226,7 @@ def test_class_weights_by_hand(tiny_config, context, power):
 
 
 def test_a_damaged_training_state_starts_the_stage_anew(tiny_config, context, store, caplog):
-    stage = build_dense(tiny_config)
+    stage = dense_of(tiny_config)
     partial = store.root / f"dense-{stage.key}.partial"
     partial.mkdir()
     (partial / "state.safetensors").write_bytes(b"cut off")
@@ -199,21 +249,21 @@ def test_a_damaged_teacher_is_trained_again(tiny_config, context, store, caplog)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "fitnets"}, "distiller must be one of dkd, kd, none; got 'fitnets'"),
+        ({"distiller": "fitnets"}, "distiller must be one of dkd, kd, none.*; got 'fitnets'"),
         ({"temperature": -1.0}, "got -1.0"),
         ({"beta": -2.0}, "beta must be at least 0, got -2.0"),
-        ({"name": "kd", "alpha": 2.0}, "alpha must lie in 0..1"),
+        ({"distiller": "kd", "alpha": 2.0}, "alpha must lie in 0..1"),
     ],
 )
 def test_bad_distillers_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        DistillerConfig(**change)
+        make_chain(**change)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pruning_ratio": 1.0}, "pruning_ratio must lie within 0..1, got 1.0"),
+        ({"pruning_ratio": 1.0}, "pruning_ratio must lie within 0..1, both excluded; got 1.0"),
         ({"sparsity_lambda": -1e-4}, "sparsity_lambda must be at least 0"),
         ({"round_to": 0}, "round_to must be at least 1, got 0"),
         ({"lr": float("inf")}, "lr must be greater than 0, got inf"),
@@ -221,7 +271,7 @@ def test_bad_distillers_are_named(change, message):
 )
 def test_bad_settings_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        PipelineSettings(**change)
+        make_chain(**change)
 
 
 def test_the_data_are_checked_whole(tiny_config, tmp_path):

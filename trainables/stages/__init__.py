@@ -1,23 +1,28 @@
-"""The stages of a compression pipeline, each a node with a content key."""
+"""The stages of a compression pipeline, one file each; each declares all that the search must know.
+
+To add a stage: write its file (`trainables.stages.stage` says what it declares) and add it here.
+"""
 
 from __future__ import annotations
 
 from trainables.stages.dense import DenseStage
 from trainables.stages.distilled import DistilledStage
 from trainables.stages.latency import LatencyStage
-from trainables.stages.learning import Learning
 from trainables.stages.pruned import PrunedStage
-from trainables.stages.reference import ReferenceStage
 from trainables.stages.sparse import SparseStage
-from trainables.stages.stage import Stage
+from trainables.stages.stage import NetworkStage, Stage, StageInputs
+from trainables.stages.teacher import TeacherStage
 
-__all__ = [
-    "DenseStage",
-    "DistilledStage",
-    "LatencyStage",
-    "Learning",
-    "PrunedStage",
-    "ReferenceStage",
-    "SparseStage",
-    "Stage",
-]
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (
+        TeacherStage,
+        DenseStage,
+        SparseStage,
+        PrunedStage,
+        LatencyStage,
+        DistilledStage,
+    )
+}
+
+__all__ = ["STAGES", "NetworkStage", "Stage", "StageInputs"]

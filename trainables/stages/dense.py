@@ -1,45 +1,76 @@
-"""Training of a whole network, teacher or student."""
+"""Training of a whole network, teacher or student: the roots of the tree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from models.cost import count_cost
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
-from trainables.stages.learning import Learning
-from trainables.stages.stage import Stage
+from trainables.ranges import setting
+from trainables.stages.learning import Learning, make_learning
+from trainables.stages.stage import NetworkStage, StageInputs
+
+COSTS = ("num_params", "macs")
 
 
-class DenseStage(Stage):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RootSettings:
+    """Which of the study's networks a pipeline compresses.
+
+    Attributes:
+        student: Name of the network in `PipelineConfig.students`.
+    """
+
+    student: str = setting("student", ("student",))
+
+
+class DenseStage(NetworkStage):
     """Trains a network from its first weights.
 
     Args:
         network: What is trained.
         learning: Data, schedule, seed.
-        name: "teacher" or "dense"; both do the same work.
     """
 
-    def __init__(self, network: NetworkConfig, learning: Learning, *, name: str = "dense") -> None:
-        self.name = name
+    name = "dense"
+    version = 2  # its result counts parameters and MACs
+    Settings: ClassVar[type[Any]] = RootSettings
+    reveals = ("miou", *COSTS)
+    trains = True
+
+    def __init__(self, network: NetworkConfig, learning: Learning) -> None:
         self.parents = {}
-        self.network = network
+        self.network_config = network
         self.learning = learning
+
+    @classmethod
+    def build(cls, settings: RootSettings, inputs: StageInputs) -> DenseStage:
+        """Build the root of a student's pipelines."""
+        config = inputs.config
+        return cls(config.get_student(settings.student), make_learning(config, config.dense))
 
     def content(self) -> dict[str, Any]:
         """Network and learning."""
-        return {"network": self.network.content(), **self.learning.content()}
+        return {"network": self.network_config.content(), **self.learning.content()}
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Train, evaluate, save."""
+        """Train, evaluate, count, save."""
         torch.manual_seed(self.learning.seed)
-        num_classes = self.learning.data.open("train").num_classes
-        return self.learning.run(
-            self.network.build(num_classes), folder, context, name=self.name, metadata={}
-        )
+        data = self.learning.data
+        model = self.network_config.build(data.open("train").num_classes)
+        result = self.learning.run(model, folder, context, name=self.name, metadata={})
+        cost = count_cost(model, (3, *data.open("val").sample_size(0)))
+        return {**result, "num_params": cost.num_params, "macs": cost.macs}
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Accuracy and cost of the uncompressed network."""
+        return {name: result[name] for name in self.reveals}

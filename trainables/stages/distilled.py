@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,56 +16,101 @@ from models.checkpoint import load_checkpoint
 from trainables.artifacts.store import SHARE_FILES, Artifact
 from trainables.context import StageContext
 from trainables.data.logit_map import enlarge
-from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.distillers import DISTILLERS
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, place
-from trainables.stages.learning import Learning
-from trainables.stages.stage import Stage
+from trainables.ranges import FloatRange, options_of, setting
+from trainables.settings import choose, complete_options, flatten
+from trainables.stages.computation import Computation
+from trainables.stages.learning import Learning, make_learning
+from trainables.stages.stage import NetworkStage, StageInputs
 
 # (student logits, batch) -> teacher logits of the same shape
 TeacherFunction = Callable[[Tensor, Batch], Tensor]
 
 
-class DistilledStage(Stage):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistilledSettings:
+    """What the pruned network learns from, and how fast.
+
+    Attributes:
+        distiller: Loss of the fine-tuning: a name of `DISTILLERS`.
+        lr: Peak learning rate, above 0.
+        methods: Settings of the distiller, by its name; default: those of its paper.
+    """
+
+    distiller: str = setting("dkd", ("dkd",))
+    lr: float = setting(0.01, FloatRange(low=0.003, high=0.03, log=True), symbol="lr")
+    methods: Mapping[str, Any] = options_of(
+        "distiller", {name: distiller.Settings for name, distiller in DISTILLERS.items()}
+    )
+
+    def __post_init__(self) -> None:
+        complete_options(self)
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr must be greater than 0, got {self.lr}")
+
+
+class DistilledStage(NetworkStage):
     """Trains the pruned network with the teacher's logits beside the labels.
 
     Source: section 1.6 of the dual-branch paper (Chen et al. 2026).
 
     Args:
-        parent: The pruned network.
-        teacher: The teacher; not touched, and no part of the key, when the distiller needs none.
-        distiller: Loss and its weights.
+        network: Stage of the pruned network.
+        teacher: Stage of the teacher; not touched, and no part of the key, when the distiller needs
+            none.
+        settings: Loss and learning rate.
         learning: Data, schedule, seed.
         teacher_logits: Where the teacher's logits come from.
     """
 
     name = "distilled"
-    version = 2  # the class weights hold for the teacher's part of the loss too
+    version = 3  # the key holds the settings of the chosen distiller alone
+    Settings: ClassVar[type[Any]] = DistilledSettings
+    follows = ("pruned",)
+    reveals = ("miou", "iou/")
+    trains = True
+    can_pause = True
 
     def __init__(
         self,
-        parent: Stage,
-        teacher: Stage,
-        distiller: DistillerConfig,
+        network: NetworkStage,
+        teacher: NetworkStage | None,
+        settings: DistilledSettings,
         learning: Learning,
         teacher_logits: TeacherLogitsConfig,
     ) -> None:
-        self.parents = {"pruned": parent}
-        if distiller.needs_teacher:
+        self.origin = network
+        self.parents: dict[str, Computation] = {"network": network}
+        self.has_teacher = self.needs_teacher(settings)
+        if self.has_teacher:
+            if teacher is None:
+                raise ValueError(f"distiller {settings.distiller} needs a teacher")
             self.parents["teacher"] = teacher
-        self.distiller = distiller
-        self.learning = learning
+        self.settings = settings
+        optimizer = replace(learning.training.optimizer, lr=settings.lr)
+        self.learning = replace(learning, training=replace(learning.training, optimizer=optimizer))
         self.teacher_logits = teacher_logits
 
+    @classmethod
+    def needs_teacher(cls, settings: DistilledSettings) -> bool:
+        """Whether one of the chosen distillers does."""
+        return any(DISTILLERS[name].needs_teacher for name in choose(settings.distiller))
+
+    @classmethod
+    def build(cls, settings: DistilledSettings, inputs: StageInputs) -> DistilledStage:
+        """Build the fine-tuning of one pipeline."""
+        config = inputs.config
+        learning = make_learning(config, config.distil, inputs.seed)
+        return cls(inputs.get_network(), inputs.teacher, settings, learning, config.teacher_logits)
+
     def content(self) -> dict[str, Any]:
-        """Distiller (its weights and the teacher's logits only where they count) and learning."""
-        if not self.distiller.needs_teacher:
-            return {"distiller": "none", **self.learning.content()}
-        return {
-            "distiller": asdict(self.distiller),
-            "teacher_logits": self.teacher_logits.content(),
-            **self.learning.content(),
-        }
+        """Distiller with its settings, the teacher's logits where they count, and learning."""
+        content = {**flatten(self.settings), **self.learning.content()}
+        if self.has_teacher:
+            content["teacher_logits"] = self.teacher_logits.content()
+        return content
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
@@ -81,20 +127,21 @@ class DistilledStage(Stage):
     def _train(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, *, share: float
     ) -> dict[str, Any]:
-        distil = DISTILLERS[self.distiller.name]
+        distiller, settings = next(iter(self.settings.methods.items()))
+        distil = DISTILLERS[distiller].compute
         class_weights = self.learning.class_weights(context)
         cached, ask_teacher = self._prepare_teacher(parents, context)
 
         def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
             taught = ask_teacher(logits, batch)
-            return distil(logits, taught, batch.target, self.distiller, class_weights)
+            return distil(logits, taught, batch.target, settings, class_weights)
 
         result = self.learning.run(
-            load_checkpoint(parents["pruned"].checkpoint),
+            load_checkpoint(parents["network"].checkpoint),
             folder,
             context,
             name=self.name,
-            metadata={**asdict(self.distiller), "lr": self.learning.training.optimizer.lr},
+            metadata=flatten(self.settings),
             compute_loss=compute_loss,
             teacher_logits=cached.logits if cached else None,
             share=share,
@@ -109,7 +156,7 @@ class DistilledStage(Stage):
         self, parents: Mapping[str, Artifact], context: StageContext
     ) -> tuple[CachedTeacher | None, TeacherFunction]:
         """What the training reads, and how a step comes by the teacher's logits."""
-        if not self.distiller.needs_teacher:
+        if not self.has_teacher:
             return None, lambda logits, batch: logits.detach()
         checkpoint = parents["teacher"].checkpoint
         if not self.teacher_logits.cached:
@@ -122,6 +169,11 @@ class DistilledStage(Stage):
             precision=self.learning.training.precision,
         )
         return cached, read_cached_logits
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Accuracy of the finished network, over all classes and of every class that occurs."""
+        classes = {f"iou/{name}": iou for name, iou in result["iou"].items() if iou is not None}
+        return {"miou": result["miou"], **classes}
 
 
 def _read_cache_seconds(folder: Path) -> float:

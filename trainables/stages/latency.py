@@ -10,15 +10,63 @@ from typing import Any
 from models.checkpoint import load_checkpoint, read_structure
 from models.hardware import describe_hardware
 from models.latency import Reference
-from trainables.artifacts.store import Artifact
-from trainables.context import StageContext
-from trainables.pipeline_config import LatencyConfig
+from trainables.artifacts.store import Artifact, ArtifactStore
+from trainables.context import Progress, StageContext
+from trainables.pipeline_config import LatencyConfig, PipelineConfig
+from trainables.settings import NoSettings
+from trainables.stages.computation import Computation
 from trainables.stages.reference import ReferenceStage
-from trainables.stages.stage import Stage
+from trainables.stages.stage import NetworkStage, Stage, StageInputs
 from trainables.stages.timing import measure_alone
 
 
 class LatencyStage(Stage):
+    """Times the network before it in the pipeline.
+
+    Args:
+        network: Stage of the network.
+        config: What all pipelines of the study share.
+    """
+
+    name = "latency"
+    follows = ("dense", "teacher", "pruned")
+    reveals = ("latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
+    is_exclusive = True
+
+    def __init__(self, network: NetworkStage, config: PipelineConfig) -> None:
+        self.network = network
+        self.config = config
+
+    @classmethod
+    def build(cls, settings: NoSettings, inputs: StageInputs) -> LatencyStage:
+        """Build the measurement of the network that the pipeline has so far."""
+        return cls(inputs.get_network(), inputs.config)
+
+    def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
+        """Find the latency of the network's architecture, or measure it."""
+        network = self.network.obtain(store, context)
+        context.report(Progress(self.name, 0, 1))
+        images, latency = self.config.data.open("val"), self.config.latency
+        resolution = latency.resolution or images.sample_size(0)
+        reference = None
+        if latency.compensate_drift:
+            student = self.config.get_student()
+            reference = ReferenceStage(
+                student, images.num_classes, resolution, latency, context.device
+            )
+        measurement = ArchitectureLatency(
+            network.checkpoint, resolution, latency, context.device, reference
+        )
+        return measurement.obtain(store, context)
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Latency at the study's speed, as the clock showed it, and the reference's meanwhile."""
+        names = ("median_ms", "p95_ms", "raw_ms", "reference_ms")
+        found = zip(self.reveals, (result[name] for name in names), strict=True)
+        return {name: value for name, value in found if value is not None}
+
+
+class ArchitectureLatency(Computation):
     """Times a network; its weights do not count, so equal widths share one measurement.
 
     Args:

@@ -20,6 +20,7 @@ from trainables.data_source import DataConfig
 from trainables.learning.evaluation import evaluate
 from trainables.learning.training import Batch, LossFunction, TrainConfig, train
 from trainables.losses import cross_entropy
+from trainables.pipeline_config import PipelineConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +121,19 @@ class Learning:
         }
         state_path.unlink(missing_ok=True)
         return result
+
+
+def make_learning(
+    config: PipelineConfig, training: TrainConfig, seed: int | None = None
+) -> Learning:
+    """Combine a schedule with what all trainings of a study share.
+
+    Args:
+        config: Of the study.
+        training: Length, optimiser, precision.
+        seed: None: that of the study.
+    """
+    return Learning(data=config.data, training=training, seed=config.seed if seed is None else seed)
 
 
 def evaluate_and_save(

@@ -1,11 +1,12 @@
-"""Removal of channels, proven against masking."""
+"""Removal of channels, proven against masking; again and again along a pipeline."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -15,43 +16,92 @@ from models.pruning import prune
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data_source import DataConfig
+from trainables.ranges import FloatRange, setting
 from trainables.stages.learning import evaluate_and_save
-from trainables.stages.stage import Stage
+from trainables.stages.stage import NetworkStage, StageInputs, iterate_origins
 
 
-class PrunedStage(Stage):
-    """Prunes the sparse network by its BatchNorm scales; counts and evaluates what is left.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrunedSettings:
+    """How many channels go, and where.
+
+    Attributes:
+        pruning_ratio: Fraction p of the network's original channels that is removed, within 0..1,
+            both excluded.
+        scope: Whether that fraction holds in every layer (local) or over the network (global).
+        round_to: Channel counts are kept at multiples of this; 1 for any count.
+    """
+
+    pruning_ratio: float = setting(0.5, FloatRange(low=0.3, high=0.7, step=0.1), symbol="p")
+    scope: Literal["local", "global"] = setting("local", ("local", "global"))
+    round_to: int = setting(1, (1,), symbol="round")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pruning_ratio < 1:
+            raise ValueError(
+                f"pruning_ratio must lie within 0..1, both excluded; got {self.pruning_ratio}"
+            )
+        if self.scope not in ("local", "global"):
+            raise ValueError(f"scope must be local or global, got {self.scope!r}")
+        if self.round_to < 1:
+            raise ValueError(f"round_to must be at least 1, got {self.round_to}")
+
+
+class PrunedStage(NetworkStage):
+    """Prunes a network; counts and evaluates what is left.
+
+    The network may have been pruned before. The ratio is that of the original channels, so that it
+    must exceed the earlier one: from a network without 30 % of them, a ratio of 0.5 takes 20 of the
+    70 % that are left.
 
     Args:
-        parent: The sparse network.
-        pruning_ratio: Fraction of channels removed, within 0..1.
-        scope: Per layer (local) or over the network (global).
-        round_to: Channel counts are kept at multiples of this; 1 for any count.
+        network: Stage of the network: sparse, or already distilled.
+        settings: How much goes.
         data: Validation data.
+        removed: Fraction of the original channels that the network has lost already.
+
+    Raises:
+        ValueError: The ratio is not above the fraction that is removed already.
     """
 
     name = "pruned"
+    version = 2  # may continue from a pruned network
+    Settings: ClassVar[type[Any]] = PrunedSettings
+    follows = ("dense", "sparse", "distilled")
+    reveals = ("miou_pruned", "num_params", "macs")
+    changes_structure = True
 
     def __init__(
         self,
-        parent: Stage,
-        pruning_ratio: float,
-        scope: Literal["local", "global"],
-        round_to: int,
+        network: NetworkStage,
+        settings: PrunedSettings,
         data: DataConfig,
+        removed: float = 0.0,
     ) -> None:
-        self.parents = {"sparse": parent}
-        self.pruning_ratio = pruning_ratio
-        self.scope: Literal["local", "global"] = scope
-        self.round_to = round_to
+        if not settings.pruning_ratio > removed:
+            raise ValueError(
+                f"pruning_ratio must be above {removed:g}, which the network has lost already; "
+                f"got {settings.pruning_ratio:g}"
+            )
+        self.origin = network
+        self.parents = {"network": network}
+        self.settings = settings
         self.data = data
+        self.removed = removed
+
+    @classmethod
+    def build(cls, settings: PrunedSettings, inputs: StageInputs) -> PrunedStage:
+        """Build the pruning of one pipeline."""
+        network = inputs.get_network()
+        before = next((s for s in iterate_origins(network) if isinstance(s, PrunedStage)), None)
+        removed = 0.0 if before is None else before.settings.pruning_ratio
+        return cls(network, settings, inputs.config.data, removed)
 
     def content(self) -> dict[str, Any]:
-        """Ratio, scope, rounding and the validation data."""
+        """Ratio, scope, rounding, what has gone before, and the validation data."""
         return {
-            "pruning_ratio": self.pruning_ratio,
-            "scope": self.scope,
-            "round_to": self.round_to,
+            **asdict(self.settings),
+            "removed": self.removed,
             "val": self.data.open("val").fingerprint,
         }
 
@@ -61,21 +111,20 @@ class PrunedStage(Stage):
         """Prune, prove, count, evaluate, save."""
         started = time.monotonic()
         context.activate()
-        model = load_checkpoint(parents["sparse"].checkpoint)
+        model = load_checkpoint(parents["network"].checkpoint)
         resolution = self.data.open("val").sample_size(0)
         unpruned = count_cost(model, (3, *resolution))
         record = prune(
             model,
             torch.zeros(1, 3, *self.data.augmentation.crop_size),
-            pruning_ratio=self.pruning_ratio,
-            scope=self.scope,
-            round_to=self.round_to if self.round_to > 1 else None,
+            pruning_ratio=(self.settings.pruning_ratio - self.removed) / (1 - self.removed),
+            scope=self.settings.scope,
+            round_to=self.settings.round_to if self.settings.round_to > 1 else None,
         )
         (folder / "pruning.json").write_text(record.to_json())
         cost = count_cost(model, (3, *resolution))
-        settings = {key: value for key, value in self.content().items() if key != "val"}
         accuracy = evaluate_and_save(
-            model, self.data, folder, context, name=self.name, metadata=settings
+            model, self.data, folder, context, name=self.name, metadata=asdict(self.settings)
         )
         return {
             **accuracy,
@@ -84,4 +133,12 @@ class PrunedStage(Stage):
             "num_params_unpruned": unpruned.num_params,
             "macs_unpruned": unpruned.macs,
             "seconds": time.monotonic() - started,
+        }
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Cost of the pruned network, and its accuracy before any fine-tuning."""
+        return {
+            "miou_pruned": result["miou"],
+            "num_params": result["num_params"],
+            "macs": result["macs"],
         }

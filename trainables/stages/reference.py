@@ -15,11 +15,11 @@ from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import LatencyConfig
-from trainables.stages.stage import Stage
+from trainables.stages.computation import Computation
 from trainables.stages.timing import measure_alone
 
 
-class ReferenceStage(Stage):
+class ReferenceStage(Computation):
     """Times the uncompressed student once; its latency then stands for the speed of the machine.
 
     A shared machine is 1.5 times as fast in one minute as in another. Each later network is

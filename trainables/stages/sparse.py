@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,28 +14,56 @@ from torch import nn
 from models.checkpoint import load_checkpoint
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
-from trainables.stages.learning import Learning
-from trainables.stages.stage import Stage
+from trainables.ranges import setting
+from trainables.stages.learning import Learning, make_learning
+from trainables.stages.stage import NetworkStage, StageInputs
 
 
-class SparseStage(Stage):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SparseSettings:
+    """How strongly scales are driven to zero.
+
+    Attributes:
+        sparsity_lambda: Factor λ of the L1 norm of the BatchNorm scales, at least 0. A few choices
+            let pipelines share their sparse networks; LOW..HIGH searches any factor between, on a
+            logarithmic scale, where hardly two pipelines share one.
+    """
+
+    sparsity_lambda: float = setting(1e-5, (1e-5, 1e-4, 1e-3), symbol="λ")
+
+    def __post_init__(self) -> None:
+        if not (self.sparsity_lambda >= 0 and math.isfinite(self.sparsity_lambda)):
+            raise ValueError(f"sparsity_lambda must be at least 0, got {self.sparsity_lambda}")
+
+
+class SparseStage(NetworkStage):
     """Goes on from the dense weights with L1 on the BatchNorm scales.
 
     Source: equation 2 of the dual-branch paper (Chen et al. 2026); Liu et al., "Network slimming",
         ICCV 2017, https://arxiv.org/abs/1708.06519.
 
     Args:
-        parent: The dense network.
+        network: Stage of the dense network.
         sparsity_lambda: Factor of the L1 norm, at least 0.
         learning: Data, schedule, seed.
     """
 
     name = "sparse"
+    Settings: ClassVar[type[Any]] = SparseSettings
+    follows = ("dense",)
+    trains = True
 
-    def __init__(self, parent: Stage, sparsity_lambda: float, learning: Learning) -> None:
-        self.parents = {"dense": parent}
+    def __init__(self, network: NetworkStage, sparsity_lambda: float, learning: Learning) -> None:
+        self.origin = network
+        self.parents = {"network": network}
         self.sparsity_lambda = sparsity_lambda
         self.learning = learning
+
+    @classmethod
+    def build(cls, settings: SparseSettings, inputs: StageInputs) -> SparseStage:
+        """Build the sparse training of one pipeline."""
+        learning = make_learning(inputs.config, inputs.config.sparse, inputs.seed)
+        return cls(inputs.get_network(), settings.sparsity_lambda, learning)
 
     def content(self) -> dict[str, Any]:
         """Lambda and learning."""
@@ -43,7 +73,7 @@ class SparseStage(Stage):
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
         """Train, evaluate, save; also report how small the scales have become."""
-        model = load_checkpoint(parents["dense"].checkpoint)
+        model = load_checkpoint(parents["network"].checkpoint)
         result = self.learning.run(
             model,
             folder,
@@ -55,6 +85,10 @@ class SparseStage(Stage):
         scales = torch.cat([scale.detach().abs().cpu() for scale in batchnorm_scales(model)])
         result["median_bn_scale"] = float(scales.median())
         return result
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Nothing that a pipeline is judged by."""
+        return {}
 
 
 def batchnorm_scales(model: nn.Module) -> list[nn.Parameter]:

@@ -1,133 +1,116 @@
-"""What every stage is: settings, parents, a content key, and a computation in a folder."""
+"""The contract of a stage: what the search must know of it, and how it is built."""
 
 from __future__ import annotations
 
-import functools
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from trainables.artifacts.store import Artifact, ArtifactStore, content_key
+from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
-from trainables.learning.training_state import TrainingStateError
+from trainables.pipeline_config import PipelineConfig
+from trainables.settings import NoSettings
+from trainables.stages.computation import Computation
 
-T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageInputs:
+    """What a stage is built from, besides its own settings.
+
+    Attributes:
+        config: What all pipelines of the study share.
+        network: Stage whose network this one goes on from; None for a root.
+        teacher: Stage of the teacher's network; None while the teacher itself is built.
+        seed: Seed of this stage's training; None: that of the study.
+    """
+
+    config: PipelineConfig
+    network: NetworkStage | None = None
+    teacher: NetworkStage | None = None
+    seed: int | None = None
+
+    def get_network(self) -> NetworkStage:
+        """Stage of the network to go on from.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if self.network is None:
+            raise ValueError("a pipeline must begin with a root, such as dense")
+        return self.network
 
 
 class Stage(ABC):
-    """A node of the tree of stages.
+    """A step of a pipeline. Each stage is one file, which declares all that the others rely on.
 
-    Two stages of equal content have equal keys, whatever study or machine they belong to, and are
-    computed once per store.
+    `trainables.stages.STAGES` lists the stages. The search iterates over what is declared here and
+    knows no stage by its name.
 
     Attributes:
-        name: First part of the artefact's folder.
-        version: Counts changes of the code that change the result; part of the key.
-        parents: Stages whose artefacts this one reads, by role.
+        name: Name in flags, tables and the store.
+        Settings: What a pipeline chooses for this stage, a frozen dataclass whose fields are
+            declared with `trainables.ranges.setting`.
+        follows: Names of the stages whose network it can go on from; empty for a root.
+        reveals: Metrics that are known once it is done; a name that ends in "/" stands for all that
+            begin so.
+        changes_structure: Whether its network has other layer widths or another number format, so
+            that nothing measured before holds any more.
+        trains: Whether it trains, so that sharing it saves much.
+        can_pause: Whether it can pause at a share of its work (`advance`).
+        is_exclusive: Whether it needs its device to itself, so that only one runs at a time.
     """
 
     name: str
-    version: int = 1
-    parents: Mapping[str, Stage]
+    Settings: ClassVar[type[Any]] = NoSettings
+    follows: ClassVar[tuple[str, ...]] = ()
+    reveals: ClassVar[tuple[str, ...]] = ()
+    changes_structure: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+    can_pause: ClassVar[bool] = False
+    is_exclusive: ClassVar[bool] = False
 
-    @abstractmethod
-    def content(self) -> dict[str, Any]:
-        """JSON-able settings that the result depends on, without the parents'."""
+    @classmethod
+    def needs_teacher(cls, settings: Any) -> bool:
+        """Whether it reads the teacher's network, given its settings."""
+        return False
 
+    @classmethod
     @abstractmethod
-    def compute(
-        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
-    ) -> dict[str, Any]:
-        """Do the work.
+    def build(cls, settings: Any, inputs: StageInputs) -> Stage:
+        """Build the stage of one pipeline.
 
         Args:
-            folder: Takes the files; may hold those of an interrupted attempt.
-            parents: Artefacts of the parents, by role.
-            context: Machine, folders and progress report.
-
-        Returns:
-            JSON-able result, with "seconds" of work among it.
+            settings: An instance of `Settings`.
+            inputs: The study's configuration, and the stages before this one.
         """
 
-    def compute_share(
-        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, share: float
-    ) -> dict[str, Any]:
-        """Do a share of the work, for stages that can pause; as `compute` otherwise.
-
-        Args:
-            folder: As in `compute`; keeps the state of the unfinished work.
-            parents: As in `compute`.
-            context: As in `compute`.
-            share: Of the whole work since its beginning, within 0..1.
-
-        Returns:
-            JSON-able result at that point.
-        """
-        raise NotImplementedError(f"stage {self.name} cannot pause")
-
-    @functools.cached_property
-    def key(self) -> str:
-        """Hash of the content, the parents' keys and the version."""
-        parents = {role: parent.key for role, parent in self.parents.items()}
-        return content_key([self.name, self.version, self.content(), parents])
-
+    @abstractmethod
     def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
-        """Find the artefact or compute it, parents first.
+        """Find the artefact or compute it, what it needs first; see `Computation.obtain`."""
+
+    @abstractmethod
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Select the metrics that the stage reveals.
 
         Args:
-            store: Where artefacts lie.
-            context: Machine, folders and progress report.
-
-        Raises:
-            Exception: Whatever the work raises.
+            result: Of its artefact.
         """
-        key = self.key
-        found = store.find(self.name, key)
-        if found is not None:
-            return found
-        parents = {role: parent.obtain(store, context) for role, parent in self.parents.items()}
-        return self._starting_anew(
-            store,
-            key,
-            lambda: store.obtain(self.name, key, lambda path: self.compute(path, parents, context)),
-        )
 
-    def advance(self, store: ArtifactStore, context: StageContext, share: float) -> dict[str, Any]:
-        """Work up to a share of the stage and leave it unfinished there, or find what came of that.
 
-        Args:
-            store: Where artefacts lie.
-            context: Machine, folders and progress report.
-            share: Of the whole work, within 0..1.
+class NetworkStage(Computation, Stage):
+    """A stage whose artefact is a network; the others measure the network before them.
 
-        Returns:
-            The result at that point.
+    Attributes:
+        origin: Stage whose network this one went on from; None for a root.
+    """
 
-        Raises:
-            Exception: Whatever the work raises.
-        """
-        parents = {role: parent.obtain(store, context) for role, parent in self.parents.items()}
-        key = self.key
-        return self._starting_anew(
-            store,
-            key,
-            lambda: store.advance(
-                self.name,
-                key,
-                share,
-                lambda path: self.compute_share(path, parents, context, share),
-            ),
-        )
+    origin: NetworkStage | None = None
 
-    def _starting_anew(self, store: ArtifactStore, key: str, work: Callable[[], T]) -> T:
-        """Do some work; if the state of an earlier attempt is damaged, without that state."""
-        try:
-            return work()
-        except TrainingStateError as error:
-            logger.warning("%s; the stage starts anew", error)
-            store.discard_partial(self.name, key)
-            return work()
+
+def iterate_origins(stage: NetworkStage) -> Iterator[NetworkStage]:
+    """Yield a stage, the one whose network it went on from, and so on to the root."""
+    origin: NetworkStage | None = stage
+    while origin is not None:
+        yield origin
+        origin = origin.origin

@@ -1,0 +1,220 @@
+"""What a study runs next, what it runs again, and who stops early; decided without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from search.pipelines.confirmation import Confirmation
+from search.pipelines.retries import Failure, ObstacleError, Retries
+from search.pipelines.rungs import Rungs
+from search.pipelines.stage_tree import Ending, StageTree, Task
+from search.pipelines.study import Outcome, PipelineStudy, StoppedBy
+from trainables.pipeline import Baseline, StageResult, build_baselines, describe_baseline
+from trainables.stages import STAGES
+
+OPEN_PIPELINES_PER_PLACE = 2
+
+
+class Dispatcher:
+    """Asks the study for pipelines and hands out their stages, as soon as they may run.
+
+    A stage that several pipelines share is run once; a pipeline that waits for one holds no place.
+    A stage whose worker failed is run again after a while, as often as `search.pipelines.retries`
+    says; then the pipelines that need it have failed, and the search goes on. When all pipelines
+    have ended come the retrainings of the front, if any are wanted. The whole state is the study
+    and the artefacts on disk.
+
+    Args:
+        study: Is asked and told.
+        max_concurrent: Most stages at a time, the training of the uncompressed networks apart.
+        max_exclusive: Most stages at a time that need their device to themselves.
+        on_retry: Called with a line for the user when a stage is to be run again.
+        confirmation: Retrainings of the front; none without it.
+
+    Attributes:
+        baselines: The uncompressed networks that are trained and measured, by name.
+        baseline_errors: Why one of them failed, by name; the search ends then.
+        problem: What makes it useless to go on, such as a full disk; the search ends then, and the
+            pipelines that are on their way are left for the next session.
+    """
+
+    def __init__(
+        self,
+        study: PipelineStudy,
+        *,
+        max_concurrent: int,
+        max_exclusive: int = 1,
+        on_retry: Callable[[str], None] = lambda text: None,
+        confirmation: Confirmation | None = None,
+    ) -> None:
+        self.study = study
+        self.baselines: dict[str, Baseline] = {}
+        self.baseline_errors: dict[str, str] = {}
+        self.problem: Exception | None = None
+        self._baseline_chains = build_baselines(study.config.pipeline)
+        self._tree = StageTree(self._baseline_chains, study.config.rungs)
+        self._rungs = Rungs(study)
+        self._confirmation = confirmation
+        self._max_concurrent = max_concurrent
+        self._max_exclusive = max_exclusive
+        self._on_retry = on_retry
+        self._retries = Retries()
+        self._running: dict[str, Task] = {}
+        self._is_exhausted = False
+
+    @property
+    def open_results(self) -> list[StageResult]:
+        """What the pipelines that are on their way have brought so far."""
+        return [self._tree.get_result(number) for number in self._tree.open_pipelines]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to run, or it is useless to go on."""
+        if self.baseline_errors or self.problem:
+            return True
+        is_busy = self._running or self._retries.is_waiting or self._tree.open_pipelines
+        return self._is_exhausted and not is_busy
+
+    def take(self) -> Task | None:
+        """Hand out the stage to run next; None to wait, or because the study `is_over`."""
+        if self.baseline_errors or self.problem:
+            return None
+        self._go_on()
+        running = sum(not task.is_root for task in self._running.values())
+        if running >= self._max_concurrent:
+            return None
+        task = self._next_task() or self._next_retraining()
+        if task is not None:
+            self._running[task.node] = task
+        return task
+
+    def finish(self, task: Task, result: StageResult) -> None:
+        """Note what a stage brought; tell the study of every pipeline that ends with it."""
+        del self._running[task.node]
+        if self._confirmation is not None and task.fine_tuning_seed is not None:
+            self._confirmation.finish(task.node, result)
+            return
+        self._tell(self._tree.finish(task.node, result))
+        waiting = self._tree.waiting_for(task.node)
+        if task.share < 1:
+            for number in waiting:
+                metrics = self._tree.get_result(number).metrics
+                self._rungs.pause(number, task.share, metrics)
+                self.study.report(number, metrics)
+        elif result.metrics:
+            for number in waiting:
+                self._stop_if_hopeless(number)
+
+    def fail(self, task: Task, reason: str) -> None:
+        """Note that a stage has failed, and with it every pipeline that needs it."""
+        self._running.pop(task.node, None)
+        if self._confirmation is not None and task.fine_tuning_seed is not None:
+            self._confirmation.fail(task.node, reason)
+            return
+        self._tell(self._tree.fail(task.node, f"{task.stage}: {reason}"))
+
+    def retry(self, task: Task, failure: Failure) -> None:
+        """Have a stage run again whose worker failed, or note that it was tried often enough."""
+        del self._running[task.node]
+        seconds = self._retries.postpone(task.node, failure.fault)
+        if seconds is not None:
+            self._on_retry(f"{task.label} is run again in {seconds:g} s: {failure.reason}")
+        elif failure.fault == "surroundings":
+            self.problem = ObstacleError(f"{task.label}: {failure.reason}")
+        else:
+            times = self._retries.count(task.node)
+            self.fail(task, f"{failure.reason}; tried {times} times")
+
+    def _next_task(self) -> Task | None:
+        """Take what the tree offers; add pipelines until it offers something."""
+        most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
+        exclusive = sum(STAGES[task.stage].is_exclusive for task in self._running.values())
+        while True:
+            task = self._tree.take(may_be_exclusive=exclusive < self._max_exclusive)
+            if task is not None and STAGES[task.stage].trains and self._give_up(task):
+                continue
+            is_full = len(self._tree.open_pipelines) - len(self._rungs.paused) >= most_open
+            if task is not None or is_full or not self._has_students:
+                return task
+            proposal = self.study.ask(self._tree.trained)
+            if proposal is None:
+                self._is_exhausted = True
+                return None
+            self._tree.add(proposal.number, proposal.chain)
+            self._tell(self._tree.settle())
+            if proposal.number in self._tree.open_pipelines:
+                self._stop_if_hopeless(proposal.number)
+
+    @property
+    def _has_students(self) -> bool:
+        """Whether the first uncompressed student is there, from which pipelines can begin."""
+        return any(baseline.role == "student" for baseline in self.baselines.values())
+
+    def _next_retraining(self) -> Task | None:
+        """Take what is left of the confirmation, once no pipeline is open any more."""
+        if not self._is_exhausted:
+            return None
+        if not self._running and not self._retries.is_waiting:
+            self._stop_paused()
+        # A resumed search has no open pipeline while its baselines are found again.
+        is_early = self._tree.open_pipelines or len(self.baselines) < len(self._baseline_chains)
+        return None if is_early or self._confirmation is None else self._confirmation.take()
+
+    def _go_on(self) -> None:
+        """Let stages run again, and pipelines go on that belong to the best part of their rung."""
+        for node in self._retries.take_due():
+            if self._confirmation is None or not self._confirmation.retry(node):
+                self._tree.retry(node)
+        while (number := self._rungs.promote()) is not None:
+            if number in self._tree.open_pipelines:
+                self._tree.promote(number)
+
+    def _stop_paused(self) -> None:
+        """End the pipelines that nothing can promote any more."""
+        for number in self._tree.open_pipelines:
+            share = self._rungs.paused[number]
+            self._stop(number, f"behind the front at {share:.0%} of its distillation", "rung")
+
+    def _stop_if_hopeless(self, number: int) -> None:
+        """End a pipeline whose pruned network cannot enter the front any more."""
+        metrics = self._tree.get_result(number).metrics
+        ceiling = max((baseline.miou for baseline in self.baselines.values()), default=1.0)
+        obstacle = self.study.find_obstacle(metrics, ceiling)
+        if obstacle is not None:
+            self._stop(number, obstacle.reason, obstacle.stopped_by)
+
+    def _stop(self, number: int, reason: str, stopped_by: StoppedBy) -> None:
+        self._rungs.paused.pop(number, None)
+        result = self._tree.drop(number)
+        self.study.tell(number, "stopped", reason=reason, stopped_by=stopped_by, result=result)
+
+    def _give_up(self, task: Task) -> bool:
+        """End the pipelines that have become hopeless while they waited to be trained further."""
+        waiting = self._tree.waiting_for(task.node)
+        for number in waiting:
+            self._stop_if_hopeless(number)
+        if not waiting or self._tree.waiting_for(task.node):
+            return False
+        self._tree.retry(task.node)  # should a later pipeline need it
+        return True
+
+    def _tell(self, endings: Sequence[Ending]) -> None:
+        pipelines = [ending for ending in endings if isinstance(ending.number, int)]
+        for ending in endings:
+            if isinstance(ending.number, str):
+                self._take_baseline(ending.number, ending)
+        if not pipelines or self.baseline_errors:
+            return
+        with self.study.batch():
+            for ending in pipelines:
+                number = int(ending.number)
+                self._rungs.paused.pop(number, None)
+                outcome: Outcome = "failed" if ending.reason else "complete"
+                self.study.tell(number, outcome, reason=ending.reason, result=ending.result)
+
+    def _take_baseline(self, name: str, ending: Ending) -> None:
+        if ending.reason:
+            self.baseline_errors[name] = ending.reason
+            return
+        config = self.study.config.pipeline
+        self.baselines[name] = describe_baseline(name, config, ending.result)

@@ -1,0 +1,92 @@
+"""Keeps the results files of a run up to date while it goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.config import StudyConfig
+from search.pipelines.study import PipelineStudy
+from search.run_files.results import (
+    METADATA_FILE,
+    TRIALS_FILE,
+    now,
+    reference_point,
+    write_metadata,
+    write_trials,
+)
+from trainables.pipeline import Baseline, DatasetSummary
+
+WRITING_SHARE = 0.05  # of the time, at most, goes into trials.csv: thousands of rows take seconds
+
+
+class ResultsWriter:
+    """Writes trials.csv and metadata.json of a run.
+
+    Args:
+        study: Its trials.
+        folder: Folder of the run.
+        dataset: What was read of the data set.
+
+    Attributes:
+        baselines: The uncompressed networks that are known, those of an earlier session too.
+    """
+
+    def __init__(self, study: PipelineStudy, folder: Path, dataset: DatasetSummary) -> None:
+        self._study = study
+        self._folder = folder
+        self._dataset = dataset
+        self._write_again_at = 0.0
+        self.baselines: list[Baseline] = []
+        if not study.num_unfinished and (folder / METADATA_FILE).exists():
+            content = json.loads((folder / METADATA_FILE).read_text())
+            self.baselines = [Baseline(**entry) for entry in content["baselines"]]
+
+    @property
+    def config(self) -> StudyConfig:
+        """Configuration of the study."""
+        return self._study.config
+
+    @property
+    def reference(self) -> Mapping[str, float]:
+        """Corner of the reference box; empty before an uncompressed student is measured."""
+        if not any(baseline.role == "student" for baseline in self.baselines):
+            return {}
+        return reference_point(self.config, self.baselines)
+
+    def update(
+        self, baselines: Sequence[Baseline], device: str, hardware: Mapping[str, Any] | None
+    ) -> None:
+        """Write what has changed; trials.csv no more often than is worth its time.
+
+        Args:
+            baselines: Those that are known by now.
+            device: Torch device of the trials.
+            hardware: Machine of the trials; None: this one.
+        """
+        if len(baselines) > len(self.baselines):
+            self.baselines = list(baselines)
+            path = self._folder / METADATA_FILE
+            created_at = json.loads(path.read_text())["created_at"] if path.exists() else now()
+            write_metadata(
+                path,
+                self.config,
+                self._dataset,
+                self.baselines,
+                device=device,
+                created_at=created_at,
+                hardware=hardware,
+            )
+        started = time.monotonic()
+        if started >= self._write_again_at:
+            self.write_trials()
+            ended = time.monotonic()
+            self._write_again_at = ended + (ended - started) / WRITING_SHARE
+
+    def write_trials(self) -> None:
+        """Write trials.csv."""
+        records = self._study.records.values()
+        write_trials(self._folder / TRIALS_FILE, records, self.config.objectives)

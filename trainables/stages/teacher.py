@@ -1,0 +1,23 @@
+"""Training of the teacher, which all pipelines of a study share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from trainables.settings import NoSettings
+from trainables.stages.dense import DenseStage
+from trainables.stages.learning import make_learning
+from trainables.stages.stage import StageInputs
+
+
+class TeacherStage(DenseStage):
+    """Trains the teacher as `DenseStage` trains a student."""
+
+    name = "teacher"
+    Settings: ClassVar[type[Any]] = NoSettings
+
+    @classmethod
+    def build(cls, settings: Any, inputs: StageInputs) -> TeacherStage:
+        """Build the stage of the study's teacher."""
+        config = inputs.config
+        return cls(config.teacher, make_learning(config, config.teacher_training))
