@@ -15,7 +15,7 @@ from ray.tune.result import TIMESTEPS_TOTAL
 from ray.tune.trainable import wrap_function
 
 from models.pruning import PruningError
-from trainables.artifacts.remote_stages import open_store
+from trainables.artifacts.store import open_store
 from trainables.chain import Chain, Step
 from trainables.context import Progress, StageContext
 from trainables.data import DataError

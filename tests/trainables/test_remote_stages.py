@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
-from trainables.artifacts.remote_stages import RemoteStages, open_store
+from trainables.artifacts.remote_stages import RemoteStages
+from trainables.artifacts.store import open_store
 from trainables.pipeline import build_dense
 
 PARTIAL = "sparse-k.partial"

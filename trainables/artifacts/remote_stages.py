@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 from models.files.atomic_file import write_atomically
+from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
-from trainables.artifacts.store import RESULT_FILE, SHARE_FILES, ArtifactStore
 
 logger = logging.getLogger(__name__)
 
@@ -186,16 +186,3 @@ class RemoteStages:
         there = self._remote / f"{name}.partial"
         for file in there.list():
             there.delete(file)
-
-
-def open_store(root: Path, remote: str | None) -> ArtifactStore:
-    """The artefacts of a run.
-
-    Args:
-        root: Folder of the store on this node.
-        remote: URI of their folder if they lie in storage; None if all nodes share the root.
-
-    Raises:
-        OSError: The storage does not answer.
-    """
-    return ArtifactStore(root, None if remote is None else RemoteStages(RemoteFolder(remote)))

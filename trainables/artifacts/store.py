@@ -11,21 +11,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from models.files.atomic_file import write_atomically
 from models.files.storage import patiently
+from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.artifacts.checksum import checksum
+from trainables.artifacts.remote_folder import RemoteFolder
+from trainables.artifacts.remote_stages import RemoteStages
 from trainables.process.file_lock import lock
 
-if TYPE_CHECKING:
-    from trainables.artifacts.remote_stages import RemoteStages
-
 logger = logging.getLogger(__name__)
-
-RESULT_FILE = "result.json"
-SHARE_FILES = "share-*.json"
-"""What came of a stage where it paused; see `ArtifactStore.advance`."""
 
 
 class Artifact(NamedTuple):
@@ -216,6 +212,19 @@ class ArtifactStore:
             yield
         finally:
             os.close(descriptor)
+
+
+def open_store(root: Path, remote: str | None) -> ArtifactStore:
+    """Open the store of a run.
+
+    Args:
+        root: Folder of the store on this node.
+        remote: URI of the artefacts if they lie in storage; None if all nodes share the root.
+
+    Raises:
+        OSError: The storage does not answer.
+    """
+    return ArtifactStore(root, None if remote is None else RemoteStages(RemoteFolder(remote)))
 
 
 def is_plain_name(name: str) -> bool:
