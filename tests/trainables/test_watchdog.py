@@ -16,9 +16,9 @@ from trainables.process.watchdog import note_progress, read_stall, waiting, watc
 LIMIT = 1.0
 ROOT = Path(__file__).parents[2]
 PREAMBLE = """
-import fcntl, os, re, signal, sys, time
+import os, re, signal, sys, time
 from pathlib import Path
-from trainables.process.file_lock import lock
+from trainables.process.file_lock import locked
 from trainables.process.watchdog import note_progress, waiting, watched
 
 def fake_stage():
@@ -102,11 +102,11 @@ def test_time_after_the_stage_does_not_count(tmp_path: Path) -> None:
 
 
 def test_who_waits_for_a_lock_outlives_the_hung_holder(tmp_path: Path) -> None:
-    take = f"file = open({str(tmp_path / 'lock')!r}, 'w')\nlock(file.fileno(), fcntl.LOCK_EX)\n"
-    holder = start(f"{take}print('held', flush=True)\ntime.sleep(60)", tmp_path / "holder")
+    take = f"with locked(Path({str(tmp_path / 'lock')!r})):\n"
+    holder = start(f"{take}  print('held', flush=True)\n  time.sleep(60)", tmp_path / "holder")
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    waiter = start(f"{take}print('got it')", tmp_path / "waiter")
+    waiter = start(f"{take}  print('got it')", tmp_path / "waiter")
     assert waiter.communicate(timeout=60) == ("got it\nended\n", "")
     assert holder.wait(timeout=60) == -signal.SIGKILL
     holder.communicate()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.artifacts.checksum import checksum
 from trainables.artifacts.remote_folder import RemoteFolder
 from trainables.artifacts.remote_stages import RemoteStages
-from trainables.process.file_lock import lock
+from trainables.process.file_lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -204,14 +203,8 @@ class ArtifactStore:
             return None
         return Artifact(folder, record["result"], reused=True)
 
-    @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        descriptor = os.open(self.root / ".locks" / name, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            lock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _lock(self, name: str) -> AbstractContextManager[None]:
+        return locked(self.root / ".locks" / name)
 
 
 def open_store(root: Path, remote: str | None) -> ArtifactStore:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from trainables.process.file_lock import lock
+from trainables.process.file_lock import locked
 
 
 class DeviceLock:
@@ -35,31 +34,14 @@ class DeviceLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the device together with other trainers."""
-        with _held(self._turnstile, fcntl.LOCK_SH):
-            lock = _acquire(self._device, fcntl.LOCK_SH)
-        try:
+        """Hold the device together with other training steps."""
+        with ExitStack() as held:
+            with locked(self._turnstile, shared=True):
+                held.enter_context(locked(self._device, shared=True))
             yield
-        finally:
-            os.close(lock)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the device alone."""
-        with _held(self._turnstile, fcntl.LOCK_EX), _held(self._device, fcntl.LOCK_EX):
+        with locked(self._turnstile), locked(self._device):
             yield
-
-
-def _acquire(path: Path, mode: int) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    lock(descriptor, mode)
-    return descriptor
-
-
-@contextmanager
-def _held(path: Path, mode: int) -> Iterator[None]:
-    descriptor = _acquire(path, mode)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
