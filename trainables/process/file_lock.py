@@ -17,7 +17,7 @@ from trainables.process.watchdog import waiting
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a file; the watchdog does not count the time spent waiting for it.
 
     Source: flock(2).
@@ -25,8 +25,10 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
     Args:
         path: Lock file, made if missing; it stays, empty.
         shared: Hold it together with others that hold it shared, rather than alone.
+        wait: Wait while another process holds it.
 
     Raises:
+        BlockingIOError: Another process holds it, and `wait` is False.
         OSError: The file cannot be opened.
     """
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -35,6 +37,8 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                raise
             with waiting():
                 fcntl.flock(descriptor, mode)
         yield
