@@ -1,9 +1,14 @@
 """Ends this process when its stage makes no progress: what hangs cannot end itself.
 
-A process watches one stage at a time. It writes what it does into a page of memory; the guard, a
-small process of its own (`watchdog_guard.py`), looks at the page and kills the process when the
-page has not changed for the limit. It needs nothing of the process, which may hang in C code that
-holds the interpreter lock, wait for a disk, or be stopped. To Ray it is a dead worker like others.
+A process watches one stage at a time. It writes what it does into a page of memory. The guard, a
+small process of its own (`watchdog_guard.py`), reads the page and kills the process when the page
+has not changed for the limit. The guard needs nothing of the process, which may hang in C code that
+holds the interpreter lock, wait for a disk, or be stopped. Ray sees a worker that died.
+
+The tracebacks come from faulthandler. Its timer (`faulthandler.dump_traceback_later`) cannot take
+the guard's place: it spares a stopped process, may kill one that goes on after the machine was
+frozen, and waits for ever for a report that cannot be written (`tests/trainables/test_watchdog.py`
+has the first and the last).
 """
 
 from __future__ import annotations
