@@ -68,6 +68,7 @@ from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.pipeline import build_teacher, check_data, run_baseline, run_pipeline
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
+from trainables.process.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "quickstart"
@@ -245,6 +246,7 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
         teacher_logits=TeacherLogitsConfig(source="live"),
         latency=replace(study.pipeline.latency, compensate_drift=False),
     )
+    keep_freed_memory()
     first = make_context(folder, len(os.sched_getaffinity(0)))
     check_data(config, first.cache_dir)  # read before the clock begins, as ours does
     started = time.monotonic()
@@ -253,6 +255,7 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     spent = float(teacher.result["seconds"])
 
     def run_trial(trial: dict[str, Any]) -> None:
+        keep_freed_memory()
         settings = study.space.to_settings(trial)
         with tempfile.TemporaryDirectory() as scratch:
             # Its own store: every stage but the teacher is trained anew.

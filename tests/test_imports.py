@@ -29,6 +29,9 @@ OPTUNA_FIGURES = {"analysis/figures/importance.py"}
 TORCH_PRUNING_FILES = {"models/channels/graph.py"}
 RAY_FILES = {"search/run.py", "trainables/ray_pipeline.py"}
 PYARROW_FILES = {"trainables/artifacts/remote_folder.py"}
+# Who owns a process may change it for everything else in it; a library function may not.
+PROCESS_FILES = {"trainables/run.py", "trainables/ray_pipeline.py"}
+THREAD_FILES = {"trainables/context.py", "models/timing/timed_runs.py"}  # they set them back
 UNPICKLING_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNPICKLING_CALLS = {
     "torch.load",
@@ -108,6 +111,17 @@ def pyarrow_stays_in_remote_folder(path: str, tree: ast.Module) -> Iterator[str]
                 yield f"{path} imports {name}: only {sorted(PYARROW_FILES)} may"
 
 
+def processes_are_changed_by_their_owners(path: str, tree: ast.Module) -> Iterator[str]:
+    if path not in PROCESS_FILES:
+        for name in imported_names(path, tree):
+            if name.startswith("trainables.process.memory"):
+                yield f"{path} imports {name}: only {sorted(PROCESS_FILES)} may"
+    if path not in THREAD_FILES:
+        for name in called_names(tree):
+            if name in ("torch.set_num_threads", "torch.set_num_interop_threads"):
+                yield f"{path} uses {name}: only {sorted(THREAD_FILES)} may"
+
+
 def nothing_is_unpickled(path: str, tree: ast.Module) -> Iterator[str]:
     for name in imported_names(path, tree):
         if top(name) in UNPICKLING_MODULES:
@@ -143,6 +157,7 @@ RULES: tuple[Rule, ...] = (
     optuna_stays_in_search,
     torch_pruning_stays_in_pruning,
     pyarrow_stays_in_remote_folder,
+    processes_are_changed_by_their_owners,
     nothing_is_unpickled,
     scripts_hide_no_module,
 )
@@ -181,6 +196,14 @@ def test_rule_holds_in_every_file(rule: Rule) -> None:
         (optuna_stays_in_search, "analysis/figures/front_2d.py", "from optuna.trial import Trial"),
         (torch_pruning_stays_in_pruning, "trainables/a.py", "import torch_pruning as tp"),
         (pyarrow_stays_in_remote_folder, "trainables/artifacts/store.py", "from pyarrow import fs"),
+        (processes_are_changed_by_their_owners, "trainables/learning/evaluation.py",
+         "from trainables.process.memory import keep_freed_memory"),
+        (processes_are_changed_by_their_owners, "trainables/context.py",
+         "from trainables.process import memory"),
+        (processes_are_changed_by_their_owners, "models/latency.py",
+         "import torch\ntorch.set_num_threads(1)"),
+        (processes_are_changed_by_their_owners, "trainables/run.py",
+         "from torch import set_num_threads\nset_num_threads(1)"),
         (nothing_is_unpickled, "models/checkpoint.py", "import pickle"),
         (nothing_is_unpickled, "models/checkpoint.py", "from pickle import loads"),
         (nothing_is_unpickled, "models/checkpoint.py", "import torch\ntorch.load('a.pt')"),
@@ -203,6 +226,8 @@ def test_rule_can_fail(rule: Rule, path: str, code: str) -> None:
         ("search/a.py", "import optuna\nfrom trainables import store\nfrom models import cost"),
         ("search/on_ray/a.py", "import ray\nfrom search import space"),
         ("trainables/ray_pipeline.py", "from ray import tune\nfrom . import store"),
+        ("trainables/run.py", "from trainables.process.memory import keep_freed_memory"),
+        ("trainables/context.py", "import torch\ntorch.set_num_threads(1)"),
         ("trainables/data/a.py", "from .dataset import DataError\nimport numpy\nnumpy.load('a')"),
         ("models/channels/graph.py", "import torch_pruning\nfrom models.checkpoint import load"),
         ("analysis/figures/colors.py", "import json\njson.load(file)"),

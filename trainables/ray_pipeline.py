@@ -23,6 +23,7 @@ from trainables.pipeline import run_stage
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import Installation, check_installation
+from trainables.process.memory import keep_freed_memory
 from trainables.process.stage_errors import blaming
 from trainables.process.watchdog import waiting, watched
 from trainables.settings import flatten, restore
@@ -84,6 +85,7 @@ def make_trainable(
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
+        keep_freed_memory()
         stalls = stall_report(workplace.stalls_dir, trial)
         with (
             LogCollector() as remarks,

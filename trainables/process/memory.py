@@ -16,7 +16,9 @@ def keep_freed_memory() -> bool:
 
     By default each activation is a fresh mapping that the kernel fills with zeros page by page,
     and that all threads then fight for: about 230 000 faults in a training step of DeepLabV3+ at
-    8 x 240 x 320. The price is that the process keeps its peak memory until it ends.
+    8 x 240 x 320. The price is that the process keeps its peak memory until it ends. It holds for
+    the whole process and cannot be taken back, so that only whoever owns the process calls it: a
+    Ray worker, a command, a benchmark.
 
     Source: mallopt(3).
 
