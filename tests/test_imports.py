@@ -7,6 +7,7 @@ over the project and over snippets that must fail.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -151,6 +152,35 @@ def foreign_modules() -> set[str]:
     return set(sys.stdlib_module_names) | installed
 
 
+def benchmarks_measure_the_product_as_it_is(path: str, tree: ast.Module) -> Iterator[str]:
+    """A benchmark uses what a user can say: it changes no module of the product, nor code in text.
+
+    What it needs to turn off is a flag or an argument of the product.
+    """
+    own = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if top(getattr(node, "module", None) or alias.name) in MAY_IMPORT
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.search(
+                rf"^\s*(from|import) ({'|'.join(MAY_IMPORT)})\b", node.value, re.MULTILINE
+            ):
+                yield f"{path}:{node.lineno} has code of the product in a string"
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func).split(".")
+            if called[-1] == "setattr" or "patch" in called:
+                yield f"{path}:{node.lineno} patches: {ast.unparse(node)}"
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if not isinstance(target, ast.Name) and ast.unparse(target).split(".")[0] in own:
+                    yield f"{path}:{node.lineno} changes the product: {ast.unparse(node)}"
+
+
 RULES: tuple[Rule, ...] = (
     imports_run_one_way,
     ray_stays_in_its_files,
@@ -175,6 +205,19 @@ def test_rule_holds_in_every_file(rule: Rule) -> None:
         problem
         for path in source_files()
         for problem in rule(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text()))
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_benchmarks_measure_the_product_as_it_is() -> None:
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    assert len(files) > 10
+    broken = [
+        problem
+        for path in files
+        for problem in benchmarks_measure_the_product_as_it_is(
+            path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+        )
     ]
     assert not broken, "\n".join(broken)
 
@@ -210,6 +253,14 @@ def test_rule_holds_in_every_file(rule: Rule) -> None:
         (nothing_is_unpickled, "models/checkpoint.py", "import torch as t\nt.load('a.pt')"),
         (nothing_is_unpickled, "models/checkpoint.py", "from torch import load\nload('a.pt')"),
         (nothing_is_unpickled, "trainables/a.py", "np.load('a.npy', allow_pickle=True)"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "RUN = ('-c', 'import sys\\nfrom search import study\\nstudy.x = None')"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "from search.proposing import samplers\nsamplers.BOUNDED = ()"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "from search.pipelines import retries as r\nr.RETRY_SECONDS |= {}"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "with patch.object(samplers, 'BOUNDED', ()): pass"),
         (scripts_hide_no_module, "search/random.py", ""),
         (scripts_hide_no_module, "search/optuna.py", ""),
         (scripts_hide_no_module, "analysis/statistics.py", ""),

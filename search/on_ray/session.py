@@ -256,7 +256,7 @@ def run_tune(
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=config.reuse_workers,
             trial_name_creator=lambda trial: name_trial(trial.config),
             trial_dirname_creator=lambda trial: name_trial(trial.config),
         ),

@@ -23,7 +23,7 @@ from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.pipelines.accuracy_bound import SIZES, find_dominating
 from search.pipelines.journal import BatchingJournal, repair
-from search.proposing.bounded_history import TrialHistory
+from search.proposing.bounded_history import MAX_HISTORY, TrialHistory
 from search.proposing.rung_estimates import RungEstimates
 from search.proposing.samplers import (
     FIRST_GENERATION,
@@ -146,6 +146,7 @@ class PipelineStudy:
     Args:
         config: Space, sampler, objectives, length.
         run_dir: Folder of the run.
+        max_history: As for `search.proposing.samplers.create_sampler`.
 
     Attributes:
         config: As given.
@@ -155,8 +156,11 @@ class PipelineStudy:
         ValueError: The journal names a stage that would lead out of the run.
     """
 
-    def __init__(self, config: StudyConfig, run_dir: Path) -> None:
+    def __init__(
+        self, config: StudyConfig, run_dir: Path, *, max_history: int | None = MAX_HISTORY
+    ) -> None:
         self.config = config
+        self._max_history = max_history
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         repair(run_dir / JOURNAL_FILE)
         self._journal = BatchingJournal(run_dir / JOURNAL_FILE)
@@ -277,6 +281,7 @@ class PipelineStudy:
             num_pipelines=self.config.num_pipelines,
             estimates=self._estimates,
             history=self._history,
+            max_history=self._max_history,
         )
         trial = self._begin_trial()
         self._history.note(trial._cached_frozen_trial)
@@ -469,7 +474,7 @@ class PipelineStudy:
 
     def _enqueue_prefix(self, ready: Collection[Prefix]) -> None:
         """Let the next trial share what is there, unless a given point is next."""
-        if self._num_enqueued:
+        if self._num_enqueued or not self.config.shared_prefix:
             return
         proposed = [record.settings for record in self.records.values()]
         seed = derive_seed(self.config.seed, len(proposed))

@@ -14,6 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from search.proposing.study_view import ViewingSampler, show
 from search.proposing.trial_arrays import with_room
 
+MAX_HISTORY = 400
+
 Indices = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
 
@@ -72,6 +74,9 @@ class BoundedHistorySampler(ViewingSampler):
             not over and is estimated counts as finished.
         history: Of the same study, up to date; None: it is read anew for every suggestion.
 
+    Attributes:
+        max_trials: As given.
+
     Raises:
         ValueError: Fewer than 2 trials.
     """
@@ -79,14 +84,14 @@ class BoundedHistorySampler(ViewingSampler):
     def __init__(
         self,
         sampler: BaseSampler,
-        max_trials: int = 400,
+        max_trials: int = MAX_HISTORY,
         estimate: Callable[[Indices], Values] | None = None,
         history: TrialHistory | None = None,
     ) -> None:
         if max_trials < 2:
             raise ValueError(f"max_trials must be at least 2, got {max_trials}")
         super().__init__(sampler)
-        self._max_trials = max_trials
+        self.max_trials = max_trials
         self._estimate = estimate
         self._history = history
 
@@ -107,9 +112,9 @@ class BoundedHistorySampler(ViewingSampler):
         is_finished = (states == TrialState.PRUNED) | np.isfinite(values).all(axis=1)
         is_seen = (states == TrialState.RUNNING) & ~is_finished
         finished = np.flatnonzero(is_finished)
-        if len(finished) > self._max_trials:
+        if len(finished) > self.max_trials:
             maximise = [direction.name == "MAXIMIZE" for direction in study.directions]
-            finished = finished[select_trials(values[finished], maximise, self._max_trials)]
+            finished = finished[select_trials(values[finished], maximise, self.max_trials)]
         is_seen[finished] = True
         return history.read(study, np.flatnonzero(is_seen))
 

@@ -16,7 +16,7 @@ from optuna.samplers import (
     RandomSampler,
 )
 
-from search.proposing.bounded_history import BoundedHistorySampler, TrialHistory
+from search.proposing.bounded_history import MAX_HISTORY, BoundedHistorySampler, TrialHistory
 from search.proposing.one_split_tpe import OneSplitTPESampler
 from search.proposing.rung_estimates import EstimatingSampler, RungEstimates
 
@@ -47,6 +47,7 @@ def create_sampler(
     num_pipelines: int,
     estimates: RungEstimates | None = None,
     history: TrialHistory | None = None,
+    max_history: int | None = MAX_HISTORY,
 ) -> BaseSampler:
     """Make the sampler of one suggestion.
 
@@ -60,6 +61,7 @@ def create_sampler(
         num_pipelines: Length of the study.
         estimates: Of the pipelines that wait at a rung; None: there are none.
         history: Of the study's trials; None: it is read from the study.
+        max_history: Most finished trials that a sampler of `BOUNDED` sees; None: all.
 
     Raises:
         ValueError: An unknown name.
@@ -72,9 +74,9 @@ def create_sampler(
         sampler: BaseSampler = SAMPLERS[name](derived, num_pipelines)
     if estimates is not None:
         sampler = EstimatingSampler(sampler, estimates)
-    if name in BOUNDED:
+    if name in BOUNDED and max_history is not None:
         estimate = estimates.estimate if estimates else None
-        sampler = BoundedHistorySampler(sampler, estimate=estimate, history=history)
+        sampler = BoundedHistorySampler(sampler, max_history, estimate=estimate, history=history)
     return sampler
 
 

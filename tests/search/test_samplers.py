@@ -10,6 +10,7 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjective
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.proposing.bounded_history import BoundedHistorySampler
 from search.proposing.one_split_tpe import OneSplitTPESampler, choose_best
 from search.proposing.samplers import create_sampler
 from search.proposing.study_view import show
@@ -23,6 +24,16 @@ def test_a_generation_is_a_tenth_of_the_study(num_pipelines: int, population: in
     for name in ("nsga2", "nsga3"):
         sampler = create_sampler(name, seed=0, trial_number=0, num_pipelines=num_pipelines)
         assert sampler.population_size == population
+
+
+@pytest.mark.parametrize("max_history", [None, 5])
+def test_a_sampler_sees_all_pipelines_or_a_part_of_them(max_history: int | None) -> None:
+    sampler = create_sampler(
+        "tpe", seed=0, trial_number=0, num_pipelines=9, max_history=max_history
+    )
+    assert isinstance(sampler, BoundedHistorySampler) == (max_history is not None)
+    if max_history is not None:
+        assert sampler.max_trials == max_history
 
 
 def halve_as_optuna(
