@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata as packages
 from pathlib import Path
