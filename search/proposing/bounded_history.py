@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from search.proposing.optuna_internals import get_trial_id, read_trial
 from search.proposing.study_view import ViewingSampler, show
 from search.proposing.trial_arrays import with_room
 
@@ -48,16 +49,16 @@ class TrialHistory:
         self.states[trial.number] = trial.state
         if trial.state == TrialState.COMPLETE:
             self.values[trial.number] = trial.values
-        self._ids[trial.number] = trial._trial_id
+        self._ids[trial.number] = get_trial_id(trial)
 
     def note_all(self, study: Study) -> None:
         """Learn of all trials that a study has now."""
-        for trial in study._get_trials(deepcopy=False):
+        for trial in study.get_trials(deepcopy=False):
             self.note(trial)
 
     def read(self, study: Study, numbers: Indices) -> list[FrozenTrial]:
         """Trials of the study, not to be changed."""
-        return [study._storage.get_trial(self._ids[number]) for number in numbers.tolist()]
+        return [read_trial(study, self._ids[number]) for number in numbers.tolist()]
 
 
 class BoundedHistorySampler(ViewingSampler):

@@ -18,6 +18,7 @@ from optuna.samplers import (
 
 from search.proposing.bounded_history import MAX_HISTORY, BoundedHistorySampler, TrialHistory
 from search.proposing.one_split_tpe import OneSplitTPESampler
+from search.proposing.optuna_internals import get_first_generation
 from search.proposing.rung_estimates import EstimatingSampler, RungEstimates
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
@@ -34,9 +35,7 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
 BOUNDED = ("tpe",)  # those whose suggestions take long after thousands of trials
 
 # Marks trials of other runs for the genetic samplers: they breed from nothing without a generation.
-FIRST_GENERATION: dict[str, int] = {
-    sampler._get_generation_key(): 0 for sampler in (NSGAIISampler, NSGAIIISampler)
-}
+FIRST_GENERATION = get_first_generation()
 
 
 def create_sampler(
