@@ -28,7 +28,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 SCRIPT_FOLDERS = ("search", "analysis")
 OPTUNA_FIGURES = {"analysis/figures/importance.py"}
 TORCH_PRUNING_FILES = {"models/channels/graph.py"}
-RAY_FILES = {"search/run.py", "trainables/ray_pipeline.py"}
+RAY_FILES = {"search/run.py", "trainables/ray_internals.py", "trainables/ray_pipeline.py"}
+# The one file that uses what is not public in a library; a test beside it knows each name.
+INTERNALS = {
+    "optuna": "search/proposing/optuna_internals.py",
+    "ray": "trainables/ray_internals.py",
+    "torch_pruning": "models/channels/graph.py",
+}
+NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_replace"}
 PYARROW_FILES = {"trainables/artifacts/remote_folder.py"}
 # Who owns a process may change it for everything else in it; a library function may not.
 PROCESS_FILES = {"trainables/run.py", "trainables/ray_pipeline.py"}
@@ -105,6 +112,25 @@ def torch_pruning_stays_in_pruning(path: str, tree: ast.Module) -> Iterator[str]
         for name in imported_names(path, tree):
             if top(name) == "torch_pruning":
                 yield f"{path} imports {name}: only {sorted(TORCH_PRUNING_FILES)} may"
+
+
+def private_names_stay_in_internals(path: str, tree: ast.Module) -> Iterator[str]:
+    used = {top(name) for name in imported_names(path, tree)} & set(INTERNALS)
+    if not used or path in INTERNALS.values():
+        return
+    for name in imported_names(path, tree):
+        if top(name) in INTERNALS and any(is_private(part) for part in name.split(".")):
+            yield f"{path} imports {name}: only {INTERNALS[top(name)]} may"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not is_private(node.attr):
+            continue
+        if ast.unparse(node.value) not in ("self", "cls", "super()"):
+            own = [INTERNALS[name] for name in sorted(used)]
+            yield f"{path} uses {ast.unparse(node)}: only {own} use what is private in {used}"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in NAMEDTUPLE_METHODS
 
 
 def pyarrow_stays_in_remote_folder(path: str, tree: ast.Module) -> Iterator[str]:
@@ -186,6 +212,7 @@ RULES: tuple[Rule, ...] = (
     ray_stays_in_its_files,
     optuna_stays_in_search,
     torch_pruning_stays_in_pruning,
+    private_names_stay_in_internals,
     pyarrow_stays_in_remote_folder,
     processes_are_changed_by_their_owners,
     nothing_is_unpickled,
@@ -238,6 +265,17 @@ def test_benchmarks_measure_the_product_as_it_is() -> None:
         (optuna_stays_in_search, "trainables/a.py", "import optuna"),
         (optuna_stays_in_search, "analysis/figures/front_2d.py", "from optuna.trial import Trial"),
         (torch_pruning_stays_in_pruning, "trainables/a.py", "import torch_pruning as tp"),
+        (private_names_stay_in_internals, "search/pipelines/study.py",
+         "import optuna\ndef f(self):\n    self._study._storage"),
+        (private_names_stay_in_internals, "search/proposing/a.py",
+         "from optuna.trial import Trial\ndef f(t: Trial): return t._trial_id"),
+        (private_names_stay_in_internals, "search/proposing/a.py",
+         "from optuna.samplers._tpe.sampler import default_gamma"),
+        (private_names_stay_in_internals, "search/on_ray/session.py",
+         "from ray._private import ray_constants"),
+        (private_names_stay_in_internals, "search/on_ray/session.py", "import ray._raylet"),
+        (private_names_stay_in_internals, "models/channels/groups.py",
+         "import torch_pruning\ngroup._DG"),
         (pyarrow_stays_in_remote_folder, "trainables/artifacts/store.py", "from pyarrow import fs"),
         (processes_are_changed_by_their_owners, "trainables/learning/evaluation.py",
          "from trainables.process.memory import keep_freed_memory"),
@@ -279,6 +317,8 @@ def test_rule_can_fail(rule: Rule, path: str, code: str) -> None:
         ("search/a.py", "import optuna\nfrom trainables import store\nfrom models import cost"),
         ("search/on_ray/a.py", "import ray\nfrom search import space"),
         ("trainables/ray_pipeline.py", "from ray import tune\nfrom . import store"),
+        ("trainables/ray_internals.py", "from ray._private import ray_constants"),
+        ("search/on_ray/a.py", "import ray\ndef f(self, t): self._x = t._asdict()"),
         ("trainables/run.py", "from trainables.process.memory import keep_freed_memory"),
         ("trainables/context.py", "import torch\ntorch.set_num_threads(1)"),
         ("trainables/data/a.py", "from .dataset import DataError\nimport numpy\nnumpy.load('a')"),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.tune.result import TIMESTEPS_TOTAL
 from ray.tune.trainable import wrap_function
 
@@ -26,6 +25,7 @@ from trainables.process.installation import Installation, check_installation
 from trainables.process.memory import keep_freed_memory
 from trainables.process.stage_errors import blaming
 from trainables.process.watchdog import waiting, watched
+from trainables.ray_internals import set_process_title
 from trainables.settings import flatten, restore
 from trainables.stages import STAGES
 
@@ -121,7 +121,7 @@ def with_names(
             return resources(config)
 
         def train(self) -> Any:
-            setproctitle(f"ray::{name_trial(self.config)}")
+            set_process_title(f"ray::{name_trial(self.config)}")
             return super().train()
 
     PipelineStage.__qualname__ = PipelineStage.__name__
