@@ -10,8 +10,9 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -23,6 +24,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainables": {"models"},
     "models": set(),
     "analysis": set(),
+}
+# What a folder of search/ may know of the rest of search/. Decisions (proposing, pipelines) and
+# what is written (run_files) know nothing of Ray, and nobody but run.py knows the whole.
+FOLDER_MAY_IMPORT: dict[str, set[str]] = {
+    "search/proposing": {"space"},
+    "search/pipelines": {"config", "objectives", "proposing", "run_files", "space"},
+    "search/run_files": {"config", "objectives", "pipelines", "proposing", "space"},
+    "search/on_ray": {"command_line", "config", "objectives", "pipelines", "run_files", "space"},
+}
+# What a folder may not know because it is used there.
+FOLDER_MAY_NOT_IMPORT: dict[str, set[str]] = {
+    "models/blocks": {"models.networks", "models.pretrained", "models.pruning"},
+    "models/files": {"models.channels", "models.checkpoint", "models.network", "models.networks"},
+    "trainables/process": {"trainables.context", "trainables.learning", "trainables.stages"},
+    "trainables/artifacts": {"trainables.data", "trainables.learning", "trainables.stages"},
+    "trainables/data": {"trainables.artifacts", "trainables.learning", "trainables.stages"},
+    "trainables/learning": {"trainables.chain", "trainables.pipeline", "trainables.stages"},
+    "trainables/stages": {"trainables.chain", "trainables.pipeline", "trainables.run"},
 }
 # `python search/run.py` and `python analysis/report.py` put their folder first on the path.
 SCRIPT_FOLDERS = ("search", "analysis")
@@ -91,6 +110,19 @@ def imports_run_one_way(path: str, tree: ast.Module) -> Iterator[str]:
     for name in imported_names(path, tree):
         if top(name) in MAY_IMPORT and top(name) not in MAY_IMPORT[own] | {own}:
             yield f"{path} imports {name}: {own} may import {sorted(MAY_IMPORT[own]) or 'none'}"
+
+
+def folders_know_their_place(path: str, tree: ast.Module) -> Iterator[str]:
+    package, own = path.split("/")[:2]
+    folder = f"{package}/{own}"
+    allowed = FOLDER_MAY_IMPORT.get(folder)
+    for name in imported_names(path, tree):
+        is_inside = allowed is None or not name.startswith(f"{package}.")
+        if not is_inside and name.split(".")[1] not in allowed | {own}:
+            yield f"{path} imports {name}: {folder} may import {sorted(allowed)}"
+        for forbidden in FOLDER_MAY_NOT_IMPORT.get(folder, ()):
+            if name == forbidden or name.startswith(f"{forbidden}."):
+                yield f"{path} imports {name}, which uses {folder}"
 
 
 def ray_stays_in_its_files(path: str, tree: ast.Module) -> Iterator[str]:
@@ -209,6 +241,7 @@ def benchmarks_measure_the_product_as_it_is(path: str, tree: ast.Module) -> Iter
 
 RULES: tuple[Rule, ...] = (
     imports_run_one_way,
+    folders_know_their_place,
     ray_stays_in_its_files,
     optuna_stays_in_search,
     torch_pruning_stays_in_pruning,
@@ -224,6 +257,66 @@ def source_files() -> list[Path]:
     files = [path for folder in MAY_IMPORT for path in sorted((ROOT / folder).rglob("*.py"))]
     assert len(files) > 60, f"found only {len(files)} files below {ROOT}"
     return files
+
+
+def module_of(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def imported_modules(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Which of some modules import which others, wherever in them.
+
+    Args:
+        sources: Path -> Python code.
+    """
+    modules = {module_of(path) for path in sources}
+    found: dict[str, set[str]] = {}
+    for path, code in sources.items():
+        # The longest beginning that is a module: the rest are names in it.
+        parts = [name.split(".") for name in imported_names(path, ast.parse(code))]
+        known = [{".".join(p[:n]) for n in range(1, len(p) + 1)} & modules for p in parts]
+        found[module_of(path)] = {max(names, key=len) for names in known if names}
+        found[module_of(path)].discard(module_of(path))
+    return found
+
+
+def find_circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules that import each other, in turn; empty if none do."""
+    try:
+        TopologicalSorter(imported_modules(sources)).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in source_files()}
+    assert sum(map(len, imported_modules(sources).values())) > 300
+    circle = find_circle(sources)
+    assert not circle, "these import each other: " + " -> ".join(circle)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("from trainables.b import f", "from trainables.a import g"),
+        ("import trainables.b", "def f():\n    from . import a"),
+        ("from trainables import b", "if TYPE_CHECKING:\n    from .a import A"),
+        ("from trainables.c import f", "import trainables.a"),
+    ],
+)
+def test_modules_that_import_each_other_are_found(first: str, second: str) -> None:
+    sources = {
+        "trainables/__init__.py": "",
+        "trainables/a.py": first,
+        "trainables/b.py": second,
+        "trainables/c.py": "from trainables import b",
+    }
+    circle = find_circle(sources)
+    assert {"trainables.a", "trainables.b"} <= set(circle)
+    sources["trainables/b.py"] = "import json"
+    assert find_circle(sources) == []
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -259,6 +352,21 @@ def test_benchmarks_measure_the_product_as_it_is() -> None:
         (imports_run_one_way, "search/a.py", "import analysis.pareto"),
         (imports_run_one_way, "analysis/a.py", "import_module('models')"),
         (imports_run_one_way, "analysis/figures/a.py", "from ...models import cost"),
+        (folders_know_their_place, "search/proposing/a.py", "from search.pipelines import study"),
+        (folders_know_their_place, "search/proposing/a.py", "from search.config import load"),
+        (folders_know_their_place, "search/pipelines/a.py", "import search.on_ray.session"),
+        (folders_know_their_place, "search/pipelines/a.py", "from ..on_ray import searcher"),
+        (folders_know_their_place, "search/pipelines/a.py", "from search import run"),
+        (folders_know_their_place, "search/run_files/a.py", "from search.on_ray import metrics"),
+        (folders_know_their_place, "search/run_files/a.py", "from search.recipes import camvid"),
+        (folders_know_their_place, "search/on_ray/a.py", "from search.run import main"),
+        (folders_know_their_place, "models/blocks/a.py", "from models.networks import enet"),
+        (folders_know_their_place, "models/files/a.py", "import models.checkpoint"),
+        (folders_know_their_place, "trainables/process/a.py", "from trainables import context"),
+        (folders_know_their_place, "trainables/artifacts/a.py", "import trainables.data.camvid"),
+        (folders_know_their_place, "trainables/data/a.py", "import trainables.artifacts.store"),
+        (folders_know_their_place, "trainables/learning/a.py", "import trainables.stages.dense"),
+        (folders_know_their_place, "trainables/stages/a.py", "from trainables import pipeline"),
         (ray_stays_in_its_files, "search/pipelines/study.py", "import ray"),
         (ray_stays_in_its_files, "trainables/learning/training.py", "from ray import tune"),
         (ray_stays_in_its_files, "models/a.py", "if True:\n    import ray.tune as t"),
