@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RESULT_FILE = "result.json"
-"""What the stage measured, with the checksums of all other files; written last."""
+"""What the stage measured, and the checksums of all other files; written last."""
 
 SHARE_FILES = "share-*.json"
-"""What a stage had measured where it paused; see `ArtifactStore.advance`."""
+"""What a stage measured at a pause; see `ArtifactStore.advance`."""
