@@ -76,9 +76,9 @@ def download_camvid(
     call or a later one goes on from there. The folder appears by one rename, once its content has
     been verified.
 
-    GitHub does not promise to keep the bytes of the archive, so the pixels count. The archive passes
-    if it has the published MD5, or if the decoded images and labels of train and val have the
-    digests below. These come from a copy that is assumed to be the original.
+    GitHub does not promise to keep the bytes of the archive, so the pixels count. The archive
+    passes if it has the published MD5, or if the decoded images and labels of train and val have
+    the digests below. These come from a copy that is assumed to be the original.
 
     Args:
         destination: Folder to make; it will contain ``train/ trainannot/ val/ ...`` and the lists.
