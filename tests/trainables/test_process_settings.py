@@ -13,6 +13,7 @@ from torch import Tensor
 from models import create_model
 from models.checkpoint import save_checkpoint
 from trainables import run as stage_command
+from trainables.chain import make_chain
 from trainables.context import StageContext
 from trainables.data import AugmentationConfig, TrainingStream, create_dataset
 from trainables.learning.evaluation import evaluate
@@ -22,7 +23,7 @@ from trainables.pipeline_config import PipelineConfig
 from trainables.process import memory
 from trainables.process.installation import Installation
 from trainables.process.stage_errors import SurroundingsError
-from trainables.ray_pipeline import WorkerConfig, make_trainable
+from trainables.ray_pipeline import WorkerConfig, describe_task, make_trainable
 
 OWN_THREADS = 3
 
@@ -112,11 +113,12 @@ def test_a_worker_keeps_freed_memory_once(
         cache_dir=tmp_path / "cache",
         checkpoint_seconds=1.0,
         device="cpu",
-        num_threads={"sparse": 1},
+        num_threads=1,
+        num_threads_root=1,
         installation=Installation(source_hash="of another node"),  # ends each trial at once
     )
     run_trial = make_trainable(PipelineConfig(), worker)
     for _ in range(2):
         with pytest.raises(SurroundingsError, match="of another node"):
-            run_trial({"stage": "sparse", "label": "sparse", "settings": {}})
+            run_trial(describe_task(make_chain(["dense"]), "dense"))
     assert len(asked_of_the_c_library) == 1
