@@ -28,6 +28,9 @@ __all__ = [
     "load_run",
 ]
 
+# Settings of a latency measurement that say how exact it is, not what it measures.
+PRECISION_SETTINGS = {"confidence", "relative_margin", "max_seconds"}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
@@ -202,21 +205,25 @@ def combine_runs(runs: Sequence[Run]) -> Results:
 
 
 def _check_comparable(first: Run, run: Run) -> None:
-    def describe(item: Run) -> dict[str, Any]:
-        dataset = item.metadata.get("dataset") or {}
-        return {
-            "objectives": [(o.name, o.direction, o.unit) for o in item.objectives],
-            "data set": (dataset.get("name"), dataset.get("resolution")),
-            "latency measurement": item.metadata.get("latency"),
-        }
+    ours, theirs = _comparable_facts(first), _comparable_facts(run)
+    differences = [
+        f"{name} differs ({theirs.get(name, 'not stated')} in {run.folder}, "
+        f"{ours.get(name, 'not stated')} in {first.folder})"
+        for name in {**ours, **theirs}
+        if ours.get(name) != theirs.get(name)
+    ]
+    if differences:
+        raise ResultsError(f"the runs cannot be shown together: {'; '.join(differences)}")
 
-    theirs = describe(run)
-    for what, ours in describe(first).items():
-        if ours != theirs[what]:
-            raise ResultsError(
-                f"{run.folder}: {what} differs from that of {first.folder}, "
-                f"so they cannot be shown together: {theirs[what]} and {ours}"
-            )
+
+def _comparable_facts(run: Run) -> dict[str, Any]:
+    """Everything that must be the same in two runs before their networks compare, by name."""
+    facts: dict[str, Any] = {"objectives": [(o.name, o.direction, o.unit) for o in run.objectives]}
+    for key in ("dataset", "latency"):
+        for name, value in (run.metadata.get(key) or {}).items():
+            if name not in PRECISION_SETTINGS:
+                facts[f"{key}.{name}"] = value
+    return facts
 
 
 def _widest_objectives(runs: Sequence[Run]) -> tuple[Objective, ...]:

@@ -39,6 +39,7 @@ from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig
 from trainables.learning.training import autocast, breaks_in_channels_last, bring_batch, place
 from trainables.pipeline import build_stages, build_teacher
 from trainables.pipeline_config import PipelineConfig
+from trainables.process.memory import keep_freed_memory
 from trainables.stages.distilled import TeacherFunction, load_live_teacher, read_cached_logits
 
 
@@ -165,7 +166,8 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
     shared = arguments.fine_tuning(arguments.teachers["live"])
     config, store = read_pipeline(shared), open_store(shared)
     context = make_context(shared, arguments.num_threads)
-    context.activate()
+    keep_freed_memory()
+    torch.set_num_threads(arguments.num_threads)
     teacher = build_teacher(config).obtain(store, context).checkpoint
     student = build_stages(config, make_settings(shared))["pruned"].obtain(store, context)
     images = config.data.open_cached("train", context.cache_dir)

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata as packages
 from pathlib import Path
@@ -125,12 +126,10 @@ def write_metadata(
         ],
         "dataset": dataset._asdict(),
         "latency": {
+            # Every setting: a report refuses runs that differ in one it was not told about.
+            **asdict(latency),
             "device": device,
-            "dtype": latency.dtype,
-            "num_threads": latency.num_threads,
-            "batch_size": latency.batch_size,
             "resolution": latency.resolution or dataset.resolution,
-            "compensate_drift": latency.compensate_drift,
         },
         "baselines": [baseline._asdict() for baseline in baselines],
         "hardware": describe_hardware(device) if hardware is None else hardware,

@@ -121,13 +121,35 @@ def test_runs_of_equal_objectives_are_combined(make):
     assert any("different hardware" in note for note in results.notes)
 
 
-@pytest.mark.parametrize("key", ["objectives", "dataset", "latency"])
-def test_runs_that_do_not_compare_are_refused(make, key):
-    first = load_run(make.run(name="a"))
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("objectives", "", None),
+        ("dataset", "resolution", [720, 960]),
+        ("dataset", "classes", ["road", "car"]),
+        ("latency", "resolution", [720, 960]),
+        ("latency", "fold_batchnorm", False),
+        ("latency", "num_threads", 4),
+        ("latency", "a setting of a later version", 1),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused(make, key, name, value):
+    make.metadata["latency"]["fold_batchnorm"] = True
+    first = load_run(make.run(None, make.metadata, name="a"))
     if key == "objectives":
         make.metadata["objectives"].pop()
     else:
-        make.metadata[key]["resolution"] = [720, 960]
+        make.metadata[key][name] = value
     second = load_run(make.run(None, make.metadata, name="b"))
-    with pytest.raises(ResultsError, match="differs"):
-        combine_runs([first, second])
+    for runs in ([first, second], [second, first]):
+        with pytest.raises(ResultsError, match=f"{key}.*{name} differs") as error:
+            combine_runs(runs)
+        assert str(first.folder) in str(error.value)
+        assert str(second.folder) in str(error.value)
+
+
+def test_runs_that_measured_latency_less_exactly_still_compare(make):
+    make.metadata["latency"] |= {"max_seconds": 20.0, "relative_margin": 0.02}
+    first = load_run(make.run(None, make.metadata, name="a"))
+    make.metadata["latency"] |= {"max_seconds": 2.0, "relative_margin": 0.1}
+    combine_runs([first, load_run(make.run(None, make.metadata, name="b"))])

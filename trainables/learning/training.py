@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models import WithAuxiliary
 from models.hardware import bfloat16_is_fast
-from trainables.context import Progress, StageContext
+from trainables.context import Progress, StageContext, within_threads
 from trainables.data import Sample, TaughtSample, TrainingStream, make_loader, normalize
 from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.learning.training_state import load_training_state, save_training_state
@@ -101,6 +101,7 @@ class TrainResult(NamedTuple):
 
 
 @saving_before_the_end()
+@within_threads
 def train(
     model: nn.Module,
     stream: TrainingStream,
@@ -139,7 +140,6 @@ def train(
         TrainingDiverged: A loss is NaN or infinite.
         TrainingStateError: `state_path` is damaged.
     """
-    context.activate()
     device = torch.device(context.device)
     channels_last = config.channels_last and not breaks_in_channels_last(model, device)
     place(model, device, channels_last=channels_last).train()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint
-from trainables.artifacts.store import SHARE_FILES, Artifact
+from trainables.artifacts.artifact_files import SHARE_FILES
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS
