@@ -76,9 +76,14 @@ def reference_point(config: StudyConfig, baselines: Sequence[Baseline]) -> dict[
 
     Args:
         config: Objectives.
-        baselines: At least one student among them.
+        baselines: Uncompressed networks that are known.
+
+    Returns:
+        Worst value that counts, by objective; empty before there is a student.
     """
     students = [baseline._asdict() for baseline in baselines if baseline.role == "student"]
+    if not students:
+        return {}
     return {
         name: 0.0
         if OBJECTIVES[name].direction == "maximize"
@@ -108,7 +113,7 @@ def write_metadata(
         created_at: ISO 8601.
         hardware: Of the machine that latency was measured on; default: this one.
     """
-    reference = reference_point(config, baselines) if baselines else {}
+    reference = reference_point(config, baselines)
     latency = config.pipeline.latency
     content = {
         "recipe": config.recipe,
