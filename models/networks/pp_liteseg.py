@@ -84,7 +84,7 @@ class LightPyramid(nn.Module):
             resize(branch(F.adaptive_avg_pool2d(features, grid)), features.shape[-2:])
             for grid, branch in zip(self.grids, self.branches, strict=True)
         ]
-        mixed: Tensor = self.mix(torch.stack(averages).sum(dim=0))
+        mixed: Tensor = self.mix(sum(averages[1:], start=averages[0]))
         return mixed
 
 
