@@ -105,6 +105,15 @@ def load_checkpoint(path: str | Path, factory: str | None = None) -> Segmentatio
     return model.eval()
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is a checkpoint of ours, rather than somebody's tensors."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """Read the caller's metadata alone; the tensors are not touched.
 

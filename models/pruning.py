@@ -92,9 +92,8 @@ def prune(
     layers = remove_units(work, [unit for part in proven for unit in part.units])
 
     before = _count(model)
-    pruned = copy.deepcopy(model)
-    replay(pruned, layers)
-    if _count(pruned) >= before:
+    replay(work, layers)
+    if _count(work) >= before:
         raise PruningError(_explain_nothing(found.groups, unprunable))
     replay(model, layers)
     _warn_of_unprunable(unprunable)
