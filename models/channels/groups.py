@@ -106,8 +106,13 @@ def find_groups(
     names = list(trace.outputs)
     scores = _score_layers(scored or model, importance)
     groups = []
+    fixed = dict(describe_fixed(trace))
     for standing, units in sorted(alike.items(), key=lambda item: item[0]):
         root = names[standing[0][0]]
+        if len(units) == 1 and max(count for _, count in standing) > 1:
+            together = "its channels could only go all together"
+            fixed |= {names[number]: together for number, count in standing if count > 1}
+            continue
         values, is_comparable = _score_units(units, scores, importance)
         groups.append(
             ChannelGroup(
@@ -119,7 +124,6 @@ def find_groups(
                 num_fixed=image_units[root],
             )
         )
-    fixed = dict(describe_fixed(trace))
     for name in get_resizable_layers(model):
         if name not in trace.outputs and not _is_part_of_another(name, trace.outputs):
             fixed[name] = "the forward pass never calls it"

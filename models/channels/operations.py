@@ -204,7 +204,7 @@ def _slice(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, res
         else:
             width = taken[0]
             first = _start_of(arguments, size) if name == "slice" else 0
-            is_even = set(taken) == {width} and size % width == 0 and first % width == 0
+            is_even = width > 1 and set(taken) == {width} and size % width == first % width == 0
             is_even &= int(arguments.get("step", 1)) == 1
         if is_even:
             parts = labels.unflatten(dim, (size // width, width))
