@@ -15,7 +15,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
 
 from models.channels.structure import (
     Structure,

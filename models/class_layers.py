@@ -42,8 +42,8 @@ def renew_class_layers(model: SegmentationNetwork, num_classes: int) -> None:
 
 def _explain(model: SegmentationNetwork, reason: str) -> str:
     return (
-        f"the classes of {model.name} cannot be exchanged, for more than its last layers depends on "
-        f"their number: {reason}"
+        f"the classes of {model.name} cannot be exchanged, for more than its last layers depends "
+        f"on their number: {reason}"
     )
 
 

@@ -117,7 +117,7 @@ class ForeignNetwork(SegmentationNetwork):
         for multiple, size in _SIZES.items():
             try:
                 output = trial.network(torch.zeros(1, 3, *size, device=device))
-            except Exception:  # noqa: BLE001, S112  it raises what it likes at a size that it lacks
+            except Exception:  # noqa: S112  it raises what it likes at a size that it lacks
                 continue
             self._check(split_outputs(output)[0])
             return multiple
@@ -145,7 +145,10 @@ def split_outputs(outputs: Any) -> list[Any]:
                 f"a network that returns a mapping must have 'out' or 'logits' in it; it has "
                 f"{', '.join(map(str, outputs)) or 'nothing'}"
             )
-        return [*split_outputs(outputs[key]), *_flatten([v for k, v in outputs.items() if k != key])]
+        return [
+            *split_outputs(outputs[key]),
+            *_flatten([v for k, v in outputs.items() if k != key]),
+        ]
     if isinstance(outputs, Sequence) and not isinstance(outputs, str) and outputs:
         return [*split_outputs(outputs[0]), *_flatten(list(outputs[1:]))]
     return [outputs]
@@ -203,10 +206,11 @@ def create_foreign(
         ) from error
     if not isinstance(built, nn.Module):
         raise ValueError(f"{name} must return an nn.Module, got a {type(built).__name__}")
-    network = built
-    if not isinstance(built, SegmentationNetwork):
-        network = ForeignNetwork(built, num_classes, size_multiple=size_multiple)
-    assert isinstance(network, SegmentationNetwork)
+    network = (
+        built
+        if isinstance(built, SegmentationNetwork)
+        else ForeignNetwork(built, num_classes, size_multiple=size_multiple)
+    )
     network.name = name
     network.kwargs = {
         "num_classes": num_classes, **{k: v for k, v in kwargs.items() if k not in silent}
@@ -234,8 +238,8 @@ def _add_classes(
     named = [k for k in CLASS_KEYWORDS if k in parameters]
     if not named and not takes_any:
         raise ValueError(
-            f"{name} must take the number of classes as one of {', '.join(CLASS_KEYWORDS)}; it takes "
-            f"{', '.join(parameters) or 'nothing'}"
+            f"{name} must take the number of classes as one of {', '.join(CLASS_KEYWORDS)}; it "
+            f"takes {', '.join(parameters) or 'nothing'}"
         )
     unknown = sorted(set(kwargs) - set(parameters))
     if unknown and not takes_any:

@@ -84,9 +84,7 @@ def prune(
     unprunable = dict(found.fixed)
     chosen = _select(found.groups, pruning_ratio, scope, round_to)
     parts = [
-        _Part(group.name, units)
-        for group, units in zip(found.groups, chosen, strict=True)
-        if units
+        _Part(group.name, units) for group, units in zip(found.groups, chosen, strict=True) if units
     ]
     proven = _prove(work, parts, unprunable, size, dtype)
     layers = remove_units(work, [unit for part in proven for unit in part.units])
@@ -124,9 +122,7 @@ def _check_arguments(
     if round_to is not None and round_to < 1:
         raise ValueError(f"round_to must be None or at least 1, got {round_to!r}")
     if importance not in IMPORTANCES:
-        raise ValueError(
-            f"importance must be one of {', '.join(IMPORTANCES)}; got {importance!r}"
-        )
+        raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}; got {importance!r}")
 
 
 @torch.inference_mode()
@@ -140,7 +136,7 @@ def _find_size(
         for dtype in (torch.float64, torch.float32):
             try:
                 copy.deepcopy(model).to(dtype)(torch.zeros(1, 3, *size, dtype=dtype))
-            except Exception as error:  # noqa: BLE001  a network of the user's raises what it likes
+            except Exception as error:
                 failure = error
             else:
                 return size, dtype
@@ -190,7 +186,7 @@ def _prove(
         layers = remove_units(model, [unit for i in numbers for unit in parts[i].units])
         try:
             error = measure_masking_error(model, layers, size, dtype=dtype, thorough=thorough)
-        except Exception as error:  # noqa: BLE001  a network of the user's raises what it likes
+        except Exception as error:
             return f"the pruned network does not run ({type(error).__name__}: {error})"
         if error <= TOLERANCES[dtype]:
             return ""
@@ -242,9 +238,7 @@ def _warn_of_unprunable(unprunable: Mapping[str, str]) -> None:
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-        _logger.warning(
-            "left whole: %s%s; %s", ", ".join(names[:_MAX_NAMES]), more, reason
-        )
+        _logger.warning("left whole: %s%s; %s", ", ".join(names[:_MAX_NAMES]), more, reason)
 
 
 def _count(model: nn.Module) -> int:

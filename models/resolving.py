@@ -97,9 +97,9 @@ def check_allowed(name: str, given: Iterable[str] = ()) -> None:
     if not (is_trusted or name in _allowed or name in {canonical_name(n) for n in given}):
         entry = module if is_file(module) else module.split(".")[0]
         raise UntrustedNetworkError(
-            f"the file names the network {name!r}, and loading it would run that code. If you trust "
-            f"it, give the factory (load_checkpoint(path, factory={name!r})) or list its package in "
-            f"the environment: {TRUSTED_MODULES}={entry}"
+            f"the file names the network {name!r}, and loading it would run that code. If you "
+            f"trust it, give the factory (load_checkpoint(path, factory={name!r})) or list its "
+            f"package in the environment: {TRUSTED_MODULES}={entry}"
         )
 
 
@@ -141,9 +141,7 @@ def import_module(module: str) -> ModuleType:
     try:
         return _import_file(Path(module)) if is_file(module) else _import_package(module)
     except Exception as error:  # code of the user's raises what it likes
-        raise ValueError(
-            f"{module} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise ValueError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _import_package(module: str) -> ModuleType:
@@ -167,7 +165,8 @@ def _import_file(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # for the modules beside it
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -213,8 +213,8 @@ class NetworkConfig:
             )
         if num_outputs < num_classes:
             raise ValueError(
-                f"the network has {num_outputs} outputs for {num_classes} classes; num_outputs must "
-                "be at least the number of classes"
+                f"the network has {num_outputs} outputs for {num_classes} classes; num_outputs "
+                "must be at least the number of classes"
             )
         if self.outputs is None and num_outputs > num_classes:
             return tuple(range(num_classes))
@@ -236,8 +236,8 @@ class NetworkConfig:
         elif known != num_classes:
             if not self.new_classes:
                 raise ValueError(
-                    f"{path} tells {known} classes apart, the data have {num_classes}; say which of "
-                    "its outputs are the classes (outputs), or let the class layers start anew "
+                    f"{path} tells {known} classes apart, the data have {num_classes}; say which "
+                    "of its outputs are the classes (outputs), or let the class layers start anew "
                     "(new_classes)"
                 )
             renew_class_layers(model, num_classes)

@@ -90,7 +90,9 @@ def find_groups(
     """
     trace = trace_channels(model, images)
     classes = _collect_classes(trace)
-    free = {root: unit for root, unit in classes.items() if trace.partition.get_reason(root) is None}
+    free = {
+        root: unit for root, unit in classes.items() if trace.partition.get_reason(root) is None
+    }
     order = {name: position for position, name in enumerate(trace.outputs)}
     alike: dict[tuple[tuple[int, int], ...], list[tuple[Member, ...]]] = defaultdict(list)
     for unit in free.values():
@@ -166,9 +168,7 @@ def find_output_layers(
     )
 
 
-def remove_units(
-    model: nn.Module, units: Sequence[tuple[Member, ...]]
-) -> dict[str, KeptChannels]:
+def remove_units(model: nn.Module, units: Sequence[tuple[Member, ...]]) -> dict[str, KeptChannels]:
     """Say what each layer keeps once units are removed; layers that lose nothing are left out."""
     gone: dict[tuple[str, bool], set[int]] = defaultdict(set)
     for unit in units:

@@ -185,6 +185,8 @@ def _join_parts(
             labels = trace.partition.add(tensor.shape[dim]).view(shape)
             trace.partition.fix(labels, f"its neighbours in {trace.place} are constants")
         full.append(labels.expand(tensor.shape))
+        if name == "stack":  # its parts stay equally wide
+            trace.partition.join(labels, trace.get_labels(tensors[0]))
     signs = all(trace.is_nonnegative(t) for t in tensors)
     trace.set_labels(result, func(full, dim), nonnegative=signs)
 

@@ -111,9 +111,7 @@ def _check(name: str, layer: nn.Module, channels: KeptChannels) -> None:
             raise ValueError(f"{name} has the channels 0 to {size - 1}, the record keeps {kept}")
 
 
-def _select(
-    layer: nn.Module, channels: KeptChannels, replaced: dict[int, nn.Parameter]
-) -> None:
+def _select(layer: nn.Module, channels: KeptChannels, replaced: dict[int, nn.Parameter]) -> None:
     """Keep the given channels of one layer: its attributes, parameters and buffers."""
     if isinstance(layer, ChannelLayer):
         layer.keep(channels.inputs)

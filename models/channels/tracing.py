@@ -191,10 +191,10 @@ class ChannelTrace(TorchDispatchMode):
         self.inputs[name], self.outputs[name] = inputs, outputs
         for other, twin in self._layers.items():  # layers that share one weight
             weight = getattr(twin, "weight", None)
-            if other != name and other in self.inputs and weight is not None:
-                if weight is getattr(layer, "weight", None):
-                    join(self.inputs[other], inputs)
-                    join(self.outputs[other], outputs)
+            is_same = weight is not None and weight is getattr(layer, "weight", None)
+            if is_same and other != name and other in self.inputs:
+                join(self.inputs[other], inputs)
+                join(self.outputs[other], outputs)
 
     def _fix_layer(self, name: str, reason: str) -> None:
         self._open(name, self._layers[name])

@@ -20,6 +20,6 @@ def read_torch_file(path: Path) -> Any:
     except Exception as error:  # pickle's error, zip's, torch's: whatever is wrong with the file
         reason = str(error).split("Please file an issue")[0].strip().splitlines()
         raise ValueError(
-            f"{path} cannot be read as weights alone ({reason[0] if reason else error!r}); save the "
-            "tensors without the program's own objects: torch.save(model.state_dict(), FILE)"
+            f"{path} cannot be read as weights alone ({reason[0] if reason else error!r}); save "
+            "the tensors without the program's own objects: torch.save(model.state_dict(), FILE)"
         ) from error

@@ -19,8 +19,8 @@ from models.pretrained.renaming import Tensors, drop
 AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema")
 NESTED = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "net", "network",
           "params", "weights", "module")  # fmt: skip
-"""Entries that hold the tensors, the first that is there counts: averaged weights (EMA) before those
-of the last step, for they are what a training is judged by."""
+"""Entries that hold the tensors, the first that is there counts: averaged weights (EMA) before
+those of the last step, for they are what a training is judged by."""
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "ema.", "shadow.")
 
@@ -93,9 +93,7 @@ def read_weights(path: Path) -> Tensors:
     return tensors
 
 
-def _variants(
-    model: SegmentationNetwork, target: nn.Module, tensors: Tensors
-) -> Iterator[Tensors]:
+def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -> Iterator[Tensors]:
     """Yield the tensors under each set of names that could be the network's."""
     conversions: list[Callable[[Tensors], Tensors]] = [
         convert[model.name] for convert in NAMINGS.values() if model.name in convert
@@ -114,9 +112,8 @@ def _variants(
             except (ValueError, KeyError):  # not of that naming
                 continue
             yield converted
-        for prefix in PREFIXES:
-            if any(key.startswith(prefix) for key in found):
-                pending.append(_strip(found, prefix))
+        there = [p for p in PREFIXES if any(key.startswith(p) for key in found)]
+        pending += [_strip(found, prefix) for prefix in there]
 
 
 def _strip(tensors: Tensors, prefix: str) -> Tensors:

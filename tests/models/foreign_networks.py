@@ -182,9 +182,7 @@ class NonLocal(Plain):
 
     def middle(self, x: Tensor) -> Tensor:
         x = F.avg_pool2d(x, 4)
-        query, key, value = (
-            layer(x).flatten(2) for layer in (self.query, self.key, self.value)
-        )
+        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
         weights = (query.transpose(1, 2) @ key).softmax(dim=-1)
         attended = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[-2:])
         return x + self.back(attended)
@@ -248,7 +246,9 @@ class Auxiliary(Plain):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
-        self.auxiliary = nn.Sequential(block(16, 8), nn.Dropout2d(0.5), nn.Conv2d(8, num_classes, 1))
+        self.auxiliary = nn.Sequential(
+            block(16, 8), nn.Dropout2d(0.5), nn.Conv2d(8, num_classes, 1)
+        )
 
     def forward(self, images: Tensor):
         x = self.stem(images)

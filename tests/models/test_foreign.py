@@ -185,9 +185,15 @@ def test_logits_of_other_classes_are_refused_at_once():
 def test_outputs_are_told_apart():
     logits, other = torch.zeros(1, 2, 3, 3), torch.ones(1, 2, 3, 3)
     assert split_outputs(logits) == [logits]
-    for outputs in ([logits, other], (logits, [other]), {"aux": other, "out": logits},
-                    {"logits": logits, "aux": (other,)}, ({"out": logits}, other),
-                    WithAuxiliary(logits, (other,)), foreign_networks.Outputs(logits, other)):  # fmt: skip
+    for outputs in (
+        [logits, other],
+        (logits, [other]),
+        {"aux": other, "out": logits},
+        {"logits": logits, "aux": (other,)},
+        ({"out": logits}, other),
+        WithAuxiliary(logits, (other,)),
+        foreign_networks.Outputs(logits, other),
+    ):
         found = split_outputs(outputs)
         assert found[0] is logits
         assert [t for t in found[1:] if t is other] == [other]
@@ -247,7 +253,9 @@ def test_a_network_in_a_file_loads_in_another_process(my_file: Path, tmp_path: P
         )  # fmt: skip
 
     assert float(load(name).stdout) == pytest.approx(expected, rel=1e-5)
-    assert float(load("", SEGFRONT_MODULES=str(my_file)).stdout) == pytest.approx(expected, rel=1e-5)
+    assert float(load("", SEGFRONT_MODULES=str(my_file)).stdout) == pytest.approx(
+        expected, rel=1e-5
+    )
     refused = load("")
     assert refused.returncode
     assert f"SEGFRONT_MODULES={my_file}" in refused.stderr

@@ -36,6 +36,5 @@ def normalize(images: Tensor, normalization: Normalization = IMAGENET) -> Tensor
 
 def normalization_of(model: nn.Module) -> Normalization:
     """Return how a network wants its pixels; ImageNet's way if it says nothing."""
-    found = getattr(model, "normalization", IMAGENET)
-    assert isinstance(found, Normalization)
+    found: Normalization = getattr(model, "normalization", IMAGENET)
     return found
