@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from models.blocks.cpu_convolutions import use_cpu_convolutions
+from models.foreign import ForeignNetwork, create_foreign
 from models.network import SegmentationNetwork
 from models.networks.asymmetric_pyramid import AsymmetricPyramid
 from models.networks.bisenet import BiSeNet
@@ -38,6 +39,7 @@ from models.networks.stdc import STDC
 from models.networks.swiftnet import SwiftNet
 from models.networks.tbfenet import TBFENet
 from models.output import WithAuxiliary
+from models.resolving import canonical_name, find_factory, is_foreign, is_library
 
 MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "dual_branch": DualBranch,
@@ -89,6 +91,7 @@ __all__ = [
     "ESPNet",
     "ESPNetV2",
     "FastSCNN",
+    "ForeignNetwork",
     "ICNet",
     "LEDNet",
     "MSCFNet",
@@ -102,17 +105,32 @@ __all__ = [
     "SwiftNet",
     "TBFENet",
     "WithAuxiliary",
+    "check_name",
     "create_model",
 ]
 
 
-def create_model(name: str, num_classes: int = 19, **kwargs: Any) -> SegmentationNetwork:
+def create_model(
+    name: str,
+    num_classes: int = 19,
+    *,
+    outputs: Sequence[int] | None = None,
+    size_multiple: int | None = None,
+    **kwargs: Any,
+) -> SegmentationNetwork:
     """Build a network by name, in train mode, on the current default device.
 
     Args:
-        name: A key of `MODELS`.
-        num_classes: Classes to tell apart, at least 2.
-        **kwargs: The network's own keywords, see its class. Those with a backbone take
+        name: A key of `MODELS`; "smp:Unet" and every other architecture of
+            segmentation-models-pytorch; "torchvision:deeplabv3_resnet50" and the others of
+            torchvision; "package.module:factory" or "path/to/file.py:factory" of your own, where
+            the factory returns any `nn.Module` (see `models.foreign.ForeignNetwork`).
+        num_classes: Outputs of the network, at least 2; a factory gets them as `num_classes`,
+            `classes` or `n_classes`, whichever it takes.
+        outputs: For each class of the data the output that stands for it, where the network has
+            more outputs than classes or another order; None: the outputs are the classes.
+        size_multiple: See `models.foreign.ForeignNetwork`; None: found out. Not for `MODELS`.
+        **kwargs: The network's own keywords, see its class. Those of `MODELS` with a backbone take
             `backbone_weights` (None: random; "imagenet": downloaded; else a safetensors file).
 
     Returns:
@@ -122,10 +140,40 @@ def create_model(name: str, num_classes: int = 19, **kwargs: Any) -> Segmentatio
     Raises:
         ValueError: An unknown name or keyword, or a value that is not allowed.
     """
-    if name not in MODELS:
-        raise ValueError(f"model must be one of {', '.join(sorted(MODELS))}; got {name!r}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes!r}")
+    if outputs is not None and not all(0 <= i < num_classes for i in outputs):
+        raise ValueError(f"outputs must be of 0 to {num_classes - 1}, got {tuple(outputs)}")
+    if is_foreign(name):
+        network = create_foreign(name, num_classes, kwargs, size_multiple=size_multiple)
+    else:
+        network = _create_own(name, num_classes, kwargs)
+    use_cpu_convolutions(network)
+    if outputs is not None:
+        network.outputs = tuple(outputs)
+        network.kwargs = {**network.kwargs, "outputs": list(outputs)}
+    return network
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that `create_model` does not know; code of the user's is not imported.
+
+    Raises:
+        ValueError: Neither a key of `MODELS` nor a name of a foreign network.
+    """
+    if is_foreign(name):
+        canonical_name(name)
+        if is_library(name):
+            find_factory(name)
+    elif name not in MODELS:
+        raise ValueError(
+            f"model must be one of {', '.join(sorted(MODELS))}, smp:ARCHITECTURE, "
+            f"torchvision:NAME, package.module:factory or path/to/file.py:factory; got {name!r}"
+        )
+
+
+def _create_own(name: str, num_classes: int, kwargs: dict[str, Any]) -> SegmentationNetwork:
+    check_name(name)
     constructor = MODELS[name]
     signature = inspect.signature(constructor)
     unknown = sorted(set(kwargs) - set(signature.parameters))
@@ -136,7 +184,6 @@ def create_model(name: str, num_classes: int = 19, **kwargs: Any) -> Segmentatio
     bound = signature.bind(num_classes=num_classes, **kwargs)
     bound.apply_defaults()
     network = constructor(*bound.args, **bound.kwargs)
-    use_cpu_convolutions(network)
     network.name = name
     network.kwargs = {k: v for k, v in bound.arguments.items() if k != "backbone_weights"}
     return network

@@ -1,8 +1,9 @@
 """Checkpoints: one safetensors file that holds the structure, the tensors and what is known of it.
 
-The header's metadata bears four strings: `format`, `version`, `structure` (JSON, see
-`models.channels.structure.Structure`) and `metadata` (the caller's JSON). Nothing is ever
-unpickled, and a pruned network loads without the code that pruned it.
+The header's metadata bears five strings: `format`, `version`, `structure` (JSON, see
+`models.channels.structure.Structure`), `normalization` (JSON, see `models.normalization`) and
+`metadata` (the caller's JSON). Nothing is ever unpickled, no code is imported that only the file
+names, and a pruned network loads without the code that pruned it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
 
-from models.channels.structure import Structure, build_empty, describe_structure
+from models.channels.structure import (
+    Structure,
+    build_empty,
+    describe_structure,
+    get_shared_parameters,
+    share_parameters,
+)
 from models.files.atomic_file import write_atomically
 from models.network import SegmentationNetwork
+from models.normalization import IMAGENET, Normalization
+from models.resolving import UntrustedNetworkError
 
 FORMAT = "segfront"
 VERSION = "1"
@@ -29,7 +37,7 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(
-    path: str | Path, model: nn.Module, metadata: Mapping[str, Any] | None = None
+    path: str | Path, model: SegmentationNetwork, metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write a network, so that the path holds either the old file or the whole new one.
 
@@ -48,6 +56,7 @@ def save_checkpoint(
         "format": FORMAT,
         "version": VERSION,
         "structure": describe_structure(model).to_json(),
+        "normalization": json.dumps(model.normalization.to_json()),
         "metadata": _to_json(metadata or {}),
     }
     tensors = {
@@ -58,26 +67,50 @@ def save_checkpoint(
     write_atomically(path, save(tensors, metadata=header))
 
 
-def load_checkpoint(path: str | Path) -> SegmentationNetwork:
+def load_checkpoint(path: str | Path, factory: str | None = None) -> SegmentationNetwork:
     """Read a network, in eval mode on the CPU, as wide as it was saved.
 
+    Args:
+        path: What `save_checkpoint` wrote.
+        factory: The foreign network that the file may name ("package.module:factory",
+            "path/to/file.py:factory"). Without it, such a file is refused, unless the network's
+            package is listed in the environment variable SEGFRONT_MODULES, or the process has
+            named the network itself (`models.resolving.allow`).
+
     Raises:
+        UntrustedNetworkError: The file names code that the caller does not; none was imported.
         CheckpointError: The file is missing, corrupt, of another program or of another version,
             or its tensors do not fit its structure.
     """
     path = Path(path)
     header = _read_header(path)
     try:
-        model = build_empty(Structure.from_json(header["structure"]))
+        model = build_empty(
+            Structure.from_json(header["structure"]), given=[factory] if factory else []
+        )
+        shared = get_shared_parameters(model)
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         model.load_state_dict(tensors, assign=True)
+        share_parameters(model, shared)
+        model.normalization = _read_normalization(header)
+    except UntrustedNetworkError as error:
+        raise UntrustedNetworkError(f"{path}: {error}") from error
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     without = [key for key, buffer in model.named_buffers() if buffer.is_meta]
     if without:
         raise CheckpointError(f"{path} has no tensors for {', '.join(without[:5])}")
     return model.eval()
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is a checkpoint of ours, rather than somebody's tensors."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -106,6 +139,16 @@ def read_structure(path: str | Path) -> Structure:
         return Structure.from_json(_read_header(Path(path))["structure"])
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_normalization(header: dict[str, str]) -> Normalization:
+    """Read how the network wants its pixels; older files say so in the caller's metadata."""
+    if "normalization" in header:
+        return Normalization.from_json(json.loads(header["normalization"]))
+    stated = json.loads(header.get("metadata", "{}"))
+    if "normalization" not in stated:
+        return IMAGENET
+    return Normalization.from_metadata(stated)
 
 
 def _read_header(path: Path) -> dict[str, str]:

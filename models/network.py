@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
+from models.normalization import IMAGENET, Normalization
 from models.output import WithAuxiliary
 
 
@@ -18,10 +20,15 @@ class SegmentationNetwork(nn.Module, ABC):
         name: Its key in `models.MODELS`; empty unless `models.create_model` made it.
         kwargs: JSON-able keywords that make the same unpruned network again, without
             `backbone_weights`.
+        normalization: Of the images; kept in checkpoints and exported files.
+        outputs: For each class of the data the network's output that stands for it; None: the
+            outputs are the classes.
     """
 
     name: str = ""
     kwargs: Mapping[str, Any] = {}
+    normalization: Normalization = IMAGENET
+    outputs: tuple[int, ...] | None = None
 
     @abstractmethod
     def compute_outputs(self, images: Tensor, with_auxiliary: bool) -> tuple[Tensor, ...]:
@@ -39,6 +46,10 @@ class SegmentationNetwork(nn.Module, ABC):
     def get_output_layers(self) -> tuple[nn.Module, ...]:
         """Return the layers whose output channels are the classes: pruning leaves those alone."""
 
+    def get_modes(self) -> Sequence[Callable[[], AbstractContextManager[None]]]:
+        """Return contexts that together show all that `compute_outputs` can compute."""
+        return (nullcontext,)
+
     def get_backbone(self) -> nn.Module | None:
         """Return the part that may start from pretrained weights; None: the network has none."""
         return None
@@ -50,8 +61,18 @@ class SegmentationNetwork(nn.Module, ABC):
             images: (N, 3, H, W) float, normalised, H and W at least 64.
 
         Returns:
-            (N, num_classes, H, W) logits; in train mode `WithAuxiliary` if the network was built
-            with auxiliary heads.
+            (N, num_classes, H, W) logits (as many as `outputs`, where these are chosen); in train
+            mode `WithAuxiliary` if the network was built with auxiliary heads.
         """
-        logits, *auxiliary = self.compute_outputs(images, with_auxiliary=self.training)
+        logits, *auxiliary = map(
+            self._choose, self.compute_outputs(images, with_auxiliary=self.training)
+        )
         return WithAuxiliary(logits, tuple(auxiliary)) if auxiliary else logits
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        """Take the outputs that are classes of the data, in the data's order."""
+        if self.outputs is None:
+            return logits
+        if self.outputs == tuple(range(len(self.outputs))):
+            return logits[:, : len(self.outputs)]
+        return logits[:, list(self.outputs)]

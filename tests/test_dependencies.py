@@ -26,7 +26,7 @@ EXTRAS = [
     if requirement.name != PROJECT["name"]
 ]
 IMPORTED_BY_OTHERS = {"scipy"}  # by Optuna, for its Gaussian-process sampler
-USED_INSIDE = ("optuna", "ray", "torch-pruning")  # what is private in them is used
+USED_INSIDE = ("optuna", "ray")  # what is private in them is used
 
 
 def find_imports(tree: ast.Module) -> Iterator[str]:

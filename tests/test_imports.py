@@ -46,13 +46,11 @@ FOLDER_MAY_NOT_IMPORT: dict[str, set[str]] = {
 # `python search/run.py` and `python analysis/report.py` put their folder first on the path.
 SCRIPT_FOLDERS = ("search", "analysis")
 OPTUNA_FIGURES = {"analysis/figures/importance.py"}
-TORCH_PRUNING_FILES = {"models/channels/graph.py"}
 RAY_FILES = {"search/run.py", "trainables/ray_internals.py", "trainables/ray_pipeline.py"}
 # The one file that uses what is not public in a library; a test beside it knows each name.
 INTERNALS = {
     "optuna": "search/proposing/optuna_internals.py",
     "ray": "trainables/ray_internals.py",
-    "torch_pruning": "models/channels/graph.py",
 }
 NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_replace"}
 PYARROW_FILES = {"trainables/artifacts/remote_folder.py"}
@@ -60,6 +58,8 @@ PYARROW_FILES = {"trainables/artifacts/remote_folder.py"}
 PROCESS_FILES = {"trainables/run.py", "trainables/ray_pipeline.py"}
 THREAD_FILES = {"trainables/context.py", "models/timing/timed_runs.py"}  # they set them back
 UNPICKLING_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+# The one file that may call torch.load, and only for tensors.
+TORCH_FILES = {"models/files/torch_files.py"}
 UNPICKLING_CALLS = {
     "torch.load",
     "torch.hub.load",
@@ -139,13 +139,6 @@ def optuna_stays_in_search(path: str, tree: ast.Module) -> Iterator[str]:
                 yield f"{path} imports {name}: only search/ and {sorted(OPTUNA_FIGURES)} may"
 
 
-def torch_pruning_stays_in_pruning(path: str, tree: ast.Module) -> Iterator[str]:
-    if path not in TORCH_PRUNING_FILES:
-        for name in imported_names(path, tree):
-            if top(name) == "torch_pruning":
-                yield f"{path} imports {name}: only {sorted(TORCH_PRUNING_FILES)} may"
-
-
 def private_names_stay_in_internals(path: str, tree: ast.Module) -> Iterator[str]:
     used = {top(name) for name in imported_names(path, tree)} & set(INTERNALS)
     if not used or path in INTERNALS.values():
@@ -188,11 +181,25 @@ def nothing_is_unpickled(path: str, tree: ast.Module) -> Iterator[str]:
         if top(name) in UNPICKLING_MODULES:
             yield f"{path} imports {name}, which can run code from a file"
     for name in called_names(tree):
-        if name in UNPICKLING_CALLS:
+        is_checked = name == "torch.load" and path in TORCH_FILES and not _loads_objects(tree)
+        if name in UNPICKLING_CALLS and not is_checked:
             yield f"{path} uses {name}, which can run code from a file"
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
             yield f"{path} says allow_pickle, which can run code from a file"
+
+
+def _loads_objects(tree: ast.Module) -> bool:
+    """Whether torch.load is called, or passed on, without weights_only=True."""
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    safe = [
+        call
+        for call in calls
+        if ast.unparse(call.func) == "torch.load"
+        and {k.arg: ast.unparse(k.value) for k in call.keywords}.get("weights_only") == "True"
+    ]
+    mentioned = [name for name in called_names(tree) if name == "torch.load"]
+    return len(safe) != len(mentioned)
 
 
 def scripts_hide_no_module(path: str, tree: ast.Module) -> Iterator[str]:
@@ -244,7 +251,6 @@ RULES: tuple[Rule, ...] = (
     folders_know_their_place,
     ray_stays_in_its_files,
     optuna_stays_in_search,
-    torch_pruning_stays_in_pruning,
     private_names_stay_in_internals,
     pyarrow_stays_in_remote_folder,
     processes_are_changed_by_their_owners,
@@ -372,7 +378,6 @@ def test_benchmarks_measure_the_product_as_it_is() -> None:
         (ray_stays_in_its_files, "models/a.py", "if True:\n    import ray.tune as t"),
         (optuna_stays_in_search, "trainables/a.py", "import optuna"),
         (optuna_stays_in_search, "analysis/figures/front_2d.py", "from optuna.trial import Trial"),
-        (torch_pruning_stays_in_pruning, "trainables/a.py", "import torch_pruning as tp"),
         (private_names_stay_in_internals, "search/pipelines/study.py",
          "import optuna\ndef f(self):\n    self._study._storage"),
         (private_names_stay_in_internals, "search/proposing/a.py",
@@ -382,8 +387,6 @@ def test_benchmarks_measure_the_product_as_it_is() -> None:
         (private_names_stay_in_internals, "search/on_ray/session.py",
          "from ray._private import ray_constants"),
         (private_names_stay_in_internals, "search/on_ray/session.py", "import ray._raylet"),
-        (private_names_stay_in_internals, "models/channels/groups.py",
-         "import torch_pruning\ngroup._DG"),
         (pyarrow_stays_in_remote_folder, "trainables/artifacts/store.py", "from pyarrow import fs"),
         (processes_are_changed_by_their_owners, "trainables/learning/evaluation.py",
          "from trainables.process.memory import keep_freed_memory"),
@@ -397,6 +400,14 @@ def test_benchmarks_measure_the_product_as_it_is() -> None:
         (nothing_is_unpickled, "models/checkpoint.py", "from pickle import loads"),
         (nothing_is_unpickled, "models/checkpoint.py", "import torch\ntorch.load('a.pt')"),
         (nothing_is_unpickled, "models/checkpoint.py", "import torch as t\nt.load('a.pt')"),
+        (nothing_is_unpickled, "models/a.py", "import torch\ntorch.load('a', weights_only=True)"),
+        (nothing_is_unpickled, "models/files/torch_files.py", "import torch\ntorch.load('a')"),
+        (
+            nothing_is_unpickled,
+            "models/files/torch_files.py",
+            "import torch\ntorch.load('a', weights_only=False)",
+        ),
+        (nothing_is_unpickled, "models/files/torch_files.py", "import torch\nread = torch.load"),
         (nothing_is_unpickled, "models/checkpoint.py", "from torch import load\nload('a.pt')"),
         (nothing_is_unpickled, "trainables/a.py", "np.load('a.npy', allow_pickle=True)"),
         (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
@@ -430,7 +441,7 @@ def test_rule_can_fail(rule: Rule, path: str, code: str) -> None:
         ("trainables/run.py", "from trainables.process.memory import keep_freed_memory"),
         ("trainables/context.py", "import torch\ntorch.set_num_threads(1)"),
         ("trainables/data/a.py", "from .dataset import DataError\nimport numpy\nnumpy.load('a')"),
-        ("models/channels/graph.py", "import torch_pruning\nfrom models.checkpoint import load"),
+        ("models/files/torch_files.py", "import torch\ntorch.load(path, weights_only=True)"),
         ("analysis/figures/colors.py", "import json\njson.load(file)"),
     ],
 )  # fmt: skip

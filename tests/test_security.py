@@ -1,7 +1,8 @@
 """Files from elsewhere run no code and lead nowhere else; secrets stay out of what is written.
 
 Beside these: test_imports.py keeps pickle out of every file, tests/models/test_checkpoint.py
-refuses one as a checkpoint, tests/analysis/test_report.py holds the report's escaping,
+refuses one as a checkpoint, tests/models/test_untrusted_networks.py code that one names,
+tests/analysis/test_report.py holds the report's escaping,
 tests/trainables/data/test_download.py an archive's paths, tests/search/test_ray_session.py the
 addresses of a local session and its token, tests/cluster/test_cluster_files.py those of a cluster.
 """

@@ -1,177 +1,232 @@
-"""Channels that must go together, found by torch-pruning's tracer, and how important they are."""
+"""Channels that must go together, and how important they are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.channels.graph import ChannelGraph, ImageChannels
-from models.channels.layers import ChannelLayer
+from models.channels.importance import IMPORTANCES
+from models.channels.record import KeptChannels, get_num_channels
 from models.channels.structure import get_resizable_layers
+from models.channels.tracing import CLASSES, IMAGE, ChannelTrace, describe_fixed
 from models.network import SegmentationNetwork
-
-IMPORTANCES = ("bn_scale", "weight")
 
 
 class PruningError(RuntimeError):
     """A network cannot be pruned correctly; the message names the layers."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChannelGroup:
-    """Channels of equal standing: each ties the same layers together.
-
-    Where a layer reads a concatenation channel by channel (a depthwise convolution), each
-    concatenated part is a group of its own, so that none of them vanishes.
+class Member(NamedTuple):
+    """One channel of a layer.
 
     Attributes:
-        name: Of the root layer, whose output channels number the group's.
-        root: That layer.
-        prune_root: torch-pruning's function for its outputs.
-        outputs: Every layer that loses output channels with the root.
-        units: Those of the root that belong to this group; the channels of a unit only go together
-            (a grouped convolution loses the same ones in each of its groups, and where halves are
-            split and shuffled, both lose as many).
+        layer: Its name.
+        is_output: Whether it is an output channel, else an input channel.
+        channel: Its number.
+    """
+
+    layer: str
+    is_output: bool
+    channel: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelGroup:
+    """Units of equal standing: each is made of as many channels of the same layers.
+
+    A unit is all channels that only go together: those of a residual sum, the like ones in each
+    group of a grouped convolution, mirrored ones where halves are split and shuffled. Where a layer
+    reads a concatenation channel by channel (a depthwise convolution), each concatenated part is a
+    group of its own, so that none of them vanishes.
+
+    Attributes:
+        name: Of the first layer that has channels of it among its outputs.
+        units: The members of each unit.
         scores: One for each unit, higher is more important.
-        is_ranked_by_batchnorm: Whether the scores compare with those of other groups.
-        smallest_step: The fewest channels that any of the layers loses with a unit.
-        num_fixed: Units beside these that are tied to the image and stay.
+        is_comparable: Whether the scores compare with those of other groups.
+        smallest_step: The fewest output channels that any of the layers loses with a unit.
+        num_fixed: Units of that first layer beside these that stay.
     """
 
     name: str
-    root: nn.Module
-    prune_root: Any
-    outputs: tuple[nn.Module, ...]
-    units: tuple[tuple[int, ...], ...]
+    units: tuple[tuple[Member, ...], ...]
     scores: NDArray[np.float64]
-    is_ranked_by_batchnorm: bool
+    is_comparable: bool
     smallest_step: int
     num_fixed: int
 
-    def get_root_channels(self, indices: Sequence[int]) -> tuple[int, ...]:
-        """Turn indices into `scores` to output channels of the root."""
-        return tuple(channel for i in indices for channel in self.units[i])
+
+class ChannelGroups(NamedTuple):
+    """All that can be removed, in the order of the forward pass, and what cannot.
+
+    Attributes:
+        groups: Disjoint.
+        fixed: For each layer with channels that must stay the reason; what is tied to the image or
+            gives the classes is not listed.
+    """
+
+    groups: list[ChannelGroup]
+    fixed: dict[str, str]
 
 
 def find_groups(
-    model: SegmentationNetwork, images: Tensor, importance: str
-) -> tuple[ChannelGraph, list[ChannelGroup]]:
-    """Trace a network and find its groups, in the order of the trace, classes excluded.
+    model: SegmentationNetwork, images: Tensor, importance: str, *, scored: nn.Module | None = None
+) -> ChannelGroups:
+    """Trace a network and find its groups.
 
     Args:
-        model: On the CPU; the graph refers to its layers.
+        model: On the CPU.
         images: (1, 3, H, W) float, whatever the network takes.
-        importance: One of `IMPORTANCES`.
-
-    Raises:
-        PruningError: The tracer lost a layer; torch-pruning would leave it without a word.
+        importance: A key of `IMPORTANCES`.
+        scored: The same network where its gradients and own numbers are; None: `model`.
     """
-    called: set[nn.Module] = set()
-    hooks = [
-        layer.register_forward_hook(lambda layer, *_: called.add(layer))
-        for layer in get_resizable_layers(model).values()
-    ]
-    graph = ChannelGraph(model, images)
-    for hook in hooks:
-        hook.remove()
-    names = {layer: name for name, layer in model.named_modules()}
-    found = list(graph.get_all_groups(ignored_layers=list(model.get_output_layers())))
-    _check_every_layer_has_a_group(model, graph, found, called)
-    return graph, [part for group in found for part in _split(group, graph, names, importance)]
-
-
-def _split(
-    group: Any, graph: ChannelGraph, names: dict[nn.Module, str], importance: str
-) -> Iterator[ChannelGroup]:
-    """Split one of torch-pruning's groups into parts of equal standing."""
-    root, size = group[0].dep, len(group[0].idxs)
-    items = [item for item in group.items if graph.is_out_channel_pruning_fn(item.dep.handler)]
-    batchnorms = [item for item in items if isinstance(item.dep.layer, nn.BatchNorm2d)]
-    by_weight, _ = _average_over_layers(items, size)
-    by_batchnorm, num_batchnorms = _average_over_layers(batchnorms, size)
-
-    unit_of = _find_units(group.ties, size)
-    units = [tuple(np.flatnonzero(unit_of == unit).tolist()) for unit in range(unit_of.max() + 1)]
-    standing = np.stack(
-        [np.bincount(unit_of[item.root_idxs], minlength=len(units)) for item in items], axis=1
-    )
-    is_image = [isinstance(item.dep.layer, ImageChannels) for item in items]
-    is_fixed: NDArray[np.bool_] = standing[:, is_image].sum(axis=1) > 0
-    parts = np.unique(standing, axis=0, return_inverse=True)[1]
-    for part in range(parts.max() + 1):
-        members = np.flatnonzero(parts == part)
-        if is_fixed[members[0]]:
-            continue
-        counts = standing[members[0]]
-        channels = np.array([units[member] for member in members])
-        is_ranked = importance == "bn_scale" and bool((num_batchnorms[channels] > 0).all())
-        scores = by_batchnorm if is_ranked else by_weight
-        yield ChannelGroup(
-            name=names[root.layer],
-            root=root.layer,
-            prune_root=root.handler,
-            outputs=tuple(item.dep.layer for item in items),
-            units=tuple(units[member] for member in members),
-            scores=scores[channels].mean(axis=1),
-            is_ranked_by_batchnorm=is_ranked,
-            smallest_step=int(counts[counts > 0].min()),
-            num_fixed=int(is_fixed.sum()),
-        )
-
-
-def _find_units(ties: Sequence[tuple[int, int]], size: int) -> NDArray[np.intp]:
-    """Number the units of a group: for each of its channels the unit it belongs to."""
-    labels = np.arange(size)
-    for pair in ties:
-        low, high = sorted(labels[list(pair)])
-        labels[labels == high] = low
-    units: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
-    return units
-
-
-def _average_over_layers(
-    items: Sequence[Any], size: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average the L2 norms of what makes a channel (|gamma| for a BatchNorm); and count layers."""
-    total, count = np.zeros(size), np.zeros(size)
-    for item in items:
-        weight = getattr(item.dep.layer, "weight", None)
-        if not isinstance(weight, Tensor):
-            continue
-        weight = weight.detach().double()
-        if isinstance(item.dep.layer, nn.ConvTranspose2d):
-            weight = weight.transpose(0, 1)
-        norms = weight.reshape(len(weight), -1).norm(dim=1).numpy()
-        np.add.at(total, item.root_idxs, norms[item.idxs])
-        np.add.at(count, item.root_idxs, 1)
-    return total / np.maximum(count, 1), count
-
-
-def _check_every_layer_has_a_group(
-    model: SegmentationNetwork, graph: ChannelGraph, groups: Sequence[Any], called: set[nn.Module]
-) -> None:
-    groups = list(groups)
-    for layer in model.get_output_layers():
-        pruner = graph.get_pruner_of_module(layer)
-        channels = list(range(pruner.get_out_channels(layer)))
-        groups.append(graph.get_pruning_group(layer, pruner.prune_out_channels, channels))
-    covered = {
-        dep.layer for group in groups for dep, _ in group
-        if graph.is_out_channel_pruning_fn(dep.handler)
-    }  # fmt: skip
-    inside = {
-        part for layer in model.modules() if isinstance(layer, ChannelLayer)
-        for part in layer.modules() if part is not layer
-    }  # fmt: skip
-    lost = [
+    trace = trace_channels(model, images)
+    classes = _collect_classes(trace)
+    free = {
+        root: unit for root, unit in classes.items() if trace.partition.get_reason(root) is None
+    }
+    order = {name: position for position, name in enumerate(trace.outputs)}
+    alike: dict[tuple[tuple[int, int], ...], list[tuple[Member, ...]]] = defaultdict(list)
+    for unit in free.values():
+        counts = Counter(order[m.layer] for m in unit if m.is_output)
+        if counts:
+            alike[tuple(sorted(counts.items()))].append(unit)
+    image_units = Counter(
         name
-        for name, layer in get_resizable_layers(model).items()
-        if layer in called - covered - inside and not isinstance(layer, nn.PReLU)
-    ]
-    if lost:
-        raise PruningError(f"torch-pruning finds no group for the layers {', '.join(lost)}")
+        for root, unit in classes.items()
+        if trace.partition.get_reason(root) == IMAGE
+        for name in {m.layer for m in unit if m.is_output}
+    )
+    names = list(trace.outputs)
+    scores = _score_layers(scored or model, importance)
+    groups = []
+    fixed = dict(describe_fixed(trace))
+    for standing, units in sorted(alike.items(), key=lambda item: item[0]):
+        root = names[standing[0][0]]
+        if len(units) == 1 and max(count for _, count in standing) > 1:
+            together = "its channels could only go all together"
+            fixed |= {names[number]: together for number, count in standing if count > 1}
+            continue
+        values, is_comparable = _score_units(units, scores, importance)
+        groups.append(
+            ChannelGroup(
+                name=root,
+                units=tuple(units),
+                scores=values,
+                is_comparable=is_comparable,
+                smallest_step=min(count for _, count in standing),
+                num_fixed=image_units[root],
+            )
+        )
+    for name in get_resizable_layers(model):
+        if name not in trace.outputs and not _is_part_of_another(name, trace.outputs):
+            fixed[name] = "the forward pass never calls it"
+    return ChannelGroups(groups, fixed)
+
+
+@torch.no_grad()
+def trace_channels(model: SegmentationNetwork, images: Tensor) -> ChannelTrace:
+    """Follow the channels of a network through all that it computes, auxiliary heads included.
+
+    Args:
+        model: On the CPU.
+        images: (1, 3, H, W) float, whatever the network takes.
+    """
+    trace = ChannelTrace(model)
+    for computes in model.get_modes():
+        with computes(), trace:
+            traced = images.clone()
+            trace.mark(traced)
+            for logits in model.compute_outputs(traced, with_auxiliary=True):
+                trace.fix_classes(logits)
+    return trace
+
+
+def find_output_layers(
+    model: SegmentationNetwork, size: tuple[int, int] = (128, 128)
+) -> tuple[str, ...]:
+    """Find the layers whose output channels are the classes.
+
+    Args:
+        model: On any device; left untouched.
+        size: Height and width of an image that the network takes.
+    """
+    trace = trace_channels(copy.deepcopy(model).cpu().float().eval(), torch.zeros(1, 3, *size))
+    return tuple(
+        name
+        for name, outputs in trace.outputs.items()
+        if all(trace.partition.get_reason(int(c)) == CLASSES for c in outputs.tolist())
+        and not isinstance(model.get_submodule(name), nn.BatchNorm2d | nn.PReLU)
+    )
+
+
+def remove_units(model: nn.Module, units: Sequence[tuple[Member, ...]]) -> dict[str, KeptChannels]:
+    """Say what each layer keeps once units are removed; layers that lose nothing are left out."""
+    gone: dict[tuple[str, bool], set[int]] = defaultdict(set)
+    for unit in units:
+        for member in unit:
+            gone[member.layer, member.is_output].add(member.channel)
+    layers = get_resizable_layers(model)
+    kept = {}
+    for name in sorted({name for name, _ in gone}):
+        inputs, outputs = (
+            tuple(c for c in range(size) if c not in gone.get((name, is_output), ()))
+            for is_output, size in zip((False, True), get_num_channels(layers[name]), strict=True)
+        )
+        kept[name] = KeptChannels(inputs=inputs, outputs=outputs)
+    return kept
+
+
+def _collect_classes(trace: ChannelTrace) -> dict[int, tuple[Member, ...]]:
+    """Return the members of each class of channels, in the order of the forward pass."""
+    classes: dict[int, list[Member]] = defaultdict(list)
+    for name in trace.outputs:
+        for is_output, channels in ((False, trace.inputs[name]), (True, trace.outputs[name])):
+            for number, channel in enumerate(channels.tolist()):
+                classes[trace.partition.find(int(channel))].append(Member(name, is_output, number))
+    return {root: tuple(members) for root, members in classes.items()}
+
+
+def _is_part_of_another(name: str, called: Mapping[str, Tensor]) -> bool:
+    """Whether a layer lies in one that is pruned as a whole, such as an attention's convolution."""
+    parents = name.split(".")[:-1]
+    return any(".".join(parents[: i + 1]) in called for i in range(len(parents)))
+
+
+_Scores = Mapping[str, dict[str, NDArray[np.float64]]]
+
+
+def _score_layers(model: nn.Module, importance: str) -> _Scores:
+    """Return the scores of every layer's output channels, by importance and layer."""
+    scores: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for key in {importance, "group_l2"}:
+        scores[key] = {}
+        for name, layer in get_resizable_layers(model).items():
+            found = IMPORTANCES[key].score(layer)
+            if found is not None and len(found) == get_num_channels(layer)[1]:
+                scores[key][name] = found.double().cpu().numpy()
+    return scores
+
+
+def _score_units(
+    units: Sequence[tuple[Member, ...]], scores: _Scores, importance: str
+) -> tuple[NDArray[np.float64], bool]:
+    """Average over the channels of each unit; by weight where the importance says nothing."""
+    for key in (importance, "group_l2"):
+        found = [
+            [float(scores[key][m.layer][m.channel]) for m in unit
+             if m.is_output and m.layer in scores[key]]
+            for unit in units
+        ]  # fmt: skip
+        if all(found):
+            is_comparable = key == importance and IMPORTANCES[key].is_comparable
+            return np.array([np.mean(values) for values in found]), is_comparable
+    return np.zeros(len(units)), False

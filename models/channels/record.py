@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class PruningRecord:
         num_params_before: Parameters of the unpruned network.
         num_params_after: Parameters of the pruned one.
         layers: By name; layers that were left alone are not listed.
+        unprunable: Layers with channels that had to stay, by name, and why; those of the image and
+            of the classes are not listed.
     """
 
     pruning_ratio: float
@@ -47,6 +49,7 @@ class PruningRecord:
     num_params_before: int
     num_params_after: int
     layers: Mapping[str, KeptChannels]
+    unprunable: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Write as JSON, the same text for the same record."""
@@ -72,7 +75,7 @@ class PruningRecord:
 
 @torch.no_grad()
 def replay(model: nn.Module, layers: PruningRecord | Mapping[str, KeptChannels]) -> None:
-    """Prune a network, in place, as another of equal layers was; torch-pruning is not needed.
+    """Prune a network, in place, as another of equal layers was.
 
     Args:
         model: Unpruned, of the layers that the record was made with. Parameters are replaced, so
@@ -89,8 +92,9 @@ def replay(model: nn.Module, layers: PruningRecord | Mapping[str, KeptChannels])
         raise ValueError(f"the network has no layers {unknown[:5]} that the record names")
     for name, channels in kept.items():
         _check(name, found[name], channels)
+    replaced: dict[int, nn.Parameter] = {}
     for name, channels in kept.items():
-        _select(found[name], channels)
+        _select(found[name], channels, replaced)
 
 
 def get_num_channels(layer: nn.Module) -> tuple[int, int]:
@@ -107,7 +111,7 @@ def _check(name: str, layer: nn.Module, channels: KeptChannels) -> None:
             raise ValueError(f"{name} has the channels 0 to {size - 1}, the record keeps {kept}")
 
 
-def _select(layer: nn.Module, channels: KeptChannels) -> None:
+def _select(layer: nn.Module, channels: KeptChannels, replaced: dict[int, nn.Parameter]) -> None:
     """Keep the given channels of one layer: its attributes, parameters and buffers."""
     if isinstance(layer, ChannelLayer):
         layer.keep(channels.inputs)
@@ -115,23 +119,26 @@ def _select(layer: nn.Module, channels: KeptChannels) -> None:
         return
     inputs, outputs = channels.inputs, channels.outputs
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        groups = layer.groups
-        if groups > 1 and groups == layer.in_channels == layer.out_channels:
-            groups, inputs = len(outputs), (0,)
-            set_width(layer, (groups, groups, groups))
+        is_depthwise = layer.groups > 1 and layer.groups == layer.in_channels
+        groups = len(inputs) if is_depthwise else layer.groups
+        set_width(layer, (len(inputs), len(outputs), groups))
+        # A weight numbers the channels of one group on one side; all groups keep the same ones.
+        if layer.transposed:
+            rows, columns = inputs, outputs[: len(outputs) // groups]
         else:
-            set_width(layer, (len(inputs), len(outputs), groups))
-            inputs = inputs[: len(inputs) // groups]  # the groups keep the same ones each
-        rows, columns = (inputs, outputs) if layer.transposed else (outputs, inputs)
-        _replace(layer, "weight", _take(_take(layer.weight, 0, rows), 1, columns))
+            rows = outputs
+            columns = (0,) if is_depthwise else inputs[: len(inputs) // groups]
+        weight = _take(_take(layer.weight, 0, rows), 1, columns)
+        _replace(layer, "weight", weight, replaced)
     elif isinstance(layer, nn.Linear):
         set_width(layer, (len(inputs), len(outputs)))
-        _replace(layer, "weight", _take(_take(layer.weight, 0, outputs), 1, inputs))
+        weight = _take(_take(layer.weight, 0, outputs), 1, inputs)
+        _replace(layer, "weight", weight, replaced)
     else:
         set_width(layer, (len(outputs),))
         for name in ("weight", "running_mean", "running_var"):
-            _replace(layer, name, _take(getattr(layer, name, None), 0, outputs))
-    _replace(layer, "bias", _take(getattr(layer, "bias", None), 0, outputs))
+            _replace(layer, name, _take(getattr(layer, name, None), 0, outputs), replaced)
+    _replace(layer, "bias", _take(getattr(layer, "bias", None), 0, outputs), replaced)
 
 
 def _take(tensor: Tensor | None, dim: int, indices: Sequence[int]) -> Tensor | None:
@@ -140,11 +147,17 @@ def _take(tensor: Tensor | None, dim: int, indices: Sequence[int]) -> Tensor | N
     return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
 
 
-def _replace(layer: nn.Module, name: str, tensor: Tensor | None) -> None:
-    """Put a new tensor where the layer has a parameter or a buffer of this name."""
+def _replace(
+    layer: nn.Module, name: str, tensor: Tensor | None, replaced: dict[int, nn.Parameter]
+) -> None:
+    """Put a new tensor where the layer has a parameter or a buffer of this name.
+
+    A parameter that several layers share stays one.
+    """
     old = getattr(layer, name, None)
     if old is None or tensor is None:
         return
     if isinstance(old, nn.Parameter):
-        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+        new = nn.Parameter(tensor, requires_grad=old.requires_grad)
+        tensor = replaced.setdefault(id(old), new)
     setattr(layer, name, tensor)

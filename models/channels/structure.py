@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from models import MODELS, create_model
+from models import check_name, create_model
 from models.blocks.attention import EfficientChannelAttention, PlaceWeights, SpatialAttention
 from models.channels.layers import ChannelHalf, ChannelShuffle, ChannelSum, ChannelTotal
 from models.network import SegmentationNetwork
+from models.resolving import check_allowed, is_foreign
 
 _CHANNELS = ("in_channels", "out_channels")
 _CONVOLUTION = (*_CHANNELS, "groups")
@@ -40,7 +41,7 @@ class Structure:
     """All that it takes to build a network, pruned or not, without its tensors.
 
     Attributes:
-        name: A key of `models.MODELS`.
+        name: As `models.create_model` takes it.
         kwargs: JSON-able keywords of `models.create_model`, `num_classes` among them.
         widths: For each layer of `WIDTH_ATTRIBUTES` the values of these attributes.
     """
@@ -50,8 +51,7 @@ class Structure:
     widths: Mapping[str, tuple[int, ...]]
 
     def __post_init__(self) -> None:
-        if self.name not in MODELS:
-            raise ValueError(f"model must be one of {', '.join(sorted(MODELS))}; got {self.name!r}")
+        check_name(self.name)
 
     @property
     def key(self) -> str:
@@ -92,21 +92,53 @@ def describe_structure(model: nn.Module) -> Structure:
     return Structure(name=model.name, kwargs=model.kwargs, widths=widths)
 
 
-def build_empty(structure: Structure) -> SegmentationNetwork:
-    """Build the network on the meta device: every layer in its width, no memory, no weights.
+def build_empty(structure: Structure, *, given: Iterable[str] = ()) -> SegmentationNetwork:
+    """Build the network with every layer in its width, and weights that say nothing.
+
+    Ours are built on the meta device, without memory. Others compute with their weights while they
+    are built, so these get some.
+
+    Args:
+        structure: Often from a file.
+        given: Names of foreign networks that the caller vouches for.
 
     Raises:
+        UntrustedNetworkError: The structure names code that nobody vouches for.
         ValueError: The structure's layers are not those of its network.
     """
-    with torch.device("meta"):
-        model = create_model(structure.name, **structure.kwargs)
+    check_allowed(structure.name, given)
+    if is_foreign(structure.name):
+        with torch.random.fork_rng(devices=[]):
+            model = create_model(structure.name, **structure.kwargs)
+    else:
+        with torch.device("meta"):
+            model = create_model(structure.name, **structure.kwargs)
+    shared = get_shared_parameters(model)
     layers = get_resizable_layers(model)
     if layers.keys() != structure.widths.keys():
         odd = sorted(layers.keys() ^ structure.widths.keys())
         raise ValueError(f"{structure.name} and its structure differ in the layers {odd[:5]}")
     for name, layer in layers.items():
         _resize(layer, structure.widths[name])
+    share_parameters(model, shared)
     return model
+
+
+def get_shared_parameters(model: nn.Module) -> list[list[str]]:
+    """Return the names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def share_parameters(model: nn.Module, groups: Iterable[Sequence[str]]) -> None:
+    """Make one parameter of those of each group again, in place: the first of them."""
+    for first, *others in groups:
+        parameter = model.get_parameter(first)
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, parameter)
 
 
 def get_resizable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -134,7 +166,7 @@ def _attributes(layer: nn.Module) -> tuple[str, ...]:
 
 
 def _resize(layer: nn.Module, width: tuple[int, ...]) -> None:
-    """Give a layer on the meta device another width, attributes and tensors."""
+    """Give a layer another width, attributes and tensors; what these hold is undefined."""
     if width == get_width(layer):
         return
     set_width(layer, width)

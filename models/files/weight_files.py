@@ -9,8 +9,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-_MAX_NAMES = 8
-
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a safetensors file; nothing else is read, for a pickle may run any code.
@@ -53,12 +51,7 @@ def load_strictly(
         if key in tensors and tensors[key].shape != wanted[key].shape
     ]
     problems = {"missing": missing, f"not in the {target}": left_over, "other shape": reshaped}
-    parts = [f"{what}: {_shorten(keys)}" for what, keys in problems.items() if keys]
+    parts = [f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys]
     if parts:
         raise ValueError(f"{source} does not fit the {target}; " + "; ".join(parts))
     module.load_state_dict({key: tensors.get(key, old) for key, old in wanted.items()})
-
-
-def _shorten(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models import create_model
 from models.network import SegmentationNetwork
-
-ChannelOrder = Literal["rgb", "bgr"]
+from models.normalization import IMAGENET, Normalization
 
 _SEGNET_CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree",
@@ -24,38 +23,6 @@ _CITYSCAPES_CLASSES = (
     "motorcycle", "bicycle",
 )  # fmt: skip
 _CITYSCAPES_TO_CAMVID = (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10, None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Normalization:
-    """How a network wants its pixels: (pixel - mean) / std, channel by channel.
-
-    It stays outside the network: folded into the first convolution it would be wrong along the
-    border, where zero padding stands for the mean, not for black.
-
-    Attributes:
-        mean: For pixels of 0 to 255, in the network's channel order.
-        std: As `mean`.
-        channel_order: The order in which the network takes the channels.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    channel_order: ChannelOrder = "rgb"
-
-    def __post_init__(self) -> None:
-        if self.channel_order not in ("rgb", "bgr"):
-            raise ValueError(f"channel_order must be 'rgb' or 'bgr', got {self.channel_order!r}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be above 0, got {self.std}")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalise (..., 3, H, W) RGB of any type, 0 to 255, to float32 of the same shape."""
-        pixels = images.float()
-        if self.channel_order == "bgr":
-            pixels = pixels.flip(-3)
-        mean, std = (pixels.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
-        return (pixels - mean) / std
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +77,6 @@ def merge_classes(logits: Tensor, class_map: Sequence[int | None], num_classes: 
     return merged.index_add_(1, targets, probabilities)
 
 
-_IMAGENET = Normalization(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-
 SOURCES: dict[str, PretrainedSource] = {
     "camvid_espnet": PretrainedSource(
         model="espnet",
@@ -121,6 +86,7 @@ SOURCES: dict[str, PretrainedSource] = {
             mean=(110.33102643, 108.40886315, 105.03319369),
             # The authors divide by their standard deviation, and then by 255 once more.
             std=(72.12571015 * 255, 72.69074534 * 255, 69.90434816 * 255),
+            scale=1.0,
             channel_order="bgr",
         ),
         size=(360, 480),
@@ -133,6 +99,7 @@ SOURCES: dict[str, PretrainedSource] = {
         normalization=Normalization(
             mean=(73.18188461, 82.93553322, 72.41519599),
             std=(45.3199, 46.1528, 44.9148),
+            scale=1.0,
             channel_order="bgr",
         ),
         size=(360, 480),
@@ -145,7 +112,7 @@ SOURCES: dict[str, PretrainedSource] = {
         kwargs={"scale": scale},
         naming="sacmehta",
         classes=(*_CITYSCAPES_CLASSES, "background"),
-        normalization=_IMAGENET,
+        normalization=IMAGENET,
         size=(512, 1024),
         class_maps={"camvid": _CITYSCAPES_TO_CAMVID},
         citation=f"sacmehta/EdgeNets, espnetv2_s_{scale}_city_1024x512.pth, MIT; Cityscapes train",

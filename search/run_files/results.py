@@ -23,7 +23,7 @@ from trainables.pipeline import Baseline, DatasetSummary
 
 TRIALS_FILE = "trials.csv"
 METADATA_FILE = "metadata.json"
-PACKAGES = ("torch", "torchvision", "torch-pruning", "segmentation-models-pytorch", "ray", "optuna")
+PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "ray", "optuna")
 
 
 def write_trials(path: Path, records: Iterable[TrialRecord], objectives: Sequence[str]) -> None:

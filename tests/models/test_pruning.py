@@ -170,23 +170,21 @@ def test_nothing_to_remove_is_an_error():
         prune(small(), IMAGE, 0.01, round_to=64)
 
 
-class Shuffle(nn.Module):
-    """Interleaves the halves of the channels: torch-pruning follows this wrongly, in silence."""
+class Averages(nn.Module):
+    """Adds the sum over the channels divided by their number, which no trace can see."""
 
     def forward(self, x: Tensor) -> Tensor:
-        n, c, h, w = x.shape
-        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+        return x + x.sum(dim=1, keepdim=True) / x.shape[1]
 
 
-def test_layers_pruned_wrongly_are_named_and_the_network_is_left_alone():
+def test_layers_that_would_be_pruned_wrongly_are_named_and_left_whole():
     model = small()
-    model.detail[1] = nn.Sequential(*model.detail[1], Shuffle())
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with pytest.raises(PruningError, match=r"could not be pruned: .*detail\.1\.0"):
-        prune(model, IMAGE, 0.5)
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    model.detail[1] = nn.Sequential(*model.detail[1], Averages())
+    record = prune(model, IMAGE, 0.5)
+    assert "differs from the masked one" in record.unprunable["detail.1.0"]
+    assert model.detail[1][0].out_channels == 8
+    assert model.detail[0][0].out_channels == 4
+    assert record.num_params_after < 0.35 * record.num_params_before
 
 
 def test_a_record_for_another_network_is_refused():
@@ -260,4 +258,18 @@ def test_local_counts_by_hand(size: int, ratio: float, keep: int):
 def test_lowest_by_hand():
     assert find_lowest(np.array([3.0, 1, 2, 1]), 2) == [1, 3]
     assert find_lowest(np.array([1.0, 1, 1]), 1) == [0]
-    assert pruning.IMPORTANCES == ("bn_scale", "weight")
+    assert set(pruning.IMPORTANCES) >= {"bn_scale", "group_l2"}
+
+
+def test_importance_by_weights_ranks_what_it_says():
+    model = small()
+    first = model.detail[0][0]
+    with torch.no_grad():
+        first.weight.mul_(torch.tensor([8.0, 1, 7, 2, 6, 3, 5, 4])[:, None, None, None])
+        for layer in (first, model.detail[0][1]):
+            layer.weight.copy_(layer.weight.abs().sign() * layer.weight.abs().clamp_min(1e-3))
+        norms = first.weight.flatten(1).norm(dim=1) + model.detail[0][1].weight.abs()
+    record = prune(model, IMAGE, 0.5, importance="group_l2")
+    kept = sorted(norms.topk(4).indices.tolist())
+    assert list(record.layers["detail.0.0"].outputs) == kept
+    assert record.importance == "group_l2"

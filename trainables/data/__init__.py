@@ -17,7 +17,7 @@ from trainables.data.dataset import (
     TaughtSample,
 )
 from trainables.data.folder import FolderDataset
-from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
+from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalization_of, normalize
 from trainables.data.stream import TrainingStream, make_loader
 from trainables.data.synthetic import Synthetic
 from trainables.data.teacher_logits import TeacherLogits, cache_logits
@@ -46,6 +46,7 @@ __all__ = [
     "cache_logits",
     "create_dataset",
     "make_loader",
+    "normalization_of",
     "normalize",
 ]
 

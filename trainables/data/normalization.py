@@ -1,23 +1,24 @@
-"""From uint8 images to the numbers that ImageNet backbones expect."""
+"""From uint8 images to the numbers that a network expects."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# Source: torchvision model documentation, statistics of ImageNet in RGB on the scale 0 to 1.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from models.normalization import IMAGENET, Normalization
+
+IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std
 
 
-def normalize(images: Tensor) -> Tensor:
-    """Normalise by the ImageNet mean and standard deviation, on the images' own device.
+def normalize(images: Tensor, normalization: Normalization = IMAGENET) -> Tensor:
+    """Normalise as a network wants it, on the images' own device.
 
     Normalising whole batches here, not single samples in the loader, sends a quarter of the bytes
     between processes and to the GPU.
 
     Args:
         images: (N, 3, H, W) uint8, RGB.
+        normalization: Of the network, see `normalization_of`.
 
     Returns:
         (N, 3, H, W) float32 in channels_last memory format.
@@ -30,7 +31,10 @@ def normalize(images: Tensor) -> Tensor:
             f"images must be uint8 of shape (N, 3, H, W); "
             f"got {images.dtype} of {tuple(images.shape)}"
         )
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).mul_(255.0).view(1, 3, 1, 1)
-    inverse_std = torch.tensor(IMAGENET_STD, device=images.device).mul_(255.0).reciprocal_()
-    values = images.to(torch.float32, memory_format=torch.channels_last)
-    return values.sub_(mean).mul_(inverse_std.view(1, 3, 1, 1))
+    return normalization(images).contiguous(memory_format=torch.channels_last)
+
+
+def normalization_of(model: nn.Module) -> Normalization:
+    """Return how a network wants its pixels; ImageNet's way if it says nothing."""
+    found: Normalization = getattr(model, "normalization", IMAGENET)
+    return found

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from trainables.context import StageContext, within_threads
-from trainables.data import SegmentationDataset, normalize
+from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
 from trainables.metrics import ConfusionMatrix
 from trainables.process.watchdog import note_progress
@@ -35,11 +35,13 @@ def evaluate(
     """
     device = torch.device(context.device)
     place(model, device).eval()
+    normalization = normalization_of(model)
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     loader = DataLoader(dataset, batch_size=1, num_workers=context.num_workers)
     for index, (images, target) in enumerate(loader):
         note_progress(f"image {index + 1} of {len(dataset)} of the evaluation")
         with context.device_lock.shared(), autocast(precision, device):
-            prediction = model(normalize(images.to(device))).argmax(dim=1).cpu()  # when it is done
+            logits = model(normalize(images.to(device), normalization))
+            prediction = logits.argmax(dim=1).cpu()  # when it is done
         matrix.update(prediction, target)
     return matrix

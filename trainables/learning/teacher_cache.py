@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from models.checkpoint import load_checkpoint
 from trainables.artifacts.checksum import checksum
 from trainables.context import StageContext
-from trainables.data import SegmentationDataset, TeacherLogits, cache_logits, normalize
+from trainables.data import (
+    SegmentationDataset,
+    TeacherLogits,
+    cache_logits,
+    normalization_of,
+    normalize,
+)
 from trainables.data.logit_map import shrink
 from trainables.data.top_logits import check_top_k
 from trainables.learning.training import Precision, autocast, place
@@ -149,7 +155,8 @@ class _Teacher:
         images = self.dataset[index].image.unsqueeze(0)
         with self.context.device_lock.shared(), self.context.threads():
             with autocast(self.precision, self.device):
-                logits: Tensor = self._model(normalize(images.to(self.device)))
+                pixels = images.to(self.device)
+                logits: Tensor = self._model(normalize(pixels, normalization_of(self._model)))
             coarse = shrink(logits, self.stride)[0].cpu()
         self.seconds += time.monotonic() - started
         return coarse

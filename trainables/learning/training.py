@@ -16,8 +16,16 @@ from torch import Tensor, nn
 
 from models import WithAuxiliary
 from models.hardware import bfloat16_is_fast
+from models.normalization import IMAGENET, Normalization
 from trainables.context import Progress, StageContext, within_threads
-from trainables.data import Sample, TaughtSample, TrainingStream, make_loader, normalize
+from trainables.data import (
+    Sample,
+    TaughtSample,
+    TrainingStream,
+    make_loader,
+    normalization_of,
+    normalize,
+)
 from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.learning.training_state import load_training_state, save_training_state
 from trainables.losses import cross_entropy
@@ -31,14 +39,17 @@ class Batch(NamedTuple):
     """What a training step sees, on its device.
 
     Attributes:
-        images: (N, 3, H, W) float32, normalised.
+        images: (N, 3, H, W) float32, normalised as the network in training wants it.
         target: (N, H, W) uint8.
+        pixels: (N, 3, H, W) uint8, RGB: the same images for a network with a normalisation of its
+            own, such as a live teacher.
         teacher_logits: (N, C, ceil(H / stride), ceil(W / stride)) float16, if the stream has them.
     """
 
     images: Tensor
     target: Tensor
     teacher_logits: Tensor | None = None
+    pixels: Tensor | None = None
 
 
 # (logits (N, C, H, W), batch) -> scalar loss
@@ -164,7 +175,9 @@ def train(
         torch.manual_seed(_dropout_seed(stream.seed, step))
         set_learning_rate(optimizer, config.optimizer.learning_rate(step, config.num_steps))
         with context.device_lock.shared():
-            batch = bring_batch(samples, device, channels_last=channels_last)
+            batch = bring_batch(
+                samples, device, normalization_of(model), channels_last=channels_last
+            )
             with autocast(config.precision, device):
                 loss = _total_loss(model(batch.images), batch, compute_loss, config)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -228,16 +241,22 @@ def breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
 
 
 def bring_batch(
-    samples: Sample | TaughtSample, device: torch.device, *, channels_last: bool = True
+    samples: Sample | TaughtSample,
+    device: torch.device,
+    normalization: Normalization = IMAGENET,
+    *,
+    channels_last: bool = True,
 ) -> Batch:
     """Move what the loader gave to the device and normalise the images there."""
-    images = normalize(samples.image.to(device, non_blocking=True))
+    pixels = samples.image.to(device, non_blocking=True)
+    images = normalize(pixels, normalization)
     if not channels_last:
         images = images.contiguous()
     target = samples.target.to(device, non_blocking=True)
     if not isinstance(samples, TaughtSample):
-        return Batch(images, target)
-    return Batch(images, target, samples.teacher_logits.to(device, non_blocking=True))
+        return Batch(images, target, pixels=pixels)
+    taught = samples.teacher_logits.to(device, non_blocking=True)
+    return Batch(images, target, taught, pixels)
 
 
 def _total_loss(

@@ -47,6 +47,7 @@ class DenseStage(NetworkStage):
 
     def __init__(self, network: NetworkConfig, learning: Learning) -> None:
         self.parents = {}
+        network.allow()  # whoever has this stage loads checkpoints that name its network
         self.network_config = network
         self.learning = learning
 

@@ -16,6 +16,7 @@ from models.checkpoint import load_checkpoint
 from trainables.artifacts.artifact_files import SHARE_FILES
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
+from trainables.data import normalization_of, normalize
 from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
@@ -196,7 +197,10 @@ def load_live_teacher(checkpoint: Path, device: torch.device) -> TeacherFunction
 
     def ask(logits: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
-            answer: Tensor = teacher(batch.images)
+            images = batch.images
+            if batch.pixels is not None:  # the teacher's normalisation need not be the student's
+                images = normalize(batch.pixels, normalization_of(teacher))
+            answer: Tensor = teacher(images)
         return answer
 
     return ask

@@ -15,7 +15,6 @@ from models import SegmentationNetwork
 from models.checkpoint import save_checkpoint
 from trainables.context import Progress, StageContext
 from trainables.data import TeacherLogits, TrainingStream
-from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD
 from trainables.data_source import DataConfig
 from trainables.learning.evaluation import evaluate
 from trainables.learning.training import Batch, LossFunction, TrainConfig, train
@@ -162,7 +161,7 @@ def evaluate_and_save(
         "miou": matrix.miou,
         "dataset": data.name,
         "classes": list(validation.classes),
-        "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scale": 255},
+        "normalization": model.normalization.to_json(),
         "settings": dict(metadata),
     }
     save_checkpoint(folder / "checkpoint.safetensors", model, description)

@@ -48,7 +48,7 @@ class ReferenceStage(Computation):
         device: str,
     ) -> None:
         self.parents = {}
-        self.network = replace(network, backbone_weights=None)
+        self.network = replace(network, backbone_weights=None, weights=None)
         self.num_classes = num_classes
         self.resolution = resolution
         self.config = config

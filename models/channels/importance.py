@@ -1,0 +1,61 @@
+"""How important each output channel of a layer is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Importance:
+    """A way to rank channels.
+
+    Attributes:
+        score: Layer -> (C,) score of each output channel, higher is more important; None: this
+            layer says nothing of them. It sees the layer of the network that is pruned, so that
+            gradients left in its parameters count.
+        is_comparable: Whether scores of different layers compare, as "global" pruning needs.
+    """
+
+    score: Callable[[nn.Module], Tensor | None]
+    is_comparable: bool
+
+
+@torch.no_grad()
+def score_by_batchnorm(layer: nn.Module) -> Tensor | None:
+    """Score by |gamma| of a BatchNorm.
+
+    Source: Liu et al., "Network slimming", https://arxiv.org/abs/1708.06519, section 3.
+    """
+    if not isinstance(layer, nn.BatchNorm2d) or layer.weight is None:
+        return None
+    return layer.weight.detach().abs()
+
+
+@torch.no_grad()
+def score_by_norm(layer: nn.Module) -> Tensor | None:
+    """Score by the L2 norm of all weights that make a channel.
+
+    Source: Li et al., "Pruning filters for efficient ConvNets", https://arxiv.org/abs/1608.08710,
+        section 3.1.
+    Differs: L2 instead of L1, averaged over the layers of a group.
+    """
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        return None
+    weight = weight.detach()
+    if isinstance(layer, nn.ConvTranspose2d):
+        per_group = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)
+        weight = per_group.flatten(0, 1)
+    return weight.reshape(len(weight), -1).double().norm(dim=1)
+
+
+IMPORTANCES: dict[str, Importance] = {
+    "bn_scale": Importance(score=score_by_batchnorm, is_comparable=True),
+    "group_l2": Importance(score=score_by_norm, is_comparable=False),
+}
+"""By name. Where the first choice says nothing of a group's channels, "group_l2" ranks them, within
+that group alone."""

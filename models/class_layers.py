@@ -1,0 +1,66 @@
+"""Other classes for a network that was trained to tell some apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.foreign import ForeignNetwork
+from models.network import SegmentationNetwork
+
+
+def renew_class_layers(model: SegmentationNetwork, num_classes: int) -> None:
+    """Replace the layers that give the classes, in place, by new ones with random weights.
+
+    Args:
+        model: Pruned or not; what leads to its classes stays.
+        num_classes: Of the new layers.
+
+    Raises:
+        ValueError: More of the network than its last layers depends on the number of classes.
+    """
+    layers = {id(layer) for layer in model.get_output_layers()}
+    for name, layer in [(n, m) for n, m in model.named_modules() if id(m) in layers]:
+        model.set_submodule(name, _make_alike(name, layer, num_classes))
+    model.kwargs = {k: v for k, v in model.kwargs.items() if k != "outputs"}
+    model.kwargs = {**model.kwargs, "num_classes": num_classes}
+    model.outputs = None
+    if isinstance(model, ForeignNetwork):
+        model.num_classes = num_classes
+    try:
+        with torch.no_grad():
+            was_training = model.training
+            found = model.eval()(torch.zeros(1, 3, 128, 128)).shape[1]
+            model.train(was_training)
+    except RuntimeError as error:
+        raise ValueError(_explain(model, str(error))) from error
+    if found != num_classes:
+        raise ValueError(_explain(model, f"it gives {found} channels"))
+
+
+def _explain(model: SegmentationNetwork, reason: str) -> str:
+    return (
+        f"the classes of {model.name} cannot be exchanged, for more than its last layers depends "
+        f"on their number: {reason}"
+    )
+
+
+def _make_alike(name: str, layer: nn.Module, num_outputs: int) -> nn.Module:
+    has_bias = getattr(layer, "bias", None) is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, num_outputs, bias=has_bias)
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.groups == 1:
+        options: dict[str, Any] = {
+            key: getattr(layer, key) for key in ("stride", "padding", "dilation", "padding_mode")
+        }
+        if isinstance(layer, nn.ConvTranspose2d):
+            options["output_padding"] = layer.output_padding
+            return nn.ConvTranspose2d(
+                layer.in_channels, num_outputs, layer.kernel_size, bias=has_bias, **options
+            )
+        return nn.Conv2d(
+            layer.in_channels, num_outputs, layer.kernel_size, bias=has_bias, **options
+        )
+    raise ValueError(f"{name} gives the classes, but a {type(layer).__name__} cannot be renewed")

@@ -1,0 +1,249 @@
+"""Networks that others wrote: any `nn.Module` as a `SegmentationNetwork`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from models.blocks.layers import resize
+from models.network import SegmentationNetwork
+from models.resolving import Factory, canonical_name, find_factory
+
+CLASS_KEYWORDS = ("num_classes", "classes", "n_classes")
+NO_DOWNLOAD: dict[str, tuple[str, ...]] = {
+    "smp": ("encoder_weights",),
+    "torchvision": ("weights", "weights_backbone"),
+}
+"""Keywords of libraries that fetch weights: None unless given, and forgotten by checkpoints."""
+
+_SIZES = {1: (75, 101), 8: (72, 104), 16: (80, 112), 32: (96, 96), 64: (64, 128), 128: (128, 128)}
+"""For each multiple a size that is a multiple of it and of nothing larger."""
+
+
+class ForeignNetwork(SegmentationNetwork):
+    """Adapts a network of another's making.
+
+    Args:
+        network: Takes (N, 3, H, W) images. Returns logits (N, num_classes, h, w), a mapping with
+            them as "out" or "logits", an object with them as `.logits`, or a sequence whose first
+            entry is one of these. Whatever else it returns counts as an auxiliary output in
+            training if it has the classes for channels.
+        num_classes: Classes to tell apart.
+        size_multiple: Height and width that the network takes are multiples of this; others are
+            padded at the right and lower edge, and the logits are cut. None: find out.
+
+    Raises:
+        ValueError: Its output is none of these.
+    """
+
+    def __init__(
+        self, network: nn.Module, num_classes: int, *, size_multiple: int | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = num_classes
+        self.size_multiple = size_multiple or 1
+        if size_multiple is None:
+            self.size_multiple = self._find_size_multiple()
+
+    def compute_outputs(self, images: Tensor, with_auxiliary: bool) -> tuple[Tensor, ...]:
+        """See `SegmentationNetwork.compute_outputs`."""
+        height, width = images.shape[-2:]
+        down, right = -height % self.size_multiple, -width % self.size_multiple
+        if down or right:
+            images = F.pad(images, (0, right, 0, down), mode="replicate")
+        found, *others = split_outputs(self.network(images))
+        logits = self._check(found)
+        auxiliary = [t for t in others if with_auxiliary and self._is_logits(t)]
+        sized = (resize(t, images.shape[-2:]) for t in (logits, *auxiliary))
+        return tuple(t[..., :height, :width] if down or right else t for t in sized)
+
+    def get_output_layers(self) -> tuple[nn.Module, ...]:
+        """Find them by following the classes back through the network."""
+        from models.channels.groups import find_output_layers
+
+        return tuple(self.get_submodule(name) for name in find_output_layers(self))
+
+    def get_modes(self) -> Sequence[Callable[[], AbstractContextManager[None]]]:
+        """See `SegmentationNetwork.get_modes`: as it is, and as if it trained."""
+        return (nullcontext, self._as_in_training)
+
+    @contextmanager
+    def _as_in_training(self) -> Iterator[None]:
+        """Let the network's own modules believe that they train, so that auxiliary heads run."""
+        changed = [m for m in self.network.modules() if not m.training and not _is_layer(m)]
+        for module in changed:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module in changed:
+                module.training = False
+
+    def _is_logits(self, output: Any) -> bool:
+        return (
+            isinstance(output, Tensor)
+            and output.ndim == 4
+            and output.shape[1] == self.num_classes
+            and output.is_floating_point()
+        )
+
+    def _check(self, output: Any) -> Tensor:
+        if not self._is_logits(output):
+            what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"{self.name or type(self.network).__name__} must return logits of shape "
+                f"(N, {self.num_classes}, H, W) (a tensor, a mapping with 'out' or 'logits', an "
+                f"object with .logits, or a sequence that begins with them); got {what}"
+            )
+        logits: Tensor = output
+        return logits
+
+    @torch.no_grad()
+    def _find_size_multiple(self) -> int:
+        """Find the smallest multiple that the network takes; 1 if it takes none of these sizes."""
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        trial = copy.deepcopy(self).eval()
+        for multiple, size in _SIZES.items():
+            try:
+                output = trial.network(torch.zeros(1, 3, *size, device=device))
+            except Exception:  # noqa: S112  it raises what it likes at a size that it lacks
+                continue
+            self._check(split_outputs(output)[0])
+            return multiple
+        return 1
+
+
+def split_outputs(outputs: Any) -> list[Any]:
+    """Tell the logits, which come first, from the other outputs.
+
+    Raises:
+        ValueError: A mapping without "out" and "logits", or an empty sequence.
+    """
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    logits = getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        others = list(outputs.values()) if isinstance(outputs, Mapping) else (
+            list(outputs) if isinstance(outputs, tuple) else list(vars(outputs).values())
+        )  # fmt: skip
+        return [logits, *(t for t in _flatten(others) if t is not logits)]
+    if isinstance(outputs, Mapping):
+        key = next((k for k in ("out", "logits") if k in outputs), None)
+        if key is None:
+            raise ValueError(
+                f"a network that returns a mapping must have 'out' or 'logits' in it; it has "
+                f"{', '.join(map(str, outputs)) or 'nothing'}"
+            )
+        return [
+            *split_outputs(outputs[key]),
+            *_flatten([v for k, v in outputs.items() if k != key]),
+        ]
+    if isinstance(outputs, Sequence) and not isinstance(outputs, str) and outputs:
+        return [*split_outputs(outputs[0]), *_flatten(list(outputs[1:]))]
+    return [outputs]
+
+
+def _flatten(values: list[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            found += _flatten(list(value.values()))
+        elif isinstance(value, list | tuple):
+            found += _flatten(list(value))
+    return found
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer whose own work differs in training, such as a BatchNorm."""
+    if isinstance(module, _NormBase | _DropoutNd):
+        return True
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def create_foreign(
+    name: str, num_classes: int, kwargs: Mapping[str, Any], *, size_multiple: int | None = None
+) -> SegmentationNetwork:
+    """Import a factory by its name, and call it.
+
+    Args:
+        name: "package.module:factory", "path/to/file.py:factory", "smp:Unet",
+            "torchvision:deeplabv3_resnet50".
+        num_classes: Goes to the one of `CLASS_KEYWORDS` that the factory takes.
+        kwargs: JSON-able; the factory's other keywords.
+        size_multiple: See `ForeignNetwork`.
+
+    Raises:
+        ValueError: There is no such factory, it does not take the keywords, it fails, or what it
+            returns is no segmentation network.
+    """
+    name = canonical_name(name)
+    try:
+        json.dumps(dict(kwargs), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the keywords of {name} must be JSON-able: {error}") from error
+    factory = find_factory(name)
+    library = name.partition(":")[0]
+    silent = NO_DOWNLOAD.get(library, ())
+    keywords = _add_classes(name, factory, dict.fromkeys(silent) | dict(kwargs), num_classes)
+    try:
+        built = factory(**keywords)
+    except Exception as error:  # a factory of the user's raises what it likes
+        raise ValueError(
+            f"{name} cannot be built with {keywords}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{name} must return an nn.Module, got a {type(built).__name__}")
+    network = (
+        built
+        if isinstance(built, SegmentationNetwork)
+        else ForeignNetwork(built, num_classes, size_multiple=size_multiple)
+    )
+    network.name = name
+    network.kwargs = {
+        "num_classes": num_classes, **{k: v for k, v in kwargs.items() if k not in silent}
+    }  # fmt: skip
+    if isinstance(network, ForeignNetwork):
+        network.kwargs = {**network.kwargs, "size_multiple": network.size_multiple}
+    return network
+
+
+def _add_classes(
+    name: str, factory: Factory, kwargs: dict[str, Any], num_classes: int
+) -> dict[str, Any]:
+    """Add the number of classes under the keyword that the factory has for it."""
+    given = [keyword for keyword in CLASS_KEYWORDS if keyword in kwargs]
+    if given:
+        raise ValueError(
+            f"the number of classes comes from the data (or from num_outputs); leave "
+            f"{given[0]!r} out of the keywords of {name}"
+        )
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {**kwargs, CLASS_KEYWORDS[0]: num_classes}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = [k for k in CLASS_KEYWORDS if k in parameters]
+    if not named and not takes_any:
+        raise ValueError(
+            f"{name} must take the number of classes as one of {', '.join(CLASS_KEYWORDS)}; it "
+            f"takes {', '.join(parameters) or 'nothing'}"
+        )
+    unknown = sorted(set(kwargs) - set(parameters))
+    if unknown and not takes_any:
+        raise ValueError(
+            f"{name} takes the keywords {', '.join(parameters)}; got {', '.join(unknown)}"
+        )
+    return {**kwargs, (named or [CLASS_KEYWORDS[0]])[0]: num_classes}

@@ -1,0 +1,152 @@
+"""Finds a network's tensors in what people save: nested, prefixed, averaged, or of other names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from models.files.torch_files import read_torch_file
+from models.files.weight_files import load_strictly, read_tensors
+from models.foreign import ForeignNetwork
+from models.network import SegmentationNetwork
+from models.pretrained.loading import NAMINGS
+from models.pretrained.renaming import Tensors, drop
+
+AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema")
+NESTED = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "net", "network",
+          "params", "weights", "module")  # fmt: skip
+"""Entries that hold the tensors, the first that is there counts: averaged weights (EMA) before
+those of the last step, for they are what a training is judged by."""
+
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "ema.", "shadow.")
+
+_logger = logging.getLogger(__name__)
+
+
+def load_weights(
+    model: SegmentationNetwork, path: str | Path, *, new_classes: bool = False
+) -> None:
+    """Fill a whole network from somebody's file, every tensor accounted for.
+
+    The file is a safetensors file or one of `torch.save`; the tensors may lie in a nested entry
+    (`NESTED`), under prefixes (`PREFIXES`), and have the names of a source that we know
+    (`models.pretrained.NAMINGS`).
+
+    Args:
+        model: From `models.create_model`, unpruned; as it was if an error is raised.
+        path: The file.
+        new_classes: Whether layers that give the classes may have another size in the file; they
+            stay as they are then, for other classes.
+
+    Raises:
+        ValueError: No such file, or tensors that are missing, left over or of another shape: all
+            are named.
+    """
+    path = Path(path)
+    tensors = read_weights(path)
+    target: nn.Module = model.network if isinstance(model, ForeignNetwork) else model
+    best = min(_variants(model, target, tensors), key=lambda found: _count_faults(target, found))
+    if not has_auxiliary_heads(target):
+        best = drop(best, (r"^auxiliary_head",))
+    expected = target.state_dict()
+    others = {k for k, t in best.items() if k in expected and expected[k].shape != t.shape}
+    if others:
+        best = _leave_out_classes(model, target, best, others, path, allowed=new_classes)
+    load_strictly(target, best, source=path, target=model.name or "network")
+
+
+def has_auxiliary_heads(module: nn.Module) -> bool:
+    """Whether a network was built with auxiliary heads of ours."""
+    return any(key.startswith("auxiliary_head") for key in module.state_dict())
+
+
+def read_weights(path: Path) -> Tensors:
+    """Read the tensors of a file by name, out of whatever entry holds them.
+
+    Raises:
+        ValueError: There is no such file, or no tensors in it.
+    """
+    if not path.is_file():
+        raise ValueError(f"weights must be in an existing file; there is no {path}")
+    content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+    entry = ""
+    while isinstance(content, Mapping):
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        inner = next((k for k in NESTED if isinstance(content.get(k), Mapping)), None)
+        if inner is None or (tensors and len(tensors) > len(content) // 2):
+            break
+        entry, content = f"{entry}.{inner}".lstrip("."), content[inner]
+    else:
+        tensors = {}
+    if not tensors:
+        held = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content)
+        raise ValueError(
+            f"{path} must hold tensors by name, or in one of the entries {', '.join(NESTED)}; it "
+            f"holds {held}"
+        )
+    if entry:
+        _logger.info("%s: the weights are those of its entry %s", path, entry)
+    return tensors
+
+
+def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -> Iterator[Tensors]:
+    """Yield the tensors under each set of names that could be the network's."""
+    conversions: list[Callable[[Tensors], Tensors]] = [
+        convert[model.name] for convert in NAMINGS.values() if model.name in convert
+    ]
+    seen: set[frozenset[str]] = set()
+    pending = [tensors]
+    while pending:
+        found = pending.pop(0)
+        if frozenset(found) in seen:
+            continue
+        seen.add(frozenset(found))
+        yield found
+        for convert in conversions:
+            try:
+                converted = convert(found)
+            except (ValueError, KeyError):  # not of that naming
+                continue
+            yield converted
+        there = [p for p in PREFIXES if any(key.startswith(p) for key in found)]
+        pending += [_strip(found, prefix) for prefix in there]
+
+
+def _strip(tensors: Tensors, prefix: str) -> Tensors:
+    """Take a prefix off; of two copies of a network, the one with the prefix stays."""
+    under = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    return under if len(under) > len(tensors) // 2 else tensors
+
+
+def _count_faults(target: nn.Module, tensors: Tensors) -> int:
+    expected = target.state_dict()
+    missing = sum(k not in tensors for k in expected if not k.endswith("num_batches_tracked"))
+    return missing + sum(key not in expected for key in tensors)
+
+
+def _leave_out_classes(
+    model: SegmentationNetwork, target: nn.Module, tensors: Tensors, others: set[str], path: Path,
+    *, allowed: bool,
+) -> Tensors:  # fmt: skip
+    """Keep the network's own class layers where the file has other classes."""
+    layers = {id(layer) for layer in model.get_output_layers()}
+    names = [name for name, module in target.named_modules() if id(module) in layers]
+    own = {k for k in others if k.rpartition(".")[0] in names}
+    if own != others:
+        return tensors  # `load_strictly` names all of them
+    expected = target.state_dict()
+    sizes = ", ".join(
+        f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}" for k in sorted(own)
+    )
+    if not allowed:
+        raise ValueError(
+            f"{path} has other classes than the {model.name or 'network'}: {sizes}; say how many "
+            "outputs it has (num_outputs) and which of them are the classes (outputs), or let the "
+            "class layers start anew (new_classes)"
+        )
+    _logger.warning("%s: the class layers start anew: %s", path, sizes)
+    return {key: expected[key] if key in own else tensor for key, tensor in tensors.items()}
