@@ -172,7 +172,7 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
         remedy="choose another cache folder or a smaller size",
     )
     path = folder / _PIXELS
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         file.truncate(num_bytes)
         decoder = _Decoder(dataset, sizes, file.fileno())
         visit_all(dataset, unreadable.leave_out(decoder.decode))

@@ -144,7 +144,7 @@ def _warn_of_repetition(splits: Sequence[CachedDataset]) -> Iterator[str]:
         by_digest = dict(zip(split.image_digests, _names_of(split), strict=True))
         repeated = len(split) - len(by_digest)
         if repeated:
-            yield f"{repeated} of {len(split)} images of {split.split!r} repeat the picture of another"
+            yield f"{repeated} of {len(split)} images of {split.split!r} repeat another picture"
         for other in splits[place + 1 :]:
             yield from _warn_of_overlap(split, other, by_digest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,14 +106,30 @@ class FolderLayout:
         if _SPLIT in name:
             return self.root / name.replace(_SPLIT, split)
         inner = self.root / name / split
-        return inner if self.has_split_folders and inner.is_dir() else self.root / name
+        if self.has_split_folders and (name == self.images or inner.is_dir()):
+            return inner
+        return self.root / name
 
 
-def is_val(stem: str) -> bool:
-    """Whether a sample is for validation where neither lists nor folders say: 20 of 100 are.
+def choose_val(stems: Sequence[str]) -> set[str]:
+    """The samples for validation where neither lists nor folders say: about 20 of 100.
+
+    Whether a stem is among them depends on its hash alone, except that neither split of at least
+    two samples is left empty.
 
     Args:
-        stem: Of the image; the answer is the same on every machine.
+        stems: Of all images.
+
+    Returns:
+        Their stems, the same on every machine.
     """
-    number = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big")
-    return number % 100 < VAL_PERCENT
+    ranks = {stem: _hash(stem) for stem in stems}
+    chosen = {stem for stem, rank in ranks.items() if rank % 100 < VAL_PERCENT}
+    if len(stems) < 2:
+        return chosen
+    order = sorted(stems, key=lambda stem: (ranks[stem] % 100, stem))
+    return (chosen or set(order[:1])) - (set(order[-1:]) if len(chosen) == len(stems) else set())
+
+
+def _hash(stem: str) -> int:
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big")

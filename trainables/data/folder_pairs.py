@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trainables.data.dataset import DataError
 from trainables.data.file_index import FileIndex, guess_patterns
-from trainables.data.folder_layout import HASHED_SPLITS, FolderLayout, is_val
+from trainables.data.folder_layout import HASHED_SPLITS, FolderLayout, choose_val
 from trainables.data.image_files import ImagePair
 from trainables.data.text_files import read_lines
 
@@ -98,7 +98,8 @@ def _unlisted(layout: FolderLayout, split: str, stems: list[str]) -> list[str]:
             f"{listed}: list of split {split!r} is missing; without lists the splits are "
             f"{' and '.join(HASHED_SPLITS)}"
         )
-    return [stem for stem in stems if is_val(stem) == (split == "val")]
+    val = choose_val(stems)
+    return [stem for stem in stems if (stem in val) == (split == "val")]
 
 
 def _read_list(

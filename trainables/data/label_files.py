@@ -67,14 +67,9 @@ def decode_mask(content: bytes, path: Path, *, by_colour: bool, upright: bool = 
         if values.dtype == np.bool_:
             values = values.astype(np.uint8) * (255 if by_colour else 1)
         return Mask(turn_upright(values, turn))
-    if mode in ("LA", "PA"):
-        channels = np.asarray(image)[..., :1]
-        if read_header(content, path).is_deep:
-            channels = decode_deep_png(content, path)[..., :1]
-    elif read_header(content, path).is_deep:
-        channels = decode_deep_png(content, path)[..., :3]
-    else:
-        channels = np.asarray(image)[..., :3]
+    is_deep = read_header(content, path).is_deep
+    channels = decode_deep_png(content, path) if is_deep else np.asarray(image)
+    channels = channels[..., : 3 if channels.shape[2] > 2 else 1]  # without opacity
     channels = turn_upright(channels, turn)
     if channels.shape[2] == 1:
         return Mask(channels[..., 0])
