@@ -132,8 +132,10 @@ class DataConfig:
         options = self._options(split)
         root = self._absolute_root()
         key = (self.name, root, split, tuple(sorted(options.items())))
-        opened = create_dataset(self.name, root, split, **options)
         known = _opened.get(key)
+        if known is not None and known.is_unchanged():
+            return known
+        opened = create_dataset(self.name, root, split, **options)
         if known is None or known.state != opened.state:
             _opened[key] = known = opened
         return known

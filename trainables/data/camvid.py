@@ -76,6 +76,7 @@ class CamVid(ImagePairDataset):
             size=size,
             colours=CAMVID_COLOURS,
             all_images=_images_of_all_splits(folder),
+            sources=_sources(folder, split),
         )
 
     @classmethod
@@ -83,6 +84,12 @@ class CamVid(ImagePairDataset):
         """See the base class."""
         folder = Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
         return all((folder / name).is_dir() for name in (split, f"{split}annot"))
+
+
+def _sources(root: Path, split: str) -> list[Path]:
+    """Folders and list in which the files are found."""
+    named = [root / name for other in SPLITS for name in (other, f"{other}annot")]
+    return [root, *(path for path in [*named, root / f"{split}.txt"] if path.exists())]
 
 
 def _images_of_all_splits(root: Path) -> list[Path]:

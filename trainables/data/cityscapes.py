@@ -60,13 +60,16 @@ class Cityscapes(ImagePairDataset):
         folder = require_root(self.name, root, advice="; it must hold leftImg8bit/ and gtFine/")
         train_ids = dict.fromkeys(range(NUM_LABEL_IDS), IGNORE_INDEX)
         train_ids |= {label: train_id for train_id, label in enumerate(LABEL_IDS)}
+        pairs = _find_pairs(folder, split)
+        cities = sorted({path.parent for pair in pairs for path in pair[1:]})
         super().__init__(
-            _find_pairs(folder, split),
+            pairs,
             CITYSCAPES_CLASSES,
             split=split,
             train_ids=train_ids,
             size=size,
             colours=CITYSCAPES_COLOURS,
+            sources=[*sorted({city.parent for city in cities}), *cities],
         )
 
 

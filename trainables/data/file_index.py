@@ -53,6 +53,7 @@ class FileIndex:
     Attributes:
         folder: As given.
         by_stem: Path below the folder without suffix, "/" between folders -> file.
+        directories: This folder and those in it.
 
     Raises:
         DataError: The folder is missing or holds no image, or two files have one stem.
@@ -63,14 +64,17 @@ class FileIndex:
         if not folder.is_dir():
             raise DataError(f"{folder}: folder is missing{hint}")
         self.by_stem: dict[str, Path] = {}
+        self._stems: dict[Path, str] = {}
         self._by_last_part: dict[str, list[Path]] = {}
-        for path in _image_paths(folder):
-            stem = _stem(normalize(path.relative_to(folder).as_posix()))
+        names, self.directories = _walk(folder)
+        for name in names:
+            path, stem = folder / name, _stem(normalize(name))
             if stem in self.by_stem:
                 raise DataError(
                     f"{path}: has the same stem as {self.by_stem[stem].name}; keep one of them"
                 )
             self.by_stem[stem] = path
+            self._stems[path] = stem
             self._by_last_part.setdefault(stem.rpartition("/")[2], []).append(path)
         if not self.by_stem:
             raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
@@ -113,8 +117,8 @@ class FileIndex:
 
     def stem_of(self, path: Path) -> str:
         """Path below the folder without suffix; of a file elsewhere its stem."""
-        known = path.relative_to(self.folder) if path.is_relative_to(self.folder) else path.name
-        return _stem(normalize(PurePosixPath(known).as_posix()))
+        known = self._stems.get(path)
+        return _stem(normalize(path.name)) if known is None else known
 
     def names_like(self, stem: str) -> str:
         """The names closest to one that was not found, for messages."""
@@ -155,12 +159,16 @@ def _num_shared(first: str, second: str) -> int:
     return len(first[:count].rstrip("_-. "))
 
 
-def _image_paths(folder: Path) -> list[Path]:
-    found = []
-    for directory, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found += [Path(directory, name) for name in names if is_image_name(name)]
-    return sorted(found)
+def _walk(folder: Path) -> tuple[list[str], list[Path]]:
+    """Names of the images below a folder, with "/" between folders, sorted; and the folders."""
+    names, directories = [], []
+    for directory, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]
+        directories.append(Path(directory))
+        below = os.path.relpath(directory, folder).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        names += [prefix + name for name in files if is_image_name(name)]
+    return sorted(names), directories
 
 
 def _stem(name: str) -> str:

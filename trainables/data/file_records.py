@@ -76,6 +76,21 @@ def identify(path: Path) -> Identity:
         raise DataError(f"{path}: file is missing or cannot be read ({error.strerror})") from error
 
 
+def identify_all(paths: Iterable[Path]) -> tuple[Identity, ...]:
+    """`identify` for many files or folders.
+
+    Raises:
+        DataError: One is missing or cannot be read.
+    """
+    return tuple(identify(path) for path in paths)
+
+
+def are_settled(identities: Iterable[Identity]) -> bool:
+    """True if the next change of any of these files or folders will be dated otherwise."""
+    latest = max((max(identity[3:]) for identity in identities), default=0)
+    return time.time_ns() - latest > _SETTLED_AFTER_NS
+
+
 def read_file(path: Path) -> tuple[bytes, FileRecord]:
     """Bytes of a file and their record.
 
@@ -85,7 +100,7 @@ def read_file(path: Path) -> tuple[bytes, FileRecord]:
     try:
         with path.open("rb") as file:
             identity = _identity(os.fstat(file.fileno()))
-            settled = time.time_ns() - max(identity[3:]) > _SETTLED_AFTER_NS
+            settled = are_settled([identity])
             content = file.read()
             is_same = _identity(os.fstat(file.fileno())) == identity
     except OSError as error:

@@ -70,7 +70,8 @@ class FolderDataset(ImagePairDataset):
             mask_suffix=mask_suffix,
             encoding=encoding,
         )
-        lines, origin = read_class_lines(folder, classes, encoding)
+        lines, class_file = read_class_lines(folder, classes, encoding)
+        origin = "--pipeline.data.classes" if class_file is None else str(class_file)
         stated = parse_classes(lines, origin, ignored=ignore)
         found = find_pairs(layout, split)
         super().__init__(
@@ -83,6 +84,7 @@ class FolderDataset(ImagePairDataset):
             colours=stated.kept_colours,
             image_range=image_range,
             all_images=found.all_images,
+            sources=(*found.sources, *([] if class_file is None else [class_file])),
             warnings=found.warnings,
         )
         self.has_one_class = stated.num_stated == 1
@@ -98,8 +100,8 @@ class FolderDataset(ImagePairDataset):
 
 def read_class_lines(
     root: Path, classes: Sequence[str], encoding: str = "utf-8"
-) -> tuple[list[str], str]:
-    """Lines that name the classes, and where they come from.
+) -> tuple[list[str], Path | None]:
+    """Lines that name the classes, and the file that they come from, if it is one.
 
     Args:
         root: Folder of the data.
@@ -111,7 +113,7 @@ def read_class_lines(
         DataError: The file is missing or is no text.
     """
     if len(classes) > 1:
-        return [line.strip() for line in classes], "--pipeline.data.classes"
+        return [line.strip() for line in classes], None
     if not classes:
         path = root / CLASSES_FILE
         if not path.is_file():
@@ -119,14 +121,14 @@ def read_class_lines(
                 f"{path}: file is missing; it names one class per line, or say which file does by "
                 "--pipeline.data.classes FILE"
             )
-        return read_lines(path, encoding), str(path)
+        return read_lines(path, encoding), path
     given = Path(classes[0]).expanduser()
     for path in (given, root / given):
         if path.is_file():
-            return read_lines(path, encoding), str(path)
+            return read_lines(path, encoding), path
     if given.suffix or len(given.parts) > 1:
         raise DataError(f"{given}: file of classes is missing, here and in {root}")
-    return [classes[0].strip()], "--pipeline.data.classes"
+    return [classes[0].strip()], None
 
 
 def _train_ids(classes: ClassList) -> dict[int, int]:

@@ -19,11 +19,13 @@ class FoundPairs(NamedTuple):
     Attributes:
         pairs: Image and mask of each.
         all_images: Image files of all splits.
+        sources: Lists and folders in which they were found.
         warnings: What is doubtful about the lists.
     """
 
     pairs: list[ImagePair]
     all_images: tuple[Path, ...]
+    sources: tuple[Path, ...]
     warnings: tuple[str, ...]
 
 
@@ -63,7 +65,9 @@ def find_pairs(layout: FolderLayout, split: str) -> FoundPairs:
         )
     pairs = [_join(layout, item, images, masks, own) for item in unique]
     _check_own_masks(pairs)
-    return FoundPairs(pairs, _images_of_all_splits(layout, images), tuple(warnings))
+    lists = [listed] if listed.is_file() else []
+    sources = (layout.root, listed.parent, *lists, *images.directories, *masks.directories)
+    return FoundPairs(pairs, _images_of_all_splits(layout, images), sources, tuple(warnings))
 
 
 def _images_of_pattern(

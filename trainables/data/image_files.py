@@ -22,7 +22,8 @@ from trainables.data.dataset import (
 )
 from trainables.data.file_records import (
     FileRecord,
-    identify,
+    are_settled,
+    identify_all,
     measure_ranges,
     read_file,
     record_of,
@@ -74,6 +75,7 @@ class ImagePairDataset(SegmentationDataset):
         image_range: Values that become 0 and 255 in images of more than 8 bits; None: chosen from
             the values that occur.
         all_images: Image files of all splits, from which that range is chosen; default: this one's.
+        sources: Lists and folders in which the files were found; empty: never taken as unchanged.
         warnings: What was doubtful when the files were found.
 
     Raises:
@@ -92,6 +94,7 @@ class ImagePairDataset(SegmentationDataset):
         colours: tuple[Colour, ...] | None = None,
         image_range: ValueRange | None = None,
         all_images: Sequence[Path] | None = None,
+        sources: Sequence[Path] = (),
         warnings: Iterable[str] = (),
     ) -> None:
         self.pairs = tuple(pairs)
@@ -105,10 +108,11 @@ class ImagePairDataset(SegmentationDataset):
         self._colours = colours
         self._found_warnings = tuple(warnings)
         self._all_images = all_images or tuple(pair.image_path for pair in self.pairs)
-        self._identities = (
-            tuple((identify(pair.image_path), identify(pair.mask_path)) for pair in self.pairs),
-            tuple(identify(path) for path in self._all_images),
-        )
+        self._files = [path for pair in self.pairs for path in (pair.image_path, pair.mask_path)]
+        self._identities = identify_all([*self._files, *self._all_images])
+        self._sources = tuple(sources)
+        self._source_identities = identify_all(self._sources)
+        self._is_settled = are_settled(self._identities + self._source_identities)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -136,16 +140,29 @@ class ImagePairDataset(SegmentationDataset):
 
     @property
     def state(self) -> Hashable:
-        """Files with their identities, and how they are read."""
+        """Files with their identities, or with their bytes if these say too little yet."""
         reading = (self.classes, tuple(self.train_ids.items()), self.size, self.image_range)
         colours = None if self.mask_colours is None else tuple(self.mask_colours.items())
-        return self.pairs, self._identities, reading, colours, self._found_warnings
+        content = "" if self._is_settled else self.fingerprint
+        return self.pairs, self._identities, content, reading, colours, self._found_warnings
+
+    def is_unchanged(self) -> bool:
+        """See the base class."""
+        if not self._sources or not self._is_settled:
+            return False
+        try:
+            files = identify_all([*self._files, *self._all_images])
+            return (files, identify_all(self._sources)) == (
+                self._identities,
+                self._source_identities,
+            )
+        except DataError:  # a file is gone: opening says which
+            return False
 
     @functools.cached_property
     def _records(self) -> list[tuple[FileRecord, FileRecord]]:
         """Records of image and mask of every sample; reads every file that is not known yet."""
-        paths = [path for pair in self.pairs for path in (pair.image_path, pair.mask_path)]
-        records = records_of(paths)
+        records = records_of(self._files)
         return list(zip(records[::2], records[1::2], strict=True))
 
     @functools.cached_property

@@ -44,7 +44,7 @@ def test_good_data_are_counted_without_a_word(tree, check):
 )
 def test_data_whose_miou_means_nothing_are_refused(tree, check, classes, labels, remedy):
     tree.write(classes=classes, labels=labels)
-    with pytest.raises(DataError, match="would mean nothing: in split 'train'.*'val'") as error:
+    with pytest.raises(DataError, match=r"would mean nothing: in split 'train'.*'val'") as error:
         check()
     assert remedy in str(error.value)
 

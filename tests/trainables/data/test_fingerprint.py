@@ -136,3 +136,37 @@ def test_a_file_that_changes_before_it_is_decoded_is_refused(tree, tmp_path):
     relabel(tree, keep_inode=True)
     with pytest.raises(ValueError, match=r"img0\.bmp: changed since the data set was opened"):
         cache_dataset(dataset, tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("change", ["image", "list", "classes", "new list", "removed"])
+def test_a_process_looks_again_when_files_lists_or_folders_change(tree, change):
+    tree.write(20, lists=change in ("list", "removed"))
+    config = DataConfig(name="folder", root=tree.root)
+    before = config.open("train")
+    assert config.open("train") is before
+    if change == "image":
+        for index in range(100, 120):
+            for kind in ("images", "masks"):
+                tree.save(f"{kind}/img{index}.png", np.zeros((12, 16), np.uint8))
+    elif change == "classes":
+        (tree.root / "classes.txt").write_text("sky\nroad\n")
+    elif change == "removed":
+        (tree.root / "masks" / "img0.png").unlink()
+        with pytest.raises(ValueError, match="has no mask"):
+            config.open("train")
+        return
+    else:
+        tree.list("train", ["img3"])
+    assert config.open("train").fingerprint != before.fingerprint
+    assert config.open("train") is config.open("train")
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("name", ["camvid", "cityscapes"])
+def test_unchanged_layouts_are_not_opened_again(open_dataset, tmp_path, monkeypatch, name):
+    open_dataset(name)
+    config = DataConfig(name=name, root=tmp_path / name)
+    before = config.open("train")
+    monkeypatch.setattr("trainables.data_source.create_dataset", None)
+    assert config.open("train") is before
