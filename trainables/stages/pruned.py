@@ -112,7 +112,7 @@ class PrunedStage(NetworkStage):
         """Prune, prove, count, evaluate, save."""
         started = time.monotonic()
         model = load_checkpoint(parents["network"].checkpoint)
-        resolution = self.data.open("val").sample_size(0)
+        resolution = self.data.open("val").common_size
         unpruned = count_cost(model, (3, *resolution))
         record = prune(
             model,
