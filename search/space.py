@@ -19,7 +19,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from trainables.chain import Chain, declare_all, find_settings, flatten_chain
+from trainables.chain import declare_all, find_settings
 from trainables.ranges import DIGITS, FloatRange, Space
 from trainables.settings import Declared, choose, declare, is_used, restore
 from trainables.stages import STAGES
@@ -213,10 +213,14 @@ class SearchSpace(_Stages):  # type: ignore[misc]
 
         return self.suggest(stages, look_up)
 
-    def find_outside(self, chain: Chain) -> list[str]:
-        """Full names of the settings with which a pipeline lies outside the space."""
+    def contains(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether a pipeline, "stage.setting" -> value, lies in the space."""
+        return not self.find_outside(chosen)
+
+    def find_outside(self, chosen: Mapping[str, Any]) -> list[str]:
+        """Names of the settings with which a pipeline, "stage.setting" -> value, lies outside."""
         outside = []
-        for name, value in flatten_chain(chain).items():
+        for name, value in chosen.items():
             values = self.get_range(name)
             inside = values.contains(value) if isinstance(values, FloatRange) else value in values
             if not inside:

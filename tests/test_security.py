@@ -32,11 +32,11 @@ from search.pipelines.study import PipelineStudy, TrialRecord
 from search.recipes import quickstart
 from search.run_files.results import now, write_metadata, write_trials
 from trainables.artifacts.store import ArtifactStore
+from trainables.chain import make_settings
 from trainables.data import DataError, create_dataset
 from trainables.learning.training_state import TrainingStateError, load_training_state
 from trainables.network_config import NetworkConfig
-from trainables.pipeline import DatasetSummary
-from trainables.pipeline_config import PipelineSettings
+from trainables.pipeline import DatasetSummary, StageResult
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("analysis", "models", "search", "trainables")
@@ -111,7 +111,7 @@ def write_run(folder: Path, stage: str) -> Path:
     record = TrialRecord(
         number=0,
         state="complete",
-        settings=PipelineSettings(),
+        settings=make_settings(),
         metrics={"miou": 0.5, "latency_ms": 5.0, "num_params": 100.0},
         stages={"distilled": stage},
     )
@@ -137,7 +137,11 @@ def test_stage_in_the_journal_cannot_lead_out_of_the_run(stage: str, tmp_path: P
     proposal = study.ask()
     assert proposal is not None
     metrics = {"miou": 0.5, "latency_ms": 5.0, "num_params": 100.0}
-    study.tell(proposal.number, "complete", metrics=metrics, stages={"distilled": stage})
+    study.tell(
+        proposal.number,
+        "complete",
+        result=StageResult(metrics=metrics, stages={"distilled": stage}),
+    )
     # Whoever opened it could delete that folder with --keep front.
     with pytest.raises(ValueError, match="'distilled' of trial 0 is"):
         PipelineStudy(config, tmp_path)

@@ -69,6 +69,11 @@ def make_chain(stages: Sequence[str] = DEFAULT_STAGES, **chosen: Any) -> Chain:
     return build_chain(stages, resolve_names(stages, chosen))
 
 
+def make_settings(stages: Sequence[str] = DEFAULT_STAGES, **chosen: Any) -> dict[str, Any]:
+    """What a chain of `make_chain` chooses, "stage.setting" -> value."""
+    return flatten_chain(make_chain(stages, **chosen))
+
+
 def flatten_chain(chain: Sequence[Step]) -> dict[str, Any]:
     """What a chain chooses; of a stage that is there twice, what its last step chooses."""
     return {
@@ -140,10 +145,9 @@ def resolve_names(stages: Sequence[str], given: Mapping[str, Any]) -> dict[str, 
                     full.setdefault(candidate, value)
     for name in short:
         if not any(candidate in full for candidate in find_settings(stages, name)):
-            raise ValueError(
-                f"unknown setting {name}, or one that is not used here; known are "
-                f"{', '.join(_shorten(declared, full))}"
-            )
+            known = ", ".join(_shorten(declared, full))
+            kind = "unused" if find_settings(stages, name) else "unknown"
+            raise ValueError(f"{kind} setting {name}; known here are {known}")
     return full
 
 

@@ -48,7 +48,6 @@ class Baseline(NamedTuple):
         stage: Folder in the store.
         latency_raw_ms: As in `StageResult`; None in the records of older versions.
         reference_ms: Likewise; None also without compensation of the machine's drift.
-        role: Whether it teaches or is compressed.
     """
 
     name: str
@@ -61,7 +60,11 @@ class Baseline(NamedTuple):
     stage: str
     latency_raw_ms: float | None = None
     reference_ms: float | None = None
-    role: Literal["teacher", "student"] = "student"
+
+    @property
+    def role(self) -> Literal["teacher", "student"]:
+        """Whether it teaches or is compressed."""
+        return "teacher" if self.name == TeacherStage.name else "student"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,7 +174,6 @@ def describe_baseline(name: str, config: PipelineConfig, result: StageResult) ->
         name=name,
         model=network.name,
         stage=result.network,
-        role="teacher" if is_teacher else "student",
         **known,  # type: ignore[arg-type]
     )
 

@@ -111,6 +111,8 @@ class Dispatcher:
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.fail(task.node, reason)
             return
+        if task.baseline:
+            self.baseline_errors[task.baseline] = reason
         self._tell(self._tree.fail(task.node, f"{task.stage}: {reason}"))
 
     def retry(self, task: Task, failure: Failure) -> None:
@@ -171,9 +173,12 @@ class Dispatcher:
 
     def _stop_paused(self) -> None:
         """End the pipelines that nothing can promote any more."""
-        for number in self._tree.open_pipelines:
-            share = self._rungs.paused[number]
-            self._stop(number, f"behind the front at {share:.0%} of its distillation", "rung")
+        if not self._tree.open_pipelines:
+            return
+        with self.study.batch():
+            for number in self._tree.open_pipelines:
+                share = self._rungs.paused[number]
+                self._stop(number, f"behind the front at {share:.0%} of its distillation", "rung")
 
     def _stop_if_hopeless(self, number: int) -> None:
         """End a pipeline whose pruned network cannot enter the front any more."""
@@ -214,7 +219,7 @@ class Dispatcher:
 
     def _take_baseline(self, name: str, ending: Ending) -> None:
         if ending.reason:
-            self.baseline_errors[name] = ending.reason
+            self.baseline_errors.setdefault(name, ending.reason)
             return
         config = self.study.config.pipeline
         self.baselines[name] = describe_baseline(name, config, ending.result)

@@ -84,6 +84,11 @@ class Proposal(NamedTuple):
     number: int
     chain: Chain
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it chooses, "stage.setting" -> value."""
+        return flatten_chain(self.chain)
+
 
 class KnownPipeline(NamedTuple):
     """A finished pipeline of an earlier run.
@@ -444,10 +449,12 @@ class PipelineStudy:
         waiting = [
             t.system_attrs.get("fixed_params") for t in trials if EARLIER not in t.user_attrs
         ]
-        chains = [build_chain(self._stages, point) for point in self.config.first_points]
-        inside = [chain for chain in chains if not self.config.space.find_outside(chain)]
-        for chain in inside[: self.config.num_pipelines]:
-            params = self._select_searched(flatten_chain(chain))
+        points = [
+            flatten_chain(build_chain(self._stages, point)) for point in self.config.first_points
+        ]
+        inside = [point for point in points if self.config.space.contains(point)]
+        for point in inside[: self.config.num_pipelines]:
+            params = self._select_searched(point)
             if params not in waiting:  # a killed driver's
                 self._enqueue(params)
 

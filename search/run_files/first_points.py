@@ -51,11 +51,12 @@ def _complete(point: Any, config: StudyConfig, place: str) -> dict[str, Any]:
     stages, space = config.pipeline.chain, config.space
     try:
         given = resolve_names(stages, {**_choosers(stages, space, point), **point})
+        build_chain(stages, given)
         chain = build_chain(stages, {**_fixed(stages, space, given), **given})
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     chosen = flatten_chain(chain)
-    for name in space.find_outside(chain):
+    for name in space.find_outside(chosen):
         raise ValueError(
             f"{place}: {name} must lie in space.{name} ({space.get_range(name)}), "
             f"got {chosen[name]}"

@@ -92,12 +92,7 @@ def _read_run(run_dir: Path, config: StudyConfig) -> list[KnownPipeline]:
         raise ValueError(f"warm_start: {path} cannot be read: {error.strerror}") from None
     except (KeyError, ValueError) as error:
         raise ValueError(f"warm_start: {path} is not a table of trials: {error!r}") from None
-    stages = config.pipeline.chain
-    inside = [
-        pipeline
-        for pipeline in found
-        if not config.space.find_outside(build_chain(stages, pipeline.settings))
-    ]
+    inside = [pipeline for pipeline in found if config.space.contains(pipeline.settings)]
     if not inside:
         raise ValueError(
             f"warm_start: {run_dir} has {len(found)} finished pipelines, none of them inside the "

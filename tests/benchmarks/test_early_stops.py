@@ -33,7 +33,7 @@ def study(tmp_path):
         ("stopped", "latency_ms 11 is above its limit 9", network(11.0)),
     ]
     for outcome, reason, metrics in ends:
-        study.tell(study.ask().number, outcome, reason=reason, metrics=metrics)
+        study.tell(study.ask().number, outcome, reason=reason, result=StageResult(metrics=metrics))
     return study
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from search.pipelines.study import TrialRecord
 from search.run_files.results import write_trials
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import make_settings
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_workers_wait_for_the_driver_alone(search_scale):
 
 def test_the_model_is_consistent(simulated_pipelines):
     model = simulated_pipelines.SyntheticPipelines(seed=1)
-    small, large = PipelineSettings(pruning_ratio=0.7), PipelineSettings(pruning_ratio=0.3)
+    small, large = make_settings(pruning_ratio=0.7), make_settings(pruning_ratio=0.3)
     assert model.get_miou(small) == model.get_miou(small)
     assert model.get_miou(small, is_noisy=False) < model.get_miou(large, is_noisy=False)
     for name in simulated_pipelines.COSTS:
@@ -97,7 +97,7 @@ def test_a_recorded_run_answers_with_its_nearest_trial(simulated_pipelines, tmp_
         TrialRecord(
             number=number,
             state="complete",
-            settings=PipelineSettings(pruning_ratio=ratio),
+            settings=make_settings(pruning_ratio=ratio),
             metrics={**costs, "latency_ms": 10 * (1 - ratio), "miou": 0.6 - ratio / 2},
             seconds={"sparse": 20.0 * (number == 0), "pruned": 2, "latency": 1, "distilled": 50},
         )
@@ -110,7 +110,7 @@ def test_a_recorded_run_answers_with_its_nearest_trial(simulated_pipelines, tmp_
     ]
     (tmp_path / "metadata.json").write_text(json.dumps({"baselines": baselines}))
     model = simulated_pipelines.RecordedPipelines(tmp_path)
-    near = PipelineSettings(pruning_ratio=0.6)
+    near = make_settings(pruning_ratio=0.6)
     assert model.get_costs(near)["latency_ms"] == pytest.approx(3.0)
     assert model.get_miou(near) == pytest.approx(0.25)
     assert model.get_miou(near, 0.25) < 0.25

@@ -32,7 +32,7 @@ stages = {"teacher": "teacher-1", "sparse": "sparse-1"}
 for _ in range(3):
     study.ask()
 for number in (0, 1):
-    study.tell(number, "complete", metrics=metrics, stages=stages)
+    study.tell(number, "complete", result=StageResult(metrics=metrics, stages=stages))
 board = ProgressBoard(study)
 board.reference = {"miou": 0.0, "latency_ms": 100.0, "num_params": 1e6}
 board.refresh()

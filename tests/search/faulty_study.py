@@ -26,9 +26,9 @@ from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.run_files.results import write_trials
 from search.run_files.summary import print_summary
 from trainables.artifacts.store import ArtifactStore
+from trainables.chain import make_settings
 from trainables.context import StageContext
 from trainables.pipeline import run_baseline, run_pipeline
-from trainables.pipeline_config import PipelineSettings
 from trainables.process.device_lock import DeviceLock
 
 folder = Path(sys.argv[1])
@@ -163,17 +163,17 @@ def make(config, workplace):
     return run_trial
 
 
-first = PipelineSettings(lr=2e-3)
+first = make_settings(lr=2e-3)
 points = (
     first,
-    replace(first, temperature=2.0),
-    replace(first, temperature=3.0),
-    replace(first, pruning_ratio=0.3),
-    replace(first, pruning_ratio=0.3, temperature=2.0),
-    replace(first, pruning_ratio=0.3, temperature=3.0),
-    replace(first, pruning_ratio=0.3, temperature=5.0),
-    replace(first, pruning_ratio=0.3, temperature=6.0),
-    replace(first, pruning_ratio=0.3, temperature=7.0),
+    {**first, "distilled.dkd.temperature": 2.0},
+    {**first, "distilled.dkd.temperature": 3.0},
+    {**first, "pruned.pruning_ratio": 0.3},
+    {**first, "pruned.pruning_ratio": 0.3, "distilled.dkd.temperature": 2.0},
+    {**first, "pruned.pruning_ratio": 0.3, "distilled.dkd.temperature": 3.0},
+    {**first, "pruned.pruning_ratio": 0.3, "distilled.dkd.temperature": 5.0},
+    {**first, "pruned.pruning_ratio": 0.3, "distilled.dkd.temperature": 6.0},
+    {**first, "pruned.pruning_ratio": 0.3, "distilled.dkd.temperature": 7.0},
 )
 config = replace(
     parse_arguments(["quickstart", *TINY, "--cache-dir", str(folder / "cache")]).study,

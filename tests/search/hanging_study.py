@@ -27,7 +27,7 @@ from search.on_ray.searcher import PipelineSearcher
 from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
 from search.run_files.progress import ProgressBoard, ProgressDisplay
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import make_settings
 
 folder = Path(sys.argv[1])
 
@@ -91,12 +91,12 @@ def make(config, workplace):
 
         def run_stage(config, settings, name, store, context, *arguments, **keywords):
             with (folder / "attempts").open("a") as file:
-                file.write(f"{name} {settings.sparsity_lambda:g}\n")
+                file.write(f"{name} {settings['sparse.sparsity_lambda']:g}\n")
             for step in range(4):
                 note_progress(f"step {step} of 9")
             context.report(Progress(name, 3, 9, loss=0.75))
             context.report(Progress(name, 9, 9, miou=0.5))
-            if name == "sparse" and settings.sparsity_lambda == 1e-3:
+            if name == "sparse" and settings["sparse.sparsity_lambda"] == 1e-3:
                 time.sleep(600)
             cost = {"latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}
             metrics = {"pruned": cost, "distilled": {"miou": 0.5}}.get(name, {})
@@ -109,8 +109,12 @@ def make(config, workplace):
 
 
 ray_session.make_trainable = make
-first = PipelineSettings(lr=2e-3)
-points = (replace(first, sparsity_lambda=1e-3), first, replace(first, temperature=2.0))
+first = make_settings(lr=2e-3)
+points = (
+    {**first, "sparse.sparsity_lambda": 1e-3},
+    first,
+    {**first, "distilled.dkd.temperature": 2.0},
+)
 config = quickstart()
 latency = replace(config.pipeline.latency, max_seconds=0.5)
 config = replace(

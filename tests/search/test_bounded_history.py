@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.config import StudyConfig
 from search.pipelines.study import PipelineStudy
 from search.proposing.bounded_history import BoundedHistorySampler, TrialHistory, select_trials
+from trainables.pipeline import StageResult
 
 SPACE = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
 
@@ -86,7 +87,7 @@ def test_a_study_keeps_its_history_up_to_date(config: StudyConfig, tmp_path: Pat
         proposal = study.ask()
         assert proposal is not None
         check(study)
-        study.tell(proposal.number, outcome, metrics=metrics)
+        study.tell(proposal.number, outcome, result=StageResult(metrics=metrics))
         check(study)
     study.ask()
     resumed = PipelineStudy(config, tmp_path)

@@ -46,18 +46,36 @@ def test_flags_follow_the_types(tmp_path: Path) -> None:
     assert study.pipeline.data.root == tmp_path
     assert study.pipeline.distil.num_steps == 5
     assert study.objectives == ("miou", "macs")
-    assert study.space.sparsity_lambda == (1e-4, 1e-2)
+    assert study.space.sparse.sparsity_lambda == (1e-4, 1e-2)
     assert (study.sampler, study.gpus_per_trial) == ("nsga2", 0.5)
+
+
+def unwrap(text: str) -> str:
+    """What tyro prints, without its frames and line breaks."""
+    return " ".join(text.replace("│", " ").split())
 
 
 def test_lambda_is_a_list_of_choices_or_a_range(capsys: pytest.CaptureFixture[str]) -> None:
     flag = "--space.sparsity-lambda"
-    assert parse_arguments([flag, "1e-4"]).study.space.sparsity_lambda == (1e-4,)
-    given = parse_arguments([flag, "1e-5..1e-2"]).study.space.sparsity_lambda
+    assert parse_arguments([flag, "1e-4"]).study.space.sparse.sparsity_lambda == (1e-4,)
+    given = parse_arguments([flag, "1e-5..1e-2"]).study.space.sparse.sparsity_lambda
     assert given == FloatRange(low=1e-5, high=1e-2, log=True)
     for wrong, message in (("many", "many"), ("0..1", "low > 0")):
         assert run(flag, wrong) == 2
-        assert message in "".join(capsys.readouterr())
+        assert message in unwrap("".join(capsys.readouterr()))
+
+
+def test_the_name_of_a_setting_is_enough() -> None:
+    flags = ["--space.pruning-ratio.low=0.4", "--space.distiller", "dkd", "kd"]
+    space = parse_arguments([*flags, "--space.temperature.high", "5"]).study.space
+    assert space.pruned.pruning_ratio.low == 0.4
+    assert space.distilled.distiller == ("dkd", "kd")
+    # Every distiller of the space that has the setting gets it.
+    assert space.distilled.dkd.temperature.high == space.distilled.kd.temperature.high == 5
+    alone = parse_arguments(["--space.temperature.high", "5"]).study.space.distilled
+    assert (alone.dkd.temperature.high, alone.kd.temperature.high) == (5, 8)
+    full = parse_arguments(["--space.distilled.kd.alpha.high", "0.5"]).study.space
+    assert (full.distilled.kd.alpha.high, full.distilled.dkd.alpha.high) == (0.5, 2)
 
 
 def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +122,7 @@ def test_bad_input_ends_with_2_before_any_run_folder(
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 2
     captured = capsys.readouterr()
-    assert message in captured.out + captured.err
+    assert message in unwrap(captured.out + captured.err)
     assert "Traceback" not in captured.out + captured.err
     assert list(tmp_path.glob("runs*")) == []
 

@@ -10,6 +10,8 @@ from search.config import ConfigError, StudyConfig, load_config, save_config
 from search.objectives import OBJECTIVES
 from search.proposing.samplers import SAMPLERS
 from search.recipes import RECIPES, describe_recipe
+from search.space import set_ranges
+from trainables.chain import build_chain, flatten_chain
 from trainables.ranges import FloatRange
 
 
@@ -23,7 +25,7 @@ def test_config_json_holds_a_recipe_exactly(recipe: str, tmp_path: Path) -> None
 def test_config_json_holds_a_continuous_lambda(tmp_path: Path) -> None:
     config = RECIPES["quickstart"]()
     given = FloatRange(low=1e-5, high=1e-2, log=True)
-    config = replace(config, space=replace(config.space, sparsity_lambda=given))
+    config = replace(config, space=set_ranges(config.space, {"sparse.sparsity_lambda": given}))
     save_config(config, tmp_path / "config.json")
     assert load_config(tmp_path / "config.json") == config
 
@@ -35,7 +37,8 @@ def test_a_recipe_describes_itself_and_starts_inside_its_space(recipe: str) -> N
     assert len(describe_recipe(recipe)) > 20
     assert config.num_pipelines >= 8
     assert config.first_points
-    assert all(config.space.contains(point) for point in config.first_points)
+    points = [flatten_chain(build_chain(config.pipeline.chain, p)) for p in config.first_points]
+    assert all(config.space.contains(point) for point in points)
     assert set(config.objectives) <= set(OBJECTIVES)
 
 
@@ -45,9 +48,14 @@ def test_cityscapes_is_the_papers_setting() -> None:
     assert (training.num_steps, training.batch_size) == (40_000, 8)
     assert training.optimizer.learning_rate(0, 40_000) == 0.01
     assert training.optimizer.learning_rate(39_999, 40_000) == 1e-4
-    first = config.first_points[0]
-    assert (first.temperature, first.alpha, first.beta, first.eta) == (4, 1, 8, 1)
-    assert first.pruning_ratio == 0.5
+    first = flatten_chain(build_chain(config.pipeline.chain, config.first_points[0]))
+    assert (
+        first["distilled.dkd.temperature"],
+        first["distilled.dkd.alpha"],
+        first["distilled.dkd.beta"],
+        first["distilled.dkd.eta"],
+    ) == (4, 1, 8, 1)
+    assert first["pruned.pruning_ratio"] == 0.5
     assert config.pipeline.student.auxiliary
 
 
@@ -60,7 +68,7 @@ def test_cityscapes_is_the_papers_setting() -> None:
         (["pipeline", "dense", "num_steps"], 0, "num_steps must be at least 1, got 0"),
         (["sampler"], "cmaes", "sampler: .*'tpe'.*got 'cmaes'"),
         (["objectives"], ["miou"], "at least two different ones"),
-        (["space", "lr", "low"], 5.0, "space.lr: .*low <= high"),
+        (["space", "distilled", "lr", "low"], 5.0, "space.distilled.lr: .*low <= high"),
     ],
 )
 def test_a_wrong_config_json_is_named(
@@ -78,6 +86,18 @@ def test_a_wrong_config_json_is_named(
         load_config(path)
 
 
+def test_a_config_json_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"space": {"sparsity_lambda": [1e-5]}, "recipe": "camvid"}))
+    with pytest.raises(ConfigError, match="written by an older version of segfront"):
+        load_config(path)
+
+
+def test_more_than_one_gpu_for_a_stage_is_refused() -> None:
+    with pytest.raises(ValueError, match="gpus_per_trial must lie in 0..1.*got 2"):
+        replace(RECIPES["quickstart"](), gpus_per_trial=2)
+
+
 def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "config.json")
@@ -93,7 +113,7 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"objectives": ("miou", "joy")}, "two different ones"),
         ({"sampler": "best"}, f"one of {', '.join(SAMPLERS)}; got 'best'"),
         ({"num_pipelines": 0}, "num_pipelines must be at least 1, got 0"),
-        ({"gpus_per_trial": 1.5}, "fraction in 0..1 or a whole number, got 1.5"),
+        ({"gpus_per_trial": 1.5}, "must lie in 0..1, as a training uses one GPU; got 1.5"),
         ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
         ({"max_macs": -1.0}, "max_macs must be greater than 0, got -1.0"),
         ({"seed": -1}, "seed must be at least 0"),

@@ -17,20 +17,22 @@ from rich.console import Console
 
 from search import run as program
 from search.config import StudyConfig
-from search.on_ray.searcher import PipelineSearcher
+from search.interrupts import Interrupts
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.retries import RETRY_SECONDS, Failure
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import now, write_metadata
+from search.run_files.results_writer import ResultsWriter
 from search.run_files.retrainings import CONFIRMATION_FILE
 from search.run_files.summary import print_confirmation, print_next_steps
+from trainables.chain import flatten_chain, make_settings
 from trainables.pipeline import Baseline, DatasetSummary, StageResult
-from trainables.pipeline_config import PipelineSettings
 
 # Trials 0 and 2 are on the front, 1 is dominated.
-POINTS = tuple(PipelineSettings(lr=2e-3, temperature=t) for t in (1.0, 2.0, 3.0))
+POINTS = tuple(make_settings(lr=2e-3, temperature=t) for t in (1.0, 2.0, 3.0))
 METRICS: tuple[Mapping[str, float], ...] = (
     {"miou": 0.6, "latency_ms": 9.0, "num_params": 900.0, "macs": 9.0},
     {"miou": 0.5, "latency_ms": 9.0, "num_params": 900.0, "macs": 9.0},
@@ -53,7 +55,9 @@ def search(config: StudyConfig, folder: Path, number: int = 3) -> PipelineStudy:
     for _ in range(number):
         proposal = study.ask()
         assert proposal is not None
-        study.tell(proposal.number, "complete", metrics=METRICS[proposal.number])
+        study.tell(
+            proposal.number, "complete", result=StageResult(metrics=METRICS[proposal.number])
+        )
     return study
 
 
@@ -66,7 +70,7 @@ def take(confirmation: Confirmation) -> Task:
 def finish(confirmation: Confirmation, task: Task, miou: float) -> None:
     result = StageResult(
         metrics={"miou": miou, "iou/road": 0.1},
-        stages={"distilled": f"distilled-{task.fine_tuning_seed}"},
+        network=f"distilled-{task.fine_tuning_seed}",
         seconds={"distilled": 2.5},
     )
     confirmation.finish(task.node, result)
@@ -88,7 +92,8 @@ def test_every_member_is_retrained_with_every_seed(asked: StudyConfig, tmp_path:
     assert [task.label for task in tasks] == labels
     assert [task.fine_tuning_seed for task in tasks] == [8, 8, 9, 9]
     assert {(task.stage, task.share) for task in tasks} == {("distilled", 1.0)}
-    assert [task.settings for task in tasks] == [POINTS[0], POINTS[2]] * 2
+    chosen = [flatten_chain(task.chain) for task in tasks]
+    assert chosen == [POINTS[0], POINTS[2]] * 2
     assert confirmation.seconds_left is None
     for task in tasks[::-1]:
         finish(confirmation, task, 0.5)
@@ -100,7 +105,7 @@ def test_every_member_is_retrained_with_every_seed(asked: StudyConfig, tmp_path:
     ]  # fmt: skip
     assert rows[0] == {
         "trial": "0", "seed": "8", "state": "complete", "reason": "", "miou": "0.5",
-        "stage/distilled": "distilled-8", "seconds/distilled": "2.5",
+        "network": "distilled-8", "seconds": "2.5",
     }  # fmt: skip
     assert len(optuna.load_study(study_name="segfront", storage=journal(tmp_path)).trials) == 3
 
@@ -148,7 +153,7 @@ def test_a_retraining_without_a_number_has_failed(asked: StudyConfig, tmp_path: 
     finish(confirmation, take(confirmation), float("nan"))
     (row,) = read_rows(tmp_path)
     assert (row["state"], row["reason"]) == ("failed", "miou is nan, not a finite number")
-    assert (row["miou"], row["stage/distilled"]) == ("", "")
+    assert (row["miou"], row["network"]) == ("", "")
 
 
 @pytest.mark.parametrize("text", ["trial\n3\n", "trial,seed,state\n1,2,perhaps\n"])
@@ -158,45 +163,54 @@ def test_a_damaged_table_is_named(asked: StudyConfig, tmp_path: Path, text: str)
         Confirmation(PipelineStudy(asked, tmp_path), tmp_path)
 
 
-def suggest(searcher: PipelineSearcher, trial_id: str) -> dict[str, Any]:
-    suggestion: Any = searcher.suggest(trial_id)
-    assert isinstance(suggestion, dict), suggestion
-    return suggestion
+def take_from(dispatcher: Dispatcher) -> Task:
+    task = dispatcher.take()
+    assert task is not None
+    return task
 
 
-def test_the_searcher_retrains_the_front_of_a_finished_study(
+COSTS = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 500.0, "macs": 9.0}
+
+
+def train(dispatcher: Dispatcher, *names: str) -> None:
+    """Bring uncompressed networks through."""
+    tasks = {task.baseline: task for task in (take_from(dispatcher) for _ in names)}
+    for name in names:
+        result = StageResult(metrics={**COSTS, "miou": 0.7}, network=f"{name}-1")
+        dispatcher.finish(tasks[name], result)
+        timed = take_from(dispatcher)
+        assert timed.baseline == name
+        dispatcher.finish(timed, StageResult(metrics=COSTS))
+
+
+def test_the_front_of_a_finished_study_is_retrained(
     asked: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RETRY_SECONDS, "worker", (0.0,))
     study = search(asked, tmp_path)
     confirmation = Confirmation(study, tmp_path)
-    searcher = PipelineSearcher(
-        study,
-        max_concurrent=2,
-        explain_error=lambda _: Failure("it died"),
-        confirmation=confirmation,
-    )
-    for role in ("teacher", "dense"):
-        suggest(searcher, role)
-    searcher.on_trial_complete("dense", {"outcome": "complete", "baseline": BASELINE})
-    assert searcher.suggest("a") is None  # the retrainings need the teacher too
-    baseline = {**BASELINE, "name": "teacher"}
-    searcher.on_trial_complete("teacher", {"outcome": "complete", "baseline": baseline})
-    first = suggest(searcher, "a")
-    assert first["label"] == "confirm 0 seed 8"
-    assert (first["stage"], first["share"], first["fine_tuning_seed"]) == ("distilled", 1.0, 8)
-    assert PipelineSettings(**first["settings"]) == POINTS[0]
-    assert suggest(searcher, "b")["label"] == "confirm 2 seed 8"
-    assert searcher.suggest("c") is None  # both places are taken
-    parts = {"metrics": {"miou": 0.55}, "stages": {"distilled": "d-1"}, "seconds": {"distilled": 3}}
-    searcher.on_trial_complete("a", {"outcome": "complete", **parts})
-    searcher.on_trial_complete("b", None, error=True)
-    assert suggest(searcher, "b2")["label"] == "confirm 2 seed 8"
-    searcher.on_trial_complete("b2", None, error=True)
-    for trial_id in ("c", "d"):
-        suggest(searcher, trial_id)
-        searcher.on_trial_complete(trial_id, {"outcome": "failed", "reason": "DataError: no"})
-    assert searcher.suggest("e") == searcher.FINISHED
+    dispatcher = Dispatcher(study, max_concurrent=2, confirmation=confirmation)
+    teacher = take_from(dispatcher)
+    dense = take_from(dispatcher)
+    for task in (dense, teacher):
+        assert dispatcher.take() is None  # the retrainings need both
+        dispatcher.finish(task, StageResult(metrics={**COSTS, "miou": 0.7}))
+        dispatcher.finish(take_from(dispatcher), StageResult(metrics=COSTS))
+    first, second = take_from(dispatcher), take_from(dispatcher)
+    assert (first.label, second.label) == ("confirm 0 seed 8", "confirm 2 seed 8")
+    assert (first.stage, first.share, first.fine_tuning_seed) == ("distilled", 1.0, 8)
+    assert flatten_chain(first.chain) == POINTS[0]
+    assert dispatcher.take() is None  # both places are taken
+    done = StageResult(metrics={"miou": 0.55}, network="d-1", seconds={"distilled": 3})
+    dispatcher.finish(first, done)
+    for _ in range(2):
+        dispatcher.retry(second, Failure("it died"))
+        second = take_from(dispatcher)
+    assert second.label == "confirm 0 seed 9"
+    dispatcher.fail(second, "DataError: no")
+    dispatcher.fail(take_from(dispatcher), "DataError: no")
+    assert dispatcher.take() is None
+    assert dispatcher.is_over
     outcomes = [(r.state, r.reason, r.miou) for r in confirmation.retrainings.values()]
     assert outcomes == [
         ("complete", "", 0.55), ("failed", "it died; tried 2 times", None),
@@ -206,7 +220,7 @@ def test_the_searcher_retrains_the_front_of_a_finished_study(
     assert study.num_unfinished == 0
 
 
-def test_the_searcher_retrains_once_the_last_pipeline_has_ended(
+def test_retrainings_come_once_the_last_pipeline_has_ended(
     asked: StudyConfig, tmp_path: Path
 ) -> None:
     config = replace(
@@ -214,25 +228,16 @@ def test_the_searcher_retrains_once_the_last_pipeline_has_ended(
     )
     study = PipelineStudy(config, tmp_path)
     confirmation = Confirmation(study, tmp_path)
-    searcher = PipelineSearcher(
-        study, max_concurrent=2, explain_error=Failure, confirmation=confirmation
-    )
+    dispatcher = Dispatcher(study, max_concurrent=2, confirmation=confirmation)
     order: list[tuple[str, float]] = []
-    trial = 0
-    while (suggestion := searcher.suggest(str(trial))) != searcher.FINISHED:
-        assert isinstance(suggestion, dict)  # one at a time, so that there is always something
-        order.append((suggestion["label"], suggestion["share"]))
-        stage = suggestion["stage"]
-        if suggestion["settings"]:
-            miou = 0.6 - 0.1 * (suggestion["settings"]["temperature"] == 2.0)
-            name = "miou" if suggestion["share"] == 1 else "miou@0.5"
-            cost = {"latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}
-            metrics = {"pruned": cost, "distilled": {name: miou}}.get(stage, {})
-            result = {"metrics": metrics, "stages": {stage: f"{stage}-1"}, "seconds": {stage: 1.0}}
-        else:
-            result = {"baseline": {**BASELINE, "name": stage}}
-        searcher.on_trial_complete(str(trial), {"outcome": "complete", **result})
-        trial += 1
+    while (task := dispatcher.take()) is not None:  # one at a time, so that there is always one
+        order.append((task.label, task.share))
+        is_hotter = flatten_chain(task.chain).get("distilled.dkd.temperature") == 2.0
+        miou = {"miou" if task.share == 1 else "miou@0.5": 0.6 - 0.1 * is_hotter}
+        metrics = {"distilled": miou}.get(task.stage, {**COSTS, "miou": 0.7})
+        seconds = {task.stage: 1.0}
+        dispatcher.finish(task, StageResult(metrics=metrics, network="n", seconds=seconds))
+    assert dispatcher.is_over
     # The second pipeline waits at its rung for ever and is stopped before the retrainings begin.
     assert order[-2:] == [("confirm 0 seed 8", 1.0), ("confirm 0 seed 9", 1.0)]
     assert [study.records[number].state for number in range(2)] == ["complete", "stopped"]
@@ -240,14 +245,11 @@ def test_the_searcher_retrains_once_the_last_pipeline_has_ended(
 
 
 def test_without_a_baseline_nothing_is_retrained(asked: StudyConfig, tmp_path: Path) -> None:
-    study = search(asked, tmp_path)
-    confirmation = Confirmation(study, tmp_path)
-    searcher = PipelineSearcher(
-        study, max_concurrent=2, explain_error=Failure, confirmation=confirmation
-    )
-    suggest(searcher, "teacher")
-    searcher.on_trial_complete("teacher", {"outcome": "failed", "reason": "DataError: gone"})
-    assert searcher.suggest("a") == searcher.FINISHED
+    confirmation = Confirmation(search(asked, tmp_path), tmp_path)
+    dispatcher = Dispatcher(confirmation._study, max_concurrent=2, confirmation=confirmation)
+    dispatcher.fail(take_from(dispatcher), "DataError: gone")
+    assert dispatcher.take() is None
+    assert dispatcher.is_over
     assert confirmation.num_left == 4
 
 
@@ -312,41 +314,44 @@ def test_a_finished_run_starts_ray_for_retrainings_alone(
     study = search(replace(asked, confirm=confirm), tmp_path)
     baselines = [{**BASELINE, "name": name} for name in ("teacher", "dense")]
     (tmp_path / "metadata.json").write_text(json.dumps({"baselines": baselines}))
-    run = program.Run(
-        arguments=program.Arguments(),
-        config=study.config,
-        folder=tmp_path,
-        dataset=DatasetSummary("synthetic", 1, ("road",), (96, 192)),
-        study=study,
-        console=Console(file=io.StringIO()),
-    )
+    run = make_run(study, tmp_path)
     seen: list[list[Baseline]] = []
-    monkeypatch.setattr(program, "tune_pipelines", lambda run: seen.append(run.baselines))
-    monkeypatch.setattr(program, "finish", lambda run: True)
+
+    def tune(run: program.Run, interrupts: Interrupts) -> dict[str, str]:
+        seen.append(run.results.baselines)
+        return {}
+
+    monkeypatch.setattr(program, "tune_pipelines", tune)
+    monkeypatch.setattr(program, "finish", lambda run, errors: True)
     assert program.search(run) == 0
     # Measured beside the pipelines, not in this session, which may be on another machine.
-    assert run.baselines == [Baseline(**entry) for entry in baselines]
-    assert seen == [run.baselines] * sessions
+    assert run.results.baselines == [Baseline(**entry) for entry in baselines]
+    assert seen == [run.results.baselines] * sessions
+
+
+def make_run(study: PipelineStudy, folder: Path, stream: io.StringIO | None = None) -> program.Run:
+    dataset = DatasetSummary("synthetic", 1, ("road",), (96, 192))
+    return program.Run(
+        arguments=program.Arguments(),
+        folder=folder,
+        study=study,
+        confirmation=Confirmation(study, folder),
+        results=ResultsWriter(study, folder, dataset),
+        console=Console(file=stream or io.StringIO(), width=200),
+    )
 
 
 def retrain(run: program.Run, number: int) -> None:
-    """Do as the searcher of a session would, for so many retrainings."""
-    searcher = PipelineSearcher(
-        run.study, max_concurrent=2, explain_error=str, confirmation=run.confirmation
-    )
-    for role in ("teacher", "dense"):
-        suggest(searcher, role)
-        baseline = {**BASELINE, "name": role}
-        searcher.on_trial_complete(role, {"outcome": "complete", "baseline": baseline})
-    for trial in range(number):
-        suggestion = suggest(searcher, str(trial))
-        name, seed = suggestion["label"].split()[1], suggestion["fine_tuning_seed"]
-        parts = {
-            "metrics": {"miou": 0.1 * int(name) + 0.01 * seed},
-            "stages": {"distilled": f"distilled-{name}-{seed}"},
-            "seconds": {"distilled": 3.0},
-        }
-        searcher.on_trial_complete(str(trial), {"outcome": "complete", **parts})
+    """Do as a session would, for so many retrainings."""
+    dispatcher = Dispatcher(run.study, max_concurrent=2, confirmation=run.confirmation)
+    train(dispatcher, "teacher", "dense")
+    for _ in range(number):
+        task = take_from(dispatcher)
+        name, seed = task.label.split()[1], task.fine_tuning_seed or 0
+        metrics = {"miou": 0.1 * int(name) + 0.01 * seed}
+        network = f"distilled-{name}-{seed}"
+        result = StageResult(metrics=metrics, network=network, seconds={"distilled": 3.0})
+        dispatcher.finish(task, result)
 
 
 def test_ctrl_c_keeps_and_shows_what_is_retrained(
@@ -361,17 +366,9 @@ def test_ctrl_c_keeps_and_shows_what_is_retrained(
 
     def begin() -> tuple[program.Run, io.StringIO]:
         stream = io.StringIO()
-        run = program.Run(
-            arguments=program.Arguments(),
-            config=asked,
-            folder=tmp_path,
-            dataset=dataset,
-            study=PipelineStudy(asked, tmp_path),
-            console=Console(file=stream, width=200),
-        )
-        return run, stream
+        return make_run(PipelineStudy(asked, tmp_path), tmp_path, stream), stream
 
-    def interrupt(run: program.Run) -> None:
+    def interrupt(run: program.Run, interrupts: Interrupts) -> dict[str, str]:
         retrain(run, number=3)
         assert run.confirmation.take() is not None  # is being retrained when the user has enough
         raise KeyboardInterrupt
@@ -388,7 +385,11 @@ def test_ctrl_c_keeps_and_shows_what_is_retrained(
     assert shown[:5] == ["0", "0.600", "2", "0.085", "0.007"]  # the mean of seeds 8 and 9
     assert "The front retrained (3 of 4 so far)" in text
 
-    monkeypatch.setattr(program, "tune_pipelines", lambda run: retrain(run, number=1))
+    def go_on(run: program.Run, interrupts: Interrupts) -> dict[str, str]:
+        retrain(run, number=1)
+        return {}
+
+    monkeypatch.setattr(program, "tune_pipelines", go_on)
     run, stream = begin()
     assert program.search(run) == program.EXIT_OK
     rows = read_rows(tmp_path)

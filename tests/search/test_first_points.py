@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,10 @@ import pytest
 
 from search.config import StudyConfig
 from search.run_files.first_points import read_first_points
-from search.space import SearchSpace
-from trainables.pipeline_config import PipelineSettings
+from search.space import make_space
+from trainables.chain import make_settings
 
-CONFIG = StudyConfig(num_pipelines=3, space=SearchSpace(round_to=(8,)))
+CONFIG = StudyConfig(num_pipelines=3, space=make_space(round_to=(8,)))
 
 
 def read(tmp_path: Path, points: Any, config: StudyConfig = CONFIG) -> tuple[Any, ...]:
@@ -23,10 +22,10 @@ def read(tmp_path: Path, points: Any, config: StudyConfig = CONFIG) -> tuple[Any
 
 def test_what_a_point_leaves_out_is_fixed_by_the_space_or_by_the_paper(tmp_path: Path) -> None:
     points = read(tmp_path, [{"pruning_ratio": 0.4}, {"sparsity_lambda": 1e-3, "lr": 0.02}])
-    paper = PipelineSettings(round_to=8)
+    paper = make_settings(round_to=8)
     assert points == (
-        replace(paper, pruning_ratio=0.4),
-        replace(paper, sparsity_lambda=1e-3, lr=0.02),
+        {**paper, "pruned.pruning_ratio": 0.4},
+        {**paper, "sparse.sparsity_lambda": 1e-3, "distilled.lr": 0.02},
     )
 
 
@@ -38,11 +37,20 @@ def test_what_a_point_leaves_out_is_fixed_by_the_space_or_by_the_paper(tmp_path:
         ([], "must hold a list of points"),
         ([{}] * 4, r"at most num_pipelines \(3\) points, got 4"),
         ([{}, 3], "point 2 must be an object of settings, got 3"),
-        ([{"ratio": 0.4}], "point 1: unknown setting ratio; known are sparsity_lambda, prun"),
-        ([{"pruning_ratio": "much"}], "point 1: pruning_ratio .*number.*got 'much'"),
-        ([{"pruning_ratio": 1.5}], "point 1: .*pruning_ratio must lie within 0..1, got 1.5"),
-        ([{"pruning_ratio": 0.45}], r"pruning_ratio must lie in space.pruning_ratio .*got 0.45"),
-        ([{"round_to": 4}], r"round_to must lie in space.round_to \(\(8,\)\), got 4"),
+        (
+            [{"ratio": 0.4}],
+            "point 1: unknown setting ratio; known here are .*sparsity_lambda, prun",
+        ),
+        ([{"pruning_ratio": "much"}], "point 1: pruned: pruning_ratio.*number.*got 'much'"),
+        (
+            [{"pruning_ratio": 1.5}],
+            "point 1: .*pruning_ratio must lie within 0..1, both excluded; got 1.5",
+        ),
+        (
+            [{"pruning_ratio": 0.45}],
+            r"pruning_ratio must lie in space.pruned.pruning_ratio .*got 0.45",
+        ),
+        ([{"round_to": 4}], r"round_to must lie in space.pruned.round_to \(\(8,\)\), got 4"),
     ],
 )
 def test_bad_points_are_named(tmp_path: Path, points: Any, message: str) -> None:

@@ -14,7 +14,7 @@ from search.run_files.retention import keep_front
 from trainables.artifacts.remote_folder import RemoteFolder
 from trainables.artifacts.remote_stages import RemoteStages
 from trainables.artifacts.store import ArtifactStore
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import make_settings
 
 # miou, num_params, stages: 0, 1 and 2 are the front, 2 equals 1; 3 is dominated; 4 was stopped.
 TRIALS = [
@@ -43,7 +43,7 @@ def test_front_stays_and_the_rest_goes(tmp_path: Path, stored: bool) -> None:
         records[number] = TrialRecord(
             number=number,
             state="stopped" if miou is None else "complete",
-            settings=PipelineSettings(),
+            settings=make_settings(),
             metrics=metrics,
             stages={name.partition("-")[0]: name for name in names},
         )

@@ -7,18 +7,20 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from search import run as program
 from search.config import StudyConfig
+from search.interrupts import Interrupts
+from search.pipelines.confirmation import Confirmation
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay, format_seconds
+from search.run_files.results_writer import ResultsWriter
 from trainables.context import Progress
-from trainables.pipeline import DatasetSummary
+from trainables.pipeline import DatasetSummary, StageResult
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def study(config: StudyConfig, tmp_path: Path) -> PipelineStudy:
     for _ in range(3):
         study.ask()
     metrics = {"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5, "macs": 5e6}
-    study.tell(0, "complete", metrics=metrics)
+    study.tell(0, "complete", result=StageResult(metrics=metrics))
     study.tell(1, "failed", reason="TrainingDiverged: dense: the loss is nan at step 3 of 9")
     return study
 
@@ -43,7 +45,11 @@ def test_the_board_counts(study: PipelineStudy) -> None:
     assert "best mIoU 0.500 | front 1 | hypervolume 0.125" in board.numbers()
     assert "left -" in board.numbers()
     assert board.line().endswith("distilled 3 25%")
-    study.tell(2, "complete", metrics={"miou": 0.4, "latency_ms": 20.0, "num_params": 1e5})
+    study.tell(
+        2,
+        "complete",
+        result=StageResult(metrics={"miou": 0.4, "latency_ms": 20.0, "num_params": 1e5}),
+    )
     board.refresh()
     assert board.front_size == 2
     assert board.seconds_left is not None
@@ -68,17 +74,16 @@ def test_times_are_readable() -> None:
     assert [format_seconds(s) for s in (5, 65, 7265)] == ["0:05", "1:05", "2:01:05"]
 
 
-def end(study: PipelineStudy, folder: Path, **fields: Any) -> tuple[int, str]:
+def end(study: PipelineStudy, folder: Path) -> tuple[int, str]:
     """Exit status and output of a run whose search is over."""
     stream = io.StringIO()
     run = program.Run(
         arguments=program.Arguments(),
-        config=study.config,
         folder=folder,
-        dataset=DatasetSummary("synthetic", 1, ("road",), (96, 192)),
         study=study,
+        confirmation=Confirmation(study, folder),
+        results=ResultsWriter(study, folder, DatasetSummary("synthetic", 1, ("road",), (96, 192))),
         console=Console(file=stream, width=200),
-        **fields,
     )
     return program.search(run), stream.getvalue()
 
@@ -91,9 +96,9 @@ def test_all_failing_is_status_1_with_the_reasons(
     for number, index in enumerate((1, 0, 1, 1)):
         study.ask()
         study.tell(number, "failed", reason=f"sparse: {reasons[index]}")
-    monkeypatch.setattr(program, "tune_pipelines", lambda run: None)
     errors = {"teacher": "DataError: no images"}
-    status, output = end(study, tmp_path, baseline_errors=errors)
+    monkeypatch.setattr(program, "tune_pipelines", lambda run, interrupts: errors)
+    status, output = end(study, tmp_path)
     assert status == 1
     first, second, third = output.splitlines()[1:4]
     assert first == "num_errors: 4 of 4 pipelines failed"
@@ -106,20 +111,20 @@ def test_all_failing_is_status_1_with_the_reasons(
 def test_one_that_is_complete_is_status_0_whatever_failed(
     study: PipelineStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "tune_pipelines", lambda run: None)
+    monkeypatch.setattr(program, "tune_pipelines", lambda run, interrupts: {})
     monkeypatch.setattr(program, "write_report", lambda folder: None)
     status, output = end(study, tmp_path)
     assert status == 0
     assert "num_errors: 1 of 4 pipelines failed" in output
 
 
-def stop(run: program.Run) -> None:
+def stop(interrupts: Interrupts) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
-    assert run.signals == [signal.SIGTERM]
+    assert interrupts.received == [signal.SIGTERM]
     raise KeyboardInterrupt
 
 
-def meet_obstacle(run: program.Run) -> None:
+def meet_obstacle(interrupts: Interrupts) -> None:
     raise ObstacleError("dense: the disk is full: /run on [host]; make room there")
 
 
@@ -128,7 +133,7 @@ def meet_obstacle(run: program.Run) -> None:
     [(stop, 143, "interrupted; what is known so far is kept"), (meet_obstacle, 3, "")],
 )
 def test_a_run_that_is_ended_keeps_what_is_known_and_says_so(
-    happens: Callable[[program.Run], None],
+    happens: Callable[[Interrupts], None],
     status: int,
     text: str,
     study: PipelineStudy,
@@ -136,9 +141,9 @@ def test_a_run_that_is_ended_keeps_what_is_known_and_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def tune_pipelines(run: program.Run) -> None:
-        with program.until_interrupted(run.signals):
-            happens(run)
+    def tune_pipelines(run: program.Run, interrupts: Interrupts) -> None:
+        with interrupts:
+            happens(interrupts)
 
     monkeypatch.setattr(program, "tune_pipelines", tune_pipelines)
     monkeypatch.setattr(program, "write_report", lambda folder: None)

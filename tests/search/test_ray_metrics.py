@@ -48,7 +48,11 @@ def board(config: StudyConfig, tmp_path: Path) -> ProgressBoard:
     study = PipelineStudy(replace(config, num_pipelines=6), tmp_path)
     for _ in range(4):
         study.ask()
-    study.tell(0, "complete", metrics={"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5})
+    study.tell(
+        0,
+        "complete",
+        result=StageResult(metrics={"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5}),
+    )
     study.tell(1, "failed", reason="TrainingDiverged: sparse: the loss is nan")
     study.tell(2, "stopped", reason="latency_ms 5 is above its limit 4")
     return ProgressBoard(study)
@@ -141,7 +145,9 @@ def test_retrainings_are_counted_apart_from_the_pipelines(
     study = PipelineStudy(replace(config, num_pipelines=1, confirm=2), tmp_path)
     study.ask()
     metrics = {"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5}
-    study.tell(0, "complete", metrics=metrics, stages={"distilled": "distilled-1"})
+    study.tell(
+        0, "complete", result=StageResult(metrics=metrics, stages={"distilled": "distilled-1"})
+    )
     confirmation = Confirmation(study, tmp_path)
     for number in (2, 3):
         task = confirmation.take()

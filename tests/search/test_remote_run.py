@@ -18,7 +18,7 @@ from search.run_files.driver_lease import LEASE_FILE
 from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
 from trainables.artifacts.remote_stages import open_store
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import make_settings
 
 SECRET = "kept-to-itself-5c3d"
 NOBODY = "s3://bucket/runs?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1"
@@ -140,7 +140,7 @@ def test_networks_of_the_front_are_fetched(run: RemoteRun, tmp_path: Path) -> No
             TrialRecord(
                 number=number,
                 state="complete",
-                settings=PipelineSettings(),
+                settings=make_settings(),
                 metrics=metrics,
                 stages=stages,
             )

@@ -7,8 +7,8 @@ from pathlib import Path
 from search.config import StudyConfig
 from search.pipelines.study import TrialRecord
 from search.run_files.results import describe_git, reference_point, write_metadata, write_trials
+from trainables.chain import make_settings
 from trainables.pipeline import Baseline, DatasetSummary
-from trainables.pipeline_config import PipelineSettings
 
 BASELINES = [
     Baseline("teacher", "deeplabv3plus", 0.7, 200.0, 210.0, 4_000_000, 9_000_000, "teacher-1"),
@@ -18,11 +18,11 @@ BASELINES = [
 
 def test_trials_csv_is_one_row_per_trial_in_order(tmp_path: Path) -> None:
     records = [
-        TrialRecord(number=1, state="running", settings=PipelineSettings(), started_at="now"),
+        TrialRecord(number=1, state="running", settings=make_settings(), started_at="now"),
         TrialRecord(
             number=0,
             state="complete",
-            settings=PipelineSettings(pruning_ratio=0.3),
+            settings=make_settings(pruning_ratio=0.3),
             metrics={
                 "miou": 0.5,
                 "latency_ms": 9.0,
@@ -34,14 +34,14 @@ def test_trials_csv_is_one_row_per_trial_in_order(tmp_path: Path) -> None:
             seconds={"dense": 1.5, "sparse": 0.0},
             elapsed_hours=0.25,
         ),
-        TrialRecord(number=2, state="failed", settings=PipelineSettings(), reason='a, "b"\nc'),
+        TrialRecord(number=2, state="failed", settings=make_settings(), reason='a, "b"\nc'),
     ]
     write_trials(tmp_path / "trials.csv", records, ("miou", "latency_ms"))
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == ["0", "1", "2"]
     assert [row["state"] for row in rows] == ["complete", "running", "failed"]
-    assert rows[0]["config/pruning_ratio"] == "0.3"
+    assert rows[0]["config/pruned.pruning_ratio"] == "0.3"
     assert rows[0]["stage/dense"] == "dense-1"
     assert rows[0]["seconds/dense"] == "1.5"
     assert rows[0]["seconds_total"] == "1.5"

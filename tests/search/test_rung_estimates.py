@@ -17,6 +17,7 @@ from search.config import StudyConfig
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.proposing.rung_estimates import EstimatingSampler, RungEstimates
 from search.proposing.samplers import SAMPLERS
+from trainables.pipeline import StageResult
 
 OBJECTIVES = ("miou", "latency_ms")
 
@@ -83,10 +84,13 @@ def test_a_study_of_waiting_pipelines_is_learnt_from_and_resumed(
             proposal = study.ask()
             assert proposal is not None
             costs = {"latency_ms": 9.0 - number % 3, "num_params": 5.0 + number}
-            reached = {**costs, "miou@0.25": 0.5 - proposal.settings.temperature / 20}
+            reached = {
+                **costs,
+                "miou@0.25": 0.5 - proposal.settings["distilled.dkd.temperature"] / 20,
+            }
             study.report(number, reached)
             if number == 0:
-                study.tell(number, "complete", metrics={**reached, "miou": 0.5})
+                study.tell(number, "complete", result=StageResult(metrics={**reached, "miou": 0.5}))
         if attempt == "resumed":
             study = PipelineStudy(config, folder)
             for _ in range(11):
@@ -105,7 +109,12 @@ def test_a_report_is_one_line_and_an_outcome_two(config: StudyConfig, tmp_path: 
     for _ in range(2):  # the second brings nothing new
         study.report(0, metrics)
         lines.append(len((tmp_path / JOURNAL_FILE).read_text().splitlines()))
-    study.tell(0, "stopped", reason="behind the front", metrics=metrics, seconds={"dense": 1.0})
+    study.tell(
+        0,
+        "stopped",
+        reason="behind the front",
+        result=StageResult(metrics=metrics, seconds={"dense": 1.0}),
+    )
     lines.append(len((tmp_path / JOURNAL_FILE).read_text().splitlines()))
     assert [after - before for before, after in pairwise(lines)] == [1, 0, 2]
     again = PipelineStudy(replace(config, rungs=(0.25,)), tmp_path)

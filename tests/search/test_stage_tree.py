@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pipelines.stage_tree import StageTree, Task
-from trainables.pipeline import StageResult
-from trainables.pipeline_config import PipelineSettings
+from search.pipelines.stage_tree import StageTree, Task, _name_node
+from trainables.chain import Chain, make_chain
+from trainables.pipeline import StageResult, build_baselines
+from trainables.pipeline_config import PipelineConfig
 
-FIRST = PipelineSettings()
+FIRST = make_chain()
+BASELINES = build_baselines(PipelineConfig())
+STEPS = ("sparse", "pruned", "latency", "distilled")
 
 
-def grow(*pipelines: PipelineSettings, rungs: tuple[float, ...] = ()) -> StageTree:
-    tree = StageTree(rungs)
-    for number, chosen in enumerate(pipelines):
-        tree.add(number, chosen)
+def grow(*pipelines: Chain, rungs: tuple[float, ...] = ()) -> StageTree:
+    tree = StageTree(BASELINES, rungs)
+    for number, chain in enumerate(pipelines):
+        tree.add(number, chain)
     return tree
 
 
@@ -30,15 +31,26 @@ def take(tree: StageTree) -> Task:
 
 def pass_baselines(tree: StageTree) -> None:
     for stage in ("teacher", "dense"):
-        assert take(tree).stage == stage
+        task = take(tree)
+        assert (task.stage, task.is_root, task.baseline) == (stage, True, stage)
+    ended = []
     for stage in ("teacher", "dense"):
-        assert tree.finish(stage, StageResult(stages={stage: "x"}, seconds={stage: 9.0})) == []
+        result = StageResult(stages={stage: "x"}, seconds={stage: 9.0}, metrics={"miou": 0.5})
+        assert tree.finish(BASELINE_NODES[stage], result) == []
+        task = take(tree)
+        assert (task.stage, task.baseline) == ("latency", stage)
+        ended += tree.finish(task.node, StageResult(metrics={"latency_ms": 3.0}))
+    assert [ending.number for ending in ended] == ["teacher", "dense"]
+    assert ended[1].result.metrics == {"miou": 0.5, "latency_ms": 3.0}
+
+
+BASELINE_NODES = {name: _name_node(chain[:1]) for name, chain in BASELINES.items()}
 
 
 def test_a_stage_waits_for_those_before_it() -> None:
     tree = grow(FIRST)
     pass_baselines(tree)
-    for stage in ("sparse", "pruned", "distilled"):
+    for stage in STEPS:
         task = take(tree)
         assert task.stage == stage
         assert tree.take() is None
@@ -46,26 +58,60 @@ def test_a_stage_waits_for_those_before_it() -> None:
     (ending,) = endings
     assert (ending.number, ending.reason) == (0, "")
     assert ending.result.seconds == {
-        "teacher": 0.0, "dense": 0.0, "sparse": 1.0, "pruned": 1.0, "distilled": 1.0
+        "teacher": 0.0, "dense": 0.0, "sparse": 1.0, "pruned": 1.0, "latency": 1.0,
+        "distilled": 1.0,
     }  # fmt: skip
+    # What was measured of the network before it was pruned says nothing of the pruned one.
+    assert ending.result.metrics == {}
 
 
 def test_a_student_without_a_teacher_does_not_wait_for_it() -> None:
-    tree = grow(replace(FIRST, distiller="none"))
+    tree = grow(make_chain(distiller="none"))
     assert take(tree).stage == "teacher"
     assert take(tree).stage == "dense"
-    tree.finish("dense", StageResult())
-    for stage in ("sparse", "pruned", "distilled"):
+    tree.finish(BASELINE_NODES["dense"], StageResult())
+    endings = []
+    for stage in ("latency", *STEPS):
         task = take(tree)
         assert task.stage == stage
-        endings = tree.finish(task.node, StageResult())
-    assert [ending.number for ending in endings] == [0]
+        endings += tree.finish(task.node, StageResult())
+    assert [ending.number for ending in endings] == ["dense", 0]
+
+
+def test_a_measurement_waits_for_a_free_device() -> None:
+    tree = grow(FIRST, make_chain(pruning_ratio=0.3))
+    pass_baselines(tree)
+    tree.finish(take(tree).node, StageResult())
+    tree.finish(take(tree).node, StageResult())
+    task = tree.take(may_be_exclusive=False)
+    assert task is not None
+    assert task.stage == "pruned"  # of the other pipeline
+    assert tree.take(may_be_exclusive=False) is None
+    assert take(tree).stage == "latency"
+
+
+def test_a_pipeline_goes_on_from_a_finished_network() -> None:
+    tail = make_chain(("pruned", "latency", "distilled"), pruning_ratio=0.7)
+    tree = grow(FIRST, (*FIRST, *tail))
+    pass_baselines(tree)
+    seen = []
+    endings = []
+    while (task := tree.take()) is not None:
+        seen.append(task.stage)
+        miou = {"miou": 0.1 * len(seen)} if task.stage == "distilled" else {}
+        endings += tree.finish(task.node, StageResult(metrics=miou, seconds={task.stage: 1.0}))
+    assert seen == [*STEPS, "pruned", "latency", "distilled"]
+    assert [ending.number for ending in endings] == [0, 1]
+    assert [ending.result.metrics["miou"] for ending in endings] == pytest.approx([0.4, 0.7])
+    # The second pays for its own stages alone.
+    assert endings[1].result.seconds["distilled"] == 1.0
+    assert endings[1].result.seconds["sparse"] == 0.0
 
 
 def test_equal_pipelines_end_together() -> None:
     tree = grow(FIRST, FIRST)
     pass_baselines(tree)
-    for _ in range(3):
+    for _ in range(4):
         endings = tree.finish(take(tree).node, StageResult(seconds={"x": 1.0}))
     assert [ending.result.seconds["x"] for ending in endings] == [1.0, 0.0]
     tree.add(2, FIRST)
@@ -73,7 +119,7 @@ def test_equal_pipelines_end_together() -> None:
 
 
 def test_a_dropped_pipeline_costs_nothing_more() -> None:
-    other = replace(FIRST, pruning_ratio=0.3)
+    other = make_chain(pruning_ratio=0.3)
     tree = grow(FIRST, other)
     pass_baselines(tree)
     tree.finish(take(tree).node, StageResult())
@@ -81,7 +127,7 @@ def test_a_dropped_pipeline_costs_nothing_more() -> None:
     tree.finish(pruned.node, StageResult(metrics={"latency_ms": 3.0}))
     assert tree.waiting_for(pruned.node) == (0,)
     assert tree.drop(0).metrics == {"latency_ms": 3.0}
-    assert take(tree).settings == other
+    assert take(tree).chain == other[:3]
     assert tree.take() is None
 
 
@@ -98,7 +144,7 @@ def test_a_stage_that_was_not_needed_runs_once_it_is() -> None:
 def test_a_rung_holds_until_the_promotion() -> None:
     tree = grow(FIRST, rungs=(0.25, 0.5))
     pass_baselines(tree)
-    for _ in range(2):
+    for _ in range(3):
         tree.finish(take(tree).node, StageResult())
     for share in (0.25, 0.5, 1.0):
         task = take(tree)
@@ -113,10 +159,10 @@ def test_a_rung_holds_until_the_promotion() -> None:
 
 pipelines = st.lists(
     st.builds(
-        PipelineSettings,
+        make_chain,
         sparsity_lambda=st.sampled_from([1e-5, 1e-4]),
         pruning_ratio=st.sampled_from([0.3, 0.5]),
-        temperature=st.sampled_from([1.0, 2.0]),
+        lr=st.sampled_from([0.01, 0.02]),
         distiller=st.sampled_from(["dkd", "none"]),
     ),
     max_size=12,
@@ -125,12 +171,12 @@ pipelines = st.lists(
 
 @given(pipelines=pipelines, order=st.randoms(use_true_random=False), places=st.integers(1, 4))
 def test_whatever_the_order_every_pipeline_ends_once_and_no_stage_runs_twice(
-    pipelines: list[PipelineSettings], order: object, places: int
+    pipelines: list[Chain], order: object, places: int
 ) -> None:
     tree = grow(*pipelines)
     running: list[Task] = []
     seen: list[str] = []
-    ended: list[int] = []
+    ended: list[int | str] = []
     while True:
         while len(running) < places and (task := tree.take()) is not None:
             running.append(task)
@@ -141,15 +187,16 @@ def test_whatever_the_order_every_pipeline_ends_once_and_no_stage_runs_twice(
         fails = task.stage == "pruned" and order.random() < 0.2  # type: ignore[attr-defined]
         endings = tree.fail(task.node, "no") if fails else tree.finish(task.node, StageResult())
         ended += [ending.number for ending in endings]
-    assert sorted(ended) == list(range(len(pipelines)))
+    numbers = [number for number in ended if isinstance(number, int)]
+    assert sorted(numbers) == list(range(len(pipelines)))
     assert len(seen) == len(set(seen))
     assert tree.open_pipelines == ()
 
 
 @pytest.mark.parametrize("stage", ["teacher", "dense"])
 def test_a_failed_baseline_fails_who_needs_it(stage: str) -> None:
-    tree = grow(FIRST, replace(FIRST, distiller="none"))
+    tree = grow(FIRST, make_chain(distiller="none"))
     for _ in range(2):
         take(tree)
-    failed = [ending.number for ending in tree.fail(stage, "diverged")]
-    assert failed == ([0] if stage == "teacher" else [0, 1])
+    failed = [ending.number for ending in tree.fail(BASELINE_NODES[stage], "diverged")]
+    assert failed == (["teacher", 0] if stage == "teacher" else ["dense", 0, 1])

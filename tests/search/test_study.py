@@ -7,22 +7,24 @@ import sys
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
 from search.config import StudyConfig
-from search.pipelines.study import JOURNAL_FILE, Outcome, PipelineStudy, Proposal
+from search.pipelines.study import JOURNAL_FILE, Obstacle, Outcome, PipelineStudy, Proposal
 from search.proposing.samplers import SAMPLERS, create_sampler
-from search.space import SearchSpace
-from trainables.pipeline_config import PipelineSettings
+from search.space import make_space
+from trainables.chain import freeze, make_settings
+from trainables.pipeline import StageResult
 from trainables.ranges import FloatRange
 
 
-def measure(settings: PipelineSettings) -> dict[str, float]:
-    kept = 1 - settings.pruning_ratio
+def measure(settings: dict[str, Any]) -> dict[str, float]:
+    kept = 1 - settings["pruned.pruning_ratio"]
     return {
-        "miou": 0.5 * kept + 0.02 * settings.beta,
+        "miou": 0.5 * kept + 0.02 * settings["distilled.dkd.beta"],
         "latency_ms": 100 * kept,
         "num_params": 1e6 * kept**2,
         "iou/road": 0.9,
@@ -35,7 +37,7 @@ def ask(study: PipelineStudy) -> Proposal:
     return proposal
 
 
-def run_to_the_end(study: PipelineStudy) -> list[PipelineSettings]:
+def run_to_the_end(study: PipelineStudy) -> list[dict[str, Any]]:
     """Fail every fourth and stop every fourth; keep two at a time."""
     running, seen = [], []
     while True:
@@ -44,13 +46,14 @@ def run_to_the_end(study: PipelineStudy) -> list[PipelineSettings]:
             running.append(proposal)
             seen.append(proposal.settings)
         if len(running) == 2 or (proposal is None and running):
-            number, settings = running.pop(0)
+            told = running.pop(0)
+            number, settings = told.number, told.settings
             if number % 4 == 2:
                 study.tell(number, "failed", reason="TrainingDiverged: the loss is nan")
             elif number % 4 == 3:
                 study.tell(number, "stopped", reason="cannot reach the front")
             else:
-                study.tell(number, "complete", metrics=measure(settings))
+                study.tell(number, "complete", result=StageResult(metrics=measure(settings)))
         elif proposal is None:
             return seen
 
@@ -74,7 +77,7 @@ def test_a_sampler_leads_a_study_to_its_end(
         assert states == ["complete", "complete", "failed", "stopped"] * 2
     assert suggested[0] == suggested[1]
     assert all(config.space.contains(settings) for settings in suggested[0])
-    assert len(set(suggested[0])) == 8
+    assert len(set(map(freeze, suggested[0]))) == 8
     optuna_states = [trial.state.name for trial in load(tmp_path / "first").trials]
     assert optuna_states == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"] * 2
 
@@ -85,9 +88,18 @@ def test_a_pruned_trial_has_its_last_values(config: StudyConfig, tmp_path: Path)
     metrics = {**costs, "miou@0.25": 0.3, "miou@0.5": 0.4}
     paused, hopeless, failed = ask(study), ask(study), ask(study)
     study.report(paused.number, metrics)
-    study.tell(paused.number, "stopped", reason="behind the front", metrics=metrics)
-    study.tell(hopeless.number, "stopped", reason="cannot reach the front", metrics=costs)
-    study.tell(failed.number, "failed", reason="the loss is nan", metrics=metrics)
+    study.tell(
+        paused.number, "stopped", reason="behind the front", result=StageResult(metrics=metrics)
+    )
+    study.tell(
+        hopeless.number,
+        "stopped",
+        reason="cannot reach the front",
+        result=StageResult(metrics=costs),
+    )
+    study.tell(
+        failed.number, "failed", reason="the loss is nan", result=StageResult(metrics=metrics)
+    )
     trials = load(tmp_path).trials
     assert [trial.state.name for trial in trials] == ["PRUNED", "PRUNED", "FAIL"]
     assert [trial.values for trial in trials] == [[0.4, 9.0, 5.0], None, None]
@@ -103,7 +115,7 @@ def test_a_sampler_learns_from_a_limit(sampler: str, config: StudyConfig, tmp_pa
         num_pipelines=40,
         objectives=("miou", "latency_ms"),
         max_num_params=50.0,
-        space=SearchSpace(
+        space=make_space(
             sparsity_lambda=(1e-4,),
             pruning_ratio=FloatRange(low=0.01, high=0.99),
             scope=("local",),
@@ -113,12 +125,12 @@ def test_a_sampler_learns_from_a_limit(sampler: str, config: StudyConfig, tmp_pa
     study = PipelineStudy(config, tmp_path)
     too_large = []
     while (proposal := study.ask()) is not None:
-        size = 100 * (1 - proposal.settings.pruning_ratio)
+        size = 100 * (1 - proposal.settings["pruned.pruning_ratio"])
         too_large.append(size > 50)
-        metrics = {"latency_ms": 1 + proposal.settings.beta, "num_params": size}
+        metrics = {"latency_ms": 1 + proposal.settings["distilled.dkd.beta"], "num_params": size}
         metrics["miou_pruned" if too_large[-1] else "miou"] = size / 100
         outcome: Outcome = "stopped" if too_large[-1] else "complete"
-        study.tell(proposal.number, outcome, metrics=metrics)
+        study.tell(proposal.number, outcome, result=StageResult(metrics=metrics))
     assert any(too_large)
     assert sum(too_large[-20:]) <= 6
 
@@ -140,7 +152,11 @@ def test_another_seed_is_another_search(config: StudyConfig, tmp_path: Path) -> 
 def test_trials_of_a_dead_driver_are_handed_out_again(config: StudyConfig, tmp_path: Path) -> None:
     dead = PipelineStudy(config, tmp_path)
     first, second, third = ask(dead), ask(dead), ask(dead)
-    dead.tell(second.number, "complete", metrics=measure(second.settings), seconds={"dense": 2.0})
+    dead.tell(
+        second.number,
+        "complete",
+        result=StageResult(metrics=measure(second.settings), seconds={"dense": 2.0}),
+    )
     told = dead.records[second.number]
 
     study = PipelineStudy(config, tmp_path)
@@ -160,15 +176,17 @@ def test_a_resumed_study_suggests_what_it_would_have(config: StudyConfig, tmp_pa
         study = PipelineStudy(config, tmp_path / "resumed")
         proposal = ask(study)
         resumed.append(proposal.settings)
-        study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+        study.tell(
+            proposal.number, "complete", result=StageResult(metrics=measure(proposal.settings))
+        )
     assert resumed[:4] == through[:4]
-    assert len(set(resumed)) == 8
+    assert len(set(map(freeze, resumed))) == 8
 
 
 def test_a_torn_journal_and_a_stale_lock_are_repaired(config: StudyConfig, tmp_path: Path) -> None:
     study = PipelineStudy(config, tmp_path)
     proposal = ask(study)
-    study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+    study.tell(proposal.number, "complete", result=StageResult(metrics=measure(proposal.settings)))
     journal = tmp_path / JOURNAL_FILE
     with journal.open("a") as file:
         file.write('{"op_code": 4, "worker')
@@ -194,8 +212,8 @@ def test_a_trial_killed_amid_its_suggestion_is_completed(
 def test_first_points_come_first_and_outsiders_are_left_out(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    inside = PipelineSettings(lr=2e-3)
-    points = (replace(inside, lr=1.0), inside, replace(inside, pruning_ratio=0.3))
+    inside = make_settings(lr=2e-3)
+    points = ({**inside, "distilled.lr": 1.0}, inside, {**inside, "pruned.pruning_ratio": 0.3})
     config = replace(config, first_points=points)
     PipelineStudy(config, tmp_path)
     study = PipelineStudy(config, tmp_path)
@@ -208,10 +226,12 @@ def test_a_completed_trial_without_a_number_has_failed(config: StudyConfig, tmp_
     first, second = ask(study), ask(study)
     metrics = measure(first.settings)
     assert study.tell(
-        first.number, "complete", metrics=metrics | {"miou": float("nan")}
+        first.number, "complete", result=StageResult(metrics=metrics | {"miou": float("nan")})
     ).reason == ("objective miou is nan, not a finite number")
     del metrics["latency_ms"]
-    assert study.tell(second.number, "complete", metrics=metrics).state == "failed"
+    assert (
+        study.tell(second.number, "complete", result=StageResult(metrics=metrics)).state == "failed"
+    )
 
 
 def test_an_outcome_is_told_once(config: StudyConfig, tmp_path: Path) -> None:
@@ -219,7 +239,9 @@ def test_an_outcome_is_told_once(config: StudyConfig, tmp_path: Path) -> None:
     proposal = ask(study)
     study.tell(proposal.number, "stopped", reason="dominated")
     with pytest.raises(ValueError, match="trial 0 is not running"):
-        study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+        study.tell(
+            proposal.number, "complete", result=StageResult(metrics=measure(proposal.settings))
+        )
     with pytest.raises(ValueError, match="trial 9 is not running"):
         study.tell(9, "failed")
 
@@ -237,10 +259,11 @@ def test_limits_stop_a_network_and_reach_optuna(
 ) -> None:
     study = PipelineStudy(replace(config, **limit), tmp_path)
     costs = {"latency_ms": 1.0, "num_params": 1.0, "macs": 1.0, broken: 75.0}
-    assert study.find_obstacle(costs, ceiling=0.9) == f"{broken} 75 is above its limit 50"
-    assert study.find_obstacle({**costs, broken: 50.0}, ceiling=0.9) == ""
-    study.tell(ask(study).number, "stopped", metrics=costs)
-    study.tell(ask(study).number, "complete", metrics={**costs, "miou": 0.1})
+    expected = Obstacle(f"{broken} 75 is above its limit 50", "limit")
+    assert study.find_obstacle(costs, ceiling=0.9) == expected
+    assert study.find_obstacle({**costs, broken: 50.0}, ceiling=0.9) is None
+    study.tell(ask(study).number, "stopped", result=StageResult(metrics=costs))
+    study.tell(ask(study).number, "complete", result=StageResult(metrics={**costs, "miou": 0.1}))
     assert [trial.constraints for trial in load(tmp_path).trials] == [{broken: 0.5}] * 2
 
 
@@ -250,15 +273,20 @@ def test_a_network_that_cannot_enter_the_front_is_told_apart(
     study = PipelineStudy(replace(config, num_pipelines=200), tmp_path)
     for size, miou in (*((8 + number, 0.4) for number in range(199)), (3, 0.5)):
         costs = {"latency_ms": size, "num_params": size, "macs": size}
-        study.tell(ask(study).number, "complete", metrics={**costs, "miou": miou})
+        study.tell(
+            ask(study).number, "complete", result=StageResult(metrics={**costs, "miou": miou})
+        )
     costs = {"latency_ms": 10.0, "num_params": 10.0, "macs": 10.0}
-    reason = study.find_obstacle(costs, ceiling=0.9)
-    told = re.fullmatch(r"even with mIoU (.+), the best believable, trial 199 would .+ it", reason)
+    obstacle = study.find_obstacle(costs, ceiling=0.9)
+    assert obstacle is not None
+    assert obstacle.stopped_by == "bound"
+    text = r"even with mIoU (.+), the best believable, trial 199 would .+ it"
+    told = re.fullmatch(text, obstacle.reason)
     assert told
     assert 0.4 < float(told[1]) < 0.5
-    assert study.find_obstacle({**costs, "num_params": 2.0}, ceiling=0.9) == ""
+    assert study.find_obstacle({**costs, "num_params": 2.0}, ceiling=0.9) is None
     study.config = replace(config, stop_hopeless=False)
-    assert study.find_obstacle(costs, ceiling=0.9) == ""
+    assert study.find_obstacle(costs, ceiling=0.9) is None
 
 
 class EarlierByAnHour(datetime):
@@ -275,7 +303,9 @@ def test_a_clock_that_is_put_back_harms_nothing(
     study = PipelineStudy(config, tmp_path)
     for _ in range(2):
         proposal = ask(study)
-        study.tell(proposal.number, "complete", metrics=measure(proposal.settings))
+        study.tell(
+            proposal.number, "complete", result=StageResult(metrics=measure(proposal.settings))
+        )
     ask(study)
     for name, module in sorted(sys.modules.items()):
         if name.startswith(("search.", "optuna.")) and vars(module).get("datetime") is datetime:

@@ -16,8 +16,10 @@ from search.pipelines.study import EARLIER, PipelineStudy, TrialRecord
 from search.proposing.samplers import SAMPLERS
 from search.run_files.results import write_trials
 from search.run_files.warm_start import check_latency, read_known
+from search.space import set_ranges
+from trainables.chain import make_settings
 from trainables.data_source import DataConfig
-from trainables.pipeline_config import PipelineSettings
+from trainables.pipeline import StageResult
 
 HARDWARE = {"cpu": "some processor"}
 
@@ -28,7 +30,7 @@ def write_run(folder: Path, config: StudyConfig, num_complete: int = 12) -> Path
     save_config(config, folder / "config.json")
     records = []
     for number in range(num_complete + 1):
-        settings = PipelineSettings(
+        settings = make_settings(
             temperature=1 + number / 2, pruning_ratio=0.2 + number % 6 / 10, lr=2e-3
         )
         metrics = {"miou": number / 20, "latency_ms": 9.0, "num_params": 1e5, "macs": 1e9}
@@ -38,7 +40,10 @@ def write_run(folder: Path, config: StudyConfig, num_complete: int = 12) -> Path
             TrialRecord(
                 number=number,
                 state=state,
-                settings=replace(settings, pruning_ratio=round(settings.pruning_ratio, 1)),
+                settings={
+                    **settings,
+                    "pruned.pruning_ratio": round(settings["pruned.pruning_ratio"], 1),
+                },
                 metrics=metrics if state == "complete" else {},
             )
         )
@@ -65,7 +70,7 @@ def warm(config: StudyConfig, tmp_path: Path) -> StudyConfig:
 def test_earlier_pipelines_are_known_but_are_not_the_runs_own(
     sampler: str, warm: StudyConfig, tmp_path: Path
 ) -> None:
-    point = PipelineSettings(temperature=1.0, pruning_ratio=0.2, lr=2e-3)  # the earlier run had it
+    point = make_settings(temperature=1.0, pruning_ratio=0.2, lr=2e-3)  # the earlier run had it
     warm = replace(
         warm, sampler=sampler, first_points=(point,), max_latency_ms=8.0, num_pipelines=4
     )
@@ -77,7 +82,7 @@ def test_earlier_pipelines_are_known_but_are_not_the_runs_own(
         while (proposal := study.ask()) is not None:
             chosen.append(proposal.settings)
             metrics = {"miou": 0.1, "latency_ms": 5.0, "num_params": 1e4, "macs": 1e8}
-            study.tell(proposal.number, "complete", metrics=metrics)
+            study.tell(proposal.number, "complete", result=StageResult(metrics=metrics))
         assert list(study.records) == list(range(12, 16))
         assert study.num_unfinished == 0
         trials = study._study.get_trials()
@@ -114,12 +119,12 @@ def test_the_genetic_sampler_breeds_from_earlier_pipelines(
     warm: StudyConfig, tmp_path: Path
 ) -> None:
     study = start(replace(warm, sampler="nsga2"), tmp_path / "run")
-    parents = {trial.params["temperature"] for trial in study._study.get_trials()}
+    parents = {trial.params["distilled.dkd.temperature"] for trial in study._study.get_trials()}
     temperatures = []
     for _ in range(8):
         proposal = study.ask()
         assert proposal is not None
-        temperatures.append(proposal.settings.temperature)
+        temperatures.append(proposal.settings["distilled.dkd.temperature"])
     assert sum(temperature in parents for temperature in temperatures) >= 4
 
 
@@ -168,9 +173,10 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
 
 
 def test_pipelines_outside_the_space_are_left_out(warm: StudyConfig, tmp_path: Path) -> None:
-    space = replace(warm.space, temperature=replace(warm.space.temperature, high=2.0))
+    temperatures = replace(warm.space.distilled.dkd.temperature, high=2.0)
+    space = set_ranges(warm.space, {"distilled.dkd.temperature": temperatures})
     assert [known.number for known in read_known(replace(warm, space=space))] == [0, 1, 2]
-    space = replace(warm.space, sparsity_lambda=(1e-2,))
+    space = set_ranges(warm.space, {"sparse.sparsity_lambda": (1e-2,)})
     with pytest.raises(ValueError, match="12 finished pipelines, none of them inside the space"):
         read_known(replace(warm, space=space))
 

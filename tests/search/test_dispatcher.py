@@ -1,0 +1,433 @@
+"""What a study runs next, what it runs again, and who stops: decided without a cluster."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.config import StudyConfig
+from search.on_ray.session import allot
+from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.retries import Failure, Fault, ObstacleError
+from search.pipelines.stage_tree import Task
+from search.pipelines.study import Obstacle, PipelineStudy
+from trainables.chain import make_settings
+from trainables.pipeline import StageResult
+
+BASELINE = {"miou": 0.6, "num_params": 1000, "macs": 5000}
+LATENCY = {"latency_ms": 9.0, "latency_p95_ms": 10.0}
+SIZES = {"miou_pruned": 0.1, "num_params": 500.0, "macs": 9.0}
+COST = {**SIZES, "latency_ms": 5.0}
+REVEALED: dict[str, dict[str, float]] = {
+    "pruned": SIZES,
+    "latency": {"latency_ms": 5.0},
+    "distilled": {"miou": 0.5, "iou/road": 0.9},
+}
+DEAD = Failure("the worker died")
+
+
+@dataclass
+class Clock:
+    """What `time.monotonic` says."""
+
+    now: float = 0.0
+
+
+class Driver:
+    """Runs what a dispatcher hands out, under names of its own, as Tune does."""
+
+    def __init__(self, study: PipelineStudy, max_concurrent: int) -> None:
+        self.study = study
+        self.dispatcher = Dispatcher(study, max_concurrent=max_concurrent)
+        self.failure = DEAD
+        self._tasks: dict[str, Task] = {}
+
+    def suggest(self, name: str) -> Task | None:
+        """Hand out a stage; None to wait or at the end."""
+        task = self.dispatcher.take()
+        if task is not None:
+            self._tasks[name] = task
+        return task
+
+    def end(self, name: str, **parts: Any) -> None:
+        self.dispatcher.finish(self._tasks.pop(name), StageResult(**parts))
+
+    def fail(self, name: str, reason: str) -> None:
+        self.dispatcher.fail(self._tasks.pop(name), reason)
+
+    def lose(self, name: str) -> None:
+        """The worker of a stage is gone."""
+        self.dispatcher.retry(self._tasks.pop(name), self.failure)
+
+
+@pytest.fixture
+def driver(config: StudyConfig, tmp_path: Path) -> Driver:
+    first = make_settings(lr=2e-3)
+    points = (
+        first,
+        {**first, "distilled.dkd.temperature": 2.0},
+        {**first, "sparse.sparsity_lambda": 1e-3},
+    )
+    study = PipelineStudy(replace(config, num_pipelines=3, first_points=points), tmp_path)
+    return Driver(study, max_concurrent=2)
+
+
+def train_baselines(driver: Driver) -> None:
+    for role in ("teacher", "dense"):
+        task = driver.suggest(role)
+        assert task is not None
+        assert (task.label, task.stage, task.share, task.fine_tuning_seed) == (role, role, 1, None)
+    assert driver.suggest("too early") is None
+    for role in ("teacher", "dense"):
+        driver.end(role, metrics=BASELINE, stages={role: f"{role}-1"}, network=f"{role}-1")
+        assert start(driver, "timed") == f"latency {role}"
+        driver.end("timed", metrics=LATENCY, stages={"latency": "latency-0"})
+
+
+def prepare(driver: Driver) -> None:
+    """Bring the first pipeline to its fine-tuning."""
+    for stage in ("sparse", "pruned", "latency"):
+        start(driver, stage)
+        finish(driver, stage, stage)
+
+
+def finish(driver: Driver, name: str, stage: str) -> None:
+    metrics = REVEALED.get(stage, {})
+    driver.end(name, metrics=metrics, stages={stage: f"{stage}-1"}, seconds={stage: 2.0})
+
+
+def is_over(driver: Driver) -> bool:
+    return driver.suggest("none") is None and driver.dispatcher.is_over
+
+
+def start(driver: Driver, trial_id: str) -> str:
+    task = driver.suggest(trial_id)
+    assert task is not None
+    return task.label
+
+
+def test_every_stage_runs_once_and_every_pipeline_is_told(driver: Driver) -> None:
+    train_baselines(driver)
+    assert driver.dispatcher.baselines["dense"].num_params == 1000
+    assert start(driver, "a") == "sparse lambda 1e-05"
+    assert start(driver, "b") == "sparse lambda 0.001"  # the second pipeline waits for the first
+    assert driver.suggest("c") is None
+    finish(driver, "a", "sparse")
+    assert start(driver, "c") == "pruned lambda 1e-05 p 0.5 local"
+    on_their_way = [result.stages.get("sparse") for result in driver.dispatcher.open_results]
+    assert on_their_way == ["sparse-1", "sparse-1", None]
+    finish(driver, "c", "pruned")
+    assert start(driver, "l") == "latency lambda 1e-05 p 0.5 local"
+    finish(driver, "l", "latency")
+    assert start(driver, "d") == "distilled 0"
+    finish(driver, "d", "distilled")
+    record = driver.study.records[0]
+    assert record.state == "complete"
+    assert record.metrics == {**COST, "miou": 0.5, "iou/road": 0.9}
+    assert record.stages == {
+        "teacher": "teacher-1", "dense": "dense-1", "sparse": "sparse-1", "pruned": "pruned-1",
+        "latency": "latency-1", "distilled": "distilled-1",
+    }  # fmt: skip
+    paid = dict.fromkeys(("sparse", "pruned", "latency", "distilled"), 2.0)
+    assert record.seconds == paid
+    assert start(driver, "e") == "distilled 1"
+    finish(driver, "b", "sparse")
+    assert start(driver, "f") == "pruned lambda 0.001 p 0.5 local"
+    finish(driver, "e", "distilled")
+    assert driver.study.records[1].seconds == {**dict.fromkeys(paid, 0.0), "distilled": 2.0}
+    assert driver.suggest("g") is None
+    driver.fail("f", "PruningError: no")
+    assert driver.study.records[2].state == "failed"
+    assert driver.study.records[2].reason == "pruned: PruningError: no"
+    assert is_over(driver)
+    assert driver.study.num_unfinished == 0
+
+
+def test_a_network_beyond_its_limit_is_not_distilled(config: StudyConfig, tmp_path: Path) -> None:
+    first = make_settings(lr=2e-3)
+    points = (first, {**first, "distilled.dkd.temperature": 2.0})
+    config = replace(config, num_pipelines=2, first_points=points, max_latency_ms=4.0)
+    study = PipelineStudy(config, tmp_path)
+    driver = Driver(study, max_concurrent=1)
+    train_baselines(driver)
+    start(driver, "a")
+    finish(driver, "a", "sparse")
+    start(driver, "b")
+    finish(driver, "b", "pruned")
+    start(driver, "c")
+    finish(driver, "c", "latency")
+    # The second shares the pruned network: it is stopped as soon as it is added.
+    assert is_over(driver)
+    for record in study.records.values():
+        assert (record.state, record.metrics) == ("stopped", COST)
+        assert record.reason == "latency_ms 5 is above its limit 4"
+    assert is_over(driver)
+
+
+@pytest.mark.parametrize("rungs", [(), (0.25,)])
+def test_one_that_becomes_hopeless_while_it_waits_is_not_distilled_any_further(
+    rungs: tuple[float, ...], config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = tuple(make_settings(lr=2e-3, temperature=t) for t in (1.0, 2.0, 3.0))
+    config = replace(
+        config, num_pipelines=3, first_points=points, rungs=rungs, reduction_factor=1.01
+    )
+    study = PipelineStudy(config, tmp_path)
+    driver = Driver(study, max_concurrent=2)
+    train_baselines(driver)
+    prepare(driver)
+    waiting = start(driver, "a"), start(driver, "b")
+    assert waiting == ("distilled 0", "distilled 1")
+    obstacle = Obstacle("even with mIoU 0.3 trial 0 would dominate it", "bound")
+    monkeypatch.setattr(PipelineStudy, "find_obstacle", lambda *given: obstacle)
+    name = "miou@0.25" if rungs else "miou"
+    for trial in "ab":
+        parts = {"metrics": {name: 0.5}, "seconds": {"distilled": 1.0}}
+        driver.end(trial, **parts)
+    assert is_over(driver)
+    states = [record.state for record in study.records.values()]
+    assert states == (["stopped"] * 3 if rungs else ["complete", "complete", "stopped"])
+    assert study.records[2].reason == obstacle.reason
+    assert study.records[2].stopped_by == "bound"
+
+
+def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> None:
+    first = make_settings(lr=2e-3)
+    points = tuple({**first, "distilled.dkd.temperature": t} for t in (1.0, 2.0, 3.0, 4.0))
+    config = replace(
+        config,
+        num_pipelines=4,
+        first_points=points,
+        rungs=(0.25,),
+        reduction_factor=2.0,
+        stop_hopeless=False,
+    )
+    study = PipelineStudy(config, tmp_path)
+    driver = Driver(study, max_concurrent=1)
+    train_baselines(driver)
+    prepare(driver)
+    order, trial = [], 0
+    while (task := driver.suggest(str(trial))) is not None:
+        number, share = int(task.label.split()[1]), task.share
+        order.append((number, share))
+        miou = (0.3, 0.5, 0.4, 0.1)[number] + share / 10
+        name = "miou" if share == 1 else "miou@0.25"
+        parts = {"metrics": {name: miou}, "seconds": {"distilled": 10 * share}}
+        driver.end(str(trial), **parts)
+        trial += 1
+    assert is_over(driver)
+    states = [study.records[number].state for number in range(4)]
+    assert states == ["stopped", "complete", "complete", "stopped"]
+    assert order == [(0, 0.25), (1, 0.25), (1, 1.0), (2, 0.25), (3, 0.25), (2, 1.0)]
+    assert study.records[1].seconds["distilled"] == 10
+    assert study.records[0].reason == "behind the front at 25% of its distillation"
+    assert study.records[0].stopped_by == "rung"
+    # Another session knows who had reached the rung and who went on.
+    again = Driver(PipelineStudy(config, tmp_path), max_concurrent=1)
+    assert again.dispatcher._rungs.promote() is None
+    assert again.dispatcher._rungs.paused == {}
+
+
+def test_all_that_wait_in_vain_are_stopped_in_one_write(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make_settings(lr=2e-3)
+    points = tuple({**first, "distilled.dkd.temperature": t} for t in (1.0, 2.0, 3.0))
+    config = replace(
+        config, num_pipelines=3, first_points=points, rungs=(0.5,), reduction_factor=4.0,
+        stop_hopeless=False,
+    )  # fmt: skip
+    study = PipelineStudy(config, tmp_path)
+    driver = Driver(study, max_concurrent=1)
+    train_baselines(driver)
+    prepare(driver)
+    for trial in "abc":
+        start(driver, trial)
+        parts = {"metrics": {"miou@0.5": 0.5}, "seconds": {"distilled": 1.0}}
+        driver.end(trial, **parts)
+    synced: list[int] = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(file) or sync(file))
+    assert is_over(driver)
+    assert [record.state for record in study.records.values()] == ["stopped"] * 3
+    assert len(synced) == 1
+    assert PipelineStudy(config, tmp_path).records == study.records
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("search.pipelines.retries.time.monotonic", lambda: clock.now)
+    return clock
+
+
+def test_a_dead_worker_is_followed_by_others_that_wait_longer_and_then_its_pipelines_fail(
+    driver: Driver, clock: Clock
+) -> None:
+    train_baselines(driver)
+    for trial_id in ("a", "b"):
+        start(driver, trial_id)
+    for trial_id, seconds in (("a", 1.0), ("a2", 5.0)):
+        driver.lose(trial_id)
+        clock.now += seconds - 0.1
+        assert driver.suggest("too early") is None
+        clock.now += 0.2
+        assert start(driver, f"{trial_id[0]}{2 if seconds == 1 else 3}") == "sparse lambda 1e-05"
+    driver.lose("a3")
+    assert [driver.study.records[n].state for n in range(3)] == ["failed", "failed", "running"]
+    assert driver.study.records[1].reason == "sparse: the worker died; tried 3 times"
+    # The study goes on with what does not need it.
+    finish(driver, "b", "sparse")
+    assert start(driver, "c") == "pruned lambda 0.001 p 0.5 local"
+
+
+def test_a_stage_that_waits_for_its_next_attempt_holds_no_place(
+    driver: Driver, clock: Clock
+) -> None:
+    train_baselines(driver)
+    for trial_id in ("a", "b"):
+        start(driver, trial_id)
+    driver.lose("a")
+    finish(driver, "b", "sparse")
+    assert start(driver, "c") == "pruned lambda 0.001 p 0.5 local"
+    finish(driver, "c", "pruned")
+    start(driver, "l")
+    finish(driver, "l", "latency")
+    assert start(driver, "d") == "distilled 2"
+    finish(driver, "d", "distilled")
+    assert driver.suggest("e") is None
+    assert not driver.dispatcher.is_over  # a pipeline waits for the stage
+    clock.now += 1.1
+    assert start(driver, "e") == "sparse lambda 1e-05"
+
+
+def test_memory_is_tried_once_more_and_then_named(
+    driver: Driver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = Failure("sparse needs more memory", "memory")
+    driver.failure = failure
+    train_baselines(driver)
+    for trial_id in ("a", "a2"):
+        assert start(driver, trial_id) == "sparse lambda 1e-05"
+        driver.lose(trial_id)
+        clock.now += 60
+    assert driver.study.records[0].reason == "sparse: sparse needs more memory; tried 2 times"
+
+
+@pytest.mark.parametrize(
+    "faults", [["machine"] * 5 + ["worker"] * 3, ["machine"] * 21], ids=["worker", "machine"]
+)
+def test_lost_machines_take_no_attempt_from_a_stage_but_have_an_end(
+    faults: list[Fault],
+    driver: Driver,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train_baselines(driver)
+    for number, fault in enumerate(faults):
+        failure = Failure(f"a {fault} was lost", fault)
+        driver.failure = failure
+        assert start(driver, f"a{number}") == "sparse lambda 1e-05"
+        driver.lose(f"a{number}")
+        clock.now += 60
+    expected = f"sparse: a {faults[-1]} was lost; tried {len(faults)} times"
+    assert driver.study.records[0].reason == expected
+
+
+def test_an_obstacle_ends_the_search_and_leaves_the_pipelines_to_the_next_session(
+    driver: Driver, clock: Clock, tmp_path: Path
+) -> None:
+    train_baselines(driver)
+    start(driver, "a")
+    driver.failure = Failure("the disk is full", "surroundings")
+    for name in ("a", "a2", "a3"):
+        assert driver.dispatcher.problem is None
+        driver.lose(name)
+        clock.now += 60
+        if name != "a3":
+            assert start(driver, f"a{int(name[1:] or 1) + 1}") == "sparse lambda 1e-05"
+    assert isinstance(driver.dispatcher.problem, ObstacleError)
+    assert str(driver.dispatcher.problem) == "sparse lambda 1e-05: the disk is full"
+    assert is_over(driver)
+    again = PipelineStudy(driver.study.config, tmp_path)
+    assert [record.state for record in again.records.values()] == ["running"]
+
+
+@pytest.mark.parametrize("stage", ["teacher", "latency"])
+def test_without_a_baseline_nothing_is_tried(driver: Driver, stage: str) -> None:
+    for role in ("teacher", "dense"):
+        driver.suggest(role)
+    if stage == "latency":
+        driver.end("teacher", metrics=BASELINE)
+        assert start(driver, "teacher") == "latency teacher"
+    driver.fail("teacher", "TrainingDiverged: nan")
+    assert is_over(driver)
+    assert driver.dispatcher.baseline_errors == {"teacher": "TrainingDiverged: nan"}
+    assert driver.study.records == {}
+
+
+def test_measurements_run_one_at_a_time(config: StudyConfig, tmp_path: Path) -> None:
+    points = tuple(make_settings(lr=2e-3, pruning_ratio=p) for p in (0.3, 0.4, 0.5))
+    study = PipelineStudy(replace(config, num_pipelines=3, first_points=points), tmp_path)
+    driver = Driver(study, max_concurrent=4)
+    train_baselines(driver)
+    start(driver, "s")
+    finish(driver, "s", "sparse")
+    for name in "abc":
+        assert start(driver, name).startswith("pruned")
+    for name in "abc":
+        finish(driver, name, "pruned")
+    assert start(driver, "l").startswith("latency")
+    assert driver.suggest("m") is None  # would only wait for the device
+    finish(driver, "l", "latency")
+    assert start(driver, "d") == "distilled 0"
+    assert start(driver, "m").startswith("latency")
+
+
+def test_cores_are_divided_among_the_pipelines(config: StudyConfig) -> None:
+    two = allot(config, num_cpus=2, num_gpus=0, node_cpus=2)
+    assert (two.device, two.num_cpus, two.num_gpus, two.max_concurrent) == ("cpu", 1, 0, 2)
+    many = allot(config, num_cpus=32, num_gpus=0, node_cpus=32)  # 8 pipelines
+    assert (many.num_cpus, many.max_concurrent) == (4, 8)
+    cluster = allot(config, num_cpus=64, num_gpus=0, node_cpus=4)
+    assert (cluster.num_cpus, cluster.max_concurrent) == (4, 16)
+    assert allot(replace(config, max_concurrent=1), 2, 0, 2).max_concurrent == 1
+
+
+def test_a_growing_cluster_is_given_what_is_asked_for(config: StudyConfig) -> None:
+    asked = replace(config, gpus_per_trial=1.0, max_concurrent=4)
+    assert allot(asked, 8, 1, 8).max_concurrent == 1
+    grown = allot(asked, 8, 1, 8, can_grow=True)
+    assert (grown.num_cpus, grown.num_gpus, grown.max_concurrent) == (8, 1, 4)
+    assert allot(replace(config, gpus_per_trial=1.0), 8, 1, 8, can_grow=True).max_concurrent == 1
+
+
+def test_cluster_without_workers_is_refused(config: StudyConfig) -> None:
+    with pytest.raises(ValueError, match="no machine for trials"):
+        allot(config, num_cpus=0, num_gpus=0, node_cpus=0, can_grow=True)
+
+
+def test_gpus_are_used_when_there(config: StudyConfig) -> None:
+    one = allot(config, num_cpus=16, num_gpus=1, node_cpus=16)
+    assert (one.device, one.num_cpus, one.num_gpus, one.max_concurrent) == ("cuda", 16, 1, 1)
+    quarter = allot(replace(config, gpus_per_trial=0.25), 16, 1, 16)
+    assert (quarter.num_cpus, quarter.num_gpus, quarter.max_concurrent) == (4, 0.25, 4)
+    assert allot(replace(config, gpus_per_trial=0), 16, 1, 16).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpus_per_trial": 1.0}, "gpus_per_trial must be at most 0 here, got 1"),
+        ({"cpus_per_trial": 9}, "cpus_per_trial must be at most 2 here, got 9"),
+    ],
+)
+def test_more_than_there_is_is_named(
+    changes: dict[str, Any], message: str, config: StudyConfig
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        allot(replace(config, **changes), num_cpus=2, num_gpus=0, node_cpus=2)
