@@ -8,6 +8,7 @@ fine-tuning 90), and is judged by the hypervolume of (mIoU, MACs, parameters) th
   continuing   one trial per network; it continues from the best finished network of the nearest
                lower ratio and the same scope, if there is one
   hybrid       a default sweep first (0.2, 0.3 ... 0.7, local, labels only), then continuing
+  any scope    as hybrid, but the network continued from may have another scope
   polishing    as hybrid, but a network may also continue from the best of its own ratio
   sweep        one trial is a whole sweep, worth its own hypervolume; a median pruner may stop it
                after any link; the first trial is the default sweep
@@ -59,7 +60,10 @@ from trainables.stages.sparse import add_l1_subgradient
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 OBJECTIVES = ("miou", "macs", "num_params")
 LABELS_ONLY = DistillerConfig(name="none")
-DESIGNS = ("single", "sweep", "continuing", "hybrid", "polishing", "careful", "paper")
+DESIGNS = (
+    "single", "sweep", "continuing", "hybrid", "any scope", "polishing", "careful", "paper",
+)  # fmt: skip
+BEGIN_WITH_A_SWEEP = ("single", "hybrid", "any scope", "polishing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,6 +317,7 @@ def search_networks(
     *,
     continues: bool,
     polishes: bool = False,
+    any_scope: bool = False,
     as_paper: bool = False,
 ) -> None:
     """One trial per network, until the budget is spent."""
@@ -327,15 +332,16 @@ def search_networks(
         settings = suggest(trial, as_paper=as_paper)
         ratio = round(trial.suggest_float("pruning_ratio", RATIOS[0], RATIOS[-1], step=0.1), 2)
         limit = ratio + 0.05 if polishes else ratio
-        parent = choose_parent(ledger.networks, limit, settings.scope) if continues else None
+        scope = None if any_scope else settings.scope
+        parent = choose_parent(ledger.networks, limit, scope) if continues else None
         parent = parent or workshop.sparse(ledger, settings.sparsity_lambda)
         network = workshop.link(ledger, parent, ratio, settings)
         study.tell(trial, [network.metrics[name] for name in OBJECTIVES])
 
 
-def choose_parent(networks: Sequence[Network], limit: float, scope: str) -> Network | None:
-    """The best of the nearest ratio below a limit and the same scope."""
-    below = [n for n in networks if n.scope == scope and n.ratio < limit - 1e-9]
+def choose_parent(networks: Sequence[Network], limit: float, scope: str | None) -> Network | None:
+    """The best of the nearest ratio below a limit, of a scope or of any."""
+    below = [n for n in networks if scope in (None, n.scope) and n.ratio < limit - 1e-9]
     return max(below, key=lambda n: (n.ratio, n.metrics["miou"]), default=None)
 
 
@@ -385,7 +391,7 @@ def run_design(design: str, workshop: Workshop, seed: int, budget: int) -> Ledge
     """Spend the budget in one way."""
     ledger = Ledger(budget)
     try:
-        if design in ("single", "hybrid", "polishing"):
+        if design in BEGIN_WITH_A_SWEEP:
             list(walk(workshop, ledger, Settings(), RATIOS))
         if design == "sweep":
             search_sweeps(workshop, ledger, seed)
