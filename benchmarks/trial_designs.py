@@ -29,7 +29,7 @@ import json
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,20 +46,28 @@ from models.cost import count_cost
 from models.hardware import describe_hardware
 from models.pruning import prune
 from search.pipelines.front import hypervolume_fraction
-from search.recipes import quickstart
 from trainables.context import StageContext
 from trainables.data import AugmentationConfig, TrainingStream
+from trainables.data.logit_map import enlarge
 from trainables.data_source import DataConfig
-from trainables.distillers import DISTILLERS, DistillerConfig
 from trainables.learning.evaluation import evaluate
+from trainables.learning.optimization import OptimizerConfig
 from trainables.learning.teacher_cache import TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, TrainConfig, train
-from trainables.stages.distilled import read_cached_logits
+from trainables.losses import cross_entropy, decoupled_kd_loss, kd_loss
+from trainables.network_config import NetworkConfig
 from trainables.stages.sparse import add_l1_subgradient
 
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 OBJECTIVES = ("miou", "macs", "num_params")
-LABELS_ONLY = DistillerConfig(name="none")
+OPTIMIZER = OptimizerConfig(
+    name="adamw", lr=4e-3, weight_decay=0.01, schedule="one_cycle", warmup_fraction=0.1
+)
+DENSE = TrainConfig(num_steps=210, batch_size=4, optimizer=OPTIMIZER)
+SPARSE = replace(DENSE, num_steps=60, optimizer=replace(OPTIMIZER, lr=1e-3))
+TUNED = replace(DENSE, num_steps=90)
+TEACHER = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.5)
+STUDENT = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.25)
 DESIGNS = (
     "single", "sweep", "continuing", "hybrid", "any scope", "polishing", "careful", "paper",
 )  # fmt: skip
@@ -91,13 +99,37 @@ class Arguments:
             raise ValueError(f"designs must be of {', '.join(DESIGNS)}; got {', '.join(unknown)}")
 
 
+class Distillation(NamedTuple):
+    """What a fine-tuning learns from: `name` is none, kd or dkd, as in `trainables.distillers`."""
+
+    name: str = "none"
+    temperature: float = 4.0
+    alpha: float = 1.0
+    beta: float = 8.0
+    eta: float = 1.0
+
+    def compute_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Compute the loss of a batch."""
+        labels = cross_entropy(logits, batch.target)
+        if self.name == "none" or batch.teacher_logits is None:
+            return labels
+        taught = enlarge(batch.teacher_logits, logits.shape[-2:])
+        if self.name == "kd":
+            distilled = kd_loss(logits, taught, self.temperature, batch.target)
+            return self.alpha * distilled + (1 - self.alpha) * labels
+        distilled = decoupled_kd_loss(
+            logits, taught, batch.target, self.temperature, self.alpha, self.beta
+        )
+        return distilled + self.eta * labels
+
+
 class Settings(NamedTuple):
     """How a network, or every network of a sweep, is made."""
 
     sparsity_lambda: float = 1e-4
     scope: str = "local"
     lr: float = 3e-3
-    distiller: DistillerConfig = LABELS_ONLY
+    distiller: Distillation = Distillation()
 
 
 class Network(NamedTuple):
@@ -168,8 +200,6 @@ class Workshop:
         self.folder = folder / f"seed{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.context = StageContext(cache_dir=folder / "cache", num_threads=1)
-        recipe = quickstart().pipeline
-        self.recipe = recipe
         self.data = DataConfig(
             name="camvid",
             size=(96, 128),
@@ -179,7 +209,7 @@ class Workshop:
         self.validation = self.data.open_cached("val", self.context.cache_dir)
         self.context.activate()
         self.teacher_logits = None
-        teacher = self._root("teacher", recipe.teacher, recipe.teacher_training)
+        teacher = self._root("teacher", TEACHER)
         self.teacher_logits = cache_teacher(
             self._path(teacher.key),
             self.images,
@@ -187,20 +217,20 @@ class Workshop:
             TeacherLogitsConfig(),
             precision="auto",
         ).logits
-        self.dense = self._root("dense", recipe.student, recipe.dense)
+        self.dense = self._root("dense", STUDENT)
         self.reference = {**self.dense.metrics, "miou": 0.0}
 
     def sparse(self, ledger: Ledger, sparsity_lambda: float) -> Network:
         """The sparse network of a lambda."""
-        ledger.pay(self.dense.key, self.recipe.dense.num_steps)
+        ledger.pay(self.dense.key, DENSE.num_steps)
         key = _hash(self.dense.key, "sparse", sparsity_lambda)
-        ledger.pay(key, self.recipe.sparse.num_steps)
+        ledger.pay(key, SPARSE.num_steps)
 
         def make() -> SegmentationNetwork:
             model = load_checkpoint(self._path(self.dense.key))
             self._train(
                 model,
-                self.recipe.sparse,
+                SPARSE,
                 1000,
                 adjust_gradients=lambda network: add_l1_subgradient(network, sparsity_lambda),
             )
@@ -210,16 +240,15 @@ class Workshop:
 
     def link(self, ledger: Ledger, parent: Network, ratio: float, settings: Settings) -> Network:
         """Prune a network to a ratio of the original channels and fine-tune it."""
-        key = _hash(parent.key, ratio, settings.scope, settings.lr, asdict(settings.distiller))
-        ledger.pay(key, self.recipe.distil.num_steps)
+        key = _hash(parent.key, ratio, settings.scope, settings.lr, settings.distiller._asdict())
+        ledger.pay(key, TUNED.num_steps)
 
         def make() -> SegmentationNetwork:
             model = load_checkpoint(self._path(parent.key))
             if ratio > parent.ratio:
                 further = 1 - (1 - ratio) / (1 - parent.ratio)
                 prune(model, torch.zeros(1, 3, 80, 96), further, settings.scope)
-            optimizer = replace(self.recipe.distil.optimizer, lr=settings.lr)
-            training = replace(self.recipe.distil, optimizer=optimizer)
+            training = replace(TUNED, optimizer=replace(OPTIMIZER, lr=settings.lr))
             self._train(model, training, 2000 + parent.depth, distiller=settings.distiller)
             return model
 
@@ -227,11 +256,11 @@ class Workshop:
         ledger.add(network)
         return network
 
-    def _root(self, name: str, config: Any, training: TrainConfig) -> Network:
+    def _root(self, name: str, config: NetworkConfig) -> Network:
         def make() -> SegmentationNetwork:
             torch.manual_seed(self.seed)
             model = config.build(self.images.num_classes)
-            self._train(model, training, 0)
+            self._train(model, DENSE, 0)
             return model
 
         return self._obtain(_hash(name), 0.0, "none", 0, make)
@@ -253,21 +282,15 @@ class Workshop:
         training: TrainConfig,
         stream_seed: int,
         *,
-        distiller: DistillerConfig = LABELS_ONLY,
+        distiller: Distillation = Distillation(),  # noqa: B008 - immutable
         **options: Any,
     ) -> None:
         stream = TrainingStream(
             self.images,
             self.data.augmentation,
             seed=self.seed + 10 * stream_seed,
-            teacher_logits=self.teacher_logits if distiller.needs_teacher else None,
+            teacher_logits=None if distiller.name == "none" else self.teacher_logits,
         )
-        distil = DISTILLERS[distiller.name]
-
-        def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
-            taught = read_cached_logits(logits, batch) if distiller.needs_teacher else logits
-            return distil(logits, taught, batch.target, distiller, None)
-
         train(
             model,
             stream,
@@ -275,7 +298,7 @@ class Workshop:
             name="trial",
             state_path=self.folder / "no-state",
             context=replace(self.context, checkpoint_seconds=1e9),
-            compute_loss=compute_loss,
+            compute_loss=distiller.compute_loss,
             **options,
         )
 
@@ -306,7 +329,7 @@ def suggest(trial: optuna.Trial, *, as_paper: bool = False) -> Settings:
         sparsity_lambda=trial.suggest_categorical("sparsity_lambda", [1e-5, 1e-4, 1e-3]),
         scope=trial.suggest_categorical("scope", ["local", "global"]),
         lr=trial.suggest_float("lr", 1e-3, 4e-3, log=True),
-        distiller=DistillerConfig(name=name, **weights),
+        distiller=Distillation(name=name, **weights),
     )
 
 

@@ -87,7 +87,8 @@ def _sum_contributions(layer: _Weighted) -> Tensor:
         return torch.zeros(())
     products = (weight * weight.grad).float()
     if isinstance(layer, nn.ConvTranspose2d):
-        products = products.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+        products = products.reshape(layer.groups, -1, *products.shape[1:])
+        products = products.transpose(1, 2).flatten(0, 1)
     sums = products.reshape(len(products), -1).sum(dim=1)
     if isinstance(bias, Tensor) and bias.grad is not None:
         sums = sums + (bias * bias.grad).float()
