@@ -18,7 +18,7 @@ from models.channels.selection import find_lowest
 from models.channels.sensitivity import GroupSensitivity, Sensitivity
 from models.network import SegmentationNetwork
 from trainables.context import StageContext
-from trainables.data import SegmentationDataset, normalize
+from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
 from trainables.losses import cross_entropy
 from trainables.metrics import ConfusionMatrix
@@ -161,7 +161,7 @@ class _Judge:
         matrix = ConfusionMatrix(self._dataset.num_classes, self._dataset.ignore_index)
         losses = []
         for sample in self._samples:
-            images = normalize(sample.image.unsqueeze(0).to(self._device))
+            images = normalize(sample.image.unsqueeze(0).to(self._device), normalization_of(model))
             with self._context.device_lock.shared(), autocast(self._precision, self._device):
                 logits: Tensor = model(images)
                 prediction = logits.argmax(dim=1).cpu()

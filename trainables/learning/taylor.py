@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.channels.structure import get_resizable_layers
 from trainables.context import StageContext
-from trainables.data import TrainingStream, make_loader
+from trainables.data import TrainingStream, make_loader, normalization_of
 from trainables.learning.training import Precision, autocast, bring_batch, place
 from trainables.losses import cross_entropy
 
@@ -68,7 +68,7 @@ def score_by_taylor(
     )
     for samples in loader:
         with context.device_lock.shared():
-            batch = bring_batch(samples, device)
+            batch = bring_batch(samples, device, normalization_of(model))
             with autocast(precision, device):
                 loss = cross_entropy(model(batch.images), batch.target)
             loss.backward()  # type: ignore[no-untyped-call]
