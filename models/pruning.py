@@ -22,11 +22,12 @@ from models.channels.importance import IMPORTANCES
 from models.channels.masking import measure_masking_error
 from models.channels.record import PruningRecord, replay
 from models.channels.selection import count_globally, count_locally, find_lowest, round_width
+from models.channels.sensitivity import Sensitivity, count_by_sensitivity
 from models.network import SegmentationNetwork
 
 __all__ = ["IMPORTANCES", "PruningError", "PruningRecord", "prune", "replay"]
 
-SCOPES = ("local", "global")
+SCOPES = ("local", "global", "sensitivity")
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3}
 _TRACE_SIZE = (64, 96)
 _MAX_NAMES = 5
@@ -41,6 +42,9 @@ def prune(
     scope: str = "local",
     round_to: int | None = None,
     importance: str = "bn_scale",
+    *,
+    measured: Mapping[str, Tensor] | None = None,
+    sensitivity: Sensitivity | None = None,
 ) -> PruningRecord:
     """Remove channels from a network in place; it keeps its device, and its train or eval mode.
 
@@ -61,10 +65,14 @@ def prune(
         example_input: (N, 3, H, W) float, an image that the network takes; its values are not
             used, and no more than 64 x 96 of it unless the network needs more.
         pruning_ratio: Fraction of channels to remove, in (0, 1): of each group if local, of all
-            if global.
-        scope: "local" ranks within each group, "global" over all groups whose scores compare.
+            if global; by sensitivity, of all that the scanned network had.
+        scope: "local" ranks within each group, "global" over all groups whose scores compare;
+            "sensitivity" ranks within each group and takes from each as many as the scan says.
         round_to: Makes widths multiples of this (the nearest; narrower groups stay as they are).
         importance: A key of `models.channels.importance.IMPORTANCES`.
+        measured: (C,) scores by name of the layer, for "taylor".
+        sensitivity: For "sensitivity": the scan of this network, or of the one that this was before
+            it was pruned.
 
     Returns:
         The channels kept, which `replay` removes from another network of the same layers, and the
@@ -78,11 +86,17 @@ def prune(
     if not isinstance(model, SegmentationNetwork):
         raise ValueError(f"model must be a SegmentationNetwork, got a {type(model).__name__}")
     _check_arguments(example_input, pruning_ratio, scope, round_to, importance)
+    if (scope == "sensitivity") != (sensitivity is not None):
+        raise ValueError(
+            f"scope sensitivity needs a scan (trainables.sensitivity), and no other takes one; got "
+            f"scope {scope!r} and {'no' if sensitivity is None else 'a'} scan"
+        )
     work = copy.deepcopy(model).cpu().float().eval()
     size, dtype = _find_size(work, (example_input.shape[2], example_input.shape[3]))
-    found = find_groups(work, torch.zeros(1, 3, *size), importance, scored=model)
+    found = find_groups(work, torch.zeros(1, 3, *size), importance, measured=measured)
     unprunable = dict(found.fixed)
-    chosen = _select(found.groups, pruning_ratio, scope, round_to)
+    keeps = _count_kept(found.groups, pruning_ratio, scope, sensitivity)
+    chosen = _select(found.groups, keeps, round_to)
     parts = [
         _Part(group.name, units) for group, units in zip(found.groups, chosen, strict=True) if units
     ]
@@ -145,16 +159,46 @@ def _find_size(
     ) from failure
 
 
-def _select(
-    groups: Sequence[ChannelGroup], pruning_ratio: float, scope: str, round_to: int | None
-) -> list[tuple[tuple[Member, ...], ...]]:
-    """Choose the units that each group loses."""
+def _count_kept(
+    groups: Sequence[ChannelGroup],
+    pruning_ratio: float,
+    scope: str,
+    sensitivity: Sensitivity | None,
+) -> list[int]:
+    """Count the units that each group keeps, before rounding."""
     keeps = [count_locally(len(group.scores), pruning_ratio) for group in groups]
+    if sensitivity is not None:
+        _check_scan(groups, sensitivity)
+        counts = count_by_sensitivity(sensitivity, pruning_ratio)
+        return [min(len(g.scores), n) for g, n in zip(groups, counts, strict=True)]
     if scope == "global":
         ranked = [i for i, group in enumerate(groups) if group.is_comparable]
         counts = count_globally([groups[i].scores for i in ranked], pruning_ratio)
         for i, count in zip(ranked, counts, strict=True):
             keeps[i] = count
+    return keeps
+
+
+def _check_scan(groups: Sequence[ChannelGroup], sensitivity: Sensitivity) -> None:
+    """Make sure that a scan is of this network, as it is or as it was before it was pruned.
+
+    Raises:
+        ValueError: It is not.
+    """
+    names = [group.name for group in groups]
+    scanned = [group.name for group in sensitivity.groups]
+    if names != scanned:
+        odd = sorted(set(names) ^ set(scanned)) or ["their order"]
+        raise ValueError(
+            f"the sensitivity scan is of another network: it has {len(scanned)} groups of "
+            f"channels, this one {len(names)}; they differ in {', '.join(odd[:_MAX_NAMES])}"
+        )
+
+
+def _select(
+    groups: Sequence[ChannelGroup], keeps: Sequence[int], round_to: int | None
+) -> list[tuple[tuple[Member, ...], ...]]:
+    """Choose the units that each group loses."""
     chosen = []
     for group, keep in zip(groups, keeps, strict=True):
         size, fixed = len(group.scores), group.num_fixed

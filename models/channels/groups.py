@@ -78,7 +78,11 @@ class ChannelGroups(NamedTuple):
 
 
 def find_groups(
-    model: SegmentationNetwork, images: Tensor, importance: str, *, scored: nn.Module | None = None
+    model: SegmentationNetwork,
+    images: Tensor,
+    importance: str,
+    *,
+    measured: Mapping[str, Tensor] | None = None,
 ) -> ChannelGroups:
     """Trace a network and find its groups.
 
@@ -86,7 +90,11 @@ def find_groups(
         model: On the CPU.
         images: (1, 3, H, W) float, whatever the network takes.
         importance: A key of `IMPORTANCES`.
-        scored: The same network where its gradients and own numbers are; None: `model`.
+        measured: (C,) score of each output channel by name of the layer, for an importance that
+            has no function of its own.
+
+    Raises:
+        ValueError: Scores that were to be measured are missing, or of another network.
     """
     trace = trace_channels(model, images)
     classes = _collect_classes(trace)
@@ -106,7 +114,7 @@ def find_groups(
         for name in {m.layer for m in unit if m.is_output}
     )
     names = list(trace.outputs)
-    scores = _score_layers(scored or model, importance)
+    scores = _score_layers(model, importance, measured)
     groups = []
     fixed = dict(describe_fixed(trace))
     for standing, units in sorted(alike.items(), key=lambda item: item[0]):
@@ -204,22 +212,52 @@ def _is_part_of_another(name: str, called: Mapping[str, Tensor]) -> bool:
 _Scores = Mapping[str, dict[str, NDArray[np.float64]]]
 
 
-def _score_layers(model: nn.Module, importance: str) -> _Scores:
+def _score_layers(
+    model: nn.Module, importance: str, measured: Mapping[str, Tensor] | None
+) -> _Scores:
     """Return the scores of every layer's output channels, by importance and layer."""
+    layers = get_resizable_layers(model)
     scores: dict[str, dict[str, NDArray[np.float64]]] = {}
     for key in {importance, "group_l2"}:
+        score = IMPORTANCES[key].score
+        if score is None:
+            scores[key] = _check_measured(layers, key, measured)
+            continue
         scores[key] = {}
-        for name, layer in get_resizable_layers(model).items():
-            found = IMPORTANCES[key].score(layer)
+        for name, layer in layers.items():
+            found = score(layer)
             if found is not None and len(found) == get_num_channels(layer)[1]:
                 scores[key][name] = found.double().cpu().numpy()
     return scores
 
 
+def _check_measured(
+    layers: Mapping[str, nn.Module], importance: str, measured: Mapping[str, Tensor] | None
+) -> dict[str, NDArray[np.float64]]:
+    """Bring measured scores into the form of the others.
+
+    Raises:
+        ValueError: There are none, or they are of another network.
+    """
+    if measured is None:
+        raise ValueError(
+            f"importance {importance!r} needs scores that were measured by running the network "
+            "(trainables.learning.taylor.score_by_taylor); got None"
+        )
+    for name, scores in measured.items():
+        size = get_num_channels(layers[name])[1] if name in layers else None
+        if tuple(scores.shape) != (size,):
+            raise ValueError(
+                f"the measured scores are of another network: {name} has {size} output channels "
+                f"here, its scores the shape {tuple(scores.shape)}"
+            )
+    return {name: scores.double().cpu().numpy() for name, scores in measured.items()}
+
+
 def _score_units(
     units: Sequence[tuple[Member, ...]], scores: _Scores, importance: str
 ) -> tuple[NDArray[np.float64], bool]:
-    """Average over the channels of each unit; by weight where the importance says nothing."""
+    """Average (or add) over the channels of each unit; by weight where the importance is silent."""
     for key in (importance, "group_l2"):
         found = [
             [float(scores[key][m.layer][m.channel]) for m in unit
@@ -228,5 +266,6 @@ def _score_units(
         ]  # fmt: skip
         if all(found):
             is_comparable = key == importance and IMPORTANCES[key].is_comparable
-            return np.array([np.mean(values) for values in found]), is_comparable
+            combine = np.sum if IMPORTANCES[key].is_additive else np.mean
+            return np.array([combine(values) for values in found]), is_comparable
     return np.zeros(len(units)), False

@@ -15,13 +15,16 @@ class Importance:
 
     Attributes:
         score: Layer -> (C,) score of each output channel, higher is more important; None: this
-            layer says nothing of them. It sees the layer of the network that is pruned, so that
-            gradients left in its parameters count.
+            layer says nothing of them. No function: the scores were measured by running the
+            network, and are given to `models.pruning.prune`.
         is_comparable: Whether scores of different layers compare, as "global" pruning needs.
+        is_additive: Whether the scores of channels that only go together add up; else they are
+            averaged.
     """
 
-    score: Callable[[nn.Module], Tensor | None]
+    score: Callable[[nn.Module], Tensor | None] | None
     is_comparable: bool
+    is_additive: bool = False
 
 
 @torch.no_grad()
@@ -56,6 +59,7 @@ def score_by_norm(layer: nn.Module) -> Tensor | None:
 IMPORTANCES: dict[str, Importance] = {
     "bn_scale": Importance(score=score_by_batchnorm, is_comparable=True),
     "group_l2": Importance(score=score_by_norm, is_comparable=False),
+    "taylor": Importance(score=None, is_comparable=True, is_additive=True),
 }
 """By name. Where the first choice says nothing of a group's channels, "group_l2" ranks them, within
 that group alone."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_SMALLEST_SHARE = 1 / 16
+SMALLEST_SHARE = 1 / 16
 
 
 def count_locally(size: int, pruning_ratio: float) -> int:
@@ -36,7 +36,7 @@ def count_globally(scores: Sequence[NDArray[np.float64]], pruning_ratio: float) 
     if not scores:
         return []
     sizes = [len(s) for s in scores]
-    share = min(_SMALLEST_SHARE, (1 - pruning_ratio) / 2)
+    share = min(SMALLEST_SHARE, (1 - pruning_ratio) / 2)
     spare = [size - max(1, math.ceil(size * share)) for size in sizes]
     ranks = [np.argsort(np.argsort(s, kind="stable"), kind="stable") for s in scores]
     # A channel that its group cannot spare ranks behind all others.

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from trainables.context import StageContext
-from trainables.data import AugmentationConfig
+from trainables.data import AugmentationConfig, TrainingStream, create_dataset
 from trainables.data_source import DataConfig
 from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
@@ -38,3 +38,10 @@ def context(tmp_path):
         num_threads=1,
         device_lock=DeviceLock("cpu", tmp_path / "locks"),
     )
+
+
+@pytest.fixture
+def small_stream():
+    """Crops of a few synthetic images."""
+    dataset = create_dataset("synthetic", size=(64, 96), num_samples=6)
+    return TrainingStream(dataset, AugmentationConfig(crop_size=(64, 64)), seed=3)

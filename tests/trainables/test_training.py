@@ -31,11 +31,16 @@ def build(name="dual_branch"):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("network", ["dual_branch", "deeplabv3plus"])
-@pytest.mark.parametrize("killed_after", [1, 2, 4])
+@pytest.mark.parametrize(("killed_after", "average_share"), [(1, 0.0), (2, 0.5), (4, 1.0)])
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
-    tmp_path, stream, context, optimizer, network, killed_after
+    tmp_path, stream, context, optimizer, network, killed_after, average_share
 ):
-    config = TrainConfig(num_steps=5, batch_size=2, optimizer=OptimizerConfig(name=optimizer))
+    config = TrainConfig(
+        num_steps=5,
+        batch_size=2,
+        optimizer=OptimizerConfig(name=optimizer),
+        average_share=average_share,
+    )
     path = tmp_path / "state.safetensors"
     whole = build(network)
     curve = train(whole, stream, config, name="dense", state_path=path, context=context).losses

@@ -28,6 +28,7 @@ from trainables.data import (
 )
 from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.learning.training_state import load_training_state, save_training_state
+from trainables.learning.weight_average import WeightAverage
 from trainables.losses import cross_entropy
 from trainables.process.preemption import must_save, note_saved, saving_before_the_end
 from trainables.process.watchdog import note_progress
@@ -77,6 +78,8 @@ class TrainConfig:
             (Paszke et al., "ENet", 2016, section 5.2).
         class_weight_power: Exponent of these weights, within 0..1; less than 1 keeps rare classes
             from being found where they are not.
+        average_share: The network is evaluated and saved with a moving average of its weights that
+            looks back on this share of num_steps, within 0..1; 0: with its last weights.
     """
 
     num_steps: int = 1000
@@ -87,6 +90,7 @@ class TrainConfig:
     auxiliary_weight: float = 0.4
     class_weighting: Literal["none", "enet"] = "none"
     class_weight_power: float = 1.0
+    average_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -95,6 +99,8 @@ class TrainConfig:
             raise ValueError(
                 f"class_weight_power must lie within 0..1, got {self.class_weight_power}"
             )
+        if not 0 <= self.average_share <= 1:
+            raise ValueError(f"average_share must lie within 0..1, got {self.average_share}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 (BatchNorm), got {self.batch_size}")
 
@@ -132,7 +138,9 @@ def train(
     number of threads).
 
     Args:
-        model: Network on the CPU or the device; ends in train mode on `context.device`.
+        model: Network on the CPU or the device; ends in train mode on `context.device`, with
+            averaged weights if the configuration asks for them (after a pause too; the saved state
+            has both).
         stream: Training samples.
         config: Length, optimiser, precision.
         name: Shown in the progress and in errors.
@@ -155,9 +163,12 @@ def train(
     channels_last = config.channels_last and not breaks_in_channels_last(model, device)
     place(model, device, channels_last=channels_last).train()
     optimizer = build_optimizer(model, config.optimizer)
+    average = None
+    if config.average_share > 0:
+        average = WeightAverage(model, max(1.0, config.average_share * config.num_steps))
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
     if state_path.exists():
-        progress = load_training_state(state_path, model, optimizer)
+        progress = load_training_state(state_path, model, optimizer, average)
 
     last_step = config.num_steps if pause_after is None else min(pause_after, config.num_steps)
     first_step, losses = progress["step"], [tuple(pair) for pair in progress["losses"]]
@@ -187,6 +198,8 @@ def train(
                 nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(step + 1)
             value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingDiverged(
@@ -203,12 +216,14 @@ def train(
         if is_pausing or (is_due and done < config.num_steps):
             seconds = progress["seconds"] + now - started
             saved = {"step": done, "seconds": seconds, "losses": losses}
-            save_training_state(state_path, model, optimizer, saved)
+            save_training_state(state_path, model, optimizer, saved, average)
             note_saved()
             context.keep_state(state_path)
             last_saved = time.monotonic()
         if losses and losses[-1][0] == done:  # after saving: Ray does not listen at the end
             context.report(Progress(name, done, config.num_steps, loss=value))
+    if average is not None:
+        average.write_into_model()
     return TrainResult(progress["seconds"] + time.monotonic() - started, losses)
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from models.files.atomic_file import write_atomically
+from trainables.learning.weight_average import WeightAverage
 
 
 class TrainingStateError(ValueError):
@@ -19,7 +20,11 @@ class TrainingStateError(ValueError):
 
 
 def save_training_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    average: WeightAverage | None = None,
 ) -> None:
     """Write weights, optimiser moments and progress; a reader sees the old file or the new one.
 
@@ -28,6 +33,7 @@ def save_training_state(
         model: Its `state_dict` is saved bit by bit.
         optimizer: Its per-parameter tensors are saved.
         progress: JSON-able: the step reached, seconds spent, the history so far.
+        average: Averaged weights, if the training keeps any.
 
     Raises:
         OSError: The file cannot be written; the old one is as it was.
@@ -37,11 +43,16 @@ def save_training_state(
         for name, value in values.items():
             if torch.is_tensor(value):
                 tensors[f"optimizer/{index}/{name}"] = value.detach().contiguous()
+    if average is not None:
+        tensors |= {f"average/{k}": v.contiguous() for k, v in average.tensors.items()}
     write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
 
 
 def load_training_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
 ) -> dict[str, Any]:
     """Put a saved state back.
 
@@ -49,6 +60,7 @@ def load_training_state(
         path: File written by `save_training_state`.
         model: Receives its weights.
         optimizer: Receives its moments.
+        average: Receives the averaged weights.
 
     Returns:
         The saved progress.
@@ -57,6 +69,7 @@ def load_training_state(
         TrainingStateError: The file is damaged or does not fit the model.
     """
     weights: dict[str, torch.Tensor] = {}
+    averaged: dict[str, torch.Tensor] = {}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -65,10 +78,14 @@ def load_training_state(
                 kind, _, rest = key.partition("/")
                 if kind == "model":
                     weights[rest] = file.get_tensor(key)
+                elif kind == "average":
+                    averaged[rest] = file.get_tensor(key)
                 else:
                     index, _, name = rest.partition("/")
                     moments.setdefault(int(index), {})[name] = file.get_tensor(key)
         model.load_state_dict(weights)
+        if average is not None:
+            average.restore(averaged)
     except Exception as error:  # safetensors raises several kinds of its own
         raise TrainingStateError(f"cannot resume from {path}: {error}") from error
     groups = optimizer.state_dict()["param_groups"]

@@ -1,0 +1,213 @@
+"""What a network bears: each group of channels silenced alone, before any training is paid for."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.channels.groups import ChannelGroup, find_groups, remove_units
+from models.channels.masking import mask_channels
+from models.channels.selection import find_lowest
+from models.channels.sensitivity import GroupSensitivity, Sensitivity
+from models.network import SegmentationNetwork
+from trainables.context import StageContext
+from trainables.data import SegmentationDataset, normalization_of, normalize
+from trainables.learning.training import Precision, autocast, place
+from trainables.losses import cross_entropy
+from trainables.metrics import ConfusionMatrix
+from trainables.process.watchdog import note_progress
+
+RATIOS = (0.1, 0.3, 0.5, 0.7)
+JOINT_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)
+LARGEST_LOSS_AT_ONCE = 0.2
+"""Share of its mIoU by which it may fall at the first of `JOINT_RATIOS` without a warning."""
+LARGEST_LOSS_OF_A_GROUP = 0.05
+"""The same for one group that loses the first of `RATIOS`."""
+_MAX_NAMES = 5
+
+
+class Outcome(NamedTuple):
+    """Accuracy on the images of the scan.
+
+    Attributes:
+        loss: Cross-entropy in nats.
+        miou: In 0..1.
+    """
+
+    loss: float
+    miou: float
+
+
+def scan_sensitivity(
+    model: SegmentationNetwork,
+    dataset: SegmentationDataset,
+    context: StageContext,
+    *,
+    importance: str = "bn_scale",
+    measured: Mapping[str, Tensor] | None = None,
+    num_images: int = 8,
+    ratios: Sequence[float] = RATIOS,
+    joint_ratios: Sequence[float] = JOINT_RATIOS,
+    precision: Precision = "auto",
+) -> Sensitivity:
+    """Silence the least important channels of each group alone, then of all, and look at the loss.
+
+    Nothing is trained and nothing is removed: silent channels compute what removed ones would
+    (`models.channels.masking`).
+
+    Source: Li et al., "Pruning filters for efficient ConvNets", 2017,
+        https://arxiv.org/abs/1608.08710, section 3.2.
+
+    Args:
+        model: Unpruned network; left untouched.
+        dataset: Training images; as many as asked for, evenly spread over it, at their full size.
+        context: Device, threads and lock.
+        importance: A key of `models.channels.importance.IMPORTANCES`.
+        measured: As in `models.pruning.prune`.
+        num_images: At least 1.
+        ratios: Shares of one group to silence, ascending, within 0..1.
+        joint_ratios: Shares of every group to silence at once, likewise.
+        precision: As in training.
+
+    Returns:
+        The scan, with warnings about what breaks at once.
+
+    Raises:
+        ValueError: No images, or ratios that do not ascend within 0..1.
+    """
+    _check(num_images, {"ratios": ratios, "joint_ratios": joint_ratios})
+    started = time.monotonic()
+    context.activate()
+    judge = _Judge(dataset, context, num_images, precision)
+    example = torch.zeros(1, 3, *(min(64, size) for size in dataset.sample_size(0)))
+    work = copy.deepcopy(model).cpu().float().eval()
+    groups = find_groups(work, example, importance, measured=measured).groups
+    whole = judge(work)
+
+    def silence(counts: Sequence[tuple[ChannelGroup, int]]) -> Outcome:
+        units = [
+            group.units[i] for group, count in counts for i in find_lowest(group.scores, count)
+        ]
+        masked = copy.deepcopy(work)
+        mask_channels(masked, remove_units(work, units))
+        return judge(masked)
+
+    scanned = []
+    for number, group in enumerate(groups, start=1):
+        note_progress(f"group {number} of {len(groups)} of the sensitivity scan")
+        size = len(group.units)
+        counts = sorted({_count_silenced(size, ratio) for ratio in ratios} - {0})
+        outcomes = [silence([(group, count)]) for count in counts]
+        scanned.append(
+            GroupSensitivity(
+                name=group.name,
+                size=size,
+                ratios=tuple(count / size for count in counts),
+                losses=tuple(outcome.loss for outcome in outcomes),
+                mious=tuple(outcome.miou for outcome in outcomes),
+            )
+        )
+    joint = [
+        silence([(group, _count_silenced(len(group.units), ratio)) for group in groups])
+        for ratio in joint_ratios
+    ]
+    return Sensitivity(
+        loss=whole.loss,
+        miou=whole.miou,
+        num_images=judge.num_images,
+        groups=tuple(scanned),
+        joint_ratios=tuple(joint_ratios),
+        joint_mious=tuple(outcome.miou for outcome in joint),
+        seconds=time.monotonic() - started,
+        warnings=_find_warnings(whole, scanned, list(zip(joint_ratios, joint, strict=True))),
+    )
+
+
+class _Judge:
+    """Compares a network's predictions with the labels of a few images.
+
+    Args:
+        dataset: Where the images come from.
+        context: Device, threads and lock.
+        num_images: How many.
+        precision: Of the forward pass.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        context: StageContext,
+        num_images: int,
+        precision: Precision,
+    ) -> None:
+        self.num_images = min(num_images, len(dataset))
+        self._dataset = dataset
+        self._context = context
+        self._precision = precision
+        self._device = torch.device(context.device)
+        picked = range(0, len(dataset), max(1, len(dataset) // self.num_images))
+        self._samples = [dataset[index] for index in picked[: self.num_images]]
+
+    @torch.inference_mode()
+    def __call__(self, model: nn.Module) -> Outcome:
+        place(model, self._device).eval()
+        matrix = ConfusionMatrix(self._dataset.num_classes, self._dataset.ignore_index)
+        losses = []
+        for sample in self._samples:
+            images = normalize(sample.image.unsqueeze(0).to(self._device), normalization_of(model))
+            with self._context.device_lock.shared(), autocast(self._precision, self._device):
+                logits: Tensor = model(images)
+                prediction = logits.argmax(dim=1).cpu()
+            target = sample.target.unsqueeze(0)
+            losses.append(float(cross_entropy(logits.cpu(), target, self._dataset.ignore_index)))
+            matrix.update(prediction, target)
+        return Outcome(sum(losses) / len(losses), matrix.miou)
+
+
+def _check(num_images: int, ratios_by_name: Mapping[str, Sequence[float]]) -> None:
+    if num_images < 1:
+        raise ValueError(f"num_images must be at least 1, got {num_images}")
+    for name, ratios in ratios_by_name.items():
+        ascend = all(a < b for a, b in pairwise(ratios))
+        if not ratios or not ascend or not (ratios[0] > 0 and ratios[-1] < 1):
+            raise ValueError(f"{name} must ascend within 0..1 (both excluded), got {tuple(ratios)}")
+
+
+def _count_silenced(size: int, ratio: float) -> int:
+    """At least one channel, but never the last one."""
+    return min(max(1, math.floor(size * ratio + 1e-9)), size - 1)
+
+
+def _find_warnings(
+    whole: Outcome, groups: Sequence[GroupSensitivity], joint: Sequence[tuple[float, Outcome]]
+) -> tuple[str, ...]:
+    """Say what breaks at once."""
+    found = []
+    ratio, outcome = joint[0]
+    if outcome.miou < (1 - LARGEST_LOSS_AT_ONCE) * whole.miou:
+        found.append(
+            f"the network breaks at once: without {ratio:.0%} of its channels its mIoU falls from "
+            f"{whole.miou:.1%} to {outcome.miou:.1%} (training images, before any fine-tuning); "
+            "expect long fine-tunings, small steps of the pruning ratio, or another network"
+        )
+    weak = [
+        group for group in groups
+        if group.mious and group.mious[0] < (1 - LARGEST_LOSS_OF_A_GROUP) * whole.miou
+    ]  # fmt: skip
+    weak.sort(key=lambda group: group.mious[0])
+    if weak:
+        names = ", ".join(
+            f"{group.name} ({whole.miou:.1%} to {group.mious[0]:.1%} without "
+            f"{round(group.ratios[0] * group.size)} of {group.size})"
+            for group in weak[:_MAX_NAMES]
+        )
+        more = f" and {len(weak) - _MAX_NAMES} more" if len(weak) > _MAX_NAMES else ""
+        found.append(f"layers whose least important channels already matter: {names}{more}")
+    return tuple(found)
