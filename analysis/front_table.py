@@ -49,6 +49,7 @@ def _percent(value: float) -> str:
 
 # Beside the objectives.
 DERIVED = {
+    "test_miou": Column("mIoU on test (%)", lambda value: f"{100 * value:.1f}"),
     "retrained_miou_mean": Column("Retrained: mean mIoU (%)", lambda value: f"{100 * value:.2f}"),
     "retrained_miou_std": Column("Deviation (points)", lambda value: f"{100 * value:.2f}"),
     "num_retrainings": Column("Retrainings", lambda value: f"{value:.0f}"),

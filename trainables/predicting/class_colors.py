@@ -6,6 +6,8 @@ import colorsys
 from collections.abc import Sequence
 
 from trainables.data import SegmentationDataset
+from trainables.data.camvid import CAMVID_CLASSES
+from trainables.data.cityscapes import CITYSCAPES_CLASSES
 
 Color = tuple[int, int, int]
 
@@ -23,12 +25,13 @@ CITYSCAPES: tuple[Color, ...] = (
     (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100),
     (0, 80, 100), (0, 0, 230), (119, 11, 32),
 )  # fmt: skip
-PUBLISHED = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
+PUBLISHED = {CAMVID_CLASSES: CAMVID, CITYSCAPES_CLASSES: CITYSCAPES}
+"""Names of the classes -> their colours."""
 GOLDEN_ANGLE = 0.618034  # of a turn: hues stay apart for any number of classes
 
 
 def get_class_colors(dataset: SegmentationDataset) -> tuple[Color, ...]:
-    """Return one colour per class: the data set's own, those it is published with, or a wheel.
+    """Return one colour per class: the data set's own, the published ones, or a wheel.
 
     Args:
         dataset: If it has an attribute `colors` with an RGB triple per class, that one counts.
@@ -37,7 +40,7 @@ def get_class_colors(dataset: SegmentationDataset) -> tuple[Color, ...]:
         An RGB triple in 0..255 for each class.
     """
     own: Sequence[Color] | None = getattr(dataset, "colors", None)
-    known = own or PUBLISHED.get(dataset.name, ())
+    known = own or PUBLISHED.get(tuple(dataset.classes), ())
     if len(known) == dataset.num_classes:
         return tuple((int(r), int(g), int(b)) for r, g, b in known)
     return tuple(_turn_wheel(index) for index in range(dataset.num_classes))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from models.checkpoint import load_checkpoint
 from trainables.data import normalize
+from trainables.data.camvid import CAMVID_CLASSES
 from trainables.learning.evaluation import evaluate
 from trainables.predicting.class_colors import get_class_colors
 from trainables.predicting.pictures import PictureLimits, write_pictures
@@ -127,13 +128,16 @@ def test_limits_are_checked(options):
 
 @dataclass
 class Named:
-    name: str
-    num_classes: int
+    classes: tuple
     colors: tuple = ()
+
+    @property
+    def num_classes(self):
+        return len(self.classes)
 
 
 def test_colours_of_the_data_set_come_first():
     own = ((1, 2, 3), (4, 5, 6))
-    assert get_class_colors(Named("folder", 2, own)) == own
-    assert get_class_colors(Named("camvid", 11))[3] == (128, 64, 128)
-    assert len(set(get_class_colors(Named("folder", 40)))) == 40
+    assert get_class_colors(Named(("a", "b"), own)) == own
+    assert get_class_colors(Named(CAMVID_CLASSES))[3] == (128, 64, 128)
+    assert len(set(get_class_colors(Named(tuple(range(40)))))) == 40
