@@ -63,9 +63,9 @@ def render_class_iou(results: Results, summary: Summary) -> str:
     if not info.classes or not info.networks:
         absent = page.render_absent("trials.csv has no IoU of single classes.")
         return f"{heading}{absent}</section>"
-    if info.reference:
+    if info.references:
         hint = (
-            "IoU of each class on the validation split: of the uncompressed network in percent, "
+            "IoU of each class on the validation split: of an uncompressed network in percent, "
             "of each member of the front as points above (blue) or below (red) that."
         )
     else:

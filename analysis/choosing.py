@@ -95,7 +95,7 @@ def describe_choice(results: Results, limits: Mapping[str, float]) -> str:
         ("network", f"trial {results.label(trial)} ({asked})"),
         *describe_numbers(trial),
         *_describe_test(results, trial),
-        ("checkpoint", str(run.folder / "stages" / trial.network_stage)),
+        ("checkpoint", str(run.folder / "stages" / trial.network)),
         ("export", get_export_command(run.folder, trial, Path(f"trial-{trial.number}.onnx"))),
     ]
     return "\n".join(f"{label:>12}: {text}" for label, text in rows)

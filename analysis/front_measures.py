@@ -46,8 +46,8 @@ def _find_test_miou(results: Results, trial: Trial) -> dict[str, float]:
 
 
 def _compare_with_dense(results: Results, trial: Trial) -> dict[str, float]:
-    baselines = results.get_run(trial).baselines
-    dense = next((baseline.values for baseline in baselines if baseline.name == "dense"), {})
+    student = results.find_student(trial)
+    dense = student.values if student else {}
     factors = {}
     for name, measure in (("speedup", "latency_ms"), ("speedup_theoretical", "macs")):
         before, after = dense.get(measure, 0.0), trial.measures.get(measure, 0.0)

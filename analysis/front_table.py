@@ -137,7 +137,7 @@ def write_front_csv(path: Path, results: Results, summary: Summary) -> None:
             "trial": trial.number,
             **measures,
             **{f"{SETTING}{name}": value for name, value in trial.settings.items()},
-            "stage": trial.network_stage,
+            "stage": trial.network,
         }
         for trial, measures in zip(summary.front, known, strict=True)
     ]
@@ -175,6 +175,6 @@ def _checkpoint_cell(results: Results, trial: Trial, output: Path) -> Cell:
 
 
 def _checkpoint_path(run: Run, trial: Trial) -> Path | None:
-    if not trial.network_stage:
+    if not trial.network:
         return None
-    return run.folder / "stages" / trial.network_stage / "checkpoint.safetensors"
+    return run.folder / "stages" / trial.network / "checkpoint.safetensors"

@@ -16,7 +16,10 @@ MOST_OPAQUE = 0.55
 def render_heat_map(info: ClassIoUInfo) -> str:
     """Return the table: a row per class, a column per network, gains blue and losses red."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in info.networks)
-    with_reference = '<th scope="col">Uncompressed (%)</th>' if info.reference else ""
+    with_reference = "".join(
+        f'<th scope="col">{escape(_name_reference(info, name))} (%)</th>'
+        for name in info.references
+    )
     body = "".join(_render_row(info, name) for name in info.classes)
     return (
         '<div class="scroll" tabindex="0" role="region" aria-label="IoU by class">'
@@ -27,9 +30,7 @@ def render_heat_map(info: ClassIoUInfo) -> str:
 
 
 def _render_row(info: ClassIoUInfo, name: str) -> str:
-    cells = []
-    if info.reference:
-        cells.append(f"<td>{_percent(info.reference.get(name))}</td>")
+    cells = [f"<td>{_percent(reference.get(name))}</td>" for reference in info.references.values()]
     for network in range(len(info.networks)):
         value, change = info.values[network].get(name), info.get_change(network, name)
         if change is None:
@@ -40,6 +41,10 @@ def _render_row(info: ClassIoUInfo, name: str) -> str:
                 f"{100 * change:+.1f}</td>"
             )
     return f'<tr><th scope="row" class="text">{escape(name)}</th>{"".join(cells)}</tr>\n'
+
+
+def _name_reference(info: ClassIoUInfo, name: str) -> str:
+    return "Uncompressed" if len(info.references) == 1 else f"Uncompressed {name}"
 
 
 def _percent(value: float | None) -> str:

@@ -45,7 +45,7 @@ def name_network(network: PicturedNetwork) -> str:
     """Return what a reader calls a network."""
     if network.trial is not None:
         return f"Trial {network.trial}"
-    return "Uncompressed" if network.role == "dense" else network.role.capitalize()
+    return "Uncompressed" if network.name == "dense" else network.name.capitalize()
 
 
 def _render_run(run: Run) -> str:
@@ -83,7 +83,7 @@ def _render_run(run: Run) -> str:
 
 def _render_controls(pictures: Pictures) -> str:
     best = next((n.key for n in pictures.networks if n.role == "front"), pictures.networks[-1].key)
-    first = next((n.key for n in pictures.networks if n.role == "dense"), "label")
+    first = next((n.key for n in pictures.networks if n.role == "student"), "label")
     names = [("image", "Image"), ("label", "Label")]
     names += [(network.key, name_network(network)) for network in pictures.networks]
 

@@ -24,14 +24,16 @@ class PicturedNetwork(NamedTuple):
     """A network that the pictures show.
 
     Attributes:
-        key: "teacher", "dense" or "trial-7".
-        role: "teacher", "dense" or "front".
+        key: Name for files, such as "teacher", "dense" or "trial-7".
+        name: Name in tables; that of a member of the front is its key.
+        role: "teacher", "student" (before anything was taken away) or "front".
         trial: Number of its trial; None for a baseline.
         miou: Over the images that were evaluated, in 0..1.
         iou: Class -> IoU in 0..1, likewise.
     """
 
     key: str
+    name: str
     role: str
     trial: int | None
     miou: float
@@ -134,6 +136,7 @@ def _parse(folder: Path, content: Mapping[str, Any]) -> Pictures:
         networks=tuple(
             PicturedNetwork(
                 key=str(entry["key"]),
+                name=str(entry["name"]),
                 role=str(entry["role"]),
                 trial=None if entry["trial"] is None else int(entry["trial"]),
                 miou=float("nan") if entry["miou"] is None else float(entry["miou"]),

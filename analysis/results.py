@@ -113,6 +113,18 @@ class Results:
         """Baselines of the first run that has any (runs to be combined share them)."""
         return next((run.baselines for run in self.runs if run.baselines), ())
 
+    @property
+    def students(self) -> tuple[Baseline, ...]:
+        """The uncompressed networks that were compressed."""
+        return tuple(item for item in self.baselines if item.role == "student")
+
+    def find_student(self, trial: Trial) -> Baseline | None:
+        """Return the uncompressed network that a trial began with; None if it is not known."""
+        students = [item for item in self.get_run(trial).baselines if item.role == "student"]
+        folders = set(trial.stages.values())
+        named = [item for item in students if item.stage and item.stage in folders]
+        return next(iter([*named, *students]), None)
+
     @cached_property
     def setting_names(self) -> list[str]:
         """Every setting that any trial has, in the order of the files."""

@@ -54,16 +54,18 @@ class Baseline:
     """A network that the search started from, e.g. the teacher or the dense student.
 
     Attributes:
-        name: "teacher", "dense" or another role.
+        name: As tables name it, such as "teacher" or "dense".
         model: Name of its architecture.
         values: Its measured numbers by name.
         stage: Folder below stages/ that holds it, "" if not stated.
+        role: "teacher", or "student" for a network before anything was taken away.
     """
 
     name: str
     model: str
     values: Mapping[str, float]
     stage: str = ""
+    role: str = "student"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -128,8 +130,10 @@ def parse_baselines(metadata: Mapping[str, Any], path: Path) -> tuple[Baseline, 
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         model = str(entry.get("model") or "")
+        name = str(entry["name"])
+        role = str(entry.get("role") or ("teacher" if name == "teacher" else "student"))
         stage = str(entry.get("stage") or "")
-        baselines.append(Baseline(name=str(entry["name"]), model=model, values=values, stage=stage))
+        baselines.append(Baseline(name=name, model=model, values=values, stage=stage, role=role))
     return tuple(baselines)
 
 

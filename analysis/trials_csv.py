@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.csv_tables import MISSING, ResultsError, line_number, parse_numbers, read_table
 
 STATES = ("complete", "failed", "stopped", "running")
-TEXT_COLUMNS = ("state", "reason", "started_at", "finished_at")
+TEXT_COLUMNS = ("state", "reason", "stopped_by", "network", "started_at", "finished_at")
 SETTING, STAGE = "config/", "stage/"
 MEASUREMENTS = ("latency",)
 """Stages that measure a network and make none."""
@@ -36,6 +36,7 @@ class Trial:
         stages: Folder below stages/ by stage, in the order in which they ran.
         finished_at: ISO 8601, "" if not known.
         elapsed_hours: Working time from the study's start to the end of this trial, if known.
+        network: Folder below stages/ of the network that it ended with, "" without one.
         continues: Number of the trial whose network this one was pruned from further; None where
             it starts from the uncompressed network.
     """
@@ -49,13 +50,8 @@ class Trial:
     stages: Mapping[str, str]
     finished_at: str
     elapsed_hours: float | None
+    network: str = ""
     continues: int | None = None
-
-    @property
-    def network_stage(self) -> str:
-        """Folder below stages/ of the network that the trial ended with, "" without one."""
-        made = [folder for name, folder in self.stages.items() if name not in MEASUREMENTS]
-        return made[-1] if made else ""
 
 
 def read_trials(
@@ -104,6 +100,11 @@ def _make_trial(texts: Mapping[Any, str], numbers: Mapping[Any, float], run: str
     known = {str(name): value for name, value in numbers.items() if not math.isnan(value)}
     cells = {str(name): text for name, text in texts.items() if text not in MISSING}
     continues = known.pop("continues", None)
+    stages = {
+        name.removeprefix(STAGE): text for name, text in cells.items() if name.startswith(STAGE)
+    }
+    # Runs of older versions do not say which network they ended with: it is that of the last stage.
+    made = [folder for name, folder in stages.items() if name not in MEASUREMENTS]
     return Trial(
         run=run,
         number=int(known.pop("trial")),
@@ -114,9 +115,8 @@ def _make_trial(texts: Mapping[Any, str], numbers: Mapping[Any, float], run: str
             for name, text in cells.items()
             if name.startswith(SETTING)
         },
-        stages={
-            name.removeprefix(STAGE): text for name, text in cells.items() if name.startswith(STAGE)
-        },
+        stages=stages,
+        network=cells.get("network", made[-1] if made else ""),
         finished_at=cells.get("finished_at", ""),
         elapsed_hours=known.pop("elapsed_hours", None),
         continues=None if continues is None else int(continues),
@@ -127,7 +127,7 @@ def _make_trial(texts: Mapping[Any, str], numbers: Mapping[Any, float], run: str
 def _check_folders(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     """Refuse a stage that does not name a folder in stages/, or leads out of it."""
     for name in columns:
-        if not name.startswith(STAGE):
+        if not name.startswith(STAGE) and name != "network":
             continue
         for row, text in enumerate(table[name]):
             if text not in MISSING and (text in (".", "..") or set(text) & set("/\\\0")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -21,8 +22,7 @@ class LineageInfo(NamedTuple):
     Attributes:
         x_title: Title of the horizontal axis.
         y_title: Title of the vertical axis.
-        root: The uncompressed network; None if it is not known.
-        root_text: Its hover text.
+        roots: The uncompressed networks, with their hover texts.
         points: Every measured trial that is shown.
         texts: Their hover texts.
         on_front: Which of them are on the front.
@@ -32,8 +32,7 @@ class LineageInfo(NamedTuple):
 
     x_title: str
     y_title: str
-    root: Point | None
-    root_text: str
+    roots: list[tuple[Point, str]]
     points: list[Point]
     texts: list[str]
     on_front: list[bool]
@@ -66,11 +65,11 @@ def plot_lineage(results: Results, summary: Summary, x: str, y: str = "miou") ->
                 name=name,
                 marker={"color": color, "size": 10},
             )
-    if info.root is not None:
+    if info.roots:
         figure.add_scatter(
-            x=[info.root[0]],
-            y=[info.root[1]],
-            hovertext=[info.root_text],
+            x=[point[0] for point, _ in info.roots],
+            y=[point[1] for point, _ in info.roots],
+            hovertext=[text for _, text in info.roots],
             hoverinfo="text",
             mode="markers",
             name="Uncompressed",
@@ -89,10 +88,10 @@ def _get_lineage_info(results: Results, summary: Summary, x: str, y: str) -> Lin
         raise theme.FigureNotMadeError("No network has been measured to the end yet.")
     axes: tuple[Objective, Objective] = (pair[0], pair[1])
 
-    def locate(trial: Trial) -> Point | None:
-        if not all(objective.name in trial.measures for objective in axes):
+    def locate(values: Mapping[str, float]) -> Point | None:
+        if not all(objective.name in values for objective in axes):
             return None
-        first, second = (o.quantity.shown(trial.measures[o.name]) for o in axes)
+        first, second = (o.quantity.shown(values[o.name]) for o in axes)
         return first, second
 
     shown: dict[tuple[str, int], Trial] = {}
@@ -100,25 +99,26 @@ def _get_lineage_info(results: Results, summary: Summary, x: str, y: str) -> Lin
         for trial in (member, *get_ancestors(results, member)):
             shown.setdefault((trial.run, trial.number), trial)
     front = {(trial.run, trial.number) for trial in summary.front}
-    root = root_text = None
-    dense = next((b for b in results.baselines if b.name == "dense"), None)
-    if dense is not None and all(o.name in dense.values for o in axes):
-        first, second = (o.quantity.shown(dense.values[o.name]) for o in axes)
-        root, root_text = (first, second), describe_baseline(results, dense)
-    located = {key: point for key, trial in shown.items() if (point := locate(trial)) is not None}
+    roots = {
+        student.name: (position, describe_baseline(results, student))
+        for student in results.students
+        if (position := locate(student.values)) is not None
+    }
+    located = {
+        key: point for key, trial in shown.items() if (point := locate(trial.measures)) is not None
+    }
     starts, continuations = [], []
     for key, point in located.items():
         ancestors = get_ancestors(results, shown[key])
         nearest = next((p for t in ancestors if (p := located.get((t.run, t.number)))), None)
         if nearest is not None:
             continuations.append((nearest, point))
-        elif root is not None:
-            starts.append((root, point))
+        elif (student := results.find_student(shown[key])) and student.name in roots:
+            starts.append((roots[student.name][0], point))
     return LineageInfo(
         x_title=axes[0].quantity.title,
         y_title=axes[1].quantity.title,
-        root=root,
-        root_text=root_text or "",
+        roots=list(roots.values()),
         points=list(located.values()),
         texts=[describe_trial(results, shown[key]) for key in located],
         on_front=[key in front for key in located],

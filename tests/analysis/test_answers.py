@@ -127,7 +127,7 @@ def test_class_iou_is_against_the_uncompressed_network(load, rows, make):
 def test_class_iou_without_an_uncompressed_network(load):
     results, summary = load()
     info = get_class_iou_info(results, summary)
-    assert info.reference == {}
+    assert info.references == {}
     assert "50.0" in render_heat_map(info)
     assert "<script>" not in render_heat_map(info)
 
@@ -137,7 +137,7 @@ def test_a_chain_is_drawn_from_network_to_network(load, rows):
     rows[2]["continues"] = 1
     results, summary = load()
     info = lineage_figure._get_lineage_info(results, summary, "latency_ms", "miou")
-    assert info.root == pytest.approx((143.2, 65.2))
+    assert [point for point, _ in info.roots] == [pytest.approx((143.2, 65.2))]
     assert info.starts == [(pytest.approx((143.2, 65.2)), pytest.approx((60.0, 64.0)))]
     assert info.continuations == [
         (pytest.approx((60.0, 64.0)), pytest.approx((50.0, 60.0))),

@@ -49,9 +49,23 @@ def run(make):
             }
         )
     networks = [
-        {"key": "teacher", "role": "teacher", "trial": None, "miou": 0.7, "iou": {"sky": 0.7}},
-        {"key": "dense", "role": "dense", "trial": None, "miou": 0.6, "iou": {"sky": 0.6}},
-        {"key": "trial-0", "role": "front", "trial": 0, "miou": None, "iou": {}},
+        {
+            "key": "teacher",
+            "name": "teacher",
+            "role": "teacher",
+            "trial": None,
+            "miou": 0.7,
+            "iou": {"sky": 0.7},
+        },
+        {
+            "key": "dense",
+            "name": "dense",
+            "role": "student",
+            "trial": None,
+            "miou": 0.6,
+            "iou": {"sky": 0.6},
+        },
+        {"key": "trial-0", "name": "trial-0", "role": "front", "trial": 0, "miou": None, "iou": {}},
     ]
     index = {
         "version": 1,

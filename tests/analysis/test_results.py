@@ -183,11 +183,22 @@ def test_a_chain_is_read(make):
     assert [trial.continues for trial in run.trials] == [None, 0, 1, 2]
 
 
+def test_the_network_is_the_one_that_the_run_names(make):
+    rows = make.rows(4)
+    for row in rows:
+        row |= {"network": "distilled-2", "stopped_by": "", "stage/quantised": "quantised-1"}
+    run = load_run(make.run(rows, columns=list(rows[0])))
+    assert run.trials[0].network == "distilled-2"
+    rows[1]["network"] = "../../etc"
+    with pytest.raises(ResultsError, match=r"line 3: column 'network' is '\.\./\.\./etc'"):
+        load_run(make.run(rows, name="other", columns=list(rows[0])))
+
+
 def test_the_latency_stage_makes_no_network(make):
     rows = make.rows(4)
     rows[0]["stage/latency"] = "latency-1"
     run = load_run(make.run(rows, columns=list(rows[0])))
-    assert run.trials[0].network_stage == "distilled-0000"
+    assert run.trials[0].network == "distilled-0000"
 
 
 def test_warnings_are_texts(make):

@@ -53,7 +53,7 @@ def write_test_scores(
             try:
                 model = load_checkpoint(network.checkpoint)
             except CheckpointError as error:
-                notes.append(f"{network.key} is not evaluated on the test split: {error}")
+                notes.append(f"{network.name} is not evaluated on the test split: {error}")
                 continue
             matrix = evaluate(model, dataset, context)
             if math.isnan(matrix.miou):
@@ -65,7 +65,7 @@ def write_test_scores(
             {
                 **row,
                 "trial": "" if network.trial is None else network.trial,
-                "network": network.key,
+                "network": network.name,
                 "stage": network.stage,
             }
         )

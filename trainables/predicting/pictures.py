@@ -89,7 +89,7 @@ def write_pictures(
         try:
             model = load_checkpoint(network.checkpoint)
         except CheckpointError as error:
-            notes.append(f"no pictures of {network.key}: {error}")
+            notes.append(f"no pictures of {network.name}: {error}")
             continue
         compare = network.role != "teacher"
         scores.add(network.key, model, dataset, indices, context, compare=compare)
@@ -213,6 +213,7 @@ def _describe_network(
     known = zip(dataset.classes, matrix.iou.tolist(), strict=True)
     return {
         "key": network.key,
+        "name": network.name,
         "role": network.role,
         "trial": network.trial,
         "stage": network.stage,

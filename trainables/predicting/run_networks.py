@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import moocore
 import pandas as pd
@@ -16,14 +16,16 @@ class RunNetwork(NamedTuple):
     """A network of a run.
 
     Attributes:
-        key: Name for files: "teacher", "dense" or "trial-7".
-        role: "teacher", "dense" or "front".
+        key: Name for files, such as "teacher", "dense" or "trial-7".
+        name: Name in tables: of a baseline that of metadata.json, else the key.
+        role: "teacher", "student" (before anything was taken away) or "front".
         trial: Number of the trial; None for a baseline.
         stage: Folder below the run's stages/ that holds the checkpoint.
         checkpoint: The file.
     """
 
     key: str
+    name: str
     role: str
     trial: int | None
     stage: str
@@ -51,7 +53,7 @@ def find_networks(run_dir: Path) -> list[RunNetwork]:
             f"{run_dir} must be a run folder with metadata.json and trials.csv: {error!r}"
         ) from error
     networks = [
-        _locate(run_dir, str(entry["name"]), str(entry["name"]), None, str(entry["stage"]))
+        _locate(run_dir, str(entry["name"]), _read_role(entry), None, str(entry["stage"]))
         for entry in metadata.get("baselines") or []
         if entry.get("stage")
     ]
@@ -62,18 +64,25 @@ def find_networks(run_dir: Path) -> list[RunNetwork]:
     first = next(iter(objectives))
     front = complete[on_front].sort_values(first, ascending=not objectives[first])
     for _, row in front.iterrows():
-        number, stage = int(row["trial"]), _deployed_stage(row)
+        number, stage = int(row["trial"]), _find_network(row)
         if stage:
             networks.append(_locate(run_dir, f"trial-{number}", "front", number, stage))
     return networks
 
 
-def _locate(run_dir: Path, key: str, role: str, trial: int | None, stage: str) -> RunNetwork:
-    return RunNetwork(key, role, trial, stage, run_dir / "stages" / stage / CHECKPOINT)
+def _locate(run_dir: Path, name: str, role: str, trial: int | None, stage: str) -> RunNetwork:
+    key = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return RunNetwork(key, name, role, trial, stage, run_dir / "stages" / stage / CHECKPOINT)
 
 
-def _deployed_stage(row: pd.Series) -> str:
-    """Return the last stage that made a network: the columns stand in the order of the path."""
+def _read_role(entry: dict[str, Any]) -> str:
+    return str(entry.get("role") or ("teacher" if entry["name"] == "teacher" else "student"))
+
+
+def _find_network(row: pd.Series) -> str:
+    """Return the folder of the network that a trial ended with; older runs name stages only."""
+    if "network" in row.index:
+        return "" if pd.isna(row["network"]) else str(row["network"])
     folders = [str(row[name]) for name in row.index if str(name).startswith("stage/")]
     made = [name for name in folders if name != "nan" and not name.startswith("latency-")]
     return made[-1] if made else ""

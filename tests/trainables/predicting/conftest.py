@@ -14,12 +14,14 @@ from trainables.data_source import DataConfig
 from trainables.process.device_lock import DeviceLock
 
 DATA = DataConfig(size=(64, 96), num_samples=24)
-HEADER = "trial,state,miou,latency_ms,stage/dense,stage/pruned,stage/latency,stage/distilled\n"
+HEADER = (
+    "trial,state,miou,latency_ms,stage/dense,stage/pruned,stage/latency,stage/distilled,network\n"
+)
 ROWS = (
-    "0,complete,0.30,9.0,dense-a,pruned-0,latency-0,distilled-0\n"
-    "1,complete,0.20,5.0,dense-a,pruned-1,latency-1,distilled-1\n"
-    "2,complete,0.10,8.0,dense-a,pruned-2,latency-2,distilled-2\n"
-    "3,failed,,,dense-a,,,\n"
+    "0,complete,0.30,9.0,dense-a,pruned-0,latency-0,distilled-0,distilled-0\n"
+    "1,complete,0.20,5.0,dense-a,pruned-1,latency-1,distilled-1,distilled-1\n"
+    "2,complete,0.10,8.0,dense-a,pruned-2,latency-2,distilled-2,distilled-2\n"
+    "3,failed,,,dense-a,,,,\n"
 )
 
 
@@ -41,7 +43,10 @@ def run_dir(tmp_path):
         {"name": "miou", "direction": "maximize"},
         {"name": "latency_ms", "direction": "minimize"},
     ]
-    baselines = [{"name": "teacher", "stage": "teacher-t"}, {"name": "dense", "stage": "dense-a"}]
+    baselines = [
+        {"name": "teacher", "role": "teacher", "stage": "teacher-t"},
+        {"name": "dense", "role": "student", "stage": "dense-a"},
+    ]
     metadata = {"objectives": objectives, "baselines": baselines}
     (folder / "metadata.json").write_text(json.dumps(metadata))
     (folder / "trials.csv").write_text(HEADER + ROWS)
