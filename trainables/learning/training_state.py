@@ -19,7 +19,11 @@ class TrainingStateError(ValueError):
 
 
 def save_training_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    beside: nn.Module | None = None,
 ) -> None:
     """Write weights, optimiser moments and progress; a reader sees the old file or the new one.
 
@@ -28,11 +32,15 @@ def save_training_state(
         model: Its `state_dict` is saved bit by bit.
         optimizer: Its per-parameter tensors are saved.
         progress: JSON-able: the step reached, seconds spent, the history so far.
+        beside: What is trained beside the model, saved likewise.
 
     Raises:
         OSError: The file cannot be written; the old one is as it was.
     """
     tensors = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    if beside is not None:
+        for key, value in beside.state_dict().items():
+            tensors[f"beside/{key}"] = value.detach().contiguous()
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if torch.is_tensor(value):
@@ -41,7 +49,10 @@ def save_training_state(
 
 
 def load_training_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    beside: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Put a saved state back.
 
@@ -49,6 +60,7 @@ def load_training_state(
         path: File written by `save_training_state`.
         model: Receives its weights.
         optimizer: Receives its moments.
+        beside: What is trained beside the model; receives its weights.
 
     Returns:
         The saved progress.
@@ -56,19 +68,21 @@ def load_training_state(
     Raises:
         TrainingStateError: The file is damaged or does not fit the model.
     """
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, dict[str, torch.Tensor]] = {"model": {}, "beside": {}}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
             progress: dict[str, Any] = json.loads(file.metadata()["progress"])
             for key in file.keys():  # noqa: SIM118 - not a dict
                 kind, _, rest = key.partition("/")
-                if kind == "model":
-                    weights[rest] = file.get_tensor(key)
+                if kind in weights:
+                    weights[kind][rest] = file.get_tensor(key)
                 else:
                     index, _, name = rest.partition("/")
                     moments.setdefault(int(index), {})[name] = file.get_tensor(key)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights["model"])
+        if beside is not None:
+            beside.load_state_dict(weights["beside"])
     except Exception as error:  # safetensors raises several kinds of its own
         raise TrainingStateError(f"cannot resume from {path}: {error}") from error
     groups = optimizer.state_dict()["param_groups"]
