@@ -41,8 +41,8 @@ class NetworkLayers(NamedTuple):
 
     Attributes:
         stages: The backbone's last map of each resolution, fine to coarse. At the coarsest, where
-            dilation may stand in for a coarser one, also the last map of each width. Where a map
-            has less than half the width of the one before, the backbone has ended.
+            dilation may stand in for a coarser one, also the last map of each width. The backbone
+            ends before a map with less than an eighth of the width of the one before.
         fusion: The map that the classes are computed from.
     """
 
@@ -200,7 +200,7 @@ def _find_stages(
 
 
 def _narrows(before: Layer, after: Layer) -> bool:
-    return after.channels < before.channels / 2
+    return after.channels < before.channels / 8
 
 
 def _outermost(layers: Sequence[Layer]) -> list[Layer]:
