@@ -160,7 +160,7 @@ def channel_kd_loss(
     if valid is None:
         valid = student_maps.new_ones(student_maps[:, 0].shape).bool()
     counted = valid.flatten(1).any(dim=1)
-    weights = counted / (counted.sum().clamp(min=1) * channels)
+    weights = counted.double() / (counted.sum().clamp(min=1) * channels)
 
     def compute(student: Tensor, part: _Part) -> tuple[Tensor, Tensor]:
         hidden = ~valid[part[0]].flatten(1).unsqueeze(1)
@@ -205,13 +205,13 @@ def cross_entropy(
         Scalar.
     """
     labels = target.long()
+    wide = logits if logits.dtype == torch.float64 else logits.float()
     if class_weights is None:
-        losses = F.cross_entropy(
-            logits.float(), labels, ignore_index=ignore_index, reduction="none"
-        )
+        losses = F.cross_entropy(wide, labels, ignore_index=ignore_index, reduction="none")
         return _mean_over(losses, target, ignore_index)
-    loss = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=ignore_index)
-    return loss if bool((target != ignore_index).any()) else logits.sum() * 0.0
+    weights = class_weights.to(wide.dtype)
+    loss = F.cross_entropy(wide, labels, weights, ignore_index=ignore_index)
+    return loss if bool((target != ignore_index).any()) else wide.sum() * 0.0
 
 
 class _Chunked(torch.autograd.Function):
@@ -321,17 +321,10 @@ def _pixel_weights(target: Tensor, ignore_index: int, class_weights: Tensor | No
     return weights / torch.where(total > 0, total, 1.0)
 
 
-def _mean_over(
-    values: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None
-) -> Tensor:
-    """Mean of (N, H, W) values over the valid pixels, each by the weight of its class."""
-    weights = (target != ignore_index).float()
-    if class_weights is not None:
-        labels = torch.where(target != ignore_index, target, 0).long()
-        weights = weights * class_weights[labels]
-    total = weights.sum()
-    weighed = torch.where(weights > 0, values, 0.0) * weights  # no value, no NaN
-    return weighed.sum() / torch.where(total > 0, total, 1.0)
+def _mean_over(values: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Mean of (N, H, W) values over the valid pixels; 0 where there is none."""
+    valid = target != ignore_index
+    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 
 def _check_logits(

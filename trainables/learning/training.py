@@ -146,8 +146,9 @@ def train(
     device = torch.device(context.device)
     channels_last = config.channels_last and not breaks_in_channels_last(model, device)
     place(model, device, channels_last=channels_last).train()
-    if beside is not None:
-        beside.to(device).train()
+    trained = [model]
+    if beside is not None and any(True for _ in beside.parameters()):
+        trained.append(beside.to(device).train())
     optimizer = build_optimizer(model, config.optimizer, beside)
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
     if state_path.exists():
@@ -176,11 +177,8 @@ def train(
             if adjust_gradients is not None:
                 adjust_gradients(model)
             if config.optimizer.max_grad_norm is not None:
-                for module in (model, beside):
-                    if module is not None:
-                        nn.utils.clip_grad_norm_(
-                            module.parameters(), config.optimizer.max_grad_norm
-                        )
+                for module in trained:
+                    nn.utils.clip_grad_norm_(module.parameters(), config.optimizer.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             value = float(loss.detach())
