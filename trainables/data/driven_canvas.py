@@ -197,7 +197,10 @@ def _about(
 
 def _round(places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Nearest pixels; what is nowhere, or far off, is outside of every picture."""
-    return np.rint(np.nan_to_num(places, nan=-1e6).clip(-1e6, 1e6)).astype(np.int64)
+    nearest: npt.NDArray[np.int64] = np.rint(
+        np.nan_to_num(places, nan=-1e6).clip(-1e6, 1e6)
+    ).astype(np.int64)
+    return nearest
 
 
 def _cut_off(points: Sequence[Point]) -> list[Point]:
