@@ -42,7 +42,8 @@ class DataConfig:
     """A data set and its augmentation. docs/data.md shows layouts and what is refused.
 
     Attributes:
-        name: synthetic (built in), camvid, cityscapes or folder (your own images and masks).
+        name: synthetic (built in), synthetic_drives (its streets driven through), camvid,
+            cityscapes or folder (your own images and masks).
         root: Folder of the data set (flag --data-root); default: the environment variable
             SEGFRONT_<NAME>. The synthetic one needs none.
         size: Height and width to which images are brought once, when they are cached; for the
@@ -65,7 +66,7 @@ class DataConfig:
         augmentation: Random scale, crop, flip and colour of the training images.
     """
 
-    name: Literal["synthetic", "camvid", "cityscapes", "folder"] = "synthetic"
+    name: Literal["synthetic", "synthetic_drives", "camvid", "cityscapes", "folder"] = "synthetic"
     root: Annotated[Path | None, tyro.conf.arg(aliases=["--data-root"])] = None
     size: tuple[int, int] | None = None
     num_samples: int = 160
@@ -93,7 +94,7 @@ class DataConfig:
 
     def resolve_root(self) -> Path | None:
         """Folder given by the field or by the environment."""
-        if self.root is not None or self.name == "synthetic":
+        if self.root is not None or self.name.startswith("synthetic"):
             return self.root
         from_environment = os.environ.get(f"SEGFRONT_{self.name.upper()}")
         return Path(from_environment) if from_environment else None
@@ -172,7 +173,7 @@ class DataConfig:
         options: dict[str, Any] = {}
         if self.size is not None:
             options["size"] = tuple(self.size)
-        if self.name == "synthetic":
+        if self.name.startswith("synthetic"):
             options["num_samples"] = self.num_samples if split == "train" else self.num_samples // 4
         for name, default in _FOLDER_OPTIONS.items():
             value = getattr(self, name)

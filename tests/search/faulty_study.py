@@ -72,6 +72,7 @@ def make(config, workplace):
         import torch
 
         from trainables import stages
+        from trainables.distillers import TeachingLoss
         from trainables.learning import training
         from trainables.process import watchdog
         from trainables.ray_pipeline import name_trial
@@ -143,16 +144,11 @@ def make(config, workplace):
         classes = {"pruned": stages.pruned.PrunedStage, "latency": timed.ArchitectureLatency}
         classes["distilled"] = distilled.DistilledStage
         patched = [patch(stage, last) for last, stage in classes.items()]
-        distillers = distilled.DISTILLERS
+        compute_total = TeachingLoss.compute_total
         if fault == "yield NaN":
             meet()
-
-            class Nothing(distillers["dkd"]):
-                @staticmethod
-                def compute(logits, *others):
-                    return logits.sum() * torch.nan
-
-            distilled.DISTILLERS = dict.fromkeys(distillers, Nothing)
+            nothing = lambda _, lesson: lesson.student_logits.sum() * torch.nan  # noqa: E731
+            TeachingLoss.compute_total = nothing
         if fault == "damage the images":
             meet()
             with find_images().open("r+b") as file:  # others are reading it
@@ -162,7 +158,7 @@ def make(config, workplace):
         try:
             original(config, workplace)(trial)
         finally:
-            distilled.DISTILLERS = distillers
+            TeachingLoss.compute_total = compute_total
             training.save_training_state = save
             for stage, compute in patched:
                 stage.compute = compute

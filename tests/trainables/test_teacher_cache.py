@@ -8,7 +8,7 @@ from trainables.artifacts.store import ArtifactStore
 from trainables.chain import make_chain
 from trainables.data import AugmentationConfig, TaughtSample, TrainingStream, normalize
 from trainables.data.logit_map import enlarge
-from trainables.distillers import DISTILLERS
+from trainables.distillers import DISTILLERS, Lesson, build_loss
 from trainables.learning import teacher_cache
 from trainables.learning.teacher_cache import TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, TrainConfig, train
@@ -154,11 +154,12 @@ def test_a_taught_training_goes_on_where_it_was(tiny_config, teacher, images, co
     logits = cache_teacher(teacher, images, context, CACHED, precision="float32").logits
     stream = TrainingStream(images, tiny_config.data.augmentation, seed=3, teacher_logits=logits)
     config = TrainConfig(num_steps=4, batch_size=2)
-    distiller = DISTILLERS["dkd"]
+    methods = {"dkd": DISTILLERS["dkd"].Settings()}
+    loss = build_loss(methods, student=load_checkpoint(teacher), teacher=None, image_size=(64, 64))
 
     def compute_loss(output, batch):
         taught = read_cached_logits(output, batch)
-        return distiller.compute(output, taught, batch.target, distiller.Settings(), None)
+        return loss.compute_total(Lesson(output, taught, batch.target))
 
     class Killed(Exception):
         pass

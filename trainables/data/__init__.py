@@ -22,6 +22,7 @@ from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normaliza
 from trainables.data.preview import write_preview
 from trainables.data.stream import TrainingStream, make_loader
 from trainables.data.synthetic import Synthetic
+from trainables.data.synthetic_drives import SyntheticDrives
 from trainables.data.teacher_logits import TeacherLogits, cache_logits
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "synthetic": Synthetic,
+    "synthetic_drives": SyntheticDrives,
     "camvid": CamVid,
     "cityscapes": Cityscapes,
     "folder": FolderDataset,

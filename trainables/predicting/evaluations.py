@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainables.context import StageContext
-from trainables.data import SegmentationDataset, normalize
+from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import autocast, place
 from trainables.metrics import ConfusionMatrix
 from trainables.process.watchdog import note_progress
@@ -34,14 +34,15 @@ def predict_images(
     Yields:
         Index, (H, W) int64 predicted classes and (H, W) uint8 labels.
     """
-    context.activate()
     device = torch.device(context.device)
     place(network, device).eval()
+    normalization = normalization_of(network)
     for count, index in enumerate(indices, start=1):
         note_progress(f"image {count} of {len(indices)} of the pictures")
         image, target = dataset[index]
-        with context.device_lock.shared(), autocast("auto", device):
-            prediction = network(normalize(image[None].to(device))).argmax(dim=1)[0].cpu()
+        with context.threads(), context.device_lock.shared(), autocast("auto", device):
+            logits = network(normalize(image[None].to(device), normalization))
+            prediction = logits.argmax(dim=1)[0].cpu()
         yield index, prediction, target
 
 
