@@ -42,6 +42,10 @@ class StudyConfig:
             0..1; only the best go on (asynchronous successive halving over the front). Empty: all.
         reduction_factor: One of so many that reach a rung goes on, above 1. A front needs many:
             with 3, as for a single objective, a third of the stopped would have been in it.
+        continuation: Let pipelines go on from the best finished network that is pruned a little
+            less, instead of the unpruned one.
+        begin_with_sweeps: With continuation, begin with a chain of networks along all pruning
+            ratios, each pruned from the one before it.
         stop_hopeless: Do not distil a network that could not enter the front with the best
             accuracy believable for it (`search.pipelines.accuracy_bound`).
         shared_prefix: While the sampler draws at random, draw settings whose sparse network is
@@ -83,6 +87,8 @@ class StudyConfig:
     max_macs: float | None = None
     rungs: tuple[float, ...] = ()
     reduction_factor: float = 1.5
+    continuation: bool = True
+    begin_with_sweeps: bool = True
     stop_hopeless: bool = True
     shared_prefix: bool = True
     confirm: int = 0

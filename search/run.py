@@ -179,7 +179,7 @@ def prepare(
         config = fetch_data(arguments.study) if arguments.download else arguments.study
         if arguments.points is not None:
             points = read_first_points(arguments.points, config)
-            config = replace(config, first_points=points)
+            config = replace(config, first_points=points, begin_with_sweeps=False)
         config = settle_paths(config)
         check_store(config.store, is_remote=storage is not None)
         read_known(config)  # a run that does not compare ends it here

@@ -301,7 +301,8 @@ class StageTree:
                 helpers[self._teacher] = None
             for share in shares:
                 node = _name_node(chain[: index + 1], share)
-                self._grow(node, number, chain[: index + 1], tuple(reads), share)
+                is_last = bool(pausing) and index == pausing[-1]
+                self._grow(node, number, chain[: index + 1], tuple(reads), share, is_last=is_last)
                 reads = [node, *(name for name in reads if name in helpers)]
                 names.append(node)
                 steps.append(step)
@@ -323,8 +324,12 @@ class StageTree:
         chain: Chain,
         parents: tuple[str, ...],
         share: float,
+        *,
+        is_last: bool,
     ) -> None:
         if node in self._nodes:
+            if not (STAGES[chain[-1].stage].can_pause and is_last):
+                self._nodes[node].is_held = False  # somebody goes on from it
             return
         baseline = "" if isinstance(number, int) else number
         task = Task(node, chain, _describe(number, chain), share, baseline=baseline)
@@ -333,7 +338,7 @@ class StageTree:
             task=task,
             age=len(self._nodes),
             parents=parents,
-            is_held=can_pause and share != self._shares[0],
+            is_held=can_pause and is_last and share != self._shares[0],
         )
         self._paid[node] = number
         for parent in parents:

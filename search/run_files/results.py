@@ -36,7 +36,7 @@ def write_trials(path: Path, records: Iterable[TrialRecord], objectives: Sequenc
     """
     rows = [_row(record) for record in sorted(records, key=lambda record: record.number)]
     names = dict.fromkeys(name for row in rows for name in row)
-    first = ("trial", "state", "reason", "stopped_by")
+    first = ("trial", "state", "reason", "stopped_by", "continues")
     chosen = tuple(name for name in names if name.startswith("config/"))
     last = ("started_at", "finished_at", "elapsed_hours")
     between = [name for name in names if name not in (*first, *chosen, *last)]
@@ -60,6 +60,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "reason": record.reason,
         "stopped_by": record.stopped_by,
         **{f"config/{name}": value for name, value in record.settings.items()},
+        "continues": "" if record.continues is None else record.continues,
         **record.metrics,
         **{f"stage/{name}": folder for name, folder in record.stages.items()},
         **{f"seconds/{name}": round(value, 3) for name, value in record.seconds.items()},

@@ -70,6 +70,8 @@ class PrunedStage(NetworkStage):
     follows = ("dense", "sparse", "distilled")
     reveals = ("miou_pruned", "num_params", "macs")
     changes_structure = True
+    rising_setting = "pruning_ratio"
+    kept_settings = ("scope", "round_to")
 
     def __init__(
         self,
