@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from pathlib import Path
 
-from analysis.trials_csv import ResultsError
+import pandas as pd
+
+from analysis.csv_tables import ResultsError, line_number, parse_numbers, read_table
 
 COLUMNS = ("trial", "seed", "state", "miou")
+NUMBERS = ["trial", "seed", "miou"]
 
 
 def read_retrainings(path: Path) -> dict[int, tuple[float, ...]]:
@@ -26,26 +27,21 @@ def read_retrainings(path: Path) -> dict[int, tuple[float, ...]]:
     """
     if not path.is_file():
         return {}
-    found: dict[tuple[int, int], float] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
-        if missing:
-            raise ResultsError(f"{path}: column {missing[0]!r} is missing")
-        for row in reader:
-            if row["state"] != "complete":
-                continue
-            place = f"{path}, line {reader.line_num}"
-            try:
-                key, miou = (int(row["trial"]), int(row["seed"])), float(row["miou"])
-            except (TypeError, ValueError) as error:
-                raise ResultsError(f"{place}: {error}") from None
-            if not math.isfinite(miou):
-                raise ResultsError(f"{place}: column 'miou' is {row['miou']!r}, not finite")
-            if key in found:
-                raise ResultsError(f"{place}: trial {key[0]} has seed {key[1]} twice")
-            found[key] = miou
+    table = read_table(path, required=COLUMNS)
+    complete = table[table["state"] == "complete"]
+    found = pd.DataFrame(
+        {name: parse_numbers(complete, name, path, strict=True) for name in NUMBERS}
+    )
+    for name in NUMBERS:
+        for row in found.index[found[name].isna()]:
+            text = complete[name][row]
+            raise ResultsError(
+                f"{path}, line {line_number(row)}: column {name!r} is {text!r}, not a finite number"
+            )
+    for row in found.index[found.duplicated(["trial", "seed"])]:
+        trial, seed = int(found["trial"][row]), int(found["seed"][row])
+        raise ResultsError(f"{path}, line {line_number(row)}: trial {trial} has seed {seed} twice")
     by_trial: dict[int, tuple[float, ...]] = {}
-    for (trial, _), miou in found.items():
-        by_trial[trial] = (*by_trial.get(trial, ()), miou)
+    for trial, miou in zip(found["trial"].astype(int), found["miou"], strict=True):
+        by_trial[trial] = (*by_trial.get(trial, ()), float(miou))
     return by_trial

@@ -16,6 +16,8 @@ NOISY = "miou"
 def derive_measures(results: Results, front: Sequence[Trial]) -> list[dict[str, float]]:
     """Work out further measures of every member of the front.
 
+    `test_miou`: on the test split, where the run has evaluated it.
+
     Against the dense network of the same run: `speedup`, its latency over the member's;
     `speedup_theoretical`, its MACs over the member's; `speedup_realised_share`, the first over the
     second: how much of the saved arithmetic the machine turns into time.
@@ -33,14 +35,19 @@ def derive_measures(results: Results, front: Sequence[Trial]) -> list[dict[str, 
     """
     confirmed = _confirm(results, front)
     return [
-        {**_compare_with_dense(results, trial), **more}
+        {**_find_test_miou(results, trial), **_compare_with_dense(results, trial), **more}
         for trial, more in zip(front, confirmed, strict=True)
     ]
 
 
+def _find_test_miou(results: Results, trial: Trial) -> dict[str, float]:
+    score = results.get_run(trial).held_out.get(f"trial-{trial.number}")
+    return {} if score is None else {"test_miou": score.miou}
+
+
 def _compare_with_dense(results: Results, trial: Trial) -> dict[str, float]:
-    baselines = results.get_run(trial).baselines
-    dense = next((baseline.values for baseline in baselines if baseline.name == "dense"), {})
+    student = results.find_student(trial)
+    dense = student.values if student else {}
     factors = {}
     for name, measure in (("speedup", "latency_ms"), ("speedup_theoretical", "macs")):
         before, after = dense.get(measure, 0.0), trial.measures.get(measure, 0.0)

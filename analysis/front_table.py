@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+import pandas as pd
+
 from analysis.front_measures import derive_measures
 from analysis.quantities import format_number, format_setting, get_quantity
 from analysis.results import Results, Run, Trial
 from analysis.summary import Summary
+from analysis.trials_csv import SETTING
 
 
 class Cell(NamedTuple):
@@ -47,6 +49,7 @@ def _percent(value: float) -> str:
 
 # Beside the objectives.
 DERIVED = {
+    "test_miou": Column("mIoU on test (%)", lambda value: f"{100 * value:.1f}"),
     "retrained_miou_mean": Column("Retrained: mean mIoU (%)", lambda value: f"{100 * value:.2f}"),
     "retrained_miou_std": Column("Deviation (points)", lambda value: f"{100 * value:.2f}"),
     "num_retrainings": Column("Retrainings", lambda value: f"{value:.0f}"),
@@ -97,7 +100,12 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
     )
     columns = ["Trial", *(objective.quantity.title for objective in results.objectives)]
     columns += [column.title for column in derived.values()]
-    columns += ["Checkpoint", *varied, *(column.title for column in extras.values())]
+    labels = results.setting_labels
+    columns += [
+        "Checkpoint",
+        *(labels[name] for name in varied),
+        *(column.title for column in extras.values()),
+    ]
     rows = []
     for trial, measures in zip(summary.front, known, strict=True):
         row = [Cell(results.label(trial), f"{trial.run}/{trial.number:06d}")]
@@ -110,7 +118,7 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
         row += [_setting_cell(trial, name) for name in varied]
         rows.append([*row, *_measure_cells(measures, extras)])
     constants = [
-        f"{name} {format_setting(results.trials[0].settings.get(name))}"
+        f"{labels[name]} {format_setting(results.trials[0].settings.get(name))}"
         for name in results.setting_names
         if name not in varied
     ]
@@ -120,16 +128,23 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
 def write_front_csv(path: Path, results: Results, summary: Summary) -> None:
     """Write the members of the front with their full numbers to a CSV file."""
     known = _collect_measures(results, summary)
-    names = list(dict.fromkeys(name for measures in known for name in measures))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        settings = [f"config/{name}" for name in results.setting_names]
-        writer.writerow(["run", "trial", *names, *settings, "stage"])
-        for trial, measures in zip(summary.front, known, strict=True):
-            cells: list[object] = [measures.get(name, "") for name in names]
-            cells += [trial.settings.get(name, "") for name in results.setting_names]
-            stage = list(trial.stages.values())[-1:] or [""]
-            writer.writerow([trial.run, trial.number, *cells, *stage])
+    measured = list(dict.fromkeys(name for measures in known for name in measures))
+    settings = results.setting_names
+    columns = ["run", "trial", *measured, *(f"{SETTING}{name}" for name in settings), "stage"]
+    rows = [
+        {
+            "run": trial.run,
+            "trial": trial.number,
+            **measures,
+            **{f"{SETTING}{name}": value for name, value in trial.settings.items()},
+            "stage": trial.network,
+        }
+        for trial, measures in zip(summary.front, known, strict=True)
+    ]
+    # As objects: a column of numbers with gaps keeps the integers that it has.
+    pd.DataFrame(rows, columns=columns, dtype=object).to_csv(
+        path, index=False, lineterminator="\n", encoding="utf-8"
+    )
 
 
 def _collect_measures(results: Results, summary: Summary) -> list[dict[str, float]]:
@@ -160,6 +175,6 @@ def _checkpoint_cell(results: Results, trial: Trial, output: Path) -> Cell:
 
 
 def _checkpoint_path(run: Run, trial: Trial) -> Path | None:
-    if not trial.stages:
+    if not trial.network:
         return None
-    return run.folder / "stages" / list(trial.stages.values())[-1] / "checkpoint.safetensors"
+    return run.folder / "stages" / trial.network / "checkpoint.safetensors"

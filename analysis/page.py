@@ -6,44 +6,65 @@ import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from analysis.figures.theme import DARK
 from analysis.front_table import Cell, FrontTableInfo
+
+PLOTLY_FILE = "plotly.min.js"
+SCRIPTS = ("choosing.js", "pictures.js", "report.js")
+
+
+def write_plotly(folder: Path) -> None:
+    """Write the library that draws the figures beside the page, which loads it after its texts."""
+    (folder / PLOTLY_FILE).write_text(get_plotlyjs(), encoding="utf-8")
 
 
 def render_page(title: str, body: str) -> str:
-    """Return one HTML document that needs no other file and no network."""
-    css = files("analysis").joinpath("report.css").read_text(encoding="utf-8")
-    js = files("analysis").joinpath("report.js").read_text(encoding="utf-8")
+    """Return an HTML document that needs no network, only plotly.min.js and pictures beside it."""
+    css = _read("report.css")
+    scripts = "\n".join(f"{{\n{_read(name)}}}" for name in SCRIPTS)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n"
         '<link rel="icon" href="data:,">\n'
         f"<style>\n{css}</style>\n"
-        f"<script>{get_plotlyjs()}</script>\n"
-        f"</head>\n<body>\n<main>\n{body}\n</main>\n<script>\n{js}</script>\n</body>\n</html>\n"
+        f"<script>document.documentElement.className='js'</script>\n</head>\n<body>\n"
+        f"<main>\n{body}\n</main>\n{render_data('dark-colors', DARK)}\n"
+        f'<script data-plotly="{PLOTLY_FILE}">\n{scripts}\n</script>\n'
+        "</body>\n</html>\n"
     )
 
 
-def render_figure(name: str, figure: go.Figure, *, min_width: int = 0) -> str:
+def render_data(name: str, content: Any) -> str:
+    """Return a script element of JSON that the page's scripts read by its id."""
+    # In a script element only "</" and "<!--" are special; JSON may write "<" as \\u003c.
+    data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{escape(name)}">{data}</script>'
+
+
+def render_figure(name: str, figure: go.Figure, *, alt: str, min_width: int = 0) -> str:
     """Return the place of a figure and its data; the page's script draws it.
 
     Args:
         name: Unique in the page.
         figure: The figure.
+        alt: What it shows, for who cannot see it.
         min_width: Pixels below which it scrolls sideways instead of getting narrower.
     """
-    # In a script element only "</" and "<!--" are special; JSON may write "<" as \u003c.
-    data = json.dumps(json.loads(figure.to_json()), separators=(",", ":")).replace("<", "\\u003c")
     height = int(figure.layout.height)
-    place = f'<div class="figure" style="height:{height}px" data-figure="{escape(name)}"></div>'
+    place = (
+        f'<div class="figure" role="img" aria-label="{escape(alt)}" style="height:{height}px" '
+        f'data-figure="{escape(name)}"></div>'
+    )
     if min_width:
         place = f'<div class="scroll"><div style="min-width:{min_width}px">{place}</div></div>'
-    return f'{place}\n<script type="application/json" id="{escape(name)}">{data}</script>'
+    return f"{place}\n{render_data(name, json.loads(figure.to_json()))}"
 
 
 def render_absent(reason: str) -> str:
@@ -51,13 +72,27 @@ def render_absent(reason: str) -> str:
     return f'<p class="absent">Not drawn: {escape(reason)}</p>'
 
 
-def render_tiles(tiles: Sequence[tuple[str, str, str]]) -> str:
-    """Return a row of (label, value, remark) numbers."""
+class Tile(NamedTuple):
+    """A number at the top of the page.
+
+    Attributes:
+        label: What it is.
+        value: The number.
+        remark: What stands below it, "" for nothing.
+        link: Address that the remark leads to, "" for none.
+    """
+
+    label: str
+    value: str
+    remark: str = ""
+    link: str = ""
+
+
+def render_tiles(tiles: Sequence[Tile]) -> str:
+    """Return a row of numbers."""
     cells = "".join(
-        f"<div><dt>{escape(label)}</dt><dd>{escape(value)}"
-        + (f"<small>{escape(remark)}</small>" if remark else "")
-        + "</dd></div>"
-        for label, value, remark in tiles
+        f"<div><dt>{escape(tile.label)}</dt><dd>{escape(tile.value)}{_render_remark(tile)}</dd></div>"
+        for tile in tiles
     )
     return f'<dl class="tiles">{cells}</dl>'
 
@@ -93,7 +128,7 @@ def render_front_table(info: FrontTableInfo) -> str:
         for row in info.rows
     )
     table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="scroll">{table}</div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{table}</div>'
 
 
 def render_text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -110,7 +145,7 @@ def render_text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         for row in rows
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{table}</div>'
 
 
 def flatten_facts(value: Any, name: str = "") -> dict[str, str]:
@@ -123,6 +158,21 @@ def flatten_facts(value: Any, name: str = "") -> dict[str, str]:
     if isinstance(value, list):
         return {name: ", ".join(str(item) for item in value)}
     return {} if value is None else {name: str(value)}
+
+
+def _read(name: str) -> str:
+    return files("analysis").joinpath(name).read_text(encoding="utf-8")
+
+
+def _render_remark(tile: Tile) -> str:
+    if not tile.remark:
+        return ""
+    text = escape(tile.remark)
+    return (
+        f'<small><a href="{escape(tile.link)}">{text}</a></small>'
+        if tile.link
+        else (f"<small>{text}</small>")
+    )
 
 
 def _text_class(text: bool) -> str:

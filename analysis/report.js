@@ -3,9 +3,39 @@
 const NARROW = 560;
 // Where a finger scrolls the page, dragging over a figure must not zoom it.
 const TOUCH = window.matchMedia("(pointer: coarse)").matches;
+const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 
-function drawFigure(element) {
-  const figure = JSON.parse(document.getElementById(element.dataset.figure).textContent);
+function readFigure(name) {
+  let text = document.getElementById(name).textContent;
+  if (DARK.matches) {
+    const colors = JSON.parse(document.getElementById("dark-colors").textContent);
+    for (const [light, dark] of Object.entries(colors)) text = text.replaceAll(`"${light}"`, `"${dark}"`);
+  }
+  return JSON.parse(text);
+}
+
+// The library takes a second to read, so the page is shown first and does not wait for it.
+const PLOTLY = document.currentScript.dataset.plotly;
+let library = null;
+function loadPlotly() {
+  library ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = PLOTLY;
+    script.onload = resolve;
+    script.onerror = () => reject(new Error(`${PLOTLY} is missing beside this page`));
+    document.head.append(script);
+  });
+  return library;
+}
+
+async function drawFigure(element) {
+  try {
+    await loadPlotly();
+  } catch (error) {
+    element.textContent = error.message;
+    return;
+  }
+  const figure = readFigure(element.dataset.figure);
   const config = {
     responsive: true,
     displaylogo: false,
@@ -17,7 +47,8 @@ function drawFigure(element) {
   if (camera && element.clientWidth < NARROW) {
     for (const side of ["x", "y", "z"]) camera.eye[side] *= 1.5;
   }
-  Plotly.newPlot(element, figure.data, figure.layout, config);
+  Plotly.react(element, figure.data, figure.layout, config);
+  element.classList.add("drawn");
 }
 
 function sortTable(table, column, button) {
@@ -42,4 +73,23 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-for (const element of document.querySelectorAll("[data-figure]")) drawFigure(element);
+// A figure is drawn once a reader comes near it: eight at once would hold up the page.
+const near = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      near.unobserve(entry.target);
+      drawFigure(entry.target);
+    }
+  },
+  { rootMargin: "400px" },
+);
+window.addEventListener("load", () => {
+  for (const element of document.querySelectorAll("[data-figure]")) near.observe(element);
+});
+window.addEventListener("beforeprint", () => {
+  for (const element of document.querySelectorAll("[data-figure]:not(.drawn)")) drawFigure(element);
+});
+DARK.addEventListener("change", () => {
+  for (const element of document.querySelectorAll("[data-figure].drawn")) drawFigure(element);
+});

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from analysis import figures, page
+from analysis.answer_sections import (
+    render_chooser,
+    render_class_iou,
+    render_held_out,
+    render_lineage,
+    render_problems,
+)
+from analysis.choosing import BUDGETS, choose_trial, describe_choice, find_candidates
 from analysis.figures.theme import FigureNotMadeError
 from analysis.front_table import write_front_csv
+from analysis.picture_files import FOLDER, write_picture_files
+from analysis.picture_section import get_picture_folder, render_pictures
 from analysis.results import Results, ResultsError, combine_runs, load_run
 from analysis.run_description import describe_data
 from analysis.sections import (
@@ -19,7 +30,6 @@ from analysis.sections import (
     render_front_members,
     render_fronts,
     render_header,
-    render_other_trials,
     render_progress,
     render_settings,
     short_name,
@@ -28,7 +38,7 @@ from analysis.summary import Summary, summarize
 
 
 def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = None) -> Path:
-    """Write index.html, PNG copies of the main figures and front.csv.
+    """Write index.html with what it loads, PNG copies of the main figures and front.csv.
 
     Args:
         run_dirs: Run folders; several must share objectives, data set and latency measurement.
@@ -47,11 +57,16 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     body = "\n".join(
         [
             render_header(results, summary),
+            render_chooser(results),
             render_fronts(results, summary),
+            render_pictures(results),
+            render_class_iou(results, summary),
             render_front_members(results, summary, folder),
+            render_held_out(results, summary),
+            render_lineage(results, summary),
             render_progress(results, summary),
             render_settings(results, summary),
-            render_other_trials(results),
+            render_problems(results),
             render_conditions(results, summary),
         ]
     )
@@ -59,26 +74,59 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     path.write_text(
         page.render_page(f"{describe_recipes(results)} · segfront", body), encoding="utf-8"
     )
+    page.write_plotly(folder)
     write_front_csv(folder / "front.csv", results, summary)
+    _write_pictures(folder, results)
     _write_pngs(folder, results, summary)
     return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, write the report and print where it lies."""
+    """Parse the command line; write the report, or answer which network suits a budget.
+
+    Returns:
+        Exit status: 0; 1 if a run cannot be read; 3 if no network is within the budget.
+    """
     parser = argparse.ArgumentParser(description="Write the report of one or several runs.")
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="folder of a run")
     parser.add_argument(
         "--output", metavar="DIR", help="folder to write to (default: RUN_DIR/report)"
     )
+    for name, unit in (("latency-ms", "milliseconds"), ("num-params", "parameters")):
+        parser.add_argument(
+            f"--max-{name}",
+            type=_positive,
+            metavar="NUMBER",
+            help=f"write no report but print the best network of at most so many {unit}",
+        )
     options = parser.parse_args(arguments)
+    limits = {name: most for name in BUDGETS if (most := getattr(options, f"max_{name}"))}
     try:
+        if limits:
+            results = combine_runs([load_run(folder) for folder in options.run_dirs])
+            print(describe_choice(results, limits))
+            return 0 if choose_trial(find_candidates(results), limits) else 3
         path = write_report(options.run_dirs, options.output)
     except (ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(path)
     return 0
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def _write_pictures(folder: Path, results: Results) -> None:
+    """Write the pictures of all runs anew; those of an earlier report do not outlive it."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    for run in results.runs:
+        if run.pictures is not None:
+            write_picture_files(run.pictures, folder / get_picture_folder(run))
 
 
 def _write_pngs(folder: Path, results: Results, summary: Summary) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from analysis.confirmation_csv import read_retrainings
+from analysis.csv_tables import ResultsError
+from analysis.held_out_csv import HeldOutScore, read_held_out_scores
+from analysis.pictures import Pictures, read_pictures
 from analysis.run_metadata import (
     Baseline,
     Objective,
     parse_baselines,
     parse_objectives,
+    parse_warnings,
     read_json,
 )
-from analysis.trials_csv import ResultsError, Trial, read_trials
+from analysis.trials_csv import Trial, read_trials
 
 __all__ = [
     "Baseline",
@@ -27,6 +33,9 @@ __all__ = [
     "combine_runs",
     "load_run",
 ]
+
+# Settings of a latency measurement that say how exact it is, not what it measures.
+PRECISION_SETTINGS = {"confidence", "relative_margin", "max_seconds"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +50,9 @@ class Run:
         baselines: Teacher, dense network and the like.
         trials: Every trial, in the order of the file.
         retrainings: Number of a trial -> mIoUs of its further fine-tunings (confirmation.csv).
+        held_out: Network ("dense", "trial-7") -> how it does on the test split (test.csv).
+        pictures: What its networks predict on chosen images (pictures/); None without.
+        warnings: What the run warned of.
     """
 
     folder: Path
@@ -50,6 +62,9 @@ class Run:
     baselines: tuple[Baseline, ...] = ()
     trials: tuple[Trial, ...] = ()
     retrainings: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    held_out: Mapping[str, HeldOutScore] = field(default_factory=dict)
+    pictures: Pictures | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,7 +77,7 @@ class Run:
         return str(self.metadata.get("recipe", "unnamed"))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept
 class Results:
     """One or several runs with the same objectives, as one set of trials.
 
@@ -78,7 +93,7 @@ class Results:
     trials: tuple[Trial, ...]
     notes: tuple[str, ...] = field(default=())
 
-    @property
+    @cached_property
     def measured(self) -> tuple[Trial, ...]:
         """The complete trials that have a value for every objective."""
         names = [objective.name for objective in self.objectives]
@@ -93,17 +108,29 @@ class Results:
         """Direction of every objective."""
         return [objective.direction for objective in self.objectives]
 
-    @property
+    @cached_property
     def baselines(self) -> tuple[Baseline, ...]:
         """Baselines of the first run that has any (runs to be combined share them)."""
         return next((run.baselines for run in self.runs if run.baselines), ())
 
     @property
+    def students(self) -> tuple[Baseline, ...]:
+        """The uncompressed networks that were compressed."""
+        return tuple(item for item in self.baselines if item.role == "student")
+
+    def find_student(self, trial: Trial) -> Baseline | None:
+        """Return the uncompressed network that a trial began with; None if it is not known."""
+        students = [item for item in self.get_run(trial).baselines if item.role == "student"]
+        folders = set(trial.stages.values())
+        named = [item for item in students if item.stage and item.stage in folders]
+        return next(iter([*named, *students]), None)
+
+    @cached_property
     def setting_names(self) -> list[str]:
         """Every setting that any trial has, in the order of the files."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
 
-    @property
+    @cached_property
     def varied_settings(self) -> list[str]:
         """The settings that are not the same in all trials."""
         return [
@@ -111,6 +138,13 @@ class Results:
             for name in self.setting_names
             if len({trial.settings.get(name) for trial in self.trials}) > 1
         ]
+
+    @cached_property
+    def setting_labels(self) -> dict[str, str]:
+        """What a reader sees for each setting: its last part, where no other one shares that."""
+        short = {name: name.rsplit(".", 1)[-1] for name in self.setting_names}
+        counts = Counter(short.values())
+        return {name: label if counts[label] == 1 else name for name, label in short.items()}
 
     def find_objective(self, name: str) -> Objective | None:
         """Return the objective of this name, None if the runs do not have it."""
@@ -155,6 +189,9 @@ def load_run(folder: str | Path) -> Run:
         baselines=parse_baselines(metadata, folder / "metadata.json"),
         trials=trials,
         retrainings=read_retrainings(folder / "confirmation.csv"),
+        held_out=read_held_out_scores(folder / "test.csv"),
+        pictures=read_pictures(folder / "pictures"),
+        warnings=parse_warnings(metadata, folder / "metadata.json"),
     )
 
 
@@ -185,9 +222,9 @@ def combine_runs(runs: Sequence[Run]) -> Results:
         objectives=_widest_objectives(runs),
         trials=tuple(trial for run in runs for trial in run.trials),
     )
-    measured = results.measured
+    measured = {(trial.run, trial.number) for trial in results.measured}
     for trial in results.trials:
-        if trial.state == "complete" and trial not in measured:
+        if trial.state == "complete" and (trial.run, trial.number) not in measured:
             missing = [o.name for o in results.objectives if o.name not in trial.measures]
             notes.append(
                 f"Trial {results.label(trial)} is complete but has no {', '.join(missing)}: "
@@ -202,21 +239,25 @@ def combine_runs(runs: Sequence[Run]) -> Results:
 
 
 def _check_comparable(first: Run, run: Run) -> None:
-    def describe(item: Run) -> dict[str, Any]:
-        dataset = item.metadata.get("dataset") or {}
-        return {
-            "objectives": [(o.name, o.direction, o.unit) for o in item.objectives],
-            "data set": (dataset.get("name"), dataset.get("resolution")),
-            "latency measurement": item.metadata.get("latency"),
-        }
+    ours, theirs = _comparable_facts(first), _comparable_facts(run)
+    differences = [
+        f"{name} differs ({theirs.get(name, 'not stated')} in {run.folder}, "
+        f"{ours.get(name, 'not stated')} in {first.folder})"
+        for name in {**ours, **theirs}
+        if ours.get(name) != theirs.get(name)
+    ]
+    if differences:
+        raise ResultsError(f"the runs cannot be shown together: {'; '.join(differences)}")
 
-    theirs = describe(run)
-    for what, ours in describe(first).items():
-        if ours != theirs[what]:
-            raise ResultsError(
-                f"{run.folder}: {what} differs from that of {first.folder}, "
-                f"so they cannot be shown together: {theirs[what]} and {ours}"
-            )
+
+def _comparable_facts(run: Run) -> dict[str, Any]:
+    """Everything that must be the same in two runs before their networks compare, by name."""
+    facts: dict[str, Any] = {"objectives": [(o.name, o.direction, o.unit) for o in run.objectives]}
+    for key in ("dataset", "latency"):
+        for name, value in (run.metadata.get(key) or {}).items():
+            if name not in PRECISION_SETTINGS:
+                facts[f"{key}.{name}"] = value
+    return facts
 
 
 def _widest_objectives(runs: Sequence[Run]) -> tuple[Objective, ...]:

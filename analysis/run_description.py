@@ -19,7 +19,7 @@ def describe_data(run: Run) -> str:
 
 
 def describe_latency(run: Run) -> str:
-    """Return e.g. "cpu, float32, 1 thread, batch 1, 360 × 480, drift compensated".
+    """Return e.g. "cpu, float32, 1 thread, batch 1, 360 × 480, BatchNorm folded".
 
     "" if the metadata do not say.
     """
@@ -31,6 +31,8 @@ def describe_latency(run: Run) -> str:
     if latency.get("batch_size"):
         parts.append(f"batch {latency['batch_size']}")
     parts.append(_resolution(latency))
+    if "fold_batchnorm" in latency:
+        parts.append(f"BatchNorm {'' if latency['fold_batchnorm'] else 'not '}folded")
     if latency.get("compensate_drift"):
         parts.append("drift compensated")
     return ", ".join(part for part in parts if part)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.csv_tables import ResultsError
 from analysis.pareto import DIRECTIONS
 from analysis.quantities import Quantity, get_quantity
-from analysis.trials_csv import ResultsError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +51,21 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """A network that the search started from, e.g. the teacher or the dense student."""
+    """A network that the search started from, e.g. the teacher or the dense student.
+
+    Attributes:
+        name: As tables name it, such as "teacher" or "dense".
+        model: Name of its architecture.
+        values: Its measured numbers by name.
+        stage: Folder below stages/ that holds it, "" if not stated.
+        role: "teacher", or "student" for a network before anything was taken away.
+    """
 
     name: str
     model: str
     values: Mapping[str, float]
+    stage: str = ""
+    role: str = "student"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -120,5 +130,20 @@ def parse_baselines(metadata: Mapping[str, Any], path: Path) -> tuple[Baseline, 
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         model = str(entry.get("model") or "")
-        baselines.append(Baseline(name=str(entry["name"]), model=model, values=values))
+        name = str(entry["name"])
+        role = str(entry.get("role") or ("teacher" if name == "teacher" else "student"))
+        stage = str(entry.get("stage") or "")
+        baselines.append(Baseline(name=name, model=model, values=values, stage=stage, role=role))
     return tuple(baselines)
+
+
+def parse_warnings(metadata: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Return what the run warned of: doubtful data, layers that could not be pruned.
+
+    Raises:
+        ResultsError: They are not a list of texts; names the file.
+    """
+    found = metadata.get("warnings") or []
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise ResultsError(f"{path}: 'warnings' must be a list of texts, got {found!r}")
+    return tuple(found)

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from analysis import figures, page
 from analysis.figures.theme import FigureNotMadeError
 from analysis.front_table import DERIVED, get_front_table_info
+from analysis.problems import get_problems_info
 from analysis.published import CITATION, CONDITIONS, DOI
 from analysis.results import Results
 from analysis.run_description import describe_data, describe_facts, describe_latency
@@ -30,6 +31,13 @@ COLUMN_HINTS = {
         "them took the same time."
     ),
 }
+_ALT_3D = "All three objectives at once; the table of the front has the numbers."
+_NAVIGATION = (
+    '<nav aria-label="Sections"><a href="#choose">Choose</a><a href="#front">Front</a>'
+    '<a href="#pictures">Pictures</a><a href="#classes">Classes</a><a href="#networks">Networks</a>'
+    '<a href="#chain">Chain</a><a href="#progress">Progress</a><a href="#settings">Settings</a>'
+    '<a href="#problems">Problems</a><a href="#conditions">Conditions</a></nav>'
+)
 SHORT_NAMES = {"latency_ms": "latency", "num_params": "params"}
 
 
@@ -46,18 +54,26 @@ def render_header(results: Results, summary: Summary) -> str:
     first = results.objectives[0]
     best = summary.front[0].measures[first.name] if summary.front else None
     best_label = results.label(summary.front[0]) if summary.front else ""
+    problems = get_problems_info(results)
     tiles = [
-        ("On the front", str(len(summary.front)), f"of {len(results.measured)} measured"),
-        (
+        page.Tile("On the front", str(len(summary.front)), f"of {len(results.measured)} measured"),
+        page.Tile(
             f"Best {first.quantity.label}",
             "–" if best is None else first.quantity.text(best),
             f"trial {best_label}" if best_label else "",
         ),
-        ("Hypervolume", f"{summary.hypervolume:.3f}", "share of box, 0 to 1"),
-        (
+        page.Tile("Hypervolume", f"{summary.hypervolume:.3f}", "share of box, 0 to 1"),
+        page.Tile(
             "Trials",
             str(len(results.trials)),
             ", ".join(others) or ("all complete" if results.trials else "none yet"),
+            "#problems" if others else "",
+        ),
+        page.Tile(
+            "Problems",
+            str(len(problems.warnings) + problems.num_failed),
+            f"{len(problems.warnings)} warnings, {problems.num_failed} failed trials",
+            "#problems",
         ),
     ]
     facts = {
@@ -71,6 +87,7 @@ def render_header(results: Results, summary: Summary) -> str:
             page.render_tiles(tiles),
             page.render_facts({name: text for name, text in facts.items() if text}),
             "</header>",
+            _NAVIGATION,
             page.render_notes(summary.notes),
         ]
     )
@@ -79,7 +96,7 @@ def render_header(results: Results, summary: Summary) -> str:
 def render_fronts(results: Results, summary: Summary) -> str:
     """Return the figures of the front."""
     first, *costs = results.objectives
-    parts = ["<section><h2>Pareto front</h2>"]
+    parts = ['<section id="front"><h2>Pareto front</h2>']
     parts.append(
         '<p class="hint">The line is what the front attains. Hover over a mark for its settings, '
         "drag to zoom, double-click to go back. A click on a legend entry shows or hides it: "
@@ -96,6 +113,8 @@ def render_fronts(results: Results, summary: Summary) -> str:
         + _figure(
             f"front-{short_name(cost.name)}",
             partial(figures.plot_front_2d, results, summary, cost.name, first.name),
+            f"{first.label} against {cost.label.lower()} of every measured network; the table "
+            "of the front has the numbers.",
         )
         + "</div>"
         for cost in costs[:2]
@@ -106,14 +125,14 @@ def render_fronts(results: Results, summary: Summary) -> str:
         parts.append(page.render_absent("The run has one objective only, so no front."))
     if len(results.objectives) >= 3:
         parts.append("<h2>All three at once</h2><p class='hint'>Drag to turn.</p>")
-        parts.append(_figure("front-3d", lambda: figures.plot_front_3d(results, summary)))
+        parts.append(_figure("front-3d", lambda: figures.plot_front_3d(results, summary), _ALT_3D))
     return "\n".join([*parts, "</section>"])
 
 
 def render_front_members(results: Results, summary: Summary, folder: Path) -> str:
     """Return the table of the front, with links that hold from `folder`."""
     info = get_front_table_info(results, summary, folder)
-    parts = ["<section><h2>Networks on the front</h2>"]
+    parts = ['<section id="networks"><h2>Networks on the front</h2>']
     if not info.rows:
         return "\n".join([*parts, page.render_absent(summary.sentence), "</section>"])
     parts.append(
@@ -145,13 +164,15 @@ def render_progress(results: Results, summary: Summary) -> str:
     trials = _figure(
         "hypervolume-trials",
         lambda: figures.plot_hypervolume_history(results, summary, "trials"),
+        f"Hypervolume over ended trials, {summary.hypervolume:.3f} at the end.",
     )
     hours = _figure(
         "hypervolume-hours",
         lambda: figures.plot_hypervolume_history(results, summary, "hours"),
+        f"Hypervolume over working hours, {summary.hypervolume:.3f} at the end.",
     )
     return (
-        "<section><h2>Hypervolume</h2>"
+        '<section id="progress"><h2>Hypervolume</h2>'
         '<p class="hint">Share that the front dominates of the box between the reference point '
         f"({escape(reference)}) and the ideal point ({escape(ideal)}).</p>"
         f'<div class="pair"><div><h3>Over trials</h3>{trials}</div>'
@@ -163,11 +184,19 @@ def render_settings(results: Results, summary: Summary) -> str:
     """Return parallel coordinates and the importance of the settings."""
     width = 160 + 120 * (len(results.varied_settings) + len(results.objectives))
     parallel = _figure(
-        "parallel", lambda: figures.plot_parallel_coordinates(results, summary), min_width=width
+        "parallel",
+        lambda: figures.plot_parallel_coordinates(results, summary),
+        "Settings and objectives of every measured network; trials.csv has the numbers.",
+        min_width=width,
     )
-    importance = _figure("importance", lambda: figures.plot_importance(results), min_width=760)
+    importance = _figure(
+        "importance",
+        lambda: figures.plot_importance(results),
+        "How much each setting mattered for each objective.",
+        min_width=760,
+    )
     return (
-        "<section><h2>Settings and outcomes</h2>"
+        '<section id="settings"><h2>Settings and outcomes</h2>'
         '<p class="hint">One line per measured network. Drag along an axis to select, drag a title '
         f"to move the axis.</p>{parallel}"
         "<h2>Which settings mattered</h2>"
@@ -176,23 +205,9 @@ def render_settings(results: Results, summary: Summary) -> str:
     )
 
 
-def render_other_trials(results: Results) -> str:
-    """Return the trials that failed or were stopped, and why."""
-    rows = [
-        [results.label(trial), trial.state, " → ".join(trial.stages) or "–", trial.reason or "–"]
-        for trial in results.trials
-        if trial.state in ("failed", "stopped")
-    ]
-    heading = "<section><h2>Failed and stopped trials</h2>"
-    if not rows:
-        return f'{heading}<p class="hint">None.</p></section>'
-    table = page.render_text_table(["Trial", "State", "Stages done", "Reason"], rows)
-    return f"{heading}{table}</section>"
-
-
 def render_conditions(results: Results, summary: Summary) -> str:
     """Return data, machine and versions, and the sources."""
-    parts = ["<section><h2>How it was measured</h2>"]
+    parts = ['<section id="conditions"><h2>How it was measured</h2>']
     for run in results.runs:
         if len(results.runs) > 1:
             parts.append(f"<h3>{escape(run.name)}</h3>")
@@ -205,9 +220,9 @@ def render_conditions(results: Results, summary: Summary) -> str:
     return "\n".join(parts)
 
 
-def _figure(name: str, draw: Callable[[], go.Figure], *, min_width: int = 0) -> str:
+def _figure(name: str, draw: Callable[[], go.Figure], alt: str, *, min_width: int = 0) -> str:
     try:
-        return page.render_figure(name, draw(), min_width=min_width)
+        return page.render_figure(name, draw(), alt=alt, min_width=min_width)
     except FigureNotMadeError as reason:
         return page.render_absent(str(reason))
 

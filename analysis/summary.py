@@ -118,7 +118,7 @@ def _describe(results: Results, front: list[Trial]) -> str:
 
 
 def _describe_gain(results: Results, front: list[Trial]) -> str:
-    dense = next((b for b in results.baselines if b.name == "dense"), None)
+    dense = next(iter(results.students), None)
     cost_names = [n for n in ("latency_ms", "num_params") if results.find_objective(n)]
     if dense is None or not cost_names or "miou" not in dense.values:
         return ""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.csv_tables import MISSING, ResultsError, line_number, parse_numbers, read_table
 
 STATES = ("complete", "failed", "stopped", "running")
-TEXT_COLUMNS = ("state", "reason", "started_at", "finished_at")
-MISSING = ("", "nan", "NaN", "None")
+TEXT_COLUMNS = ("state", "reason", "stopped_by", "network", "started_at", "finished_at")
+SETTING, STAGE = "config/", "stage/"
+MEASUREMENTS = ("latency",)
+"""Stages that measure a network and make none."""
 
 Setting = float | str | bool
-
-
-class ResultsError(ValueError):
-    """A results file is missing, broken or does not fit the others; the message names it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +30,15 @@ class Trial:
         number: Number of the trial in its study.
         state: "complete", "failed", "stopped" or "running".
         reason: Why it ended, "" where it is complete.
-        settings: What was tried, by name without "config/".
+        settings: What was tried, by name without "config/"; a setting that the trial's other
+            choices leave unused is not in it.
         measures: Every measured number by column name, objectives among them; no NaN.
         stages: Folder below stages/ by stage, in the order in which they ran.
         finished_at: ISO 8601, "" if not known.
         elapsed_hours: Working time from the study's start to the end of this trial, if known.
+        network: Folder below stages/ of the network that it ended with, "" without one.
+        continues: Number of the trial whose network this one was pruned from further; None where
+            it starts from the uncompressed network.
     """
 
     run: str
@@ -44,6 +50,8 @@ class Trial:
     stages: Mapping[str, str]
     finished_at: str
     elapsed_hours: float | None
+    network: str = ""
+    continues: int | None = None
 
 
 def read_trials(
@@ -62,79 +70,78 @@ def read_trials(
     Raises:
         ResultsError: If the file is missing or a cell cannot be what its column says.
     """
-    if not path.is_file():
-        raise ResultsError(f"{path}: missing (is {path.parent} a run folder?)")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or [])
-        if not columns:
-            raise ResultsError(f"{path}: empty, not even a header")
-        for column in ("trial", "state"):
-            if column not in columns:
-                raise ResultsError(f"{path}: column {column!r} is missing, has {columns}")
-        trials = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise ResultsError(
-                    f"{path}, line {reader.line_num}: not the {len(columns)} cells of the header"
-                )
-            trials.append(_parse_row(row, f"{path}, line {reader.line_num}", run, objectives))
-    return tuple(trials), columns
+    table = read_table(path, required=("trial", "state"))
+    columns = [str(name) for name in table.columns]
+    unknown = ~table["state"].isin(STATES).to_numpy()
+    if unknown.any():
+        row = int(unknown.argmax())
+        state = table["state"].iloc[row]
+        raise ResultsError(
+            f"{path}, line {line_number(row)}: column 'state' is {state!r}, not one of {STATES}"
+        )
+    strict = {"trial", "elapsed_hours", "continues", *objectives}
+    measures = pd.DataFrame(
+        {
+            name: parse_numbers(table, name, path, strict=name in strict)
+            for name in columns
+            if name not in TEXT_COLUMNS and not name.startswith((SETTING, STAGE))
+        }
+    )
+    empty = measures["trial"].isna().to_numpy()
+    if empty.any():
+        line = line_number(int(empty.argmax()))
+        raise ResultsError(f"{path}, line {line}: column 'trial' is empty")
+    _check_folders(table, columns, path)
+    rows = zip(table.to_dict(orient="records"), measures.to_dict(orient="records"), strict=True)
+    return tuple(_make_trial(texts, numbers, run) for texts, numbers in rows), columns
 
 
-def _is_plain_name(text: str) -> bool:
-    """Say whether a text names something in a folder and cannot lead out of it."""
-    return text not in ("", ".", "..") and not set(text) & set("/\\\0")
-
-
-def _parse_row(row: Mapping[str, str], place: str, run: str, objectives: Sequence[str]) -> Trial:
-    if row["state"] not in STATES:
-        raise ResultsError(f"{place}: column 'state' is {row['state']!r}, not one of {STATES}")
-    settings: dict[str, Setting] = {}
-    measures: dict[str, float] = {}
-    stages: dict[str, str] = {}
-    for column, cell in row.items():
-        if column in TEXT_COLUMNS or cell in MISSING:
-            continue
-        if column.startswith("config/"):
-            settings[column.removeprefix("config/")] = _parse_setting(cell)
-        elif column.startswith("stage/"):
-            if not _is_plain_name(cell):
-                raise ResultsError(
-                    f"{place}: column {column!r} is {cell!r}, not the name of a folder in stages/"
-                )
-            stages[column.removeprefix("stage/")] = cell
-        else:
-            number = _parse_number(cell)
-            if number is None and column in ("trial", "elapsed_hours", *objectives):
-                raise ResultsError(f"{place}: column {column!r} is {cell!r}, not a finite number")
-            if number is not None:
-                measures[column] = number
-    if "trial" not in measures:
-        raise ResultsError(f"{place}: column 'trial' is empty")
+def _make_trial(texts: Mapping[Any, str], numbers: Mapping[Any, float], run: str) -> Trial:
+    known = {str(name): value for name, value in numbers.items() if not math.isnan(value)}
+    cells = {str(name): text for name, text in texts.items() if text not in MISSING}
+    continues = known.pop("continues", None)
+    stages = {
+        name.removeprefix(STAGE): text for name, text in cells.items() if name.startswith(STAGE)
+    }
+    # Runs of older versions do not say which network they ended with: it is that of the last stage.
+    made = [folder for name, folder in stages.items() if name not in MEASUREMENTS]
     return Trial(
         run=run,
-        number=int(measures.pop("trial")),
-        state=row["state"],
-        reason=row.get("reason", ""),
-        settings=settings,
-        measures=measures,
+        number=int(known.pop("trial")),
+        state=texts["state"],
+        reason=cells.get("reason", ""),
+        settings={
+            name.removeprefix(SETTING): _parse_setting(text)
+            for name, text in cells.items()
+            if name.startswith(SETTING)
+        },
         stages=stages,
-        finished_at=row.get("finished_at", ""),
-        elapsed_hours=measures.pop("elapsed_hours", None),
+        network=cells.get("network", made[-1] if made else ""),
+        finished_at=cells.get("finished_at", ""),
+        elapsed_hours=known.pop("elapsed_hours", None),
+        continues=None if continues is None else int(continues),
+        measures=known,
     )
 
 
-def _parse_number(cell: str) -> float | None:
+def _check_folders(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """Refuse a stage that does not name a folder in stages/, or leads out of it."""
+    for name in columns:
+        if not name.startswith(STAGE) and name != "network":
+            continue
+        for row, text in enumerate(table[name]):
+            if text not in MISSING and (text in (".", "..") or set(text) & set("/\\\0")):
+                raise ResultsError(
+                    f"{path}, line {line_number(row)}: column {name!r} is {text!r}, "
+                    "not the name of a folder in stages/"
+                )
+
+
+def _parse_setting(text: str) -> Setting:
+    if text in ("True", "False"):
+        return text == "True"
     try:
-        number = float(cell)
+        number = float(text)
     except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _parse_setting(cell: str) -> Setting:
-    if cell in ("True", "False"):
-        return cell == "True"
-    number = _parse_number(cell)
-    return cell if number is None else number
+        return text
+    return number if math.isfinite(number) else text

@@ -41,6 +41,7 @@ from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.pipeline import build_dense, build_stages, build_teacher
 from trainables.pipeline_config import PipelineConfig, PipelineSettings
 from trainables.process.device_lock import DeviceLock
+from trainables.process.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,6 +238,7 @@ def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
         distil=replace(config.distil, num_steps=arguments.num_steps or config.distil.num_steps),
         teacher_logits=arguments.teacher_logits or config.teacher_logits,
     )
+    keep_freed_memory()
     stage = build_stages(config, settings, fine_tuning_seed=task.seed)["distilled"]
     artifact = stage.obtain(open_store(arguments), make_context(arguments, arguments.num_threads))
     return task, artifact.result["miou"], artifact.result["seconds"]
@@ -262,6 +264,7 @@ def fine_tune_all(
 
 def obtain_starting_points(arguments: Arguments) -> dict[str, float]:
     """Find or make what every fine-tuning shares; val mIoU by name."""
+    keep_freed_memory()
     config, store = read_pipeline(arguments), open_store(arguments)
     context = make_context(arguments, arguments.num_threads * arguments.jobs)
     stages = {

@@ -44,6 +44,7 @@ from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.artifacts.store import ArtifactStore
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import run_stage
+from trainables.process.memory import keep_freed_memory
 
 NUM_ORDERS = 20
 BOUND = re.compile(rf"{HOPELESS} ([0-9.]+)")
@@ -140,6 +141,7 @@ def finish_stopped(run_dir: Path, console: Console) -> Outcome:
     stopped = {r.number: r for r in study.records.values() if r.state == "stopped"}
     by = {number: _say_why(record) for number, record in stopped.items()}
     store = ArtifactStore(run_dir.absolute() / STAGES_FOLDER)
+    keep_freed_memory()
     context = StageContext(
         cache_dir=config.cache_dir,
         device=detect_device(),

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from search.config import StudyConfig
 from search.objectives import OBJECTIVES, ObjectiveName
 from search.pipelines.front import hypervolume_fraction
 from search.pipelines.study import PipelineStudy
-from search.proposing import samplers
+from search.proposing.bounded_history import MAX_HISTORY
 from search.proposing.samplers import SamplerName
 from search.space import SearchSpace
 from trainables.pipeline_config import PipelineSettings
@@ -142,13 +141,10 @@ def optimise(
         space=SPACE,
         objectives=OBJECTIVE_NAMES[: problem.num_objectives],
     )
-    bounded = () if sees_all else samplers.BOUNDED
+    max_history = None if sees_all else MAX_HISTORY
     memory = Path("/dev/shm")  # the journal's every line waits for a disk
-    with (
-        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
-        patch.object(samplers, "BOUNDED", bounded),
-    ):
-        study = PipelineStudy(config, Path(folder))
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        study = PipelineStudy(config, Path(folder), max_history=max_history)
         while (proposal := study.ask()) is not None:
             values = problem.evaluate(to_variables(proposal.settings))
             study.tell(proposal.number, "complete", metrics=to_metrics(values))

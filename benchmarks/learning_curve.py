@@ -25,6 +25,7 @@ from rich.console import Console
 from models.hardware import describe_hardware
 from search.recipes import RECIPES
 from trainables.context import StageContext, detect_device
+from trainables.process.memory import keep_freed_memory
 from trainables.stages.learning import Learning
 
 Role = Literal["student", "teacher"]
@@ -83,6 +84,7 @@ def measure(arguments: Arguments, console: Console) -> dict[str, Any]:
         training=replace(training, num_steps=arguments.num_steps),
         seed=arguments.seed,
     )
+    keep_freed_memory()
     context = StageContext(
         cache_dir=arguments.cache_dir, device=arguments.device, num_threads=arguments.num_threads
     )

@@ -69,6 +69,11 @@ PUBLISHED = {
     "mscfnet": Published(1.15),
     "pspnet_resnet18": Published(12.6),
     "pspnet_resnet101": Published(65.6),
+    "ddrnet23_slim": Published(5.7, 36.3),  # its paper, table 4
+    "pidnet_s": Published(7.63, 47.6),  # the authors' code; its paper, table 7
+    "regseg": Published(3.34, 39.1),  # its paper
+    "pp_liteseg_t": Published(6.33),  # a reimplementation's, see the docstring
+    "stdc1": Published(7.79),  # a reimplementation's, see the docstring
 }
 PRUNED = {
     "dual_branch": {

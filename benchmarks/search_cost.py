@@ -68,6 +68,7 @@ from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.pipeline import build_teacher, check_data, run_baseline, run_pipeline
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
+from trainables.process.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "quickstart"
@@ -77,22 +78,6 @@ STUDY = shlex.split("""
     --pipeline.data.name camvid --pipeline.data.size 96 128
     --pipeline.data.augmentation.crop-size 80 96
 """)
-RUN = (str(ROOT / "search" / "run.py"),)
-RUN_WITHOUT_SHARING = (
-    "-c",
-    "import sys\n"
-    "from search import run, study\n"
-    "study.choose_prefix = lambda *given, **settings: None\n"
-    "sys.exit(run.main())",
-)
-RUN_WITH_FRESH_PROCESSES = (
-    "-c",
-    "import sys\n"
-    "from search import ray_session, run\n"
-    "create = ray_session.TuneConfig\n"
-    "ray_session.TuneConfig = lambda **given: create(**{**given, 'reuse_actors': False})\n"
-    "sys.exit(run.main())",
-)
 PLAIN = "plain script"
 
 
@@ -101,22 +86,20 @@ class Way(NamedTuple):
 
     Attributes:
         flags: Of search/run.py, beside those of the study.
-        program: What Python is to run.
         times: So many times the plain script's number of pipelines.
     """
 
     flags: tuple[str, ...] = ()
-    program: tuple[str, ...] = RUN
     times: int = 1
 
 
 WAYS = {
     "ours": Way(),
-    "nothing shared": Way(("--space.sparsity-lambda", "1e-5..1e-3"), RUN_WITHOUT_SHARING),
+    "nothing shared": Way(("--space.sparsity-lambda", "1e-5..1e-3", "--no-shared-prefix")),
     "live teacher": Way(("--pipeline.teacher-logits.source", "live")),
     "no bound": Way(("--no-stop-hopeless",)),
     "no rungs": Way(("--rungs",)),
-    "fresh processes": Way(program=RUN_WITH_FRESH_PROCESSES),
+    "fresh processes": Way(("--no-reuse-workers",)),
     "three times": Way(times=3),
 }
 COSTS = ("wall_seconds", "stage_seconds", "steps")
@@ -193,11 +176,12 @@ class Curve(NamedTuple):
 
 def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     """Run search/run.py as a user would, and read what it wrote."""
-    flags, program, times = WAYS[way]
+    flags, times = WAYS[way]
     runs = folder
     if arguments.runs is not None:
         runs = arguments.runs / f"{way}, seed {seed}"
-    command = [sys.executable, *program, RECIPE, "--no-dashboard", "--seed", str(seed),
+    program = str(ROOT / "search" / "run.py")
+    command = [sys.executable, program, RECIPE, "--no-dashboard", "--seed", str(seed),
                "--num-pipelines", str(times * arguments.num_pipelines),
                "--output-dir", str(runs), "--cache-dir", str(folder / "cache"),
                *STUDY, *arguments.flags, *flags]  # fmt: skip
@@ -245,6 +229,7 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
         teacher_logits=TeacherLogitsConfig(source="live"),
         latency=replace(study.pipeline.latency, compensate_drift=False),
     )
+    keep_freed_memory()
     first = make_context(folder, len(os.sched_getaffinity(0)))
     check_data(config, first.cache_dir)  # read before the clock begins, as ours does
     started = time.monotonic()
@@ -253,6 +238,7 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     spent = float(teacher.result["seconds"])
 
     def run_trial(trial: dict[str, Any]) -> None:
+        keep_freed_memory()
         settings = study.space.to_settings(trial)
         with tempfile.TemporaryDirectory() as scratch:
             # Its own store: every stage but the teacher is trained anew.

@@ -33,13 +33,19 @@ from models.checkpoint import load_checkpoint
 from models.hardware import describe_hardware
 from trainables.context import StageContext, detect_device
 from trainables.data import TrainingStream
-from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.distillers import DISTILLERS, Lesson, build_loss
 from trainables.learning.optimization import build_optimizer
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import autocast, breaks_in_channels_last, bring_batch, place
 from trainables.pipeline import build_stages, build_teacher
 from trainables.pipeline_config import PipelineConfig
-from trainables.stages.distilled import TeacherFunction, load_live_teacher, read_cached_logits
+from trainables.process.memory import keep_freed_memory
+from trainables.stages.distilled import (
+    TeacherFunction,
+    ask_live,
+    load_live_teacher,
+    read_cached_logits,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,7 +171,8 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
     shared = arguments.fine_tuning(arguments.teachers["live"])
     config, store = read_pipeline(shared), open_store(shared)
     context = make_context(shared, arguments.num_threads)
-    context.activate()
+    keep_freed_memory()
+    torch.set_num_threads(arguments.num_threads)
     teacher = build_teacher(config).obtain(store, context).checkpoint
     student = build_stages(config, make_settings(shared))["pruned"].obtain(store, context)
     images = config.data.open_cached("train", context.cache_dir)
@@ -179,7 +186,7 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
     augmentation = config.data.augmentation
     plain = TrainingStream(images, augmentation, seed=0)
     taught = TrainingStream(images, augmentation, seed=0, teacher_logits=cached.logits)
-    live = load_live_teacher(teacher, torch.device(context.device))
+    live = ask_live(load_live_teacher(teacher, torch.device(context.device)))
     steps = {
         "live": make_step(student.checkpoint, plain, live, config, context),
         "cached": make_step(student.checkpoint, taught, read_cached_logits, config, context),
@@ -207,7 +214,8 @@ def make_step(
     channels_last = config.distil.channels_last and not breaks_in_channels_last(model, device)
     place(model, device, channels_last=channels_last).train()
     optimizer = build_optimizer(model, config.distil.optimizer)
-    distil, distiller = DISTILLERS["dkd"], DistillerConfig(name="dkd")
+    methods = {"dkd": DISTILLERS["dkd"].Settings()}
+    teaching = build_loss(methods, student=model, teacher=None, image_size=(64, 64))
     size = config.distil.batch_size
 
     def step(number: int) -> float:
@@ -216,7 +224,8 @@ def make_step(
         with autocast(config.distil.precision, device):
             output = model(batch.images)
             logits = output if isinstance(output, torch.Tensor) else output.logits
-            loss = distil(logits, ask_teacher(logits, batch), batch.target, distiller, None)
+            taught = ask_teacher(logits, batch)
+            loss = teaching.compute_total(Lesson(logits, taught, batch.target))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()

@@ -15,6 +15,7 @@ from models.networks.bisenet import BiSeNet
 from models.networks.bisenetv2 import BiSeNetV2
 from models.networks.cgnet import CGNet
 from models.networks.dabnet import DABNet
+from models.networks.ddrnet import DDRNet
 from models.networks.deeplabv3plus import DeepLabV3Plus
 from models.networks.dfanet import DFANet
 from models.networks.dual_branch import DualBranch
@@ -29,8 +30,12 @@ from models.networks.lednet import LEDNet
 from models.networks.lraspp import LRASPP
 from models.networks.mscfnet import MSCFNet
 from models.networks.ndnet import NDNet
+from models.networks.pidnet import PIDNet
+from models.networks.pp_liteseg import PPLiteSeg
 from models.networks.pspnet import PSPNet
+from models.networks.regseg import RegSeg
 from models.networks.segnet import SegNet
+from models.networks.stdc import STDC
 from models.networks.swiftnet import SwiftNet
 from models.networks.tbfenet import TBFENet
 from models.output import WithAuxiliary
@@ -43,6 +48,7 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "bisenetv2": BiSeNetV2,
     "cgnet": CGNet,
     "dabnet": DABNet,
+    "ddrnet23_slim": DDRNet,
     "deeplabv3plus": DeepLabV3Plus,
     "dfanet": DFANet,
     "edanet": EDANet,
@@ -56,9 +62,13 @@ MODELS: dict[str, Callable[..., SegmentationNetwork]] = {
     "lraspp_mobilenet_v3_large": LRASPP,
     "mscfnet": MSCFNet,
     "ndnet": NDNet,
+    "pidnet_s": PIDNet,
+    "pp_liteseg_t": PPLiteSeg,
     "pspnet_resnet101": partial(PSPNet, backbone="tu-resnet101"),
     "pspnet_resnet18": PSPNet,
+    "regseg": RegSeg,
     "segnet": SegNet,
+    "stdc1": STDC,
     "swiftnet_resnet18": SwiftNet,
     "tbfenet": TBFENet,
 }
@@ -71,6 +81,7 @@ __all__ = [
     "BiSeNetV2",
     "CGNet",
     "DABNet",
+    "DDRNet",
     "DFANet",
     "DeepLabV3Plus",
     "DualBranch",
@@ -85,7 +96,10 @@ __all__ = [
     "LEDNet",
     "MSCFNet",
     "NDNet",
+    "PIDNet",
+    "PPLiteSeg",
     "PSPNet",
+    "RegSeg",
     "SegNet",
     "SegmentationNetwork",
     "SwiftNet",

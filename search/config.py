@@ -44,6 +44,8 @@ class StudyConfig:
             with 3, as for a single objective, a third of the stopped would have been in it.
         stop_hopeless: Do not distil a network that could not enter the front with the best
             accuracy believable for it (`search.pipelines.accuracy_bound`).
+        shared_prefix: While the sampler draws at random, draw settings whose sparse network is
+            trained already (`search.proposing.shared_prefix`).
         confirm: Once the search is over, fine-tune every network of the front so many more times
             with other seeds (2 or more), to tell gain from luck: mean, deviation and probability
             of being non-dominated go into the report. 0: not at all.
@@ -52,6 +54,8 @@ class StudyConfig:
         gpus_per_trial: GPU of one stage, or a fraction of one that stages share; default: 1 where
             there is one.
         max_concurrent: Most stages at a time; default: as many as fit.
+        reuse_workers: Run a stage in the process of one that has ended; otherwise each stage starts
+            its own, which takes seconds and gives its memory back.
         store: Folder of artefacts that studies share, made if missing: what one has computed, the
             others find. Or storage, as for --output-dir; it must be that for a run in storage.
             Default: the run's own.
@@ -80,10 +84,12 @@ class StudyConfig:
     rungs: tuple[float, ...] = ()
     reduction_factor: float = 1.5
     stop_hopeless: bool = True
+    shared_prefix: bool = True
     confirm: int = 0
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
+    reuse_workers: bool = True
     store: str | None = None
     keep: Literal["all", "front"] = "all"
     checkpoint_seconds: float = 30.0

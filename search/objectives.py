@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-ObjectiveName = Literal["miou", "latency_ms", "num_params", "macs"]
+ObjectiveName = Literal["miou", "latency_ms", "num_params", "macs", "consistency"]
 
 
 class Objective(NamedTuple):
@@ -33,4 +33,5 @@ OBJECTIVES: dict[str, Objective] = {
     "latency_ms": Objective("latency_ms", "minimize", "ms", "Latency"),
     "num_params": Objective("num_params", "minimize", "", "Parameters"),
     "macs": Objective("macs", "minimize", "", "MACs"),
+    "consistency": Objective("consistency", "maximize", "", "Temporal consistency"),
 }

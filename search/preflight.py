@@ -40,11 +40,9 @@ def settle_paths(config: StudyConfig) -> StudyConfig:
         ValueError: A file of weights is missing.
     """
     pipeline = config.pipeline
-    root = pipeline.data.resolve_root()
-    data = replace(pipeline.data, root=None if root is None else root.expanduser().absolute())
     pipeline = replace(
         pipeline,
-        data=data,
+        data=pipeline.data.settle(),
         teacher=_settle_weights(pipeline.teacher),
         student=_settle_weights(pipeline.student),
     )

@@ -121,6 +121,65 @@ def camvid() -> StudyConfig:
     )
 
 
+def papers_camvid() -> StudyConfig:
+    """The papers' tables in small: networks side by side, ratios, distillation; 2 CPU cores.
+
+    `python -m analysis.papers RUN_DIR` writes the tables and figures of papers 1 and 3 from it.
+    Nine of the networks that the papers compare are trained alike. The dual-branch one is pruned
+    at paper 1's ratios: at each without a teacher (its table 3), at 0.4 to 0.6 with DKD at its
+    weights as well (its table 4). CamVid at 192 x 256 (--data-root or --download).
+    """
+    base = camvid()
+    training = replace(base.pipeline.dense, num_steps=600)
+    names = (
+        "lraspp_mobilenet_v3_large", "bisenetv2", "icnet_resnet50", "fast_scnn", "cgnet",  # paper 1
+        "enet", "dabnet", "lednet", "tbfenet",  # paper 3
+    )  # fmt: skip
+    students = {name: NetworkConfig(name=name) for name in names}
+    pipeline = replace(
+        base.pipeline,
+        data=DataConfig(
+            name="camvid",
+            size=(192, 256),
+            augmentation=AugmentationConfig(crop_size=(192, 256), scale_range=(0.75, 1.5)),
+        ),
+        students={"dual_branch": base.pipeline.student, **students},
+        teacher_training=replace(base.pipeline.teacher_training, num_steps=1200),
+        dense=training,
+        sparse=replace(base.pipeline.sparse, num_steps=150),
+        distil=replace(training, num_steps=200),
+        latency=LatencyConfig(max_seconds=3.0),
+    )
+    space = make_space(
+        student=("dual_branch",),
+        sparsity_lambda=(1e-5,),
+        pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
+        scope=("local",),
+        round_to=(1,),
+        distiller=("none", "dkd"),
+        lr=FloatRange(low=5e-4, high=3e-3, log=True),
+    )
+    fixed = {"dense.student": "dual_branch", "sparse.sparsity_lambda": 1e-5, "distilled.lr": 1e-3}
+    weights = {"temperature": 4.0, "alpha": 1.0, "beta": 8.0, "eta": 1.0}
+    dkd = {f"distilled.dkd.{name}": value for name, value in weights.items()}
+    plain = [
+        {**fixed, "pruned.pruning_ratio": ratio, "distilled.distiller": "none"}
+        for ratio in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    ]
+    taught = [
+        {**fixed, "pruned.pruning_ratio": ratio, "distilled.distiller": "dkd", **dkd}
+        for ratio in (0.4, 0.5, 0.6)
+    ]
+    return StudyConfig(
+        recipe="papers_camvid",
+        num_pipelines=len(plain) + len(taught),
+        stop_hopeless=False,  # a row of a table is wanted even where it is dominated
+        space=space,
+        pipeline=pipeline,
+        first_points=(*plain, *taught),
+    )
+
+
 def camvid_tbfenet() -> StudyConfig:
     """TBFENet on CamVid as in its paper: full images, Adam, 400 epochs, for a GPU (--data-root).
 
@@ -196,6 +255,7 @@ def cityscapes() -> StudyConfig:
 RECIPES: dict[str, Callable[[], StudyConfig]] = {
     "quickstart": quickstart,
     "camvid": camvid,
+    "papers_camvid": papers_camvid,
     "camvid_tbfenet": camvid_tbfenet,
     "cityscapes": cityscapes,
 }

@@ -7,10 +7,12 @@ over the project and over snippets that must fail.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -23,11 +25,38 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": set(),
     "analysis": set(),
 }
+# What a folder of search/ may know of the rest of search/. Decisions (proposing, pipelines) and
+# what is written (run_files) know nothing of Ray, and nobody but run.py knows the whole.
+FOLDER_MAY_IMPORT: dict[str, set[str]] = {
+    "search/proposing": {"space"},
+    "search/pipelines": {"config", "objectives", "proposing", "run_files", "space"},
+    "search/run_files": {"config", "objectives", "pipelines", "proposing", "space"},
+    "search/on_ray": {"command_line", "config", "objectives", "pipelines", "run_files", "space"},
+}
+# What a folder may not know because it is used there.
+FOLDER_MAY_NOT_IMPORT: dict[str, set[str]] = {
+    "models/blocks": {"models.networks", "models.pretrained", "models.pruning"},
+    "models/files": {"models.channels", "models.checkpoint", "models.network", "models.networks"},
+    "trainables/process": {"trainables.context", "trainables.learning", "trainables.stages"},
+    "trainables/artifacts": {"trainables.data", "trainables.learning", "trainables.stages"},
+    "trainables/data": {"trainables.artifacts", "trainables.learning", "trainables.stages"},
+    "trainables/learning": {"trainables.chain", "trainables.pipeline", "trainables.stages"},
+    "trainables/stages": {"trainables.chain", "trainables.pipeline", "trainables.run"},
+}
 # `python search/run.py` and `python analysis/report.py` put their folder first on the path.
 SCRIPT_FOLDERS = ("search", "analysis")
 OPTUNA_FIGURES = {"analysis/figures/importance.py"}
-RAY_FILES = {"search/run.py", "trainables/ray_pipeline.py"}
+RAY_FILES = {"search/run.py", "trainables/ray_internals.py", "trainables/ray_pipeline.py"}
+# The one file that uses what is not public in a library; a test beside it knows each name.
+INTERNALS = {
+    "optuna": "search/proposing/optuna_internals.py",
+    "ray": "trainables/ray_internals.py",
+}
+NAMEDTUPLE_METHODS = {"_asdict", "_fields", "_replace"}
 PYARROW_FILES = {"trainables/artifacts/remote_folder.py"}
+# Who owns a process may change it for everything else in it; a library function may not.
+PROCESS_FILES = {"trainables/run.py", "trainables/ray_pipeline.py"}
+THREAD_FILES = {"trainables/context.py", "models/timing/timed_runs.py"}  # they set them back
 UNPICKLING_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 # The one file that may call torch.load, and only for tensors.
 TORCH_FILES = {"models/files/torch_files.py"}
@@ -37,6 +66,8 @@ UNPICKLING_CALLS = {
     "torch.serialization.load",
     "pandas.read_pickle",
 }
+
+IMPORT_IN_TEXT = re.compile(rf"^\s*(from|import) ({'|'.join(MAY_IMPORT)})\b", re.MULTILINE)
 
 Rule = Callable[[str, ast.Module], Iterator[str]]
 
@@ -81,6 +112,19 @@ def imports_run_one_way(path: str, tree: ast.Module) -> Iterator[str]:
             yield f"{path} imports {name}: {own} may import {sorted(MAY_IMPORT[own]) or 'none'}"
 
 
+def folders_know_their_place(path: str, tree: ast.Module) -> Iterator[str]:
+    package, own = path.split("/")[:2]
+    folder = f"{package}/{own}"
+    allowed = FOLDER_MAY_IMPORT.get(folder)
+    for name in imported_names(path, tree):
+        is_inside = allowed is None or not name.startswith(f"{package}.")
+        if not is_inside and name.split(".")[1] not in allowed | {own}:
+            yield f"{path} imports {name}: {folder} may import {sorted(allowed)}"
+        for forbidden in FOLDER_MAY_NOT_IMPORT.get(folder, ()):
+            if name == forbidden or name.startswith(f"{forbidden}."):
+                yield f"{path} imports {name}, which uses {folder}"
+
+
 def ray_stays_in_its_files(path: str, tree: ast.Module) -> Iterator[str]:
     if path not in RAY_FILES and not path.startswith("search/on_ray/"):
         for name in imported_names(path, tree):
@@ -95,11 +139,41 @@ def optuna_stays_in_search(path: str, tree: ast.Module) -> Iterator[str]:
                 yield f"{path} imports {name}: only search/ and {sorted(OPTUNA_FIGURES)} may"
 
 
+def private_names_stay_in_internals(path: str, tree: ast.Module) -> Iterator[str]:
+    used = {top(name) for name in imported_names(path, tree)} & set(INTERNALS)
+    if not used or path in INTERNALS.values():
+        return
+    for name in imported_names(path, tree):
+        if top(name) in INTERNALS and any(is_private(part) for part in name.split(".")):
+            yield f"{path} imports {name}: only {INTERNALS[top(name)]} may"
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not is_private(node.attr):
+            continue
+        if ast.unparse(node.value) not in ("self", "cls", "super()"):
+            own = [INTERNALS[name] for name in sorted(used)]
+            yield f"{path} uses {ast.unparse(node)}: only {own} use what is private in {used}"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in NAMEDTUPLE_METHODS
+
+
 def pyarrow_stays_in_remote_folder(path: str, tree: ast.Module) -> Iterator[str]:
     if path not in PYARROW_FILES:
         for name in imported_names(path, tree):
             if top(name) == "pyarrow":
                 yield f"{path} imports {name}: only {sorted(PYARROW_FILES)} may"
+
+
+def processes_are_changed_by_their_owners(path: str, tree: ast.Module) -> Iterator[str]:
+    if path not in PROCESS_FILES:
+        for name in imported_names(path, tree):
+            if name.startswith("trainables.process.memory"):
+                yield f"{path} imports {name}: only {sorted(PROCESS_FILES)} may"
+    if path not in THREAD_FILES:
+        for name in called_names(tree):
+            if name in ("torch.set_num_threads", "torch.set_num_interop_threads"):
+                yield f"{path} uses {name}: only {sorted(THREAD_FILES)} may"
 
 
 def nothing_is_unpickled(path: str, tree: ast.Module) -> Iterator[str]:
@@ -145,11 +219,41 @@ def foreign_modules() -> set[str]:
     return set(sys.stdlib_module_names) | installed
 
 
+def benchmarks_measure_the_product_as_it_is(path: str, tree: ast.Module) -> Iterator[str]:
+    """A benchmark uses what a user can say: it changes no module of the product, nor code in text.
+
+    What it needs to turn off is a flag or an argument of the product.
+    """
+    own = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if top(getattr(node, "module", None) or alias.name) in MAY_IMPORT
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if IMPORT_IN_TEXT.search(node.value):
+                yield f"{path}:{node.lineno} has code of the product in a string"
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func).split(".")
+            if called[-1] == "setattr" or "patch" in called:
+                yield f"{path}:{node.lineno} patches: {ast.unparse(node)}"
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                if re.split(r"[.\[]", ast.unparse(target))[0] in own:
+                    yield f"{path}:{node.lineno} changes the product: {ast.unparse(node)}"
+
+
 RULES: tuple[Rule, ...] = (
     imports_run_one_way,
+    folders_know_their_place,
     ray_stays_in_its_files,
     optuna_stays_in_search,
+    private_names_stay_in_internals,
     pyarrow_stays_in_remote_folder,
+    processes_are_changed_by_their_owners,
     nothing_is_unpickled,
     scripts_hide_no_module,
 )
@@ -161,12 +265,85 @@ def source_files() -> list[Path]:
     return files
 
 
+def module_of(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def imported_modules(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Which of some modules import which others, wherever in them.
+
+    Args:
+        sources: Path -> Python code.
+    """
+    modules = {module_of(path) for path in sources}
+    found: dict[str, set[str]] = {}
+    for path, code in sources.items():
+        # The longest beginning that is a module: the rest are names in it.
+        parts = [name.split(".") for name in imported_names(path, ast.parse(code))]
+        known = [{".".join(p[:n]) for n in range(1, len(p) + 1)} & modules for p in parts]
+        found[module_of(path)] = {max(names, key=len) for names in known if names}
+        found[module_of(path)].discard(module_of(path))
+    return found
+
+
+def find_circle(sources: Mapping[str, str]) -> list[str]:
+    """Modules that import each other, in turn; empty if none do."""
+    try:
+        TopologicalSorter(imported_modules(sources)).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in source_files()}
+    assert sum(map(len, imported_modules(sources).values())) > 300
+    circle = find_circle(sources)
+    assert not circle, "these import each other: " + " -> ".join(circle)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("from trainables.b import f", "from trainables.a import g"),
+        ("import trainables.b", "def f():\n    from . import a"),
+        ("from trainables import b", "if TYPE_CHECKING:\n    from .a import A"),
+        ("from trainables.c import f", "import trainables.a"),
+    ],
+)
+def test_modules_that_import_each_other_are_found(first: str, second: str) -> None:
+    sources = {
+        "trainables/__init__.py": "",
+        "trainables/a.py": first,
+        "trainables/b.py": second,
+        "trainables/c.py": "from trainables import b",
+    }
+    circle = find_circle(sources)
+    assert {"trainables.a", "trainables.b"} <= set(circle)
+    sources["trainables/b.py"] = "import json"
+    assert find_circle(sources) == []
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_rule_holds_in_every_file(rule: Rule) -> None:
     broken = [
         problem
         for path in source_files()
         for problem in rule(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text()))
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_benchmarks_measure_the_product_as_it_is() -> None:
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    assert len(files) > 10
+    broken = [
+        problem
+        for path in files
+        for problem in benchmarks_measure_the_product_as_it_is(
+            path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+        )
     ]
     assert not broken, "\n".join(broken)
 
@@ -181,12 +358,44 @@ def test_rule_holds_in_every_file(rule: Rule) -> None:
         (imports_run_one_way, "search/a.py", "import analysis.pareto"),
         (imports_run_one_way, "analysis/a.py", "import_module('models')"),
         (imports_run_one_way, "analysis/figures/a.py", "from ...models import cost"),
+        (folders_know_their_place, "search/proposing/a.py", "from search.pipelines import study"),
+        (folders_know_their_place, "search/proposing/a.py", "from search.config import load"),
+        (folders_know_their_place, "search/pipelines/a.py", "import search.on_ray.session"),
+        (folders_know_their_place, "search/pipelines/a.py", "from ..on_ray import searcher"),
+        (folders_know_their_place, "search/pipelines/a.py", "from search import run"),
+        (folders_know_their_place, "search/run_files/a.py", "from search.on_ray import metrics"),
+        (folders_know_their_place, "search/run_files/a.py", "from search.recipes import camvid"),
+        (folders_know_their_place, "search/on_ray/a.py", "from search.run import main"),
+        (folders_know_their_place, "models/blocks/a.py", "from models.networks import enet"),
+        (folders_know_their_place, "models/files/a.py", "import models.checkpoint"),
+        (folders_know_their_place, "trainables/process/a.py", "from trainables import context"),
+        (folders_know_their_place, "trainables/artifacts/a.py", "import trainables.data.camvid"),
+        (folders_know_their_place, "trainables/data/a.py", "import trainables.artifacts.store"),
+        (folders_know_their_place, "trainables/learning/a.py", "import trainables.stages.dense"),
+        (folders_know_their_place, "trainables/stages/a.py", "from trainables import pipeline"),
         (ray_stays_in_its_files, "search/pipelines/study.py", "import ray"),
         (ray_stays_in_its_files, "trainables/learning/training.py", "from ray import tune"),
         (ray_stays_in_its_files, "models/a.py", "if True:\n    import ray.tune as t"),
         (optuna_stays_in_search, "trainables/a.py", "import optuna"),
         (optuna_stays_in_search, "analysis/figures/front_2d.py", "from optuna.trial import Trial"),
+        (private_names_stay_in_internals, "search/pipelines/study.py",
+         "import optuna\ndef f(self):\n    self._study._storage"),
+        (private_names_stay_in_internals, "search/proposing/a.py",
+         "from optuna.trial import Trial\ndef f(t: Trial): return t._trial_id"),
+        (private_names_stay_in_internals, "search/proposing/a.py",
+         "from optuna.samplers._tpe.sampler import default_gamma"),
+        (private_names_stay_in_internals, "search/on_ray/session.py",
+         "from ray._private import ray_constants"),
+        (private_names_stay_in_internals, "search/on_ray/session.py", "import ray._raylet"),
         (pyarrow_stays_in_remote_folder, "trainables/artifacts/store.py", "from pyarrow import fs"),
+        (processes_are_changed_by_their_owners, "trainables/learning/evaluation.py",
+         "from trainables.process.memory import keep_freed_memory"),
+        (processes_are_changed_by_their_owners, "trainables/context.py",
+         "from trainables.process import memory"),
+        (processes_are_changed_by_their_owners, "models/latency.py",
+         "import torch\ntorch.set_num_threads(1)"),
+        (processes_are_changed_by_their_owners, "trainables/run.py",
+         "from torch import set_num_threads\nset_num_threads(1)"),
         (nothing_is_unpickled, "models/checkpoint.py", "import pickle"),
         (nothing_is_unpickled, "models/checkpoint.py", "from pickle import loads"),
         (nothing_is_unpickled, "models/checkpoint.py", "import torch\ntorch.load('a.pt')"),
@@ -201,6 +410,16 @@ def test_rule_holds_in_every_file(rule: Rule) -> None:
         (nothing_is_unpickled, "models/files/torch_files.py", "import torch\nread = torch.load"),
         (nothing_is_unpickled, "models/checkpoint.py", "from torch import load\nload('a.pt')"),
         (nothing_is_unpickled, "trainables/a.py", "np.load('a.npy', allow_pickle=True)"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "RUN = ('-c', 'import sys\\nfrom search import study\\nstudy.x = None')"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "from search.proposing import samplers\nsamplers.BOUNDED = ()"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "from search.pipelines import retries as r\nr.RETRY_SECONDS |= {}"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "from search.pipelines.retries import RETRY_SECONDS\nRETRY_SECONDS['worker'] = ()"),
+        (benchmarks_measure_the_product_as_it_is, "benchmarks/a.py",
+         "with patch.object(samplers, 'BOUNDED', ()): pass"),
         (scripts_hide_no_module, "search/random.py", ""),
         (scripts_hide_no_module, "search/optuna.py", ""),
         (scripts_hide_no_module, "analysis/statistics.py", ""),
@@ -217,6 +436,10 @@ def test_rule_can_fail(rule: Rule, path: str, code: str) -> None:
         ("search/a.py", "import optuna\nfrom trainables import store\nfrom models import cost"),
         ("search/on_ray/a.py", "import ray\nfrom search import space"),
         ("trainables/ray_pipeline.py", "from ray import tune\nfrom . import store"),
+        ("trainables/ray_internals.py", "from ray._private import ray_constants"),
+        ("search/on_ray/a.py", "import ray\ndef f(self, t): self._x = t._asdict()"),
+        ("trainables/run.py", "from trainables.process.memory import keep_freed_memory"),
+        ("trainables/context.py", "import torch\ntorch.set_num_threads(1)"),
         ("trainables/data/a.py", "from .dataset import DataError\nimport numpy\nnumpy.load('a')"),
         ("models/files/torch_files.py", "import torch\ntorch.load(path, weights_only=True)"),
         ("analysis/figures/colors.py", "import json\njson.load(file)"),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 
 from trainables.process.device_lock import DeviceLock
-from trainables.process.memory import keep_freed_memory
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Progress(NamedTuple):
@@ -47,7 +52,7 @@ class StageContext:
     Attributes:
         cache_dir: Node-local folder for decoded data sets.
         device: Torch device that trains.
-        num_threads: CPU threads of a step; None leaves torch's setting.
+        num_threads: CPU threads that torch uses in a stage; None leaves torch's setting.
         num_workers: Processes that load data; 0 loads within the training process.
         checkpoint_seconds: At most this much work is lost when the process is killed: time between
             saved states, and up to the first one from `began` on.
@@ -68,11 +73,31 @@ class StageContext:
     device_lock: DeviceLock = field(default_factory=lambda: DeviceLock("cpu"))
     began: float = field(default_factory=time.monotonic)
 
-    def activate(self) -> None:
-        """Set this process up: memory and the number of threads."""
-        keep_freed_memory()
-        if self.num_threads is not None:
-            torch.set_num_threads(self.num_threads)
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Let torch use `num_threads` in the block, and afterwards as many as before."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(before if self.num_threads is None else self.num_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def within_threads(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function that has a `StageContext` as its argument `context`.
+
+    It runs with the threads of that context, and leaves those of the process as they were.
+    """
+    parameters = inspect.signature(function)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        context: StageContext = parameters.bind(*args, **kwargs).arguments["context"]
+        with context.threads():
+            return function(*args, **kwargs)
+
+    return run
 
 
 def detect_device() -> str:

@@ -1,10 +1,22 @@
-"""Distillation losses per pixel, computed in log space."""
+"""Losses on logits, in log space; the distilling ones hold no intermediate but their gradient."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Numbers that are worked on at once: as many as fit the caches of a core.
+_CHUNK_NUMEL = {"cpu": 2**17}
+_CHUNK_NUMEL_ELSEWHERE = 2**25
+
+_Part = tuple[slice, ...]
+# (part of the student's tensor, where it lies) -> (sum of the loss there, its gradient)
+_PartLoss = Callable[[Tensor, _Part], tuple[Tensor, Tensor]]
 
 
 def decoupled_kd_loss(
@@ -46,22 +58,24 @@ def decoupled_kd_loss(
     _check_logits(student_logits, teacher_logits, target, temperature)
     if alpha < 0 or beta < 0:
         raise ValueError(f"alpha and beta must be at least 0, got {alpha} and {beta}")
+    labels = torch.where(target != ignore_index, target, 0).long().unsqueeze(1)
+    weights = _pixel_weights(target, ignore_index, class_weights)
 
-    valid = target != ignore_index
-    index = torch.where(valid, target, 0).long().unsqueeze(1)
-    student_target, student_rest, student_others = _split_log_probabilities(
-        student_logits, index, temperature
-    )
-    with torch.no_grad():
-        teacher_target, teacher_rest, teacher_others = _split_log_probabilities(
-            teacher_logits, index, temperature
-        )
+    def compute(student: Tensor, part: _Part) -> tuple[Tensor, Tensor]:
+        pixels = (part[0], part[2], part[3])
+        index = labels[part]
+        own = _split(student / temperature, index)
+        taught = _split(_widen(teacher_logits[part]) / temperature, index)
+        target_error = own.log_odds.sigmoid() - taught.log_odds.sigmoid()
+        value = alpha * _binary_divergence(taught.log_odds, own.log_odds)
+        value = value + beta * _divergence_of_others(taught, own)
+        # d TCKD / d z = target_error (1 at the target, -q elsewhere); d NCKD / d z = q - q_teacher.
+        gradient = own.others * (beta - alpha * target_error) - beta * taught.others
+        gradient.scatter_(1, index, alpha * target_error)
+        weight = weights[pixels].to(student.dtype)
+        return _weigh(value.squeeze(1), gradient, weight, temperature)
 
-    tckd = teacher_target.exp() * (teacher_target - student_target)
-    tckd = tckd + teacher_rest.exp() * (teacher_rest - student_rest)
-    nckd = (teacher_others.exp() * (teacher_others - student_others)).sum(dim=1)
-    divergence = alpha * tckd + beta * nckd
-    return _mean_over(divergence, target, ignore_index, class_weights) * temperature**2
+    return _Chunked.apply(student_logits, _chunks_of_pixels(student_logits), compute)  # type: ignore[no-any-return]
 
 
 def kd_loss(
@@ -93,13 +107,84 @@ def kd_loss(
         ValueError: Shapes that do not fit, or a value out of range.
     """
     _check_logits(student_logits, teacher_logits, target, temperature)
-    student = F.log_softmax(student_logits.float() / temperature, dim=1)
-    with torch.no_grad():
-        teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
-    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1)
     if target is None:
-        return divergence.mean() * temperature**2
-    return _mean_over(divergence, target, ignore_index, class_weights) * temperature**2
+        target, class_weights = student_logits.new_zeros(student_logits[:, 0].shape).long(), None
+    weights = _pixel_weights(target, ignore_index, class_weights)
+
+    def compute(student: Tensor, part: _Part) -> tuple[Tensor, Tensor]:
+        own = F.log_softmax(student / temperature, dim=1)
+        taught = F.log_softmax(_widen(teacher_logits[part]) / temperature, dim=1)
+        shares = taught.exp()
+        value = (shares * (taught - own)).sum(dim=1)
+        weight = weights[part[0], part[2], part[3]].to(student.dtype)
+        return _weigh(value, own.exp_().sub_(shares), weight, temperature)
+
+    return _Chunked.apply(student_logits, _chunks_of_pixels(student_logits), compute)  # type: ignore[no-any-return]
+
+
+def channel_kd_loss(
+    student_maps: Tensor,
+    teacher_maps: Tensor,
+    temperature: float = 4.0,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Channel-wise distillation: KL(teacher || student) of where each channel is active.
+
+    The softmax runs over the places of a channel. Adding a number to a whole channel of either
+    network changes nothing.
+
+    Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
+        https://arxiv.org/abs/2011.13256, equations 4 and 5.
+
+    Args:
+        student_maps: (N, C, H, W) float: logits or features.
+        teacher_maps: (N, C, H, W) float; receives no gradient.
+        temperature: T > 0, divides both.
+        valid: (N, H, W) bool, the places that count; None: all.
+
+    Returns:
+        Scalar in nats: the mean over the channels of the images that have a valid place, times
+        T^2; 0 where there is none.
+
+    Raises:
+        ValueError: Shapes that do not fit, or a temperature out of range.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}")
+    if student_maps.shape != teacher_maps.shape or student_maps.ndim != 4:
+        raise ValueError(
+            "student_maps and teacher_maps must be (N, C, H, W) of one shape, got "
+            f"{tuple(student_maps.shape)} and {tuple(teacher_maps.shape)}"
+        )
+    num_images, channels = student_maps.shape[:2]
+    if valid is None:
+        valid = student_maps.new_ones(student_maps[:, 0].shape).bool()
+    counted = valid.flatten(1).any(dim=1)
+    weights = counted.double() / (counted.sum().clamp(min=1) * channels)
+
+    def compute(student: Tensor, part: _Part) -> tuple[Tensor, Tensor]:
+        hidden = ~valid[part[0]].flatten(1).unsqueeze(1)
+        own = (student.flatten(2) / temperature).masked_fill(hidden, -torch.inf)
+        taught = (_widen(teacher_maps[part]).flatten(2) / temperature).masked_fill(
+            hidden, -torch.inf
+        )
+        own, taught = F.log_softmax(own, dim=2), F.log_softmax(taught, dim=2)
+        shares = taught.exp()
+        gap = (taught - own).masked_fill(hidden, 0.0)
+        # An image without any valid place has NaN for a distribution, and no weight.
+        value = (shares.masked_fill(hidden, 0.0) * gap).sum(dim=2)
+        gradient = (own.exp() - shares).masked_fill(hidden, 0.0).view(student.shape)
+        weight = weights[part[0]].to(student.dtype).view(-1, 1, 1)
+        return _weigh(value.unsqueeze(1), gradient, weight, temperature)
+
+    per_map = student_maps[0, 0].numel()
+    step = max(1, _chunk_numel(student_maps) // per_map)
+    parts = [
+        (slice(image, image + 1), slice(first, first + step), slice(None), slice(None))
+        for image in range(num_images)
+        for first in range(0, channels, step)
+    ]
+    return _Chunked.apply(student_maps, parts, compute)  # type: ignore[no-any-return]
 
 
 def cross_entropy(
@@ -120,51 +205,126 @@ def cross_entropy(
         Scalar.
     """
     labels = target.long()
+    wide = logits if logits.dtype == torch.float64 else logits.float()
     if class_weights is None:
-        losses = F.cross_entropy(
-            logits.float(), labels, ignore_index=ignore_index, reduction="none"
-        )
+        losses = F.cross_entropy(wide, labels, ignore_index=ignore_index, reduction="none")
         return _mean_over(losses, target, ignore_index)
-    loss = F.cross_entropy(logits.float(), labels, class_weights, ignore_index=ignore_index)
-    return loss if bool((target != ignore_index).any()) else logits.sum() * 0.0
+    weights = class_weights.to(wide.dtype)
+    loss = F.cross_entropy(wide, labels, weights, ignore_index=ignore_index)
+    return loss if bool((target != ignore_index).any()) else wide.sum() * 0.0
 
 
-def _split_log_probabilities(
-    logits: Tensor, index: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of the target class, of all others together, and among the others.
+class _Chunked(torch.autograd.Function):
+    """A sum over the parts of a tensor whose gradient is known together with its value.
 
-    The last has the target class at 0 in both networks, so that it adds nothing to a divergence
-    (exp(0) * (0 - 0)); subtracting -inf from -inf would make NaN of it.
-
-    Args:
-        logits: (N, C, H, W).
-        index: (N, 1, H, W) long, the target class.
-        temperature: Divides the logits.
-
-    Returns:
-        (N, H, W), (N, H, W) and (N, C, H, W).
+    Autograd would keep a handful of intermediates of the tensor's size until the backward pass;
+    here only the gradient itself remains.
     """
-    scaled = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
-    total = scaled.logsumexp(dim=1, keepdim=True)
-    is_target = torch.zeros_like(scaled, dtype=torch.bool).scatter_(1, index, True)
-    rest = scaled.masked_fill(is_target, -torch.inf).logsumexp(dim=1, keepdim=True)
-    others = (scaled - rest).masked_fill(is_target, 0.0)
-    at_target = scaled.gather(1, index) - total
-    return at_target.squeeze(1), (rest - total).squeeze(1), others
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, parts: list[_Part], compute: _PartLoss) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=student.device)
+        is_asked = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(student) if is_asked else None
+        for part in parts:
+            value, slope = compute(_widen(student[part]), part)
+            total += value.double()
+            if gradient is not None:
+                gradient[part] = slope
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return total.to(torch.float64 if student.dtype == torch.float64 else torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None, None
 
 
-def _mean_over(
-    values: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None
-) -> Tensor:
-    """Mean of (N, H, W) values over the valid pixels, each by the weight of its class."""
-    weights = (target != ignore_index).float()
+class _Split(NamedTuple):
+    """What decoupled distillation looks at.
+
+    Attributes:
+        scaled: (N, C, H, W) logits over the temperature.
+        others: (N, C, H, W) probabilities among the classes other than the target's; 0 there.
+        log_rest: (N, 1, H, W) log of the summed exponentials of those classes.
+        log_odds: (N, 1, H, W) logit of the target's class against all others together.
+    """
+
+    scaled: Tensor
+    others: Tensor
+    log_rest: Tensor
+    log_odds: Tensor
+
+
+def _split(scaled: Tensor, index: Tensor) -> _Split:
+    hidden = scaled.scatter(1, index, -torch.inf)
+    highest = hidden.amax(dim=1, keepdim=True)
+    others = hidden.sub_(highest).exp_()
+    total = others.sum(dim=1, keepdim=True)
+    log_rest = highest + total.log()
+    return _Split(scaled, others.div_(total), log_rest, scaled.gather(1, index) - log_rest)
+
+
+def _binary_divergence(taught: Tensor, own: Tensor) -> Tensor:
+    """KL divergence of two binary distributions given by their log-odds."""
+    yes = taught.sigmoid() * (F.logsigmoid(taught) - F.logsigmoid(own))
+    return yes + (-taught).sigmoid() * (F.logsigmoid(-taught) - F.logsigmoid(-own))
+
+
+def _divergence_of_others(taught: _Split, own: _Split) -> Tensor:
+    """KL divergence among the classes other than the target's, (N, 1, H, W)."""
+    gaps = (taught.scaled - taught.log_rest) - (own.scaled - own.log_rest)
+    return (taught.others * gaps).sum(dim=1, keepdim=True)
+
+
+def _weigh(
+    value: Tensor, gradient: Tensor, weight: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of (N, ...) values and its gradient; what has no weight may be NaN."""
+    counts = weight > 0
+    total = torch.where(counts, value * weight, 0.0).sum() * temperature**2
+    slope = gradient.mul_((weight * temperature).unsqueeze(1))
+    return total, torch.where(counts.unsqueeze(1), slope, 0.0)
+
+
+def _widen(values: Tensor) -> Tensor:
+    """At least float32: the type in which sums are taken."""
+    return values.detach() if values.dtype == torch.float64 else values.detach().float()
+
+
+def _chunk_numel(values: Tensor) -> int:
+    return _CHUNK_NUMEL.get(values.device.type, _CHUNK_NUMEL_ELSEWHERE)
+
+
+def _chunks_of_pixels(logits: Tensor) -> list[_Part]:
+    """Bands of rows of single images, all classes of a pixel together."""
+    num_images, channels, height, width = logits.shape
+    rows = max(1, _chunk_numel(logits) // max(1, channels * width))
+
+    def generate() -> Iterator[_Part]:
+        for image in range(num_images):
+            for top in range(0, height, rows):
+                yield slice(image, image + 1), slice(None), slice(top, top + rows), slice(None)
+
+    return list(generate())
+
+
+def _pixel_weights(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    """(N, H, W) float64 weights that sum to 1 over the valid pixels, 0 elsewhere."""
+    valid = target != ignore_index
+    weights = valid.double()
     if class_weights is not None:
-        labels = torch.where(target != ignore_index, target, 0).long()
-        weights = weights * class_weights[labels]
+        weights *= class_weights[torch.where(valid, target, 0).long()]
     total = weights.sum()
-    weighed = torch.where(weights > 0, values, 0.0) * weights  # no value, no NaN
-    return weighed.sum() / torch.where(total > 0, total, 1.0)
+    return weights / torch.where(total > 0, total, 1.0)
+
+
+def _mean_over(values: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Mean of (N, H, W) values over the valid pixels; 0 where there is none."""
+    valid = target != ignore_index
+    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
 
 def _check_logits(

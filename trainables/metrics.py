@@ -1,4 +1,4 @@
-"""Mean intersection over union from one streaming confusion matrix."""
+"""Mean intersection over union, of predictions with labels and of predictions over time."""
 
 from __future__ import annotations
 
@@ -82,3 +82,66 @@ class ConfusionMatrix:
     def pixel_accuracy(self) -> float:
         """Share of valid pixels with the right class, in 0..1; NaN before any valid pixel."""
         return float(self.counts.diagonal().sum() / self.counts.sum())
+
+
+class TemporalConsistency:
+    """mIoU of predictions against those for the next frames, moved back by the motion.
+
+    1 for a network that says the same of everything that both frames show, right or wrong.
+
+    Source: Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020,
+        https://arxiv.org/abs/2002.11433, section 4.1.
+
+    Args:
+        num_classes: At least 2.
+        ignore_index: Stands for pixels without a counterpart.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        self.matrix = ConfusionMatrix(num_classes, ignore_index)
+
+    def update(self, prediction: Tensor, following: Tensor, motion: Tensor) -> None:
+        """Count a pair of frames.
+
+        Args:
+            prediction: (H, W) integer, classes 0..C-1.
+            following: (H, W) integer, those of the next frame.
+            motion: (2, H, W) float, pixels to the right and down from this frame to the next; NaN
+                where a pixel has no counterpart.
+
+        Raises:
+            ValueError: Shapes differ, or a label is outside the classes.
+        """
+        if motion.shape != (2, *prediction.shape):
+            raise ValueError(
+                f"motion must be {(2, *prediction.shape)} for a prediction of "
+                f"{tuple(prediction.shape)}, got {tuple(motion.shape)}"
+            )
+        moved = bring_back(following, motion, self.matrix.ignore_index)
+        self.matrix.update(prediction, moved)
+
+    @property
+    def miou(self) -> float:
+        """In 0..1; NaN before any pixel with a counterpart."""
+        return self.matrix.miou
+
+
+def bring_back(labels: Tensor, motion: Tensor, ignore_index: int = 255) -> Tensor:
+    """Labels of the next frame at the places where their pixels were in this one.
+
+    Args:
+        labels: (H, W) integer, of the next frame.
+        motion: (2, H, W) float; see `TemporalConsistency.update`.
+        ignore_index: Label of pixels whose counterpart is not known or outside.
+
+    Returns:
+        (H, W) int64.
+    """
+    height, width = labels.shape
+    rows = torch.arange(height).unsqueeze(1) + motion[1]
+    columns = torch.arange(width) + motion[0]
+    known = rows.isfinite() & columns.isfinite()
+    rows, columns = (torch.where(known, v, -1.0).round().long() for v in (rows, columns))
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    found = labels.long()[rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
+    return torch.where(inside, found, ignore_index)

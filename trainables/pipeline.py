@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import Chain, build_chain
 from trainables.context import Progress, StageContext
+from trainables.data import check_splits
 from trainables.pipeline_config import STUDENT, PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages import STAGES, NetworkStage, Stage, StageInputs
@@ -25,13 +26,17 @@ class DatasetSummary(NamedTuple):
         name: Key of `trainables.data.DATASETS`.
         num_classes: Number of classes.
         classes: Their names.
-        resolution: Height and width of the first validation image.
+        resolution: Height and width of most validation images, the first of equals.
+        warnings: Plain sentences on what is doubtful about the data.
+        class_counts: Split -> class name -> pixels of it.
     """
 
     name: str
     num_classes: int
     classes: tuple[str, ...]
     resolution: tuple[int, int]
+    warnings: tuple[str, ...] = ()
+    class_counts: Mapping[str, Mapping[str, int]] = {}
 
 
 class Baseline(NamedTuple):
@@ -101,18 +106,19 @@ def check_data(config: PipelineConfig, cache_dir: Path) -> DatasetSummary:
     """Read every image and label of both splits once, into the node's cache.
 
     Raises:
-        DataError: Names the files that cannot be used.
+        DataError: Names the files that cannot be used, or why mIoU on them would mean nothing.
         ValueError: A setting does not go with the number of classes.
     """
-    data = config.data
-    data.open_cached("train", cache_dir)
-    validation = data.open_cached("val", cache_dir)
+    train, validation = config.data.open_all_cached(("train", "val"), cache_dir)
+    report = check_splits(train, validation)
     config.teacher_logits.check_classes(validation.num_classes)
     return DatasetSummary(
-        data.name,
+        config.data.name,
         validation.num_classes,
         tuple(validation.classes),
-        validation.sample_size(0),
+        report.resolution,
+        report.warnings,
+        report.class_counts,
     )
 
 

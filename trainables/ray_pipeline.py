@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.tune.result import TIMESTEPS_TOTAL
 from ray.tune.trainable import wrap_function
 
 from models.pruning import PruningError
-from trainables.artifacts.remote_stages import open_store
+from trainables.artifacts.store import open_store
 from trainables.chain import Chain, Step
 from trainables.context import Progress, StageContext
 from trainables.data import DataError
@@ -23,8 +22,10 @@ from trainables.pipeline import run_stage
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import Installation, check_installation
+from trainables.process.memory import keep_freed_memory
 from trainables.process.stage_errors import blaming
 from trainables.process.watchdog import waiting, watched
+from trainables.ray_internals import set_process_title
 from trainables.settings import flatten, restore
 from trainables.stages import STAGES
 
@@ -84,6 +85,7 @@ def make_trainable(
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
+        keep_freed_memory()
         stalls = stall_report(workplace.stalls_dir, trial)
         with (
             LogCollector() as remarks,
@@ -119,7 +121,7 @@ def with_names(
             return resources(config)
 
         def train(self) -> Any:
-            setproctitle(f"ray::{name_trial(self.config)}")
+            set_process_title(f"ray::{name_trial(self.config)}")
             return super().train()
 
     PipelineStage.__qualname__ = PipelineStage.__name__

@@ -29,6 +29,7 @@ from trainables.context import Progress, StageContext, detect_device
 from trainables.pipeline import build_baselines, build_stages, check_data
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
+from trainables.process.memory import keep_freed_memory
 from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
 from trainables.stages import Stage
 
@@ -128,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 if training failed, 2 for bad input.
     """
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
+    keep_freed_memory()
     console = Console(stderr=True)
     argv = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -17,7 +17,7 @@ from models.channels.masking import mask_channels
 from models.channels.selection import count_locally, find_lowest
 from models.channels.sensitivity import GroupSensitivity, Sensitivity
 from models.network import SegmentationNetwork
-from trainables.context import StageContext
+from trainables.context import StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
 from trainables.losses import cross_entropy
@@ -45,6 +45,7 @@ class Outcome(NamedTuple):
     miou: float
 
 
+@within_threads
 def scan_sensitivity(
     model: SegmentationNetwork,
     dataset: SegmentationDataset,
@@ -84,7 +85,6 @@ def scan_sensitivity(
     """
     _check(num_images, {"ratios": ratios, "joint_ratios": joint_ratios})
     started = time.monotonic()
-    context.activate()
     judge = _Judge(dataset, context, num_images, precision)
     example = torch.zeros(1, 3, *(min(64, size) for size in dataset.sample_size(0)))
     work = copy.deepcopy(model).cpu().float().eval()

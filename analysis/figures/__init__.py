@@ -6,6 +6,7 @@ from analysis.figures.front_2d import plot_front_2d
 from analysis.figures.front_3d import plot_front_3d
 from analysis.figures.hypervolume_history import plot_hypervolume_history
 from analysis.figures.importance import plot_importance
+from analysis.figures.lineage import plot_lineage
 from analysis.figures.parallel_coordinates import plot_parallel_coordinates
 from analysis.figures.png import write_front_png, write_hypervolume_png
 
@@ -14,6 +15,7 @@ __all__ = [
     "plot_front_3d",
     "plot_hypervolume_history",
     "plot_importance",
+    "plot_lineage",
     "plot_parallel_coordinates",
     "write_front_png",
     "write_hypervolume_png",

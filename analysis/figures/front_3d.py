@@ -62,7 +62,7 @@ def plot_front_3d(results: Results, summary: Summary) -> go.Figure:
             "gridcolor": theme.GRID,
             "showbackground": False,
             "showspikes": False,
-            "linecolor": "#b4bec8",
+            "linecolor": theme.LINE,
             "tickfont": {"size": 10, "color": theme.MUTED},
             "nticks": 5,
             **({"type": "log", "dtick": "D2", "tickformat": "~g"} if log else {}),

@@ -23,8 +23,10 @@ def describe_trial(results: Results, trial: Trial) -> str:
             shown_as = {"latency_p95_ms": "latency_ms", "miou_pruned": "miou"}.get(name, name)
             lines.append(f"{label}  {get_quantity(shown_as, label).text(trial.measures[name])}")
     lines.append("")
+    labels = results.setting_labels
     lines += [
-        f"{escape(name)}  {escape(format_setting(value))}" for name, value in trial.settings.items()
+        f"{escape(labels[name])}  {escape(format_setting(value))}"
+        for name, value in trial.settings.items()
     ]
     return "<br>".join(lines)
 

@@ -81,7 +81,8 @@ def _get_hypervolume_history_info(
         if over == "hours":
             ended = [trial for trial in ended if trial.elapsed_hours is not None]
         ended.sort(key=_end_order)
-        if any(trial in results.measured for trial in ended):
+        measured = {trial.number for trial in results.measured if trial.run == run.name}
+        if any(trial.number in measured for trial in ended):
             histories.append(_get_history(results, summary, run, ended, over))
     if not histories:
         raise theme.FigureNotMadeError("trials.csv states no elapsed_hours.")
@@ -92,15 +93,18 @@ def _get_hypervolume_history_info(
 def _get_history(
     results: Results, summary: Summary, run: Run, ended: list[Trial], over: Over
 ) -> RunHistory:
-    measured = [trial for trial in ended if trial in results.measured]
+    measured = {trial.number for trial in results.measured if trial.run == run.name}
+    so_far: list[Trial] = []
     x: list[float] = []
     shares: list[float] = []
     for count, trial in enumerate(ended, start=1):
-        so_far = [t for t in ended[:count] if t in measured]
+        is_measured = trial.number in measured
+        if is_measured:
+            so_far.append(trial)
         if not so_far:
             continue
         x.append(float(count) if over == "trials" else trial.elapsed_hours or 0.0)
-        if trial not in measured:
+        if not is_measured:
             shares.append(shares[-1])
             continue
         share = relative_hypervolume(

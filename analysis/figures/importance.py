@@ -113,7 +113,9 @@ def _get_panel(
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     ranked = sorted(found.items(), key=lambda item: -item[1])
     return ObjectiveImportance(
-        objective.label, [name for name, _ in ranked], [share for _, share in ranked]
+        objective.label,
+        [results.setting_labels[name] for name, _ in ranked],
+        [share for _, share in ranked],
     )
 
 

@@ -90,7 +90,7 @@ def _get_parallel_coordinates_info(results: Results, summary: Summary) -> Parall
     for name in results.varied_settings:
         column = [trial.settings.get(name) for trial in trials]
         if len(set(column)) > 1:
-            dimensions.append(_get_dimension(name, column))
+            dimensions.append(_get_dimension(results.setting_labels[name], column))
     for objective in results.objectives:
         quantity = objective.quantity
         shown = [quantity.shown(trial.measures[objective.name]) for trial in trials]

@@ -20,6 +20,28 @@ SEQUENCE = ("#1d5fa7", "#c4511d", "#2f8265", "#7a4fa3", "#a8791a", "#4a90a4")
 COLOUR_SCALE = ((0.0, "#d9e4ef"), (0.5, "#6fa1d2"), (1.0, "#123f73"))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
+SURFACE, HOVER, LINE = "white", "#ffffff", "#b4bec8"
+DARK = {
+    INK: "#e6ebf0",
+    MUTED: "#a3afba",
+    GRID: "#2b343d",
+    FRONT: "#6aa9ee",
+    OTHER_FRONT: "#4a78a8",
+    DOMINATED: "#56616c",
+    PAPER: "#8a949e",
+    "#c4511d": "#f08a5a",
+    "#2f8265": "#5cc09c",
+    "#7a4fa3": "#b893dd",
+    "#a8791a": "#d9ab4e",
+    "#4a90a4": "#7cc0d3",
+    LINE: "#4b5762",
+    SURFACE: "#14191f",
+    HOVER: "#232b33",
+    "#d9e4ef": "#2c3f52",
+    "#6fa1d2": "#5f97cf",
+    "#123f73": "#b9dcff",
+}
+"""Colour on a light page -> colour on a dark one; the page exchanges them."""
 
 LOG_RATIO = 8.0
 
@@ -38,12 +60,12 @@ def axis(title: str, **options: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "title": {"text": title, "font": {"size": 13, "color": MUTED}, "standoff": 10},
         "gridcolor": GRID,
-        "linecolor": "#b4bec8",
+        "linecolor": LINE,
         "showline": True,
         "zeroline": False,
         "ticks": "outside",
         "ticklen": 4,
-        "tickcolor": "#b4bec8",
+        "tickcolor": LINE,
         "tickfont": {"size": 12, "color": MUTED},
         "automargin": True,
     }
@@ -61,8 +83,8 @@ def apply_theme(figure: go.Figure, *, height: int = 430) -> go.Figure:
         template="none",
         height=height,
         font={"family": FONT, "size": 13, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
+        paper_bgcolor=SURFACE,
+        plot_bgcolor=SURFACE,
         margin={"l": 12, "r": 12, "t": 12, "b": 12},
         legend={
             "orientation": "h",
@@ -76,8 +98,8 @@ def apply_theme(figure: go.Figure, *, height: int = 430) -> go.Figure:
             "entrywidthmode": "pixels",
         },
         hoverlabel={
-            "bgcolor": "white",
-            "bordercolor": "#b4bec8",
+            "bgcolor": HOVER,
+            "bordercolor": LINE,
             "font": {"family": FONT, "size": 12, "color": INK},
             "align": "left",
         },

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.blocks.layers import ConvBN, ConvBNReLU
 from models.channels.layers import ChannelLayer
 
 
@@ -88,6 +89,48 @@ class SpatialAttention(ChannelLayer):
     def keep(self, inputs: Sequence[int]) -> None:
         """See `ChannelLayer.keep`."""
         self.in_channels = self.out_channels = len(inputs)
+
+
+class PlaceWeights(ChannelLayer):
+    """How much each place of one map counts against another, by their means and maxima.
+
+    The input is both maps, concatenated; both lose the same channels. Once channels were removed,
+    the means still divide by their first number and the maxima are at least zero, as in
+    `SpatialAttention`.
+
+    Source: Peng et al., "PP-LiteSeg", https://arxiv.org/abs/2204.02681, equation 3.
+
+    Args:
+        channels: Channels of each map, and of the output, all of them equal.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(2 * channels, channels)
+        self.num_positions = channels
+        self.mix = nn.Sequential(ConvBNReLU(4, 2, 3), ConvBN(2, 1, 3))
+
+    def forward(self, both: Tensor) -> Tensor:
+        """Map (N, 2 x channels, H, W) to (N, channels, H, W) in (0, 1)."""
+        statistics = []
+        for features in both.chunk(2, dim=1):
+            maximum = features.amax(dim=1, keepdim=True)
+            if self.in_channels < 2 * self.num_positions:
+                maximum = maximum.clamp_min(0)
+            statistics += [features.sum(dim=1, keepdim=True) / self.num_positions, maximum]
+        weights: Tensor = self.mix(torch.cat(statistics, dim=1)).sigmoid()
+        return weights.expand(-1, self.out_channels, -1, -1)
+
+    def get_sources(self) -> list[int]:
+        """See `ChannelLayer.get_sources`."""
+        return []
+
+    def keep(self, inputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep`."""
+        self.in_channels = len(inputs)
+
+    def keep_outputs(self, outputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep_outputs`."""
+        self.out_channels = len(outputs)
 
 
 class CoordinateAttention(nn.Module):

@@ -50,6 +50,28 @@ class ConvBNReLU(nn.Sequential):
         super().__init__(*conv, nn.ReLU(inplace=True))
 
 
+class BNReLUConv(nn.Sequential):
+    """BatchNorm and ReLU before the convolution, whose padding keeps the size.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd.
+        groups: Of the convolution.
+        bias: Whether the convolution has one.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *,
+        groups: int = 1, bias: bool = False,
+    ) -> None:  # fmt: skip
+        conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups,
+            bias=bias,
+        )  # fmt: skip
+        super().__init__(nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True), conv)
+
+
 class BNPReLU(nn.Sequential):
     """BatchNorm, then a PReLU with a slope for each channel."""
 

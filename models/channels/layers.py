@@ -164,3 +164,31 @@ class ChannelSum(ChannelLayer):
         owners = [number.get(owner, len(outputs)) for owner in self.owners.tolist()]
         self.owners = torch.tensor(owners, device=self.owners.device)
         self.out_channels = len(outputs)
+
+
+class ChannelTotal(ChannelLayer):
+    """The sum over all channels, repeated for each output channel.
+
+    A weight for each place is computed by it from one map and multiplied with the channels of
+    another; pruning removes channels of either side on its own.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output, all equal.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        return features.sum(dim=1, keepdim=True).expand(-1, self.out_channels, -1, -1)
+
+    def get_sources(self) -> list[int]:
+        """See `ChannelLayer.get_sources`."""
+        return []
+
+    def keep(self, inputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep`."""
+        self.in_channels = len(inputs)
+
+    def keep_outputs(self, outputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep_outputs`."""
+        self.out_channels = len(outputs)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from models import check_name, create_model
-from models.blocks.attention import EfficientChannelAttention, SpatialAttention
-from models.channels.layers import ChannelHalf, ChannelShuffle, ChannelSum
+from models.blocks.attention import EfficientChannelAttention, PlaceWeights, SpatialAttention
+from models.channels.layers import ChannelHalf, ChannelShuffle, ChannelSum, ChannelTotal
 from models.network import SegmentationNetwork
 from models.resolving import check_allowed, is_foreign
 
@@ -27,9 +27,11 @@ WIDTH_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.PReLU: ("num_parameters",),
     EfficientChannelAttention: _CHANNELS,
     SpatialAttention: _CHANNELS,
+    PlaceWeights: _CHANNELS,
     ChannelShuffle: _CHANNELS,
     ChannelHalf: (*_CHANNELS, "start"),
     ChannelSum: _CHANNELS,
+    ChannelTotal: _CHANNELS,
 }
 """The layers whose width may change, and the attributes that hold it."""
 

@@ -111,11 +111,12 @@ class FeatureFusion(nn.Module):
     Args:
         in_channels: Channels of both paths together.
         out_channels: Channels of the output.
+        kernel_size: Of the convolution that mixes them.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 1) -> None:
         super().__init__()
-        self.mix = ConvBNReLU(in_channels, out_channels, 1)
+        self.mix = ConvBNReLU(in_channels, out_channels, kernel_size)
         self.attention = nn.Sequential(
             nn.Conv2d(out_channels, out_channels, 1, bias=False),
             nn.ReLU(inplace=True),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.blocks.backbones import BackboneWeights, create_backbone
-from models.blocks.layers import resize
+from models.blocks.layers import BNReLUConv, resize
 from models.network import SegmentationNetwork
 
 
@@ -76,19 +76,6 @@ class SwiftNet(SegmentationNetwork):
         """Return the stem's layers and the four stages, in the order that they run in."""
         resnet = getattr(self.backbone, "model", self.backbone)
         return list(resnet.named_children())
-
-
-class BNReLUConv(nn.Sequential):
-    """BatchNorm and ReLU before the convolution."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = False
-    ) -> None:
-        super().__init__(
-            nn.BatchNorm2d(in_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias),
-        )
 
 
 class SpatialPyramid(nn.Module):

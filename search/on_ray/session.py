@@ -30,20 +30,14 @@ warnings.filterwarnings("ignore", module=r"ray\b.*")
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray._private import ray_constants  # noqa: E402
-from ray.air.execution._internal import RayActorManager  # noqa: E402
-from ray.exceptions import (  # noqa: E402
-    AuthenticationError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import AuthenticationError  # noqa: E402
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
 
 from search.on_ray.progress_callback import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.on_ray.searcher import PipelineSearcher  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
 from trainables.process.installation import Installation  # noqa: E402
+from trainables.ray_internals import listening_on_loopback, surviving_evictions  # noqa: E402
 from trainables.ray_pipeline import (  # noqa: E402
     WorkerConfig,
     is_root,
@@ -155,7 +149,7 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
             "dashboard_host": "127.0.0.1",
         }
     try:
-        with nullcontext() if address else _on_loopback():
+        with nullcontext() if address else listening_on_loopback():
             context = ray.init(
                 address or "local", logging_level=logging.ERROR, log_to_driver=False, **local
             )
@@ -172,17 +166,6 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
         yield str(context.dashboard_url or "")
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have Ray listen on 127.0.0.1 only, as it does by itself on macOS, not on every interface."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -256,7 +239,7 @@ def run_tune(
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
-            reuse_actors=True,
+            reuse_actors=config.reuse_workers,
             trial_name_creator=lambda trial: name_trial(trial.config),
             trial_dirname_creator=lambda trial: name_trial(trial.config),
         ),
@@ -270,28 +253,3 @@ def run_tune(
     )
     with surviving_evictions():
         tuner.fit()
-
-
-@contextmanager
-def surviving_evictions() -> Iterator[None]:
-    """Let Tune take it for the death of a worker when Ray's memory monitor ends one.
-
-    Ray raises an error of its own then, OutOfMemoryError, which is no RayActorError; Tune 2.60
-    takes that for a fault in itself and ends all trials.
-    """
-    take_failure: Any = RayActorManager._actor_task_failed
-
-    def take_any_failure(
-        manager: RayActorManager, tracked_actor_task: Any, exception: Exception
-    ) -> None:
-        known = RayActorError | RayTaskError
-        if isinstance(exception, RayError) and not isinstance(exception, known):
-            exception = RayActorError(error_msg=str(exception))
-        take_failure(manager, tracked_actor_task, exception)
-
-    tune_code: Any = RayActorManager
-    tune_code._actor_task_failed = take_any_failure
-    try:
-        yield
-    finally:
-        tune_code._actor_task_failed = take_failure

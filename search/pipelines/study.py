@@ -23,7 +23,8 @@ from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.pipelines.accuracy_bound import SIZES, find_dominating
 from search.pipelines.journal import BatchingJournal, repair
-from search.proposing.bounded_history import TrialHistory
+from search.proposing.bounded_history import MAX_HISTORY, TrialHistory
+from search.proposing.optuna_internals import begin_trial, end_trial, get_trial_id, read_trial
 from search.proposing.rung_estimates import RungEstimates
 from search.proposing.samplers import (
     FIRST_GENERATION,
@@ -151,6 +152,7 @@ class PipelineStudy:
     Args:
         config: Space, sampler, objectives, length.
         run_dir: Folder of the run.
+        max_history: As for `search.proposing.samplers.create_sampler`.
 
     Attributes:
         config: As given.
@@ -160,8 +162,11 @@ class PipelineStudy:
         ValueError: The journal names a stage that would lead out of the run.
     """
 
-    def __init__(self, config: StudyConfig, run_dir: Path) -> None:
+    def __init__(
+        self, config: StudyConfig, run_dir: Path, *, max_history: int | None = MAX_HISTORY
+    ) -> None:
         self.config = config
+        self._max_history = max_history
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         repair(run_dir / JOURNAL_FILE)
         self._journal = BatchingJournal(run_dir / JOURNAL_FILE)
@@ -186,7 +191,7 @@ class PipelineStudy:
         self._history.note_all(self._study)
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:
-                self._abandoned.append(trial._trial_id)
+                self._abandoned.append(get_trial_id(trial))
             elif trial.state == TrialState.WAITING:
                 self._num_enqueued += 1
             if EARLIER in trial.user_attrs:
@@ -282,9 +287,10 @@ class PipelineStudy:
             num_pipelines=self.config.num_pipelines,
             estimates=self._estimates,
             history=self._history,
+            max_history=self._max_history,
         )
         trial = self._begin_trial()
-        self._history.note(trial._cached_frozen_trial)
+        self._history.note(read_trial(self._study, get_trial_id(trial)))
         settings = self.config.space.suggest(
             self._stages, lambda name, distribution: _suggest(trial, name, distribution)
         )
@@ -305,8 +311,7 @@ class PipelineStudy:
         if self._num_enqueued:
             self._num_enqueued -= 1
             return self._study.ask()
-        # As `Study.ask`, which looks for an enqueued one among all trials first.
-        return Trial(self._study, self._study._storage.create_new_trial(self._study._study_id))
+        return begin_trial(self._study)
 
     def report(self, number: int, metrics: Mapping[str, float]) -> None:
         """Note what a running pipeline has shown at a rung, for the sampler and the journal.
@@ -373,14 +378,9 @@ class PipelineStudy:
             trial.set_user_attr("outcome", facts)
             self._set_constraints(trial, metrics)
             self._estimates.note(number, metrics)
-            # As `Study.tell`, which takes no values of a pruned trial; no sampler of ours needs to
-            # hear of a trial's end.
-            self._study._storage.set_trial_state_values(
-                trial._trial_id,
-                _OPTUNA_STATES[outcome],
-                None if outcome == "failed" else self._estimates.get_last(number),
-            )
-        self._history.note(self._study._storage.get_trial(trial._trial_id))
+            values = None if outcome == "failed" else self._estimates.get_last(number)
+            end_trial(self._study, trial, _OPTUNA_STATES[outcome], values)
+        self._history.note(read_trial(self._study, get_trial_id(trial)))
         self.records[number] = record
         return record
 
@@ -439,7 +439,7 @@ class PipelineStudy:
 
     def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Tell Optuna of a trial's constraints, unless it knows them from a rung."""
-        known = self._study._storage.get_trial(trial._trial_id).constraints
+        known = read_trial(self._study, get_trial_id(trial)).constraints
         for name, value in self._constrain(metrics).items():
             if name not in known:
                 trial.set_constraint(name, value)
@@ -476,7 +476,7 @@ class PipelineStudy:
 
     def _enqueue_prefix(self, ready: Collection[Prefix]) -> None:
         """Let the next trial share what is there, unless a given point is next."""
-        if self._num_enqueued:
+        if self._num_enqueued or not self.config.shared_prefix:
             return
         proposed = [record.settings for record in self.records.values()]
         seed = derive_seed(self.config.seed, len(proposed))

@@ -11,8 +11,11 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from search.proposing.optuna_internals import get_trial_id, read_trial
 from search.proposing.study_view import ViewingSampler, show
 from search.proposing.trial_arrays import with_room
+
+MAX_HISTORY = 400
 
 Indices = npt.NDArray[np.intp]
 Values = npt.NDArray[np.float64]
@@ -46,16 +49,16 @@ class TrialHistory:
         self.states[trial.number] = trial.state
         if trial.state == TrialState.COMPLETE:
             self.values[trial.number] = trial.values
-        self._ids[trial.number] = trial._trial_id
+        self._ids[trial.number] = get_trial_id(trial)
 
     def note_all(self, study: Study) -> None:
         """Learn of all trials that a study has now."""
-        for trial in study._get_trials(deepcopy=False):
+        for trial in study.get_trials(deepcopy=False):
             self.note(trial)
 
     def read(self, study: Study, numbers: Indices) -> list[FrozenTrial]:
         """Trials of the study, not to be changed."""
-        return [study._storage.get_trial(self._ids[number]) for number in numbers.tolist()]
+        return [read_trial(study, self._ids[number]) for number in numbers.tolist()]
 
 
 class BoundedHistorySampler(ViewingSampler):
@@ -72,6 +75,9 @@ class BoundedHistorySampler(ViewingSampler):
             not over and is estimated counts as finished.
         history: Of the same study, up to date; None: it is read anew for every suggestion.
 
+    Attributes:
+        max_trials: As given.
+
     Raises:
         ValueError: Fewer than 2 trials.
     """
@@ -79,14 +85,14 @@ class BoundedHistorySampler(ViewingSampler):
     def __init__(
         self,
         sampler: BaseSampler,
-        max_trials: int = 400,
+        max_trials: int = MAX_HISTORY,
         estimate: Callable[[Indices], Values] | None = None,
         history: TrialHistory | None = None,
     ) -> None:
         if max_trials < 2:
             raise ValueError(f"max_trials must be at least 2, got {max_trials}")
         super().__init__(sampler)
-        self._max_trials = max_trials
+        self.max_trials = max_trials
         self._estimate = estimate
         self._history = history
 
@@ -107,9 +113,9 @@ class BoundedHistorySampler(ViewingSampler):
         is_finished = (states == TrialState.PRUNED) | np.isfinite(values).all(axis=1)
         is_seen = (states == TrialState.RUNNING) & ~is_finished
         finished = np.flatnonzero(is_finished)
-        if len(finished) > self._max_trials:
+        if len(finished) > self.max_trials:
             maximise = [direction.name == "MAXIMIZE" for direction in study.directions]
-            finished = finished[select_trials(values[finished], maximise, self._max_trials)]
+            finished = finished[select_trials(values[finished], maximise, self.max_trials)]
         is_seen[finished] = True
         return history.read(study, np.flatnonzero(is_seen))
 

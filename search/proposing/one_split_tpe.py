@@ -2,70 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import moocore
 import numpy as np
 import numpy.typing as npt
-from optuna.distributions import BaseDistribution
-from optuna.samplers import TPESampler
-from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjective
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from search.proposing.optuna_internals import Halves, SplitTPESampler, count_good, split_trials
 
 SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
-class OneSplitTPESampler(TPESampler):
+class OneSplitTPESampler(SplitTPESampler):
     """Divides the trials of several objectives into good and bad ones once per suggested trial.
 
     Optuna's does so for each setting anew, which is half of its time. Two more things differ:
 
     - Where it sees a part of the study (`search.proposing.bounded_history`), as many trials are
-    good as if it
-      saw all of them, but no more than half of what it sees: a tenth of a part would be a handful,
-      too few to tell where a whole front lies.
+      good as if it saw all of them, but no more than half of what it sees: a tenth of a part would
+      be a handful, too few to tell where a whole front lies.
     - Of the trials that share the last good rank those are left out, one by one, whose hypervolume
       contribution is smallest. Optuna adds them one by one, which takes 70 ms for 50 of 100.
 
     It is to make one trial at a time, as `search.pipelines.study.PipelineStudy` has it do.
     """
 
-    _halves: tuple[list[FrozenTrial], list[FrozenTrial]] | None = None
+    _halves: Halves | None = None
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """See `optuna.samplers.BaseSampler`."""
         self._halves = None
         super().before_trial(study, trial)
 
-    def _sample(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As Optuna 5 does it, up to the division."""
+    def split(self, study: Study, trial: FrozenTrial) -> Halves:
+        """See `SplitTPESampler.split`; made once for all settings of a trial."""
         if self._halves is None:
-            self._halves = self._halve(study, trial)
-        good, bad = self._halves
-        density = self._build_parzen_estimator(study, search_space, good, handle_below=True)
-        other = self._build_parzen_estimator(study, search_space, bad, handle_below=False)
-        drawn = density.sample(self._rng.rng, self._n_ei_candidates)
-        best = self._compare(drawn, self._compute_acquisition_func(drawn, density, other))
-        return {name: d.to_external_repr(best[name]) for name, d in search_space.items()}
+            self._halves = self.halve(study, trial)
+        return self._halves
 
     @staticmethod
-    def _halve(study: Study, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+    def halve(study: Study, trial: FrozenTrial) -> Halves:
+        """Divide the trials as described above.
+
+        Args:
+            study: As the sampler sees it.
+            trial: The one that is being suggested.
+        """
         trials = [
             other
-            for other in study._get_trials(deepcopy=False, states=SEEN)
+            for other in study.get_trials(deepcopy=False, states=SEEN)
             if other.number != trial.number
         ]
         num_finished = sum(other.state is not TrialState.RUNNING for other in trials)
         num_unseen = trial.number - len(trials)  # failed, or left out of the view
-        most = max(default_gamma_multiobjective(num_finished), num_finished // 2)
-        num_good = min(default_gamma_multiobjective(num_finished + num_unseen), most)
+        most = max(count_good(num_finished), num_finished // 2)
+        num_good = min(count_good(num_finished + num_unseen), most)
         complete = [other for other in trials if other.state is TrialState.COMPLETE]
         ranked = [o for o in complete if all(value <= 0 for value in o.constraints.values())]
         if len(ranked) <= num_good:  # some of the others are good too
-            return _split_trials(study, trials, num_good)
+            return split_trials(study, trials, num_good)
         signs = [-1.0 if d.name == "MAXIMIZE" else 1.0 for d in study.directions]
         losses = np.array([other.values for other in ranked]) * signs
         good = {ranked[row].number for row in choose_best(losses, num_good)}

@@ -153,4 +153,4 @@ class EstimatingSampler(ViewingSampler):
 
     def view(self, study: Study) -> Study:
         """See `ViewingSampler`."""
-        return show(study, lambda seen: self._estimates.show(seen._get_trials(deepcopy=False)))
+        return show(study, lambda seen: self._estimates.show(seen.get_trials(deepcopy=False)))

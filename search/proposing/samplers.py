@@ -16,8 +16,9 @@ from optuna.samplers import (
     RandomSampler,
 )
 
-from search.proposing.bounded_history import BoundedHistorySampler, TrialHistory
+from search.proposing.bounded_history import MAX_HISTORY, BoundedHistorySampler, TrialHistory
 from search.proposing.one_split_tpe import OneSplitTPESampler
+from search.proposing.optuna_internals import get_first_generation
 from search.proposing.rung_estimates import EstimatingSampler, RungEstimates
 
 SamplerName = Literal["tpe", "nsga2", "nsga3", "gp", "random"]
@@ -34,9 +35,7 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
 BOUNDED = ("tpe",)  # those whose suggestions take long after thousands of trials
 
 # Marks trials of other runs for the genetic samplers: they breed from nothing without a generation.
-FIRST_GENERATION: dict[str, int] = {
-    sampler._get_generation_key(): 0 for sampler in (NSGAIISampler, NSGAIIISampler)
-}
+FIRST_GENERATION = get_first_generation()
 
 
 def create_sampler(
@@ -47,6 +46,7 @@ def create_sampler(
     num_pipelines: int,
     estimates: RungEstimates | None = None,
     history: TrialHistory | None = None,
+    max_history: int | None = MAX_HISTORY,
 ) -> BaseSampler:
     """Make the sampler of one suggestion.
 
@@ -60,6 +60,7 @@ def create_sampler(
         num_pipelines: Length of the study.
         estimates: Of the pipelines that wait at a rung; None: there are none.
         history: Of the study's trials; None: it is read from the study.
+        max_history: Most finished trials that a sampler of `BOUNDED` sees; None: all.
 
     Raises:
         ValueError: An unknown name.
@@ -72,9 +73,9 @@ def create_sampler(
         sampler: BaseSampler = SAMPLERS[name](derived, num_pipelines)
     if estimates is not None:
         sampler = EstimatingSampler(sampler, estimates)
-    if name in BOUNDED:
+    if name in BOUNDED and max_history is not None:
         estimate = estimates.estimate if estimates else None
-        sampler = BoundedHistorySampler(sampler, estimate=estimate, history=history)
+        sampler = BoundedHistorySampler(sampler, max_history, estimate=estimate, history=history)
     return sampler
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from search.proposing.optuna_internals import StudyView
 
 
 class ViewingSampler(BaseSampler):
@@ -81,26 +83,4 @@ def show(study: Study, choose: Callable[[Study], list[FrozenTrial]]) -> Study:
         study: Or a view of one.
         choose: Makes the trials that are seen, by number, of the study's, which stay as they are.
     """
-    return cast("Study", _StudyView(study, choose))
-
-
-class _StudyView:
-    """A study with other trials, which are chosen when they are first asked for."""
-
-    def __init__(self, study: Study, choose: Callable[[Study], list[FrozenTrial]]) -> None:
-        self._viewed = study
-        self._choose = choose
-        self._chosen: list[FrozenTrial] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._viewed, name)
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,
-    ) -> list[FrozenTrial]:
-        if self._chosen is None:
-            self._chosen = self._choose(self._viewed)
-        return [trial for trial in self._chosen if states is None or trial.state in states]
+    return cast("Study", StudyView(study, choose))

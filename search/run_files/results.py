@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata as packages
 from pathlib import Path
@@ -22,7 +23,7 @@ from trainables.pipeline import Baseline, DatasetSummary
 
 TRIALS_FILE = "trials.csv"
 METADATA_FILE = "metadata.json"
-PACKAGES = ("torch", "torchvision", "torch-pruning", "segmentation-models-pytorch", "ray", "optuna")
+PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "ray", "optuna")
 
 
 def write_trials(path: Path, records: Iterable[TrialRecord], objectives: Sequence[str]) -> None:
@@ -75,9 +76,14 @@ def reference_point(config: StudyConfig, baselines: Sequence[Baseline]) -> dict[
 
     Args:
         config: Objectives.
-        baselines: At least one student among them.
+        baselines: Uncompressed networks that are known.
+
+    Returns:
+        Worst value that counts, by objective; empty before there is a student.
     """
     students = [baseline._asdict() for baseline in baselines if baseline.role == "student"]
+    if not students:
+        return {}
     return {
         name: 0.0
         if OBJECTIVES[name].direction == "maximize"
@@ -107,7 +113,7 @@ def write_metadata(
         created_at: ISO 8601.
         hardware: Of the machine that latency was measured on; default: this one.
     """
-    reference = reference_point(config, baselines) if baselines else {}
+    reference = reference_point(config, baselines)
     latency = config.pipeline.latency
     content = {
         "recipe": config.recipe,
@@ -125,12 +131,10 @@ def write_metadata(
         ],
         "dataset": dataset._asdict(),
         "latency": {
+            # Every setting: a report refuses runs that differ in one it was not told about.
+            **asdict(latency),
             "device": device,
-            "dtype": latency.dtype,
-            "num_threads": latency.num_threads,
-            "batch_size": latency.batch_size,
             "resolution": latency.resolution or dataset.resolution,
-            "compensate_drift": latency.compensate_drift,
         },
         "baselines": [baseline._asdict() for baseline in baselines],
         "hardware": describe_hardware(device) if hardware is None else hardware,

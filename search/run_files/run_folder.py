@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from search.config import CONFIG_FILE, StudyConfig, save_config
 from trainables.artifacts.remote_folder import is_uri
 from trainables.artifacts.remote_stages import STAGES_FOLDER
+from trainables.process import file_lock
 
 LOCK_FILE = ".lock"
 
@@ -56,12 +55,9 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     if not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"a run folder holds a {CONFIG_FILE}; {run_dir} does not")
-    descriptor = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(file_lock.locked(run_dir / LOCK_FILE, wait=False))
         except BlockingIOError:
             raise ValueError(f"{run_dir} is in use by another driver; end that one first") from None
         yield
-    finally:
-        os.close(descriptor)

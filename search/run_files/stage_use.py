@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from trainables.artifacts.store import RESULT_FILE, SHARE_FILES
+from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.stages import STAGES
 
 # Stage name -> folder in the store, and stage name -> seconds, of one pipeline.

@@ -127,9 +127,9 @@ def test_an_unconfirmed_run_has_no_such_columns(front):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x,1,complete,,0.5,a,1\n", r"line 2: invalid literal for int.*'x'"),
-        ("0,1,complete,,,a,1\n", r"line 2: could not convert string to float"),
-        ("0,1,complete,,nan,a,1\n", r"line 2: column 'miou' is 'nan', not finite"),
+        ("x,1,complete,,0.5,a,1\n", r"line 2: column 'trial' is 'x', not a finite number"),
+        ("0,1,complete,,,a,1\n", r"line 2: column 'miou' is '', not a finite number"),
+        ("0,1,complete,,nan,a,1\n", r"line 2: column 'miou' is 'nan', not a finite number"),
         ("0,1,complete,,0.5,a,1\n0,1,complete,,0.6,a,1\n", r"line 3: trial 0 has seed 1 twice"),
     ],
 )

@@ -11,7 +11,14 @@ import pytest
 from analysis import report
 from analysis.report import main, write_report
 
-OUTPUTS = {"index.html", "front.csv", "front_latency.png", "front_params.png", "hypervolume.png"}
+OUTPUTS = {
+    "index.html",
+    "plotly.min.js",
+    "front.csv",
+    "front_latency.png",
+    "front_params.png",
+    "hypervolume.png",
+}
 
 
 class Tags(HTMLParser):
@@ -30,6 +37,13 @@ class Tags(HTMLParser):
             self.text.append(data)
 
 
+HIDDEN_PICTURE = {"alt": "", "loading": "lazy", "hidden": None}
+
+
+def handlers(page):
+    return [v for _, attributes in page.tags for k, v in attributes.items() if k.startswith("on")]
+
+
 def parse(path):
     parser = Tags()
     parser.feed(path.read_text(encoding="utf-8"))
@@ -42,6 +56,8 @@ def test_report_is_whole_and_self_contained(make):
     assert {file.name for file in path.parent.iterdir()} == OUTPUTS
     page = parse(path)
     assert all("src" not in attributes for _, attributes in page.tags)
+    (library,) = [a["data-plotly"] for _, a in page.tags if "data-plotly" in a]
+    assert (path.parent / library).is_file()
     links = [a["href"] for tag, a in page.tags if tag == "link"]
     assert links == ["data:,"]
     figures = {a["data-figure"] for _, a in page.tags if "data-figure" in a}
@@ -49,6 +65,7 @@ def test_report_is_whole_and_self_contained(make):
         "front-latency",
         "front-params",
         "front-3d",
+        "lineage",
         "hypervolume-trials",
         "hypervolume-hours",
         "parallel",
@@ -66,10 +83,11 @@ def test_everything_shown_is_escaped(make):
         row["stage/distilled"] = row["stage/distilled"] and '"><script>alert(7)<script>'
     page = parse(write_report([make.run(rows, make.metadata)]))
     scripts = [attributes for tag, attributes in page.tags if tag == "script"]
-    # plotly.js, one block of data for each of the 7 figures, and the page's own script.
-    assert len(scripts) == 9
-    assert not any(tag in ("img", "b") for tag, _ in page.tags)
-    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    # Data of 8 figures, of the sliders and of the dark colours; the page's own script and one word.
+    assert len(scripts) == 12
+    assert [a for tag, a in page.tags if tag == "img"] == [HIDDEN_PICTURE]
+    assert not any(tag == "b" for tag, _ in page.tags)
+    assert handlers(page) == ["return false"]
     text = "".join(page.text)
     for number in (2, 3, 4):
         assert f"alert({number})" in text
@@ -89,8 +107,8 @@ def test_names_of_everything_are_escaped(make):
         row[f"stage/{bad}stage"] = "distilled-1"
     folder = make.run(rows, metadata, name=f"{bad}run", columns=list(rows[0]))
     page = parse(write_report([folder]))
-    assert not any(tag == "img" for tag, _ in page.tags)
-    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert [a for tag, a in page.tags if tag == "img"] == [HIDDEN_PICTURE]
+    assert handlers(page) == ["return false"]
     text = "".join(page.text)
     for part in ("data", "dtype", "package", "version", "commit", "created", "setting",
                  "stage", "run"):  # fmt: skip
@@ -100,7 +118,7 @@ def test_names_of_everything_are_escaped(make):
 def test_data_in_scripts_cannot_end_the_script(make):
     html = write_report([make.run()]).read_text(encoding="utf-8")
     blocks = re.findall(r'<script type="application/json" id="[^"]+">(.*?)</script>', html, re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 10
     assert all("<" not in block for block in blocks)
 
 
@@ -184,7 +202,8 @@ def test_pngs_of_an_earlier_report_do_not_outlive_it(make):
     header = (folder / "trials.csv").read_text().splitlines()[0]
     (folder / "trials.csv").write_text(header + "\n")
     write_report([folder])
-    assert {file.name for file in path.parent.iterdir()} == {"index.html", "front.csv"}
+    left = {"index.html", "plotly.min.js", "front.csv"}
+    assert {file.name for file in path.parent.iterdir()} == left
 
 
 def test_several_runs(make):

@@ -84,6 +84,7 @@ def test_broken_metadata_is_named(make, text, message):
         ("", "empty"),
         ("state,miou\ncomplete,0.5\n", "column 'trial' is missing"),
         ("trial,state,miou,latency_ms,num_params\n0,complete\n", "line 2: not the 5 cells"),
+        ("trial,state,miou\n0,complete,0.5\n1,failed,,9\n", "not a table of rows of equal length"),
         ("trial,state\n0,complete\n", "no column for any objective"),
     ],
 )
@@ -121,13 +122,103 @@ def test_runs_of_equal_objectives_are_combined(make):
     assert any("different hardware" in note for note in results.notes)
 
 
-@pytest.mark.parametrize("key", ["objectives", "dataset", "latency"])
-def test_runs_that_do_not_compare_are_refused(make, key):
-    first = load_run(make.run(name="a"))
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("objectives", "", None),
+        ("dataset", "resolution", [720, 960]),
+        ("dataset", "classes", ["road", "car"]),
+        ("latency", "resolution", [720, 960]),
+        ("latency", "fold_batchnorm", False),
+        ("latency", "num_threads", 4),
+        ("latency", "a setting of a later version", 1),
+    ],
+)
+def test_runs_that_do_not_compare_are_refused(make, key, name, value):
+    make.metadata["latency"]["fold_batchnorm"] = True
+    first = load_run(make.run(None, make.metadata, name="a"))
     if key == "objectives":
         make.metadata["objectives"].pop()
     else:
-        make.metadata[key]["resolution"] = [720, 960]
+        make.metadata[key][name] = value
     second = load_run(make.run(None, make.metadata, name="b"))
-    with pytest.raises(ResultsError, match="differs"):
-        combine_runs([first, second])
+    for runs in ([first, second], [second, first]):
+        with pytest.raises(ResultsError, match=f"{key}.*{name} differs") as error:
+            combine_runs(runs)
+        assert str(first.folder) in str(error.value)
+        assert str(second.folder) in str(error.value)
+
+
+def test_runs_that_measured_latency_less_exactly_still_compare(make):
+    make.metadata["latency"] |= {"max_seconds": 20.0, "relative_margin": 0.02}
+    first = load_run(make.run(None, make.metadata, name="a"))
+    make.metadata["latency"] |= {"max_seconds": 2.0, "relative_margin": 0.1}
+    combine_runs([first, load_run(make.run(None, make.metadata, name="b"))])
+
+
+def test_settings_nest_by_stage_and_show_their_last_part(make):
+    rows = make.rows(6)
+    for row in rows:
+        for name in ("sparsity_lambda", "pruning_ratio", "temperature", "alpha", "beta", "eta"):
+            row.pop(f"config/{name}")
+        row["config/pruned.pruning_ratio"] = 0.1 * row["trial"]
+        row["config/distilled.distiller"] = "kd" if row["trial"] % 2 else "none"
+        row["config/distilled.kd.temperature"] = 4.0 if row["trial"] % 2 else ""
+        row["config/sparse.lr"] = 1e-3
+        row["config/distilled.lr"] = 1e-4
+    results = combine_runs([load_run(make.run(rows, columns=list(rows[0])))])
+    labels = results.setting_labels
+    assert labels["pruned.pruning_ratio"] == "pruning_ratio"
+    assert labels["distilled.kd.temperature"] == "temperature"
+    assert labels["sparse.lr"] == "sparse.lr"  # two stages have one
+    assert "distilled.kd.temperature" not in results.trials[0].settings
+    assert results.trials[1].settings["distilled.kd.temperature"] == 4.0
+
+
+def test_a_chain_is_read(make):
+    rows = make.rows(4)
+    for row in rows:
+        row["continues"] = row["trial"] - 1 if row["trial"] else ""
+    run = load_run(make.run(rows, columns=list(rows[0])))
+    assert [trial.continues for trial in run.trials] == [None, 0, 1, 2]
+
+
+def test_the_network_is_the_one_that_the_run_names(make):
+    rows = make.rows(4)
+    for row in rows:
+        row |= {"network": "distilled-2", "stopped_by": "", "stage/quantised": "quantised-1"}
+    run = load_run(make.run(rows, columns=list(rows[0])))
+    assert run.trials[0].network == "distilled-2"
+    rows[1]["network"] = "../../etc"
+    with pytest.raises(ResultsError, match=r"line 3: column 'network' is '\.\./\.\./etc'"):
+        load_run(make.run(rows, name="other", columns=list(rows[0])))
+
+
+def test_the_latency_stage_makes_no_network(make):
+    rows = make.rows(4)
+    rows[0]["stage/latency"] = "latency-1"
+    run = load_run(make.run(rows, columns=list(rows[0])))
+    assert run.trials[0].network == "distilled-0000"
+
+
+def test_warnings_are_texts(make):
+    make.metadata["warnings"] = ["class 'train' never occurs in val"]
+    folder = make.run(None, make.metadata)
+    assert load_run(folder).warnings == ("class 'train' never occurs in val",)
+    make.metadata["warnings"] = "class"
+    with pytest.raises(ResultsError, match=r"metadata\.json: 'warnings' must be a list"):
+        load_run(make.run(None, make.metadata, name="other"))
+
+
+def test_scores_of_the_test_split_are_read(make):
+    folder = make.run()
+    (folder / "test.csv").write_text(
+        "trial,network,stage,miou,iou/sky,iou/car\n,dense,dense-a,0.5,0.9,\n7,trial-7,d-7,0.4,,0.1\n"
+    )
+    scores = load_run(folder).held_out
+    assert scores["dense"].miou == 0.5
+    assert scores["dense"].iou == {"sky": 0.9}
+    assert scores["trial-7"].iou == {"car": 0.1}
+    (folder / "test.csv").write_text("trial,network,miou\n,dense,good\n")
+    with pytest.raises(ResultsError, match=r"test\.csv, line 2: column 'miou' is 'good'"):
+        load_run(folder)

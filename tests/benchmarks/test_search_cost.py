@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from search.command_line import parse_arguments
 from search.recipes import quickstart
 
 REFERENCE = {"miou": 0.0, "latency_ms": 10.0, "num_params": 100.0}
@@ -78,6 +79,20 @@ def test_an_interrupted_benchmark_goes_on_with_its_own_flags_alone(search_cost, 
     assert search_cost.read_curves(arguments) == curves
     with pytest.raises(ValueError, match="searches with num_pipelines 3"):
         search_cost.read_curves(replace(arguments, num_pipelines=4))
+
+
+def test_every_way_is_flags_of_the_product(search_cost):
+    studies = {
+        way: parse_arguments([search_cost.RECIPE, *search_cost.STUDY, *flags]).study
+        for way, (flags, _) in search_cost.WAYS.items()
+    }
+    assert studies["ours"].shared_prefix
+    assert not studies["nothing shared"].shared_prefix
+    assert studies["ours"].reuse_workers
+    assert not studies["fresh processes"].reuse_workers
+    assert not studies["no bound"].stop_hopeless
+    assert studies["no rungs"].rungs == ()
+    assert studies["live teacher"].pipeline.teacher_logits.source == "live"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from models import SegmentationNetwork, create_model
-from models.blocks.attention import EfficientChannelAttention, SpatialAttention
+from models.blocks.attention import EfficientChannelAttention, PlaceWeights, SpatialAttention
 from models.blocks.layers import ConvBN
-from models.channels.layers import ChannelHalf, ChannelLayer, ChannelShuffle, ChannelSum
+from models.channels.layers import (
+    ChannelHalf,
+    ChannelLayer,
+    ChannelShuffle,
+    ChannelSum,
+    ChannelTotal,
+)
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.pruning import prune
 
@@ -78,6 +84,38 @@ def test_a_sum_loses_inputs_and_outputs_on_their_own():
     features = torch.tensor([1.0, 2, 3, 4]).view(1, 4, 1, 1)
     assert layer(features).flatten().tolist() == [1.0, 7.0]
     assert (layer.in_channels, layer.out_channels) == (4, 2)
+
+
+def test_a_total_by_hand():
+    layer = ChannelTotal(4, 3)
+    features = torch.tensor([1.0, 2, 4, 8]).view(1, 4, 1, 1)
+    assert layer(features).flatten().tolist() == [15.0, 15, 15]
+    layer.keep([0, 3])
+    layer.keep_outputs([1, 2])
+    assert layer(features[:, [0, 3]]).flatten().tolist() == [9.0, 9]
+    assert (layer.in_channels, layer.out_channels) == (2, 2)
+
+
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3], [1, 3], [2]])
+def test_weights_of_places_see_what_is_left_and_zeros(kept: list[int]):
+    layer = PlaceWeights(4).eval()
+    maps = -torch.rand(2, 2, 4, 5, 6)  # negative: the maximum over channels meets the zeros
+    silenced = torch.zeros_like(maps)
+    silenced[:, :, kept] = maps[:, :, kept]
+    expected = layer(silenced.flatten(1, 2))[:, kept]
+    layer.keep([*kept, *(4 + channel for channel in kept)])
+    layer.keep_outputs(kept)
+    torch.testing.assert_close(layer(maps[:, :, kept].flatten(1, 2)), expected)
+    assert (layer.in_channels, layer.out_channels) == (2 * len(kept), len(kept))
+
+
+def test_weights_of_places_by_hand():
+    layer = PlaceWeights(2)
+    layer.mix = nn.Conv2d(4, 1, 1, bias=False)
+    layer.mix.weight.data = torch.tensor([1.0, 10, 100, 1000]).view(1, 4, 1, 1) / 1000
+    both = torch.tensor([1.0, 3, 4, 6]).view(1, 4, 1, 1)
+    expected = torch.tensor((2 + 30 + 500 + 6000) / 1000).sigmoid()
+    torch.testing.assert_close(layer(both).flatten(), expected.expand(2))
 
 
 class _Splitting(SegmentationNetwork):

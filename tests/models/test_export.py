@@ -27,10 +27,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "deeplabv3plus": {"backbone": "tu-tf_efficientnet_lite0", "decoder_channels": 32},
 }
 # Those with every layer that is not plain: unpooling (enet), channels by number (lednet, espnetv2),
-# grids of averages (espnetv2, swiftnet), timm's BatchNorms and padding (dual_branch,
-# deeplabv3plus). An export takes 4 to 20 seconds; SEGFRONT_EXPORT_ALL=1 tests the others too.
+# sums and maxima over channels (pidnet_s, pp_liteseg_t), grids of averages (espnetv2, swiftnet),
+# timm's BatchNorms and padding (dual_branch, deeplabv3plus). An export takes 4 to 20 seconds;
+# SEGFRONT_EXPORT_ALL=1 tests the others too.
 TESTED = (
-    "deeplabv3plus", "dual_branch", "enet", "espnetv2", "lednet", "swiftnet_resnet18",
+    "deeplabv3plus", "dual_branch", "enet", "espnetv2", "lednet", "pidnet_s", "pp_liteseg_t",
+    "swiftnet_resnet18",
 )  # fmt: skip
 OTHERS = pytest.mark.skipif(
     "SEGFRONT_EXPORT_ALL" not in os.environ, reason="SEGFRONT_EXPORT_ALL is not set"

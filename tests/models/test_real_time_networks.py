@@ -7,8 +7,12 @@ import torch
 from torch import nn
 
 from models import WithAuxiliary, create_model
+from models.cost import count_cost
 from models.networks.bisenetv2 import GatherExpansion
+from models.networks.pidnet import PixelAttentionGuidance
 from models.networks.pspnet import PyramidPooling
+from models.networks.regseg import DilatedBlock
+from models.networks.stdc import STDCEncoder
 
 
 def count(name: str, **kwargs: bool) -> int:
@@ -26,6 +30,11 @@ def count(name: str, **kwargs: bool) -> int:
         ("pspnet_resnet18", 12_622_035, 12.6),
         ("swiftnet_resnet18", 11_797_071, 11.8),
         ("bisenet_resnet18", 13_340_563, None),
+        ("ddrnet23_slim", 5_695_923, 5.7),
+        ("pidnet_s", 7_625_651, 7.63),
+        ("pp_liteseg_t", 6_323_891, 6.33),  # a reimplementation's, see its docstring
+        ("regseg", 3_367_151, 3.34),
+        ("stdc1", 7_799_347, 7.79),  # a reimplementation's, see its docstring
     ],
 )
 def test_networks_are_as_large_as_published(name: str, num_params: int, published_m: float | None):
@@ -39,9 +48,13 @@ def test_networks_are_as_large_as_published(name: str, num_params: int, publishe
     [
         ("bisenet_resnet18", 2),
         ("bisenetv2", 4),
+        ("ddrnet23_slim", 1),
         ("fast_scnn", 2),
         ("icnet_resnet50", 2),
+        ("pidnet_s", 1),
+        ("pp_liteseg_t", 2),
         ("pspnet_resnet18", 1),
+        ("stdc1", 2),
     ],
 )
 def test_auxiliary_heads_are_for_training_only(name: str, num_heads: int):
@@ -53,6 +66,15 @@ def test_auxiliary_heads_are_for_training_only(name: str, num_heads: int):
     assert all(tensor.shape == (2, 3, 64, 65) for tensor in outputs.auxiliary)
     with torch.inference_mode():
         assert isinstance(model.eval()(images), torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("name", "published_g"), [("ddrnet23_slim", 36.3), ("pidnet_s", 47.6), ("regseg", 39.1)]
+)
+def test_networks_cost_as_much_as_published(name: str, published_g: float):
+    with torch.device("meta"):
+        model = create_model(name)
+    assert count_cost(model, (3, 1024, 2048)).macs / 1e9 == pytest.approx(published_g, rel=0.02)
 
 
 def test_pspnet_keeps_an_eighth_of_the_size():
@@ -113,3 +135,50 @@ def test_icnet_takes_other_resnets(backbone: str):
     model = create_model("icnet_resnet50", num_classes=3, backbone=backbone).eval()
     with torch.inference_mode():
         assert model(torch.randn(1, 3, 65, 97)).shape == (1, 3, 65, 97)
+
+
+@pytest.mark.parametrize("name", ["ddrnet23_slim", "pidnet_s"])
+def test_widths_follow_the_stem(name: str):
+    model = create_model(name, num_classes=3, channels=8).eval()
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, 65, 97)).shape == (1, 3, 65, 97)
+    with pytest.raises(ValueError, match="positive multiple of 8, got 12"):
+        create_model(name, channels=12)
+
+
+def test_guidance_takes_context_where_it_agrees_with_the_details():
+    guidance = PixelAttentionGuidance(2, 2).eval()
+    for embed in (guidance.embed_detail, guidance.embed_context):
+        nn.init.dirac_(embed[0].weight)
+        embed[1].eps = 0.0
+    detail = torch.tensor([[[[1.0, 0.0]], [[2.0, 0.0]]]])
+    context = torch.tensor([[[[3.0, 5.0]], [[4.0, 6.0]]]])
+    share = torch.tensor([1 * 3.0 + 2 * 4.0, 0.0]).sigmoid()
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            guidance(detail, context), share * context + (1 - share) * detail
+        )
+
+
+def test_a_dilated_block_is_that_of_one_convolution_split():
+    torch.manual_seed(0)
+    block = DilatedBlock(8, 64, dilations=(1, 4)).eval()
+    whole = torch.cat([view[0][0].weight for view in block.views])
+    features = torch.randn(1, 8, 9, 11)
+    reduced = nn.functional.conv2d(features, whole)
+    norms = [nn.Sequential(*list(view[0])[1:]) for view in block.views]
+    for half, view, norm in zip(reduced.chunk(2, dim=1), block.views, norms, strict=True):
+        torch.testing.assert_close(view(features), view[1](norm(half)))
+    assert [view[1][0].groups for view in block.views] == [2, 2]  # groups of 16 channels
+    assert [view[1][0].dilation for view in block.views] == [(1, 1), (4, 4)]
+
+
+def test_the_encoder_of_stdc_is_the_published_classifier_without_its_head():
+    with torch.device("meta"):
+        encoder = STDCEncoder()
+        head = nn.Sequential(
+            nn.Conv2d(1024, 1024, 1, bias=False), nn.BatchNorm2d(1024),
+            nn.Linear(1024, 1024, bias=False), nn.Linear(1024, 1000, bias=False),
+        )  # fmt: skip
+    total = sum(p.numel() for part in (encoder, head) for p in part.parameters())
+    assert total / 1e6 == pytest.approx(8.44, rel=0.01)

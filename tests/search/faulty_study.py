@@ -21,12 +21,13 @@ from search.on_ray import session as ray_session
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines import retries
+from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.run_files.results import write_trials
 from search.run_files.summary import print_summary
 from trainables.artifacts.store import ArtifactStore
-from trainables.chain import make_settings
+from trainables.chain import build_chain, make_settings
 from trainables.context import StageContext
 from trainables.pipeline import run_baseline, run_pipeline
 from trainables.process.device_lock import DeviceLock
@@ -46,7 +47,7 @@ FAULTS = {  # by stage: one after the other, each in an attempt of its own
     "dense": ["kill at step 2"],
     "sparse-lambda-1e-05": ["kill at step 2", "cut the images off at step 2"],
     "pruned-lambda-1e-05-p-0.5-local": ["kill after pruned"],
-    "pruned-lambda-1e-05-p-0.3-local": ["kill after latency"],
+    "latency-lambda-1e-05-p-0.3-local": ["kill after latency"],
     "distilled-0": ["kill at step 2"],
     "distilled-1": ["raise at step 2"],
     "distilled-2": ["run out of memory", "run out of memory"],
@@ -71,10 +72,12 @@ def make(config, workplace):
         import torch
 
         from trainables import stages
+        from trainables.distillers import TeachingLoss
         from trainables.learning import training
         from trainables.process import watchdog
         from trainables.ray_pipeline import name_trial
         from trainables.stages import distilled
+        from trainables.stages import latency as timed
 
         name = name_trial(trial)
         with (folder / "met").open("a+") as file:
@@ -138,14 +141,14 @@ def make(config, workplace):
 
         states, save = [], training.save_training_state
         training.note_progress, training.save_training_state = note_progress, save_state
-        classes = {"pruned": stages.PrunedStage, "latency": stages.LatencyStage}
+        classes = {"pruned": stages.pruned.PrunedStage, "latency": timed.ArchitectureLatency}
+        classes["distilled"] = distilled.DistilledStage
         patched = [patch(stage, last) for last, stage in classes.items()]
-        patched.append(patch(stages.DistilledStage, "distilled"))
-        distillers = distilled.DISTILLERS
+        compute_total = TeachingLoss.compute_total
         if fault == "yield NaN":
             meet()
-            nothing = lambda logits, *others: logits.sum() * torch.nan  # noqa: E731
-            distilled.DISTILLERS = dict.fromkeys(distillers, nothing)
+            nothing = lambda _, lesson: lesson.student_logits.sum() * torch.nan  # noqa: E731
+            TeachingLoss.compute_total = nothing
         if fault == "damage the images":
             meet()
             with find_images().open("r+b") as file:  # others are reading it
@@ -155,7 +158,7 @@ def make(config, workplace):
         try:
             original(config, workplace)(trial)
         finally:
-            distilled.DISTILLERS = distillers
+            TeachingLoss.compute_total = compute_total
             training.save_training_state = save
             for stage, compute in patched:
                 stage.compute = compute
@@ -203,7 +206,8 @@ baselines = {
 }
 undisturbed = {}
 for number in set(range(len(points))) - {2, 4}:
-    result = run_pipeline(config.pipeline, points[number], store, context)
+    chain = build_chain(config.pipeline.chain, points[number])
+    result = run_pipeline(config.pipeline, chain, store, context)
     made = describe(store.root, {**result.stages, **baselines})
     undisturbed[number] = [result.metrics["miou"], made]
 
@@ -217,14 +221,13 @@ with ray_session.ray_session(None, dashboard=False):
     board = ProgressBoard(study)
     with ProgressDisplay(board, console) as display:
         callback = BoardCallback(board, display, run_dir, lambda: False)
+        dispatcher = Dispatcher(study, max_concurrent=2, on_retry=display.note)
         searcher = PipelineSearcher(
-            study,
-            max_concurrent=2,
+            dispatcher,
             explain_error=callback.explain_error,
             on_change=lambda: write_trials(
                 run_dir / "trials.csv", study.records.values(), config.objectives
             ),
-            on_retry=display.note,
         )
         allotment = ray_session.TrialResources(
             device="cpu", num_cpus=1, num_gpus=0, num_cpus_baseline=1, max_concurrent=2

@@ -24,6 +24,7 @@ from search.config import save_config
 from search.on_ray import session as ray_session
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
+from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
 from search.run_files.progress import ProgressBoard, ProgressDisplay
@@ -82,27 +83,34 @@ original = ray_session.make_trainable
 def make(config, workplace):
     def run_trial(trial):
         import trainables.ray_pipeline as adapter
+        from trainables.chain import flatten_chain
         from trainables.context import Progress
-        from trainables.pipeline import Baseline, StageResult
+        from trainables.pipeline import StageResult
         from trainables.process.watchdog import note_progress
 
-        def run_baseline(name, *arguments):
-            return Baseline(name, "dual_branch", 0.6, 9.0, 9.5, 1000, 5000, f"{name}-1")
-
-        def run_stage(config, settings, name, store, context, *arguments, **keywords):
+        def run_stage(config, chain, store, context, *arguments, **keywords):
+            name = chain[-1].stage
+            cost = {"num_params": 500.0, "macs": 9.0}
+            latency = {"latency_ms": 5.0, "latency_p95_ms": 5.5}
+            revealed = {"pruned": cost, "latency": latency, "distilled": {"miou": 0.5}}
+            metrics = revealed.get(name, {**cost, "miou": 0.6})
+            result = StageResult(
+                metrics=metrics, stages={name: name}, seconds={name: 1.0}, network=name
+            )
+            sparsity_lambda = flatten_chain(chain).get("sparse.sparsity_lambda")
+            if sparsity_lambda is None or name == "latency":
+                return result
             with (folder / "attempts").open("a") as file:
-                file.write(f"{name} {settings['sparse.sparsity_lambda']:g}\n")
+                file.write(f"{name} {sparsity_lambda:g}\n")
             for step in range(4):
                 note_progress(f"step {step} of 9")
             context.report(Progress(name, 3, 9, loss=0.75))
             context.report(Progress(name, 9, 9, miou=0.5))
-            if name == "sparse" and settings["sparse.sparsity_lambda"] == 1e-3:
+            if name == "sparse" and sparsity_lambda == 1e-3:
                 time.sleep(600)
-            cost = {"latency_ms": 5.0, "num_params": 500.0, "macs": 9.0}
-            metrics = {"pruned": cost, "distilled": {"miou": 0.5}}.get(name, {})
-            return StageResult(metrics=metrics, stages={name: name}, seconds={name: 1.0})
+            return result
 
-        adapter.run_baseline, adapter.run_stage = run_baseline, run_stage
+        adapter.run_stage = run_stage
         original(config, workplace)(trial)
 
     return run_trial
@@ -133,12 +141,8 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
     board = ProgressBoard(study)
     with ProgressDisplay(board, console) as display:
         callback = BoardCallback(board, display, folder, lambda: False)
-        searcher = PipelineSearcher(
-            study,
-            max_concurrent=2,
-            explain_error=callback.explain_error,
-            on_retry=display.note,
-        )
+        dispatcher = Dispatcher(study, max_concurrent=2, on_retry=display.note)
+        searcher = PipelineSearcher(dispatcher, explain_error=callback.explain_error)
         allotment = ray_session.allot(config, *ray_session.count_devices())
         names, is_over = set(), threading.Event()
         watch = threading.Thread(target=watch_names, args=(dashboard, names, is_over))

@@ -94,7 +94,7 @@ def test_a_config_json_of_an_older_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_one_gpu_for_a_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match="gpus_per_trial must lie in 0..1.*got 2"):
+    with pytest.raises(ValueError, match=r"gpus_per_trial must lie in 0\.\.1.*got 2"):
         replace(RECIPES["quickstart"](), gpus_per_trial=2)
 
 

@@ -6,14 +6,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from ray.air.execution._internal import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
 from tensorboardX.proto.event_pb2 import Event
-
-from search.on_ray.session import surviving_evictions
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -81,26 +76,3 @@ def test_tensorboard_draws_loss_and_accuracy_over_the_steps_of_a_stage(
     assert curves["ray/tune/progress/loss"] == [(3, 0.75)]
     assert curves["ray/tune/progress/miou"] == [(3, 0.5)]
     assert curves["ray/tune/metrics/miou"] == [(3, 0.5)]
-
-
-def test_an_eviction_by_the_memory_monitor_is_the_death_of_one_worker() -> None:
-    deaths: list[tuple[str, Exception]] = []
-    actor = SimpleNamespace(actor_id=7, _on_error=lambda _, error: deaths.append(("actor", error)))
-    task = SimpleNamespace(
-        _tracked_actor=actor, _on_error=lambda _, error: deaths.append(("task", error))
-    )
-    manager = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda **_: None)
-    eviction = OutOfMemoryError("the node running low on memory")
-
-    def fail() -> None:
-        code: Any = RayActorManager
-        code._actor_task_failed(manager, tracked_actor_task=task, exception=eviction)
-
-    with surviving_evictions():
-        fail()
-    assert [who for who, _ in deaths] == ["actor", "task"]
-    for _, error in deaths:
-        assert isinstance(error, RayActorError)
-        assert "running low on memory" in str(error)
-    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
-        fail()  # Tune's own way: should it not raise any more, `surviving_evictions` can go

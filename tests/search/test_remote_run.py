@@ -17,7 +17,7 @@ from search.run_files import driver_lease, remote_run
 from search.run_files.driver_lease import LEASE_FILE
 from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
-from trainables.artifacts.remote_stages import open_store
+from trainables.artifacts.store import open_store
 from trainables.chain import make_settings
 
 SECRET = "kept-to-itself-5c3d"

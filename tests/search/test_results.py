@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from search.config import StudyConfig
@@ -9,6 +10,7 @@ from search.pipelines.study import TrialRecord
 from search.run_files.results import describe_git, reference_point, write_metadata, write_trials
 from trainables.chain import make_settings
 from trainables.pipeline import Baseline, DatasetSummary
+from trainables.pipeline_config import LatencyConfig
 
 BASELINES = [
     Baseline("teacher", "deeplabv3plus", 0.7, 200.0, 210.0, 4_000_000, 9_000_000, "teacher-1"),
@@ -67,6 +69,8 @@ def test_metadata_describes_the_run(config: StudyConfig, tmp_path: Path) -> None
     content = json.loads(path.read_text())
     assert [objective["reference"] for objective in content["objectives"]] == [0, 100, 2_000_000]
     assert content["latency"]["resolution"] == [96, 192]
+    assert content["latency"]["device"] == "cpu"
+    assert {entry.name for entry in fields(LatencyConfig)} < set(content["latency"])
     assert content["baselines"][0]["model"] == "deeplabv3plus"
     assert content["dataset"]["classes"] == ["road", "car"]
     assert content["versions"]["torch"]

@@ -10,6 +10,7 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjective
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.proposing.bounded_history import BoundedHistorySampler
 from search.proposing.one_split_tpe import OneSplitTPESampler, choose_best
 from search.proposing.samplers import create_sampler
 from search.proposing.study_view import show
@@ -25,6 +26,16 @@ def test_a_generation_is_a_tenth_of_the_study(num_pipelines: int, population: in
         assert sampler.population_size == population
 
 
+@pytest.mark.parametrize("max_history", [None, 5])
+def test_a_sampler_sees_all_pipelines_or_a_part_of_them(max_history: int | None) -> None:
+    sampler = create_sampler(
+        "tpe", seed=0, trial_number=0, num_pipelines=9, max_history=max_history
+    )
+    assert isinstance(sampler, BoundedHistorySampler) == (max_history is not None)
+    if max_history is not None:
+        assert sampler.max_trials == max_history
+
+
 def halve_as_optuna(
     study: optuna.Study, trial: FrozenTrial
 ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
@@ -34,7 +45,7 @@ def halve_as_optuna(
 
 
 def test_one_split_alone_changes_no_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OneSplitTPESampler, "_halve", staticmethod(halve_as_optuna))
+    monkeypatch.setattr(OneSplitTPESampler, "halve", staticmethod(halve_as_optuna))
     space = {
         "x": FloatDistribution(0, 1),
         "y": FloatDistribution(1e-3, 1, log=True),
@@ -62,7 +73,7 @@ def test_good_are_as_many_as_of_the_whole_study_up_to_half_of_what_is_seen() -> 
     asked = study._storage.get_trial(study.ask()._trial_id)
     for num_seen, num_good in ((100, 10), (40, 10), (12, 6)):
         seen = show(study, lambda viewed, count=num_seen: viewed.get_trials()[:count])
-        good, bad = OneSplitTPESampler._halve(seen, asked)
+        good, bad = OneSplitTPESampler.halve(seen, asked)
         assert (len(good), len(bad)) == (num_good, num_seen - num_good)
 
 
@@ -75,7 +86,7 @@ def test_networks_beyond_a_limit_are_good_only_where_others_lack(
         trial, is_feasible = study.ask(), number < num_feasible
         trial.set_constraint("latency_ms", -0.1 if is_feasible else number / 10)
         study.tell(trial, [number + 100 * is_feasible, 30 - number])
-    good, bad = OneSplitTPESampler._halve(study, study._storage.get_trial(study.ask()._trial_id))
+    good, bad = OneSplitTPESampler.halve(study, study._storage.get_trial(study.ask()._trial_id))
     assert (len(good), len(bad)) == (3, 27)
     assert sum(trial.number >= num_feasible for trial in good) == num_good_infeasible
 

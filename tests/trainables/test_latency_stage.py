@@ -8,9 +8,12 @@ import pytest
 
 from models import latency
 from trainables.artifacts.store import ArtifactStore
-from trainables.pipeline import build_dense, run_baseline, run_stage
-from trainables.pipeline_config import LatencyConfig, PipelineSettings
-from trainables.stages import ReferenceStage
+from trainables.chain import make_chain
+from trainables.pipeline import build_stages, run_baseline, run_stage
+from trainables.pipeline_config import LatencyConfig
+from trainables.stages.reference import ReferenceStage
+
+TIMED = ("dense", "sparse", "pruned", "latency")
 
 
 @pytest.fixture
@@ -43,8 +46,8 @@ def test_a_study_states_its_latencies_at_one_speed(tiny_config, context, store, 
     dense = run_baseline("dense", tiny_config, store, context)
     assert dense.latency_ms == pytest.approx(dense.latency_raw_ms)
     machine.slowness = 1.5
-    settings = PipelineSettings(pruning_ratio=0.2)
-    pruned = run_stage(tiny_config, settings, "pruned", store, context).metrics
+    chain = make_chain(TIMED, pruning_ratio=0.2)
+    pruned = run_stage(tiny_config, chain, store, context).metrics
     assert pruned["latency_raw_ms"] == pytest.approx(1.5 * pruned["latency_ms"])
     assert pruned["reference_ms"] == pytest.approx(1.5 * dense.reference_ms)
     ratio = read(store, "latency")[0]["nominal_ms"] / dense.latency_ms
@@ -52,8 +55,8 @@ def test_a_study_states_its_latencies_at_one_speed(tiny_config, context, store, 
     # The next session, at yet another speed, finds the same nominal latency.
     machine.slowness = 0.7
     again = ArtifactStore(store.root)
-    settings = replace(settings, pruning_ratio=0.6)
-    smaller = run_stage(tiny_config, settings, "pruned", again, context).metrics
+    chain = make_chain(TIMED, pruning_ratio=0.6)
+    smaller = run_stage(tiny_config, chain, again, context).metrics
     assert smaller["reference_ms"] == pytest.approx(0.7 * dense.reference_ms)
     (reference,) = read(store, "reference")
     nominal = {result["nominal_ms"] for result in read(store, "latency")}
@@ -69,7 +72,7 @@ def test_the_clock_alone_is_used_on_demand(tiny_config, context, store, machine)
     dense = run_baseline("dense", config, store, context)
     assert dense.latency_ms == dense.latency_raw_ms
     assert dense.reference_ms is None
-    metrics = run_stage(config, PipelineSettings(), "pruned", store, context).metrics
+    metrics = run_stage(config, make_chain(TIMED), store, context).metrics
     assert "reference_ms" not in metrics
     assert not read(store, "reference")
     assert read(store, "latency")[0]["nominal_ms"] is None
@@ -98,6 +101,7 @@ def test_a_latency_belongs_to_its_reference(tiny_config, context, store):
     wider = replace(tiny_config, student=replace(tiny_config.student, width=0.25))
     teacher_there = replace(wider, teacher=tiny_config.student)
     run_baseline("teacher", teacher_there, store, context)
-    assert build_dense(tiny_config).key != build_dense(wider).key
+    first, second = (build_stages(c, make_chain(("dense",)))[0] for c in (tiny_config, wider))
+    assert first.key != second.key
     nominal = {result["nominal_ms"] for result in read(store, "latency")}
     assert len(nominal) == 2

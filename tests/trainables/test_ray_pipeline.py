@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 
 from trainables import ray_pipeline
+from trainables.chain import make_chain
 from trainables.context import Progress
-from trainables.pipeline import PATH
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.installation import inspect_installation
 from trainables.process.stage_errors import SurroundingsError
-from trainables.ray_pipeline import LogCollector, Reporter, WorkerConfig, make_trainable
+from trainables.ray_pipeline import (
+    LogCollector,
+    Reporter,
+    WorkerConfig,
+    describe_task,
+    make_trainable,
+)
 
 
 @pytest.fixture
@@ -76,10 +82,11 @@ def test_worker_of_a_node_with_other_code_computes_nothing(
         cache_dir=tmp_path / "cache",
         checkpoint_seconds=1.0,
         device="cpu",
-        num_threads=dict.fromkeys(PATH, 1),
+        num_threads=1,
+        num_threads_root=1,
         installation=replace(inspect_installation(), **changes),
     )
     run_trial = make_trainable(PipelineConfig(), workplace)
     with pytest.raises(SurroundingsError, match=message):
-        run_trial({"stage": "sparse", "label": "sparse", "settings": {}})
+        run_trial(describe_task(make_chain(["dense"]), "dense"))
     assert not list(tmp_path.iterdir())

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
-from trainables.artifacts.remote_stages import RemoteStages, open_store
-from trainables.pipeline import build_dense
+from trainables.artifacts.remote_stages import RemoteStages
+from trainables.artifacts.store import open_store
+from trainables.chain import make_chain
+from trainables.pipeline import build_stages
 
 PARTIAL = "sparse-k.partial"
 
@@ -208,7 +210,7 @@ def test_record_is_fetched_without_the_network(node, tmp_path):
 
 
 def test_training_goes_on_elsewhere_as_if_nothing_had_happened(node, tiny_config, context):
-    stage = build_dense(tiny_config)
+    (stage,) = build_stages(tiny_config, make_chain(["dense"]))
     through = stage.obtain(node("through").store, replace(context))
     first, second = node("a"), node("b")
     saved = []

@@ -5,14 +5,14 @@ import torch
 
 from models.checkpoint import load_checkpoint
 from trainables.artifacts.store import ArtifactStore
+from trainables.chain import make_chain
 from trainables.data import AugmentationConfig, TaughtSample, TrainingStream, normalize
 from trainables.data.logit_map import enlarge
-from trainables.distillers import DISTILLERS, DistillerConfig
+from trainables.distillers import DISTILLERS, Lesson, build_loss
 from trainables.learning import teacher_cache
 from trainables.learning.teacher_cache import TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, TrainConfig, train
-from trainables.pipeline import build_stages, build_teacher
-from trainables.pipeline_config import PipelineSettings
+from trainables.pipeline import build_baselines, build_stages
 from trainables.stages.distilled import read_cached_logits
 
 LIVE = TeacherLogitsConfig(source="live")
@@ -30,7 +30,11 @@ def store(tmp_path):
 
 @pytest.fixture
 def teacher(tiny_config, store, context):
-    return build_teacher(tiny_config).obtain(store, context).checkpoint
+    return (
+        build_stages(tiny_config, build_baselines(tiny_config)["teacher"])[0]
+        .obtain(store, context)
+        .checkpoint
+    )
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def images(tiny_config, context):
 
 
 def distil(config, store, context, **settings):
-    return build_stages(config, PipelineSettings(**settings))["distilled"].obtain(store, context)
+    return build_stages(config, make_chain(**settings))[-1].obtain(store, context)
 
 
 def find_caches(context):
@@ -116,7 +120,7 @@ def test_the_cache_is_paid_for_once(tiny_config, context, store):
 
 
 def test_a_cache_made_before_a_pause_is_paid_for_once(tiny_config, context, store):
-    stage = build_stages(tiny_config, PipelineSettings())["distilled"]
+    stage = build_stages(tiny_config, make_chain())[-1]
     paused = stage.advance(store, context, 0.5)
     ended = stage.obtain(store, context).result
     assert 0 < paused["teacher_cache_seconds"] == ended["teacher_cache_seconds"]
@@ -138,7 +142,7 @@ def test_a_student_of_labels_alone_makes_no_cache(tiny_config, context, store):
 def test_the_source_counts_in_the_key_only_where_a_teacher_is_needed(tiny_config):
     def key(teacher_logits, **settings):
         config = replace(tiny_config, teacher_logits=teacher_logits)
-        return build_stages(config, PipelineSettings(**settings))["distilled"].key
+        return build_stages(config, make_chain(**settings))[-1].key
 
     coarser, fewer = TeacherLogitsConfig(stride=8), TeacherLogitsConfig(top_k=3)
     assert len({key(CACHED), key(coarser), key(fewer), key(LIVE)}) == 4
@@ -150,11 +154,12 @@ def test_a_taught_training_goes_on_where_it_was(tiny_config, teacher, images, co
     logits = cache_teacher(teacher, images, context, CACHED, precision="float32").logits
     stream = TrainingStream(images, tiny_config.data.augmentation, seed=3, teacher_logits=logits)
     config = TrainConfig(num_steps=4, batch_size=2)
-    distiller = DistillerConfig()
+    methods = {"dkd": DISTILLERS["dkd"].Settings()}
+    loss = build_loss(methods, student=load_checkpoint(teacher), teacher=None, image_size=(64, 64))
 
     def compute_loss(output, batch):
         taught = read_cached_logits(output, batch)
-        return DISTILLERS["dkd"](output, taught, batch.target, distiller, None)
+        return loss.compute_total(Lesson(output, taught, batch.target))
 
     class Killed(Exception):
         pass

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from models import create_model
 from trainables.context import StageContext
@@ -10,6 +11,7 @@ from trainables.data import AugmentationConfig, TrainingStream, create_dataset
 from trainables.learning.optimization import OptimizerConfig
 from trainables.learning.training import TrainConfig, TrainingDiverged, train
 from trainables.learning.training_state import TrainingStateError
+from trainables.losses import cross_entropy
 
 
 class Killed(Exception):
@@ -146,3 +148,35 @@ def test_narrow_strided_shortcuts_do_not_corrupt_the_heap(tmp_path, context, num
 def test_bad_values_are_named(field, value):
     with pytest.raises(ValueError, match=f"{field} must be at least .*got {value}"):
         TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize("killed_after", [1, 3])
+def test_what_is_trained_beside_the_network_goes_on_where_it_was(
+    tmp_path, stream, context, killed_after
+):
+    config = TrainConfig(num_steps=5, batch_size=2, optimizer=OptimizerConfig(name="adamw"))
+
+    def learn(folder, context):
+        torch.manual_seed(1)
+        model, scale = build(), nn.Conv2d(19, 19, 1)
+        train(
+            model, stream, config, name="distilled", state_path=folder / "s", context=context,
+            compute_loss=lambda logits, batch: cross_entropy(scale(logits), batch.target),
+            beside=scale,
+        )  # fmt: skip
+        return {**model.state_dict(), **{f"scale.{k}": v for k, v in scale.state_dict().items()}}
+
+    def kill(progress):
+        if progress.step == killed_after + 1:
+            raise Killed
+
+    (tmp_path / "whole").mkdir()
+    whole = learn(tmp_path / "whole", context)
+    torch.manual_seed(1)
+    build()
+    assert not torch.equal(whole["scale.weight"], nn.Conv2d(19, 19, 1).weight)
+    with pytest.raises(Killed):
+        learn(tmp_path, replace(context, checkpoint_seconds=0.0, report=kill))
+    resumed = learn(tmp_path, context)
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -16,9 +17,9 @@ from trainables.process.watchdog import note_progress, read_stall, waiting, watc
 LIMIT = 1.0
 ROOT = Path(__file__).parents[2]
 PREAMBLE = """
-import fcntl, os, re, signal, sys, time
+import os, re, signal, sys, time
 from pathlib import Path
-from trainables.process.file_lock import lock
+from trainables.process.file_lock import locked
 from trainables.process.watchdog import note_progress, waiting, watched
 
 def fake_stage():
@@ -102,11 +103,11 @@ def test_time_after_the_stage_does_not_count(tmp_path: Path) -> None:
 
 
 def test_who_waits_for_a_lock_outlives_the_hung_holder(tmp_path: Path) -> None:
-    take = f"file = open({str(tmp_path / 'lock')!r}, 'w')\nlock(file.fileno(), fcntl.LOCK_EX)\n"
-    holder = start(f"{take}print('held', flush=True)\ntime.sleep(60)", tmp_path / "holder")
+    take = f"with locked(Path({str(tmp_path / 'lock')!r})):\n"
+    holder = start(f"{take}  print('held', flush=True)\n  time.sleep(60)", tmp_path / "holder")
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
-    waiter = start(f"{take}print('got it')", tmp_path / "waiter")
+    waiter = start(f"{take}  print('got it')", tmp_path / "waiter")
     assert waiter.communicate(timeout=60) == ("got it\nended\n", "")
     assert holder.wait(timeout=60) == -signal.SIGKILL
     holder.communicate()
@@ -119,3 +120,48 @@ def test_earlier_report_is_removed_and_no_limit_starts_no_guard(tmp_path: Path) 
         report.write_text("no progress for 9 s at step 1 of 2")
         with watched(limit, report):
             assert not report.exists()
+
+
+def start_with_faulthandler(report: int) -> subprocess.Popen[str]:
+    """Start a process that hangs under the standard library's timer instead of our guard."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import faulthandler, time\n"
+            f"faulthandler.dump_traceback_later({LIMIT}, exit=True, file={report})\n"
+            "print('armed', flush=True)\n"
+            "time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(report,),
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "armed\n"
+    return process
+
+
+def test_timer_of_faulthandler_spares_a_stopped_process() -> None:
+    process = start_with_faulthandler(2)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2 * LIMIT)
+    assert process.poll() is None
+    process.send_signal(signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert "Timeout" in errors
+
+
+def test_timer_of_faulthandler_waits_for_a_report_that_cannot_be_written() -> None:
+    reader, writer = os.pipe()  # its buffer full, like a disk that does not answer
+    os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)))
+    process = start_with_faulthandler(writer)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=2 * LIMIT)
+    finally:
+        process.kill()
+        process.communicate()
+        os.close(reader)
+        os.close(writer)

@@ -1,1 +1,1 @@
-"""Finished stages on disk and in storage."""
+"""Finished stages, kept on disk and in storage under keys of their content."""

@@ -1,4 +1,4 @@
-"""Checksums of files, each read once per process for as long as it stays as it is."""
+"""Checksums of files; a process reads each file again only after it has changed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ import time
 from pathlib import Path
 
 _SETTLED_AFTER = 2_000_000_000
-"""Nanoseconds: coarser than the clock of any file system that a change would be dated by."""
+"""Nanoseconds; longer than one tick of any file system's clock."""
 
 _known: dict[tuple[int, ...], str] = {}
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal.
+    """Return the SHA-256 of a file's bytes in hexadecimal.
 
-    A file that was not touched since it was read is not read again: neither its inode nor its size
-    nor its times of change have changed then. One that was written just now is always read, for two
-    writes in one tick of the clock bear the same time.
+    A file is not read again while its inode, size and times of change stay the same. A file that
+    was written a moment ago is always read, because two writes within one tick of the file system's
+    clock have the same time.
+
+    Args:
+        path: The file.
 
     Raises:
         OSError: The file is missing or cannot be read.

@@ -1,10 +1,13 @@
 """A folder in storage that pyarrow reaches: S3, Google Cloud, Azure, or a disk (`file://`).
 
-`python -m trainables.artifacts.remote_folder URI DIR` fetches a whole folder, such as a run.
+`python -m trainables.artifacts.remote_folder URI DIR` downloads a whole folder, such as a run.
 
-Nobody sees a half-written file: an object store shows an upload when it is whole, and on any other
-file system a temporary file is renamed. What fails is tried again for a while, so that a storage
-that does not answer for a minute delays and loses nothing.
+Nobody sees a half-written file: an object store shows an upload once it is complete, and on any
+other file system a temporary file is renamed. An operation that fails is tried again for a while.
+So a storage that does not answer for a minute causes a delay and no loss.
+
+pyarrow and not fsspec: Ray Tune uses pyarrow for storage, and pyarrow needs no further package for
+any of these. The retries and checks below would be needed with either.
 """
 
 from __future__ import annotations
@@ -30,32 +33,33 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 PATIENCE_SECONDS = 300.0
 CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 60.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
-READ_BACK_BYTES = 1 << 20  # up to so many, what was written is read again and compared
+READ_BACK_BYTES = 1 << 20  # objects up to this size are read back and compared after a write
 SECRET_NAMES = re.compile(r"secret|passw|token|key|sig|sas", re.IGNORECASE)
 
 
 class StorageError(OSError):
-    """The storage refused for as long as it was tried; the message names it and the reason."""
+    """The storage refused every attempt; the message names the storage and the reason."""
 
 
 def is_uri(text: str) -> bool:
-    """Whether a place is a URI rather than a path."""
+    """Return whether a text is a URI rather than a path."""
     return "://" in text
 
 
 class RemoteFolder:
-    """Objects below one place; names may lead into folders (`report/index.html`).
+    """The objects below one URI; their names may contain folders (`report/index.html`).
 
     Args:
-        uri: As `pyarrow.fs.FileSystem.from_uri` takes it, without credentials: those come from the
-            environment, the user's files or the machine's role, and are written nowhere.
-        patience_seconds: How long what fails is tried again; 0: not at all.
+        uri: Place that `pyarrow.fs.FileSystem.from_uri` understands, without credentials. Those
+            come from the environment, the user's files or the machine's role, and are never
+            written anywhere.
+        patience_seconds: How long a failing operation is tried again; 0 for a single attempt.
 
     Attributes:
-        uri: As given, without a slash at the end of its path.
+        uri: The URI as given, without a slash at the end of its path.
 
     Raises:
-        ValueError: The URI bears credentials, or pyarrow does not know such storage.
+        ValueError: The URI contains credentials, or pyarrow does not know this kind of storage.
         OSError: The storage does not answer.
     """
 
@@ -72,17 +76,17 @@ class RemoteFolder:
 
     @property
     def parent(self) -> RemoteFolder:
-        """The folder that this one lies in."""
+        """The folder that contains this one."""
         above = urlsplit(self.uri).path.rpartition("/")[0]
         return self._at(above, self._path.rpartition("/")[0])
 
     @property
     def name(self) -> str:
-        """Last part of the path."""
+        """The last part of the path."""
         return unquote(urlsplit(self.uri).path.rpartition("/")[2])
 
     def with_patience(self, seconds: float) -> RemoteFolder:
-        """The same folder, tried for another time."""
+        """Return the same folder with another patience."""
         other = copy.copy(self)
         other._patience = seconds
         return other
@@ -91,31 +95,31 @@ class RemoteFolder:
         """Read an object.
 
         Raises:
-            FileNotFoundError: There is none.
+            FileNotFoundError: There is no such object.
             StorageError: The storage refuses.
         """
         return self._patiently(lambda: self._read(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object, whole or not at all, in place of one of this name.
+        """Write an object completely or not at all; an object of this name is replaced.
 
         Raises:
-            StorageError: The storage refuses, or holds something else afterwards.
+            StorageError: The storage refuses, or does not hold what was written.
         """
         self._patiently(lambda: self._write(name, data), may_be_missing=False)
 
     def fetch(self, name: str, local: Path) -> None:
-        """Write an object's bytes to a local file, whole or not at all; as `read` otherwise."""
+        """Download an object to a local file, completely or not at all; fails as `read` does."""
         data = self.read(name)
         local.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(local, data)
 
     def put(self, local: Path, name: str = "") -> None:
-        """Write a local file's bytes, by default under its own name; as `write` otherwise."""
+        """Upload a local file, by default under its own name; fails as `write` does."""
         self.write(name or local.name, local.read_bytes())
 
     def exists(self, name: str) -> bool:
-        """Whether there is such an object.
+        """Return whether there is such an object.
 
         Raises:
             StorageError: The storage refuses.
@@ -124,7 +128,7 @@ class RemoteFolder:
         return bool(found.type == fs.FileType.File)
 
     def list(self) -> dict[str, float]:
-        """Names of all objects below here, with the time of their writing (s since 1970).
+        """Return the name of every object below here, and when it was written (s since 1970).
 
         Raises:
             StorageError: The storage refuses, or a name leads out of the folder.
@@ -142,7 +146,7 @@ class RemoteFolder:
         return names
 
     def delete(self, name: str) -> None:
-        """Remove an object, if there is one.
+        """Delete an object, if there is one.
 
         Raises:
             StorageError: The storage refuses.
@@ -159,7 +163,7 @@ class RemoteFolder:
             StorageError: One of them fails.
         """
         name = f".check-{secrets.token_hex(8)}"
-        self.write(name, name.encode())  # reads it again
+        self.write(name, name.encode())  # reads it back
         self.delete(name)
 
     def _at(self, uri_path: str, path: str) -> RemoteFolder:
@@ -190,14 +194,14 @@ class RemoteFolder:
         else:
             intact = self._read(name) == data
         if not intact:
-            # Seen with servers that take a checksum at an upload's end for a part of it.
+            # Some servers store the checksum that follows an upload as a part of it.
             raise OSError(
                 f"{name} is not what was written; for a server that knows no checksums set "
                 "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
             )
 
     def _upload(self, path: str, data: bytes) -> None:
-        # By its name, pyarrow would compress a .gz.
+        # Without this, pyarrow compresses an object whose name ends in .gz.
         with self._filesystem.open_output_stream(path, compression=None) as file:
             file.write(data)
 
@@ -217,13 +221,13 @@ class RemoteFolder:
 
 
 def refuse_credentials(uri: str) -> None:
-    """Make sure that a URI can be shown and passed on.
+    """Make sure that a URI can be shown to anybody.
 
     Raises:
-        ValueError: It bears credentials; the message does not repeat them.
+        ValueError: The URI contains credentials; the message does not repeat them.
     """
     names = [name for name, _ in parse_qsl(urlsplit(uri).query, keep_blank_values=True)]
-    # A secret may hold a slash, so that what looks like a path can be a part of one.
+    # A secret may contain a slash, so what looks like a path can be a part of the secret.
     has_user = "@" in uri if uri.startswith("s3:") else re.search(r"://[^@]*:[^@]*@", uri)
     if has_user or any(SECRET_NAMES.search(name) for name in names):
         raise ValueError(
@@ -234,17 +238,17 @@ def refuse_credentials(uri: str) -> None:
 
 
 def _open(uri: str) -> tuple[Any, str]:
-    """File system of a URI, and the path in it."""
+    """Return the file system of a URI, and the path in it."""
     filesystem, path = fs.FileSystem.from_uri(uri)
     if filesystem.type_name == "s3":
-        # The same once more: by a URI, it would itself try for half a minute before it fails.
+        # Opened again with options: opened by its URI, it retries for half a minute by itself.
         options = dict(parse_qsl(urlsplit(uri).query))
         filesystem = fs.S3FileSystem(
             region=filesystem.region,
             scheme=options.get("scheme", "https"),
             endpoint_override=options.get("endpoint_override"),
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
-            allow_delayed_open=True,  # small objects in one request
+            allow_delayed_open=True,  # sends a small object in one request
             connect_timeout=CONNECT_SECONDS,
             request_timeout=REQUEST_SECONDS,
         )
@@ -257,7 +261,7 @@ def _is_temporary(path: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fetch a folder: `URI DIR`.
+    """Download a folder: `URI DIR`.
 
     Returns:
         Exit status: 0, 1 if the storage failed, 2 for bad input.

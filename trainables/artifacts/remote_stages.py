@@ -1,4 +1,4 @@
-"""Artefacts in storage that every node reaches, and the states of unfinished ones."""
+"""Finished stages in storage that every node reaches, and saved states of unfinished ones."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import shutil
 from pathlib import Path
 
 from models.files.atomic_file import write_atomically
+from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
-from trainables.artifacts.store import RESULT_FILE, SHARE_FILES, ArtifactStore
 
 logger = logging.getLogger(__name__)
 
 STAGES_FOLDER = "stages"
-STATE_PATIENCE_SECONDS = 30.0  # a training does not wait longer; its next state is tried again
-_STATE = re.compile(r"([0-9a-f]{64})\.(.+)")  # checksum and name of a saved state
+STATE_PATIENCE_SECONDS = 30.0  # a training waits no longer; it will save its next state anyway
+_STATE = re.compile(r"([0-9a-f]{64})\.(.+)")  # checksum and file name of a saved state
 
 
 class RemoteStages:
     """Folders `<stage>-<key>`, as in `ArtifactStore`, and `<stage>-<key>.partial`.
 
-    `result.json` is uploaded last: without it there is no artefact. It holds the checksums of the
-    others, so whatever goes wrong between two nodes is noticed by the one that fetches.
+    `result.json` is uploaded last, and without it there is no artefact. It contains the checksums
+    of the other files, so the node that downloads an artefact notices any damage.
 
-    A `.partial` holds the last state of an unfinished training, with its checksum in its name, and
-    what came of the rungs before it. It goes when the artefact has come.
+    A `.partial` folder holds the last saved state of an unfinished training, with its checksum in
+    its name, and the results of the rungs before it. It is deleted once the artefact is uploaded.
 
     Args:
         remote: Folder of all artefacts.
@@ -38,14 +38,14 @@ class RemoteStages:
         self._published: set[str] = set()
 
     def fetch(self, name: str, folder: Path) -> bool:
-        """Download an artefact, its checksums not yet looked at.
+        """Download an artefact; its checksums are not verified here.
 
         Args:
-            name: Of its folder.
-            folder: Where to, made anew.
+            name: Name of its folder in storage.
+            folder: Local folder to download to; one that exists is replaced.
 
         Returns:
-            Whether there is one.
+            Whether there is such an artefact.
 
         Raises:
             StorageError: The storage refuses.
@@ -65,24 +65,24 @@ class RemoteStages:
         return True
 
     def fetch_record(self, name: str, folder: Path) -> None:
-        """Download an artefact's result and those of its rungs, without its networks.
+        """Download the results of an artefact and of its rungs, without its networks.
 
         Args:
-            name: Of its folder.
-            folder: Where to.
+            name: Name of its folder in storage.
+            folder: Local folder to download to.
 
         Raises:
-            OSError: There is none, or the storage does not answer at once.
+            OSError: There is no such artefact, or the storage does not answer at once.
         """
         there = (self._remote / name).with_patience(0)
         for file in [*fnmatch.filter(there.list(), SHARE_FILES), RESULT_FILE]:
             there.fetch(file, folder / file)
 
     def publish(self, folder: Path) -> None:
-        """Upload an artefact, unless there is one; remove the states that led to it.
+        """Upload an artefact unless storage has it, and delete the saved states that led to it.
 
         Args:
-            folder: Of the artefact; its name is its name there.
+            folder: Local folder of the artefact; the folder in storage gets the same name.
 
         Raises:
             StorageError: The storage refuses.
@@ -100,36 +100,37 @@ class RemoteStages:
         self._published.add(name)
 
     def withdraw(self, name: str) -> None:
-        """Make a damaged artefact invisible, so that it is computed and uploaded again."""
+        """Hide a damaged artefact, so that it is computed and uploaded again."""
         self._published.discard(name)
         (self._remote / name).delete(RESULT_FILE)
 
     def remove(self, name: str) -> None:
-        """Delete an artefact, its mark first."""
+        """Delete an artefact, its `result.json` first, so that nobody sees a part of it."""
         self.withdraw(name)
         for file in (there := self._remote / name).list():
             there.delete(file)
 
     def remove_partials(self) -> None:
-        """Delete what is left of every unfinished stage."""
+        """Delete the saved states of every unfinished stage."""
         for name in self._remote.list():
             if name.partition("/")[0].endswith(".partial"):
                 self._remote.delete(name)
 
     def keep_state(self, path: Path) -> None:
-        """Upload a saved state in place of the one before, after the results of earlier rungs.
+        """Upload a saved state, after the results of earlier rungs; it replaces the state before.
 
-        A storage that refuses is reported and costs nothing but what a lost node then costs.
+        If the storage refuses, a warning is logged and the training goes on: only if this node is
+        lost too is the state lost.
 
         Args:
-            path: Of the state, in a folder `<stage>-<key>.partial`.
+            path: File of the state, in a folder `<stage>-<key>.partial`.
         """
         there = (self._remote / path.parent.name).with_patience(STATE_PATIENCE_SECONDS)
         data = path.read_bytes()
         new = f"{hashlib.sha256(data).hexdigest()}.{path.name}"
         try:
             before = there.list()
-            # A state beyond a rung whose result is not known would be taken for that rung's.
+            # Without the result of a rung, a state beyond it would be taken for that rung's state.
             for share in sorted(path.parent.glob(SHARE_FILES)):
                 if share.name not in before:
                     there.put(share)
@@ -143,16 +144,19 @@ class RemoteStages:
     def keep_share(self, path: Path) -> None:
         """Upload the result of a rung.
 
+        Args:
+            path: File of the result, in a folder `<stage>-<key>.partial`.
+
         Raises:
             StorageError: The storage refuses.
         """
         (self._remote / path.parent.name).put(path)
 
     def fetch_partial(self, folder: Path) -> None:
-        """Bring what other nodes left of an unfinished stage, unless this one has gone further.
+        """Download what other nodes left of an unfinished stage, unless this node has got further.
 
         Args:
-            folder: `<stage>-<key>.partial`.
+            folder: Local folder `<stage>-<key>.partial`.
 
         Raises:
             StorageError: The storage refuses.
@@ -175,10 +179,10 @@ class RemoteStages:
             logger.warning("a state of %s is damaged in storage: left out", folder.name)
 
     def discard_partial(self, name: str) -> None:
-        """Delete what is left of an unfinished stage.
+        """Delete the saved states of an unfinished stage.
 
         Args:
-            name: Of the artefact that it was to become.
+            name: Name of the artefact that it was to become.
 
         Raises:
             StorageError: The storage refuses.
@@ -186,16 +190,3 @@ class RemoteStages:
         there = self._remote / f"{name}.partial"
         for file in there.list():
             there.delete(file)
-
-
-def open_store(root: Path, remote: str | None) -> ArtifactStore:
-    """The artefacts of a run.
-
-    Args:
-        root: Folder of the store on this node.
-        remote: URI of their folder if they lie in storage; None if all nodes share the root.
-
-    Raises:
-        OSError: The storage does not answer.
-    """
-    return ArtifactStore(root, None if remote is None else RemoteStages(RemoteFolder(remote)))

@@ -1,40 +1,35 @@
-"""Finished stages by content key: computed once, found again, published whole or not at all."""
+"""Store of finished stages by content key: each is computed once, and appears complete."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from models.files.atomic_file import write_atomically
 from models.files.storage import patiently
+from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.artifacts.checksum import checksum
-from trainables.process.file_lock import lock
-
-if TYPE_CHECKING:
-    from trainables.artifacts.remote_stages import RemoteStages
+from trainables.artifacts.remote_folder import RemoteFolder
+from trainables.artifacts.remote_stages import RemoteStages
+from trainables.process.file_lock import locked
 
 logger = logging.getLogger(__name__)
-
-RESULT_FILE = "result.json"
-SHARE_FILES = "share-*.json"
-"""What came of a stage where it paused; see `ArtifactStore.advance`."""
 
 
 class Artifact(NamedTuple):
     """A finished stage.
 
     Attributes:
-        folder: Where its files lie.
-        result: What the stage measured, JSON-able.
-        reused: Whether it was found rather than computed.
+        folder: Folder of its files.
+        result: What the stage measured, as JSON-able values.
+        reused: Whether it was found in the store rather than computed.
     """
 
     folder: Path
@@ -43,33 +38,33 @@ class Artifact(NamedTuple):
 
     @property
     def checkpoint(self) -> Path:
-        """The network that the stage made, if it made one."""
+        """File of the network that the stage made, if it made one."""
         return self.folder / "checkpoint.safetensors"
 
 
 def content_key(content: object) -> str:
-    """20 hexadecimal digits over JSON-able content, the same wherever it is computed."""
+    """Hash JSON-able content to 20 hexadecimal digits, the same on every machine."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 class ArtifactStore:
-    """Folders `<stage>-<key>` below one root.
+    """Folders `<stage>-<key>` below one root folder.
 
-    A stage works in `<stage>-<key>.partial`, which survives a killed process so that the next one
-    goes on there; when it has ended, the result with the checksums of all files is written and the
-    folder is renamed. A lock per key keeps two processes from computing the same stage: of all
-    nodes that share the root, or of one node where every node has a root of its own and `remote`
-    joins them.
+    A stage works in `<stage>-<key>.partial`. That folder survives a killed process, and the next
+    process goes on there. When the stage has ended, its result and the checksums of all files are
+    written, and the folder is renamed. A lock per key keeps two processes from computing the same
+    stage. It covers all nodes that share the root; where each node has a root of its own and
+    `remote` joins them, it covers one node.
 
-    With `remote`, an artefact is whole there before it is returned. Nothing but the driver, which
-    schedules a stage once, keeps two nodes from computing the same one; if they do (one was given
-    up and lives on), the first that has been uploaded whole stays. Should their uploads have mixed,
-    the checksums say so, and the stage is computed again.
+    With `remote`, an artefact is returned only once it is completely in storage. The driver
+    schedules each stage once, but two nodes can still compute the same stage, if one of them was
+    given up and lives on. Then the first complete upload stays. If the two uploads have mixed, the
+    checksums reveal it, and the stage is computed again.
 
     Args:
         root: Folder of the store, made if missing; on a local disk or another POSIX file system.
-        remote: Storage that other nodes reach too; None: the root is all there is.
+        remote: Storage that other nodes reach too; None if the root is all there is.
     """
 
     def __init__(self, root: Path, remote: RemoteStages | None = None) -> None:
@@ -78,7 +73,9 @@ class ArtifactStore:
         (root / ".locks").mkdir(parents=True, exist_ok=True)
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """Return a finished stage whose files are intact; a damaged one is set aside and reported.
+        """Return a finished stage whose files are intact, or None.
+
+        A damaged stage is set aside, and a warning is logged.
 
         Args:
             stage: Name of the stage.
@@ -89,23 +86,23 @@ class ArtifactStore:
         if self._remote is None:
             return found
         if found is not None:
-            self._remote.publish(found.folder)  # whoever computed it may have died before that
+            self._remote.publish(found.folder)  # the process that computed it may have died before
             return found
         with self._lock(f"{name}.fetched"):
             found = self._read(self.root / name)  # another process may have been first
             return found if found is not None else self._fetch(name, self._remote)
 
     def obtain(self, stage: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> Artifact:
-        """Find a stage or compute it; waits while another process computes it.
+        """Find a finished stage, or compute it; waits while another process computes it.
 
         Args:
             stage: Name of the stage.
             key: Its content key.
-            compute: Fills the folder that it is given, which may hold the files of an interrupted
-                attempt, and returns the JSON-able result.
+            compute: Function that fills the folder it is given, which may contain files of an
+                interrupted attempt, and returns the JSON-able result.
 
         Raises:
-            Exception: Whatever `compute` raises; its folder stays for the next attempt.
+            Exception: Whatever `compute` raises; the folder stays for the next attempt.
         """
         name = f"{stage}-{key}"
         with self._lock(name):
@@ -129,16 +126,16 @@ class ArtifactStore:
     def advance(
         self, stage: str, key: str, share: float, compute: Callable[[Path], dict[str, Any]]
     ) -> dict[str, Any]:
-        """Work on a stage without ending it, or find what came of that before.
+        """Run a stage up to a pause, or find the result of that pause.
 
         Args:
             stage: Name of the stage.
             key: Its content key.
-            share: Names the point up to which is worked.
-            compute: Works in the folder that it is given and returns the JSON-able result.
+            share: Share of the stage's work after which it pauses, within 0..1.
+            compute: Function that works in the folder it is given and returns the JSON-able result.
 
         Returns:
-            The result at that point; that of the whole stage if it ended without this point.
+            The result at the pause, or that of the whole stage if it ended without this pause.
 
         Raises:
             Exception: Whatever `compute` raises; the folder stays for the next attempt.
@@ -161,23 +158,23 @@ class ArtifactStore:
             return result
 
     def discard_partial(self, stage: str, key: str) -> None:
-        """Forget an unfinished attempt, such as one whose saved state is damaged."""
+        """Delete an unfinished attempt, such as one whose saved state is damaged."""
         name = f"{stage}-{key}"
         shutil.rmtree(self.root / f"{name}.partial", ignore_errors=True)
         if self._remote is not None:
             self._remote.discard_partial(name)
 
     def keep_state(self, path: Path) -> None:
-        """Bring the saved state of an unfinished stage to where other nodes find it.
+        """Upload the saved state of an unfinished stage, if there is storage.
 
         Args:
-            path: In the folder that the stage works in.
+            path: File of the state, in the folder that the stage works in.
         """
         if self._remote is not None:
             self._remote.keep_state(path)
 
     def _open_partial(self, name: str) -> Path:
-        """The folder of an unfinished stage, with what this node or another one left of it."""
+        """Return the folder of an unfinished stage, with what any node has left of it."""
         partial = self.root / f"{name}.partial"
         partial.mkdir(exist_ok=True)
         if self._remote is not None:
@@ -185,7 +182,7 @@ class ArtifactStore:
         return partial
 
     def _fetch(self, name: str, remote: RemoteStages) -> Artifact | None:
-        """Download an artefact; a damaged one is set aside here and withdrawn there."""
+        """Download an artefact; a damaged one is set aside here and hidden in storage."""
         fetched = self.root / f"{name}.fetched"
         if not remote.fetch(name, fetched):
             return None
@@ -196,7 +193,7 @@ class ArtifactStore:
         return found._replace(folder=fetched.replace(self.root / name))
 
     def _read(self, folder: Path) -> Artifact | None:
-        """Read an artefact here if it is intact; a damaged one is set aside and reported."""
+        """Read a local artefact; a damaged one is set aside, and a warning is logged."""
         if not folder.is_dir():
             return None
         try:
@@ -208,18 +205,25 @@ class ArtifactStore:
             return None
         return Artifact(folder, record["result"], reused=True)
 
-    @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        descriptor = os.open(self.root / ".locks" / name, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            lock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def _lock(self, name: str) -> AbstractContextManager[None]:
+        return locked(self.root / ".locks" / name)
+
+
+def open_store(root: Path, remote: str | None) -> ArtifactStore:
+    """Open the store of a run.
+
+    Args:
+        root: Folder of the store on this node.
+        remote: URI of the artefacts if they lie in storage; None if all nodes share the root.
+
+    Raises:
+        OSError: The storage does not answer.
+    """
+    return ArtifactStore(root, None if remote is None else RemoteStages(RemoteFolder(remote)))
 
 
 def is_plain_name(name: str) -> bool:
-    """Say whether a text names something in a folder and cannot lead out of it."""
+    """Return whether a text names an entry of a folder and cannot lead out of the folder."""
     return name not in ("", "..") and Path(name).name == name
 
 
@@ -227,7 +231,7 @@ def _read_intact(folder: Path) -> dict[str, Any]:
     """Read the record of a finished stage and all of its files.
 
     Raises:
-        ValueError: A file is another one than when it was written.
+        ValueError: A file has changed since it was written.
     """
     record: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
     for name, expected in record["files"].items():
@@ -239,6 +243,6 @@ def _read_intact(folder: Path) -> dict[str, Any]:
 
 
 def _remove_leftovers(partial: Path) -> None:
-    """Remove what an attempt left that was killed while it wrote a file."""
+    """Remove temporary files of an attempt that was killed while it wrote."""
     for path in partial.glob(".*.tmp"):
         path.unlink(missing_ok=True)

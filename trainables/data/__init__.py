@@ -8,6 +8,7 @@ from typing import Any
 from trainables.data.augmentation import Augmentation, AugmentationConfig
 from trainables.data.cache import CachedDataset, cache_dataset
 from trainables.data.camvid import CAMVID_CLASSES, CamVid
+from trainables.data.checks import DataReport, check_splits
 from trainables.data.cityscapes import CITYSCAPES_CLASSES, Cityscapes
 from trainables.data.dataset import (
     IGNORE_INDEX,
@@ -18,8 +19,10 @@ from trainables.data.dataset import (
 )
 from trainables.data.folder import FolderDataset
 from trainables.data.normalization import IMAGENET_MEAN, IMAGENET_STD, normalization_of, normalize
+from trainables.data.preview import write_preview
 from trainables.data.stream import TrainingStream, make_loader
 from trainables.data.synthetic import Synthetic
+from trainables.data.synthetic_drives import SyntheticDrives
 from trainables.data.teacher_logits import TeacherLogits, cache_logits
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "CamVid",
     "Cityscapes",
     "DataError",
+    "DataReport",
     "FolderDataset",
     "Sample",
     "SegmentationDataset",
@@ -44,14 +48,17 @@ __all__ = [
     "TrainingStream",
     "cache_dataset",
     "cache_logits",
+    "check_splits",
     "create_dataset",
     "make_loader",
     "normalization_of",
     "normalize",
+    "write_preview",
 ]
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "synthetic": Synthetic,
+    "synthetic_drives": SyntheticDrives,
     "camvid": CamVid,
     "cityscapes": Cityscapes,
     "folder": FolderDataset,
@@ -68,7 +75,7 @@ def create_dataset(
         root: Folder of the data; "synthetic" needs none, "camvid" falls back on SEGFRONT_CAMVID.
         split: "train", "val" and, where there is one, "test".
         **options: Of the class; all know ``size=(height, width)``, "synthetic" also
-            ``num_samples``, ``seed``.
+            ``num_samples``, ``seed``, "folder" also what its folders and files are called.
 
     Returns:
         The data set; ``cache_dataset`` or its ``check`` reads every file once.

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from trainables.data.dataset import DataError, Sample, SegmentationDataset, visit_all
+from trainables.data.dataset import (
+    DataError,
+    Sample,
+    SegmentationDataset,
+    UnreadableFileError,
+    visit_all,
+)
 from trainables.data.node_cache import (
     INDEX_FILE,
     Checksums,
@@ -22,9 +31,11 @@ from trainables.data.node_cache import (
     read_index,
     write_at,
 )
+from trainables.data.palette import Colour
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 BYTES_PER_PIXEL = 4
+LARGEST_UNREADABLE_SHARE = 0.05
 _PIXELS = "samples.uint8"
 
 
@@ -39,7 +50,11 @@ class CachedDataset(SegmentationDataset):
         folder: The cache folder.
 
     Attributes:
+        source_name: Key in ``DATASETS`` of the data set that was cached.
         label_counts: Pixels of each class over all samples; ignored ones are not counted.
+        num_ignored: Ignored pixels over all samples.
+        image_digests: Hash of each decoded image, which two files of one picture share.
+        has_one_class: True if one class was stated, which is told from a background.
 
     Raises:
         DataError: The folder is missing, of another format, or its file is truncated.
@@ -54,9 +69,14 @@ class CachedDataset(SegmentationDataset):
         self.split = str(index["split"])
         self.source_name = str(index["name"])
         self.label_counts: tuple[int, ...] = tuple(index["label_counts"])
+        self.num_ignored = int(index["num_ignored"])
+        self.image_digests: tuple[str, ...] = tuple(index["image_digests"])
+        self.has_one_class = bool(index["has_one_class"])
         self._names: list[str] = index["names"]
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
         self._fingerprint = str(index["fingerprint"])
+        self._warnings: tuple[str, ...] = tuple(index["warnings"])
+        self._colours: tuple[Colour, ...] = tuple((r, g, b) for r, g, b in index["colours"])
         self._checksums = Checksums(self.folder / _PIXELS, index["checksums"])
         self._offsets = _offsets(self._sizes)
         self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
@@ -99,9 +119,22 @@ class CachedDataset(SegmentationDataset):
         """Fingerprint of the data set that was cached."""
         return self._fingerprint
 
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """Those of the data set that was cached."""
+        return self._colours
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the data set that was cached, and the samples that were left out."""
+        return self._warnings
+
 
 def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> CachedDataset:
     """Decode a data set once per node and check every sample while doing so.
+
+    Samples whose files are no whole images are left out with a warning, if they are one or at most
+    5 of 100, and not all.
 
     The first process that comes decodes, the others wait for it; the result appears by one rename.
     A cache that is truncated or of an older format is made anew.
@@ -124,16 +157,14 @@ def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> Cached
 
 
 def _write(dataset: SegmentationDataset, folder: Path) -> None:
+    unreadable = _Unreadable(dataset)
     sizes: list[tuple[int, int]] = [(0, 0)] * len(dataset)
-    label_counts = np.zeros((len(dataset), dataset.num_classes), dtype=np.int64)
-    checksums = [0] * len(dataset)
 
     def measure(index: int) -> None:
         sizes[index] = dataset.sample_size(index)
 
-    visit_all(dataset, measure)
-    offsets = _offsets(sizes)
-    num_bytes = int(offsets[-1])
+    visit_all(dataset, unreadable.leave_out(measure))
+    num_bytes = int(_offsets(sizes)[-1])
     announce_disk_use(
         folder,
         num_bytes,
@@ -141,37 +172,113 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
         remedy="choose another cache folder or a smaller size",
     )
     path = folder / _PIXELS
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         file.truncate(num_bytes)
-        descriptor = file.fileno()
-
-        def decode(index: int) -> None:
-            image, target = dataset[index]
-            if target.shape != sizes[index] or image.shape != (3, *sizes[index]):
-                raise DataError(
-                    f"{dataset.sample_name(index)}: image {tuple(image.shape)} and target "
-                    f"{tuple(target.shape)} do not fit the size {sizes[index]} in its file header"
-                )
-            labels = np.bincount(target.numpy().ravel(), minlength=dataset.num_classes)
-            label_counts[index] = labels[: dataset.num_classes]
-            content = image.numpy().tobytes() + target.numpy().tobytes()
-            checksums[index] = zlib.crc32(content)
-            write_at(descriptor, content, int(offsets[index]))
-
-        visit_all(dataset, decode)
-        os.fsync(descriptor)
+        decoder = _Decoder(dataset, sizes, file.fileno())
+        visit_all(dataset, unreadable.leave_out(decoder.decode))
+        kept = unreadable.kept()
+        if len(kept) < len(dataset):
+            _close_gaps(file.fileno(), sizes, kept)
+        os.fsync(file.fileno())
+    counts = decoder.label_counts[kept].sum(axis=0).tolist()
     index = {
         "format_version": FORMAT_VERSION,
         "name": dataset.name,
         "split": dataset.split,
         "classes": list(dataset.classes),
+        "colours": dataset.colours,
         "fingerprint": dataset.fingerprint,
-        "names": [dataset.sample_name(i) for i in range(len(dataset))],
-        "sizes": sizes,
-        "checksums": checksums,
-        "label_counts": label_counts.sum(axis=0).tolist(),
+        "names": [dataset.sample_name(i) for i in kept],
+        "sizes": [sizes[i] for i in kept],
+        "checksums": [decoder.checksums[i] for i in kept],
+        "image_digests": [decoder.image_digests[i] for i in kept],
+        "label_counts": counts[: dataset.num_classes],
+        "num_ignored": counts[dataset.ignore_index],
+        "has_one_class": dataset.has_one_class,
+        "warnings": [*dataset.warnings, *unreadable.warnings()],
     }
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+
+
+class _Decoder:
+    """Decodes samples into the file of a cache and notes what is worth knowing of them."""
+
+    def __init__(
+        self, dataset: SegmentationDataset, sizes: list[tuple[int, int]], descriptor: int
+    ) -> None:
+        self.dataset = dataset
+        self.sizes = sizes
+        self.descriptor = descriptor
+        self.offsets = _offsets(sizes)
+        self.label_counts = np.zeros((len(dataset), 256), dtype=np.int64)
+        self.checksums = [0] * len(dataset)
+        self.image_digests = [""] * len(dataset)
+
+    def decode(self, index: int) -> None:
+        image, target = self.dataset[index]
+        size = self.sizes[index]
+        if target.shape != size or image.shape != (3, *size):
+            raise DataError(
+                f"{self.dataset.sample_name(index)}: image {tuple(image.shape)} and target "
+                f"{tuple(target.shape)} do not fit the size {size} in its file header"
+            )
+        self.label_counts[index] = np.bincount(target.numpy().ravel(), minlength=256)
+        pixels = image.numpy().tobytes()
+        content = pixels + target.numpy().tobytes()
+        self.checksums[index] = zlib.crc32(content)
+        self.image_digests[index] = hashlib.sha256(pixels).hexdigest()[:32]
+        write_at(self.descriptor, content, int(self.offsets[index]))
+
+
+class _Unreadable:
+    """The samples of a data set whose files are no whole images: a few are left out, not more."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+        self._problems: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._most = max(1, int(LARGEST_UNREADABLE_SHARE * len(dataset)))
+
+    def leave_out(self, visit: Callable[[int], None]) -> Callable[[int], None]:
+        """Do nothing for samples that cannot be read, as long as they are few."""
+
+        def attempt(index: int) -> None:
+            if index in self._problems:
+                return
+            try:
+                visit(index)
+            except UnreadableFileError as error:
+                with self._lock:
+                    self._problems[index] = str(error)
+                    count = len(self._problems)
+                if count > self._most or count == len(self._dataset):
+                    raise
+
+        return attempt
+
+    def kept(self) -> list[int]:
+        """Indices of the samples that were read."""
+        return [index for index in range(len(self._dataset)) if index not in self._problems]
+
+    def warnings(self) -> list[str]:
+        """One sentence, if a sample was left out."""
+        if not self._problems:
+            return []
+        named = "; ".join(self._problems[index] for index in sorted(self._problems)[:3])
+        more = len(self._problems) - 3
+        return [
+            f"{len(self._problems)} of {len(self._dataset)} samples of {self._dataset.split!r} "
+            f"cannot be read and are left out: {named}{f'; and {more} more' if more > 0 else ''}"
+        ]
+
+
+def _close_gaps(descriptor: int, sizes: list[tuple[int, int]], kept: list[int]) -> None:
+    """Move the samples that are kept to where they lie without the others."""
+    old, new = _offsets(sizes), _offsets([sizes[index] for index in kept])
+    for place, index in enumerate(kept):
+        length = int(new[place + 1] - new[place])
+        write_at(descriptor, os.pread(descriptor, length, int(old[index])), int(new[place]))
+    os.ftruncate(descriptor, int(new[-1]))
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

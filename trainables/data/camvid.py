@@ -7,12 +7,24 @@ from pathlib import Path
 from typing import ClassVar
 
 from trainables.data.dataset import IGNORE_INDEX, DataError
-from trainables.data.image_files import ImagePair, ImagePairDataset, list_images, require_root
+from trainables.data.image_files import (
+    ImagePair,
+    ImagePairDataset,
+    is_image_name,
+    list_images,
+    require_root,
+)
+from trainables.data.text_files import read_lines
 
 ROOT_VARIABLE = "SEGFRONT_CAMVID"
 CAMVID_CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree",
     "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+# Source: SegNet-Tutorial, Scripts/test_segmentation_camvid.py.
+CAMVID_COLOURS = (
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+    (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
 VOID_LABEL = 11
 SPLITS = ("train", "val", "test")
@@ -57,8 +69,32 @@ class CamVid(ImagePairDataset):
         train_ids = {label: label for label in range(len(CAMVID_CLASSES))}
         train_ids[VOID_LABEL] = IGNORE_INDEX
         super().__init__(
-            _find_pairs(folder, split), CAMVID_CLASSES, split=split, train_ids=train_ids, size=size
+            _find_pairs(folder, split),
+            CAMVID_CLASSES,
+            split=split,
+            train_ids=train_ids,
+            size=size,
+            colours=CAMVID_COLOURS,
+            all_images=_images_of_all_splits(folder),
+            sources=_sources(folder, split),
         )
+
+    @classmethod
+    def has_split(cls, root: str | Path | None, split: str, **options: object) -> bool:
+        """See the base class."""
+        folder = Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
+        return all((folder / name).is_dir() for name in (split, f"{split}annot"))
+
+
+def _sources(root: Path, split: str) -> list[Path]:
+    """Folders and list in which the files are found."""
+    named = [root / name for other in SPLITS for name in (other, f"{other}annot")]
+    return [root, *(path for path in [*named, root / f"{split}.txt"] if path.exists())]
+
+
+def _images_of_all_splits(root: Path) -> list[Path]:
+    folders = [root / split for split in SPLITS if (root / split).is_dir()]
+    return sorted(p for folder in folders for p in folder.iterdir() if is_image_name(p.name))
 
 
 def _find_pairs(root: Path, split: str) -> list[ImagePair]:
@@ -66,7 +102,7 @@ def _find_pairs(root: Path, split: str) -> list[ImagePair]:
     images, masks = root / split, root / f"{split}annot"
     listed = root / f"{split}.txt"
     if listed.is_file() and images.is_dir():
-        names = _read_list(listed)
+        names = _read_list(listed, images, masks)
     else:
         names = [(path.name, path.name) for path in list_images(images, hint=hint)]
     if not masks.is_dir():
@@ -80,16 +116,28 @@ def _find_pairs(root: Path, split: str) -> list[ImagePair]:
     return pairs
 
 
-def _read_list(path: Path) -> list[tuple[str, str]]:
+def _read_list(path: Path, images: Path, masks: Path) -> list[tuple[str, str]]:
     """Base names of image and mask per line; the folders in it may be those of another machine."""
     names = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        words = line.split()
-        if not words:
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
             continue
-        if len(words) != 2:
+        pair = _read_line(line, images, masks)
+        if pair is None:
             raise DataError(f"{path}: line {number} must be 'image mask'; got {line!r}")
-        names.append((Path(words[0]).name, Path(words[1]).name))
+        names.append(pair)
     if not names:
         raise DataError(f"{path}: names no sample; expected one 'image mask' pair per line")
-    return names
+    return list(dict.fromkeys(names))
+
+
+def _read_line(line: str, images: Path, masks: Path) -> tuple[str, str] | None:
+    """Base names of image and mask; a path may hold blanks."""
+    words = line.split()
+    if len(words) == 2:
+        return Path(words[0]).name, Path(words[1]).name
+    for place, character in enumerate(line):
+        names = Path(line[:place].strip()).name, Path(line[place:].strip()).name
+        if character.isspace() and (images / names[0]).is_file() and (masks / names[1]).is_file():
+            return names
+    return None

@@ -13,7 +13,14 @@ CITYSCAPES_CLASSES = (
     "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
     "motorcycle", "bicycle",
 )  # fmt: skip
-# Source: cityscapesScripts, helpers/labels.py: labelId of each train id, in order; ids up to 33
+# Source: cityscapesScripts, helpers/labels.py.
+CITYSCAPES_COLOURS = (
+    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
+    (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+    (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100),
+    (0, 0, 230), (119, 11, 32),
+)  # fmt: skip
+# Source: the same: labelId of each train id, in order; ids up to 33
 # exist.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_LABEL_IDS = 34
@@ -53,12 +60,16 @@ class Cityscapes(ImagePairDataset):
         folder = require_root(self.name, root, advice="; it must hold leftImg8bit/ and gtFine/")
         train_ids = dict.fromkeys(range(NUM_LABEL_IDS), IGNORE_INDEX)
         train_ids |= {label: train_id for train_id, label in enumerate(LABEL_IDS)}
+        pairs = _find_pairs(folder, split)
+        cities = sorted({path.parent for pair in pairs for path in pair[1:]})
         super().__init__(
-            _find_pairs(folder, split),
+            pairs,
             CITYSCAPES_CLASSES,
             split=split,
             train_ids=train_ids,
             size=size,
+            colours=CITYSCAPES_COLOURS,
+            sources=[*sorted({city.parent for city in cities}), *cities],
         )
 
 

@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from trainables.data.palette import Colour, default_palette
 from trainables.process.watchdog import note_progress
 
 IGNORE_INDEX = 255
@@ -21,6 +24,10 @@ MAX_REPORTED_PROBLEMS = 10
 
 class DataError(ValueError):
     """A data set cannot be used; the message names the file, the value and what is allowed."""
+
+
+class UnreadableFileError(DataError):
+    """The bytes of a file are there, but they are no whole image: truncated, or something else."""
 
 
 class Sample(NamedTuple):
@@ -61,12 +68,36 @@ class SegmentationDataset(Dataset[Sample], ABC):
         classes: Class names; position = label in the target.
         split: Part of the data set, such as "train" or "val".
         ignore_index: Label of pixels that count neither in a loss nor in a metric: 255.
+        has_one_class: True if one class was stated, which is told from a background.
     """
 
     name: ClassVar[str]
     ignore_index: ClassVar[int] = IGNORE_INDEX
     classes: tuple[str, ...]
     split: str
+    has_one_class: bool = False
+
+    @classmethod
+    def has_split(cls, root: str | Path | None, split: str, **options: Any) -> bool:
+        """True if ``split`` can be opened, as far as folders and lists say.
+
+        Args:
+            root: Folder of the data.
+            split: Such as "test".
+            **options: As for opening it.
+        """
+        del root, options
+        return split in ("train", "val")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Plain sentences on what is doubtful about the split, as far as it is known."""
+        return ()
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """RGB of every class for pictures: the declared colours, or else a palette of ours."""
+        return default_palette(self.num_classes)
 
     @property
     def num_classes(self) -> int:
@@ -94,9 +125,39 @@ class SegmentationDataset(Dataset[Sample], ABC):
         """Height and width of sample ``index`` in pixels, without decoding it where possible."""
 
     @property
+    def common_size(self) -> tuple[int, int]:
+        """Height and width of most samples, the first of equals: where networks are measured.
+
+        Raises:
+            DataError: No sample can be read.
+        """
+        sizes: Counter[tuple[int, int]] = Counter()
+        problem: UnreadableFileError | None = None
+        for index in range(len(self)):
+            try:
+                sizes[self.sample_size(index)] += 1
+            except UnreadableFileError as error:  # left out, or refused, where the samples are read
+                problem = error
+        if not sizes:
+            raise problem or DataError(f"data set {self.name!r} ({self.split}) has no samples")
+        return sizes.most_common(1)[0][0]
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of what determines the content: name, split, options, file names and file sizes."""
+        """Hash of what determines the samples: the bytes of the files, and how they are read."""
+
+    @property
+    def state(self) -> Hashable:
+        """Equal for two data sets opened one after the other if no sample changed in between.
+
+        Cheaper than the fingerprint where that reads files.
+        """
+        return self.fingerprint
+
+    def is_unchanged(self) -> bool:
+        """True if opening the data set anew would surely give the same; cheaper than doing so."""
+        return True
 
     def check(self) -> None:
         """Read every sample once.
@@ -138,13 +199,22 @@ def visit_all(
         return
     if len(problems) == 1:
         raise DataError(problems[0])
-    listed = "\n".join(f"  - {text}" for text in problems[:MAX_REPORTED_PROBLEMS])
+    remedy = _shared_end(problems)
+    shortened = [text.removesuffix(remedy) for text in problems[:MAX_REPORTED_PROBLEMS]]
+    listed = "\n".join(f"  - {text}" for text in shortened)
     more = len(problems) - MAX_REPORTED_PROBLEMS
     rest = f"\n  and {more} more" if more > 0 else ""
     raise DataError(
         f"{len(problems)} of {len(dataset)} samples of {dataset.name!r} ({dataset.split}) "
-        f"cannot be used:\n{listed}{rest}"
+        f"cannot be used:\n{listed}{rest}{remedy.replace('; ', chr(10) + '  ', 1)}"
     )
+
+
+def _shared_end(texts: Sequence[str]) -> str:
+    """What all texts end with, from a semicolon on: what to do, which need not be said twice."""
+    parts = texts[0].split("; ")
+    ends = ("; " + "; ".join(parts[start:]) for start in range(1, len(parts)))
+    return next((end for end in ends if all(text.endswith(end) for text in texts)), "")
 
 
 def hash_content(content: Mapping[str, object]) -> str:

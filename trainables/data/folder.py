@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from trainables.data.class_list import ClassList, parse_classes
 from trainables.data.dataset import IGNORE_INDEX, DataError
-from trainables.data.image_files import ImagePair, ImagePairDataset, list_images, require_root
+from trainables.data.folder_layout import FolderLayout
+from trainables.data.folder_pairs import find_pairs
+from trainables.data.image_files import ImagePairDataset, require_root
+from trainables.data.text_files import read_lines
+from trainables.data.value_range import ValueRange
 
-HASHED_SPLITS = ("train", "val")
-VAL_PERCENT = 20
-_ADVICE = "; it must hold images/, masks/ and classes.txt"
+CLASSES_FILE = "classes.txt"
+_ADVICE = "; it must hold images/, masks/ and classes.txt, or say what these are called there"
 
 
 class FolderDataset(ImagePairDataset):
-    """Images and masks that share a stem, and ``classes.txt`` with one class name per line.
+    """Images and masks that share a name, and ``classes.txt`` with one class per line.
 
-    The number of a line, from 0, is the label in the masks; 255 is ignored. ``<split>.txt``, one
-    stem per line, says which samples belong to a split. Where there is no such list at all, a hash
-    of the stem puts about 80 of 100 samples into "train" and the others into "val", the same on
-    every machine.
+    The number of a line, from 0, is the label in the masks; 255 is ignored. If the lines bear
+    colours, the masks hold these. ``docs/data.md`` describes layouts and options.
 
     Args:
-        root: Folder that holds ``images/``, ``masks/`` and ``classes.txt``.
-        split: "train", "val", or any split that has a list.
+        root: Folder of the data.
+        split: "train", "val", or any split that has a list or folder.
         size: (height, width) to scale to; None keeps the size of the files.
+        images: Folder of the images below the root.
+        masks: Folder of the masks below the root.
+        lists: Name of a split's list below the root, with {} for the split.
+        classes: A file of classes, or their lines themselves; empty: ``classes.txt``.
+        image_suffix: What an image's stem has behind the name that it shares with its mask.
+        mask_suffix: What a mask's stem has behind that name.
+        ignore: Names of classes that are ignored.
+        encoding: Of lists and classes without a byte order mark.
+        image_range: See `ImagePairDataset`.
 
     Raises:
         DataError: A folder, list, image or mask is missing, or the split would be empty.
@@ -39,77 +50,92 @@ class FolderDataset(ImagePairDataset):
         split: str = "train",
         *,
         size: tuple[int, int] | None = None,
+        images: str = "images",
+        masks: str = "masks",
+        lists: str = "{}.txt",
+        classes: Sequence[str] = (),
+        image_suffix: str = "",
+        mask_suffix: str = "",
+        ignore: Sequence[str] = (),
+        encoding: str = "utf-8",
+        image_range: ValueRange | None = None,
     ) -> None:
         folder = require_root(self.name, root, advice=_ADVICE)
-        classes = _read_classes(folder / "classes.txt")
-        train_ids = {label: label for label in range(len(classes))} | {IGNORE_INDEX: IGNORE_INDEX}
+        layout = FolderLayout(
+            root=folder,
+            images=images,
+            masks=masks,
+            lists=lists,
+            image_suffix=image_suffix,
+            mask_suffix=mask_suffix,
+            encoding=encoding,
+        )
+        lines, class_file = read_class_lines(folder, classes, encoding)
+        origin = "--pipeline.data.classes" if class_file is None else str(class_file)
+        stated = parse_classes(lines, origin, ignored=ignore)
+        found = find_pairs(layout, split)
         super().__init__(
-            _find_pairs(folder, split), classes, split=split, train_ids=train_ids, size=size
+            found.pairs,
+            stated.names,
+            split=split,
+            train_ids=_train_ids(stated),
+            size=size,
+            mask_colours=_mask_colours(stated),
+            colours=stated.kept_colours,
+            image_range=image_range,
+            all_images=found.all_images,
+            sources=(*found.sources, *([] if class_file is None else [class_file])),
+            warnings=found.warnings,
         )
+        self.has_one_class = stated.num_stated == 1
+
+    @classmethod
+    def has_split(cls, root: str | Path | None, split: str, **options: object) -> bool:
+        """See the base class."""
+        folder = require_root(cls.name, root, advice=_ADVICE)
+        names = ("images", "masks", "lists")
+        given = {name: str(options[name]) for name in names if name in options}
+        return FolderLayout(root=folder, **given).has_split(split)
 
 
-def _read_classes(path: Path) -> list[str]:
-    if not path.is_file():
-        raise DataError(f"{path}: file is missing; it names one class per line")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    while names and not names[-1]:
-        names.pop()
-    if not 1 <= len(names) <= IGNORE_INDEX or not all(names):
-        raise DataError(
-            f"{path}: must name 1 to {IGNORE_INDEX} classes, one per line, none empty; "
-            f"got {names!r}"
-        )
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"{path}: names a class twice: {', '.join(twice)}")
-    return names
+def read_class_lines(
+    root: Path, classes: Sequence[str], encoding: str = "utf-8"
+) -> tuple[list[str], Path | None]:
+    """Lines that name the classes, and the file that they come from, if it is one.
 
+    Args:
+        root: Folder of the data.
+        classes: A path, from the working directory or below the root; or the lines themselves;
+            empty: ``classes.txt`` below the root.
+        encoding: Of the file.
 
-def _find_pairs(root: Path, split: str) -> list[ImagePair]:
-    hint = f"; --data-root names a folder that holds images/, masks/ and classes.txt ({root})"
-    images = _by_stem(list_images(root / "images", hint=hint))
-    masks = _by_stem(list_images(root / "masks", hint=hint))
-    pairs = []
-    for stem in _stems_of_split(root, split, sorted(images)):
-        if stem not in images:
+    Raises:
+        DataError: The file is missing or is no text.
+    """
+    if len(classes) > 1:
+        return [line.strip() for line in classes], None
+    if not classes:
+        path = root / CLASSES_FILE
+        if not path.is_file():
             raise DataError(
-                f"{root / f'{split}.txt'}: names {stem!r}, but {root / 'images'} has no such image"
+                f"{path}: file is missing; it names one class per line, or say which file does by "
+                "--pipeline.data.classes FILE"
             )
-        if stem not in masks:
-            raise DataError(f"{images[stem]}: has no mask; expected {root / 'masks' / stem}.png")
-        pairs.append(ImagePair(stem, images[stem], masks[stem]))
-    return pairs
+        return read_lines(path, encoding), path
+    given = Path(classes[0]).expanduser()
+    for path in (given, root / given):
+        if path.is_file():
+            return read_lines(path, encoding), path
+    if given.suffix or len(given.parts) > 1:
+        raise DataError(f"{given}: file of classes is missing, here and in {root}")
+    return [classes[0].strip()], None
 
 
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in found:
-            raise DataError(
-                f"{path}: has the same stem as {found[path.stem].name}; keep one of them"
-            )
-        found[path.stem] = path
-    return found
+def _train_ids(classes: ClassList) -> dict[int, int]:
+    return dict(enumerate(classes.train_ids)) | {IGNORE_INDEX: IGNORE_INDEX}
 
 
-def _stems_of_split(root: Path, split: str, stems: list[str]) -> list[str]:
-    listed = root / f"{split}.txt"
-    if listed.is_file():
-        chosen = listed.read_text(encoding="utf-8").split()
-    elif any((root / f"{other}.txt").is_file() for other in HASHED_SPLITS):
-        raise DataError(f"{listed}: list of split {split!r} is missing, though others are there")
-    elif split not in HASHED_SPLITS:
-        raise DataError(
-            f"{listed}: list of split {split!r} is missing; without lists the splits are "
-            f"{' and '.join(HASHED_SPLITS)}"
-        )
-    else:
-        chosen = [stem for stem in stems if _is_val(stem) == (split == "val")]
-    if not chosen:
-        raise DataError(f"{root}: split {split!r} has no sample; name its stems in {listed.name}")
-    return chosen
-
-
-def _is_val(stem: str) -> bool:
-    number = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big")
-    return number % 100 < VAL_PERCENT
+def _mask_colours(classes: ClassList) -> dict[tuple[int, int, int], int] | None:
+    if classes.colours is None:
+        return None
+    return dict(zip(classes.colours, classes.train_ids, strict=True))

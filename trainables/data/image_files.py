@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,31 @@ from trainables.data.dataset import (
     check_positive_size,
     hash_content,
 )
+from trainables.data.file_records import (
+    FileRecord,
+    are_settled,
+    identify_all,
+    measure_ranges,
+    read_file,
+    record_of,
+    records_of,
+)
+from trainables.data.image_decoding import (
+    SWAPPING_TURNS,
+    ImageHeader,
+    UInt8Array,
+    decode_pixels,
+    turn_upright,
+)
+from trainables.data.label_files import decode_mask
+from trainables.data.label_table import LabelTable
+from trainables.data.palette import Colour
+from trainables.data.value_range import ValueRange, choose_range, to_uint8
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-MASK_MODES = ("L", "P", "1", "I", "I;16")
-
-UInt8Array = npt.NDArray[np.uint8]
+READING_VERSION = 2
+"""Counts changes of the decoding that give other samples for the same files."""
+_RANGE_LOCK = threading.Lock()
 
 
 class ImagePair(NamedTuple):
@@ -37,6 +58,10 @@ class ImagePair(NamedTuple):
 class ImagePairDataset(SegmentationDataset):
     """Samples decoded from pairs of files, with a table from label values to train ids.
 
+    A turn that the EXIF of an image or mask asks for is made. Where sizes show that the mask was
+    drawn over the stored pixels, neither is turned. Images of more than 8 bits are brought to
+    0..255 by one range of values for all splits.
+
     Args:
         pairs: Image and label file of every sample, in order.
         classes: Class names; position = train id.
@@ -44,9 +69,17 @@ class ImagePairDataset(SegmentationDataset):
         train_ids: Label value in the file -> train id, or 255 for ignored. Other values are errors.
         size: (height, width) to which every sample is scaled (image bilinear, labels nearest); None
             keeps the size of the files.
+        mask_colours: RGB in the masks -> train id, or 255 for ignored, where classes declare
+            colours; None: masks hold labels.
+        colours: RGB of each class for pictures; None: a palette of ours.
+        image_range: Values that become 0 and 255 in images of more than 8 bits; None: chosen from
+            the values that occur.
+        all_images: Image files of all splits, from which that range is chosen; default: this one's.
+        sources: Lists and folders in which the files were found; empty: never taken as unchanged.
+        warnings: What was doubtful when the files were found.
 
     Raises:
-        DataError: No pair at all, or a file that is not there.
+        DataError: A file that is not there.
     """
 
     def __init__(
@@ -57,18 +90,29 @@ class ImagePairDataset(SegmentationDataset):
         split: str,
         train_ids: Mapping[int, int],
         size: tuple[int, int] | None = None,
+        mask_colours: Mapping[Colour, int] | None = None,
+        colours: tuple[Colour, ...] | None = None,
+        image_range: ValueRange | None = None,
+        all_images: Sequence[Path] | None = None,
+        sources: Sequence[Path] = (),
+        warnings: Iterable[str] = (),
     ) -> None:
         self.pairs = tuple(pairs)
         self.classes = tuple(classes)
         self.split = split
         self.size = None if size is None else check_positive_size("size", size)
         self.train_ids = dict(train_ids)
-        self._table = np.full(256, -1, dtype=np.int16)
-        for label, train_id in self.train_ids.items():
-            self._table[label] = train_id
-        self._file_bytes = [
-            (_file_bytes(p.image_path), _file_bytes(p.mask_path)) for p in self.pairs
-        ]
+        self.mask_colours = None if mask_colours is None else dict(mask_colours)
+        self.image_range = image_range
+        self._labels = LabelTable(self.classes, self.train_ids, self.mask_colours)
+        self._colours = colours
+        self._found_warnings = tuple(warnings)
+        self._all_images = all_images or tuple(pair.image_path for pair in self.pairs)
+        self._files = [path for pair in self.pairs for path in (pair.image_path, pair.mask_path)]
+        self._identities = identify_all([*self._files, *self._all_images])
+        self._sources = tuple(sources)
+        self._source_identities = identify_all(self._sources)
+        self._is_settled = are_settled(self._identities + self._source_identities)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -79,23 +123,92 @@ class ImagePairDataset(SegmentationDataset):
         return self.pairs[index].name
 
     def sample_size(self, index: int) -> tuple[int, int]:
-        """Height and width of sample ``index``, from the header of its image file."""
-        return self.size or _header_size(self.pairs[index].image_path)
+        """Height and width of sample ``index``, from the headers of its files."""
+        if self.size is not None:
+            return self.size
+        pair = self.pairs[index]
+        image = record_of(pair.image_path).require_header()
+        if image.turn not in SWAPPING_TURNS:
+            return image.upright_size
+        mask = record_of(pair.mask_path).require_header()
+        return image.upright_size if is_upright(image, mask) else image.stored_size
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """See the base class."""
+        return super().colours if self._colours is None else self._colours
+
+    @property
+    def state(self) -> Hashable:
+        """Files with their identities, or with their bytes if these say too little yet."""
+        reading = (self.classes, tuple(self.train_ids.items()), self.size, self.image_range)
+        colours = None if self.mask_colours is None else tuple(self.mask_colours.items())
+        content = "" if self._is_settled else self.fingerprint
+        return self.pairs, self._identities, content, reading, colours, self._found_warnings
+
+    def is_unchanged(self) -> bool:
+        """See the base class."""
+        if not self._sources or not self._is_settled:
+            return False
+        try:
+            files = identify_all([*self._files, *self._all_images])
+            return (files, identify_all(self._sources)) == (
+                self._identities,
+                self._source_identities,
+            )
+        except DataError:  # a file is gone: opening says which
+            return False
+
+    @functools.cached_property
+    def _records(self) -> list[tuple[FileRecord, FileRecord]]:
+        """Records of image and mask of every sample; reads every file that is not known yet."""
+        records = records_of(self._files)
+        return list(zip(records[::2], records[1::2], strict=True))
+
+    @functools.cached_property
+    def _is_deep(self) -> bool:
+        """True if an image has more than 8 bits per channel."""
+        headers = (image.header for image, _ in self._records)
+        return any(header is not None and header.is_deep for header in headers)
+
+    @functools.cached_property
+    def value_range(self) -> ValueRange | None:
+        """Values that become 0 and 255; None if all images have 8 bits."""
+        if not self._is_deep:
+            return None
+        if self.image_range is not None:
+            return self.image_range
+        with _RANGE_LOCK:
+            ranges, is_float = measure_ranges(self._all_images)
+        return choose_range(ranges, is_float=is_float) if ranges else (0.0, 255.0)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See the base class; reads every file that is not known yet."""
+        return (*self._found_warnings, *self._reading_warnings())
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of name, split, classes, label table, size, file names and file sizes in bytes."""
+        """Hash of the files' bytes, the samples' names, and everything that says how to read them.
+
+        Raises:
+            DataError: A file is missing or cannot be read.
+        """
         files = [
-            (pair.name, pair.image_path.name, pair.mask_path.name, *num_bytes)
-            for pair, num_bytes in zip(self.pairs, self._file_bytes, strict=True)
+            (pair.name, image.digest, mask.digest)
+            for pair, (image, mask) in zip(self.pairs, self._records, strict=True)
         ]
+        colours = None if self.mask_colours is None else sorted(self.mask_colours.items())
         return hash_content(
             {
                 "name": self.name,
+                "reading": READING_VERSION,
                 "split": self.split,
                 "classes": self.classes,
                 "train_ids": sorted(self.train_ids.items()),
+                "colours": colours,
                 "size": self.size,
+                "range": self.value_range,
                 "files": files,
             }
         )
@@ -103,14 +216,7 @@ class ImagePairDataset(SegmentationDataset):
     def __getitem__(self, index: int) -> Sample:
         """Decode sample ``index``; see the base class."""
         pair = self.pairs[index]
-        image = read_image(pair.image_path)
-        mask = read_mask(pair.mask_path)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{pair.mask_path}: is {_spell(mask.shape)} (height x width) but its image "
-                f"{pair.image_path} is {_spell(image.shape[:2])}; both must have one size"
-            )
-        target = self._to_train_ids(mask, pair.mask_path)
+        image, target = self._decode(pair, self._expected_digests(index))
         if self.size is not None and self.size != target.shape:
             height, width = self.size
             scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
@@ -121,25 +227,68 @@ class ImagePairDataset(SegmentationDataset):
         planes = np.array(image.transpose(2, 0, 1), order="C")
         return Sample(torch.from_numpy(planes), torch.from_numpy(np.array(target, order="C")))
 
-    def _to_train_ids(self, mask: npt.NDArray[np.integer], path: Path) -> UInt8Array:
-        bounded = mask if mask.dtype == np.uint8 else np.clip(mask, 0, 255)
-        train_ids = self._table[bounded]
-        wrong = (train_ids < 0) | (bounded != mask)
-        if wrong.any():
-            values, counts = np.unique(mask[wrong], return_counts=True)
-            found = ", ".join(
-                f"{v} ({n} pixels)" for v, n in zip(values[:5], counts[:5], strict=True)
-            )
+    def _decode(
+        self, pair: ImagePair, expected: tuple[str, str] | None
+    ) -> tuple[UInt8Array, UInt8Array]:
+        """Image (H, W, 3) and target (H, W) of the size in the files."""
+        image_bytes, image_record = read_file(pair.image_path)
+        mask_bytes, mask_record = read_file(pair.mask_path)
+        digests = (image_record.digest, mask_record.digest)
+        if expected is not None and digests != expected:
+            path = pair.image_path if digests[0] != expected[0] else pair.mask_path
             raise DataError(
-                f"{path}: holds label {found} outside the {len(self.classes)} classes; "
-                f"allowed are {_spell_labels(self.train_ids)}"
+                f"{path}: changed since the data set was opened; start again with the data as they "
+                "are now"
             )
-        checked: UInt8Array = train_ids.astype(np.uint8)
-        return checked
+        image_header, mask_header = image_record.require_header(), mask_record.require_header()
+        upright = is_upright(image_header, mask_header)
+        pixels = decode_pixels(image_bytes, pair.image_path)
+        if image_header.is_deep:
+            pixels = to_uint8(pixels, self.value_range or (0.0, 255.0))
+        image = turn_upright(pixels, image_header.turn) if upright else pixels
+        by_colour = self.mask_colours is not None
+        mask = decode_mask(mask_bytes, pair.mask_path, by_colour=by_colour, upright=upright)
+        if image.shape[:2] != mask.values.shape[:2]:
+            raise DataError(
+                f"{pair.mask_path}: is {_spell(mask.values.shape[:2])} (height x width) but its "
+                f"image {pair.image_path} is {_spell(image.shape[:2])}; both must have one size"
+            )
+        return image, self._labels.to_train_ids(mask, pair.mask_path)
+
+    def _expected_digests(self, index: int) -> tuple[str, str] | None:
+        """Digests that the fingerprint stands for; None before it was asked for."""
+        if "_records" not in self.__dict__:
+            return None
+        image, mask = self._records[index]
+        return image.digest, mask.digest
+
+    def _reading_warnings(self) -> Iterator[str]:
+        if self.value_range is not None:
+            low, high = self.value_range
+            yield (
+                f"images have more than 8 bits: values from {low:g} to {high:g} "
+                "were brought to 0 to 255; a network that is deployed must be given images that "
+                f"were brought there likewise (--pipeline.data.image-range {low:g} {high:g})"
+            )
+        stored = [
+            pair.name
+            for pair, (image, mask) in zip(self.pairs, self._records, strict=True)
+            if image.header and mask.header and not is_upright(image.header, mask.header)
+        ]
+        if stored:
+            yield (
+                f"{len(stored)} of {len(self)} images of {self.split!r} bear an EXIF turn that "
+                f"their masks were drawn without, such as {stored[0]!r}: they are read unturned"
+            )
+
+
+def is_upright(image: ImageHeader, mask: ImageHeader) -> bool:
+    """False if the sizes show that the mask was drawn over the stored pixels, before the turn."""
+    return image.upright_size == mask.upright_size or image.stored_size != mask.stored_size
 
 
 def read_image(path: Path) -> UInt8Array:
-    """Decode an image file.
+    """Decode an image file, upright; more than 8 bits are brought to 8 by the values in the file.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -147,41 +296,45 @@ def read_image(path: Path) -> UInt8Array:
     Raises:
         DataError: The file is missing, truncated or no image.
     """
-    pixels: UInt8Array = np.asarray(_open(path).convert("RGB"))
-    return pixels
+    content, record = read_file(path)
+    header = record.require_header()
+    pixels = decode_pixels(content, path)
+    if header.is_deep:
+        values = (float(pixels.min()), float(pixels.max()))
+        pixels = to_uint8(pixels, choose_range([values], is_float=pixels.dtype.kind == "f"))
+    return np.ascontiguousarray(turn_upright(pixels, header.turn))
 
 
 def read_mask(path: Path) -> npt.NDArray[np.integer]:
-    """Decode a label file: a single channel, or a palette whose indices are the labels.
+    """Decode a label file: a single channel, equal channels, or a palette's indices.
 
     Returns:
         (H, W) of integers.
 
     Raises:
-        DataError: The file is missing, truncated, no image or has several channels.
+        DataError: The file is missing, truncated, no image or in colours.
     """
-    image = _open(path)
-    if image.mode not in MASK_MODES:
-        raise DataError(
-            f"{path}: is a label file of mode {image.mode!r}; allowed is one channel of labels "
-            f"(modes {', '.join(MASK_MODES)}), not colours"
-        )
-    values: npt.NDArray[np.integer] = np.asarray(image)
-    return values.astype(np.uint8) if values.dtype == np.bool_ else values
+    content, _ = read_file(path)
+    return decode_mask(content, path, by_colour=False).values
 
 
 def list_images(folder: Path, *, hint: str = "") -> list[Path]:
-    """Image files of a folder, sorted by name.
+    """Image files of a folder, sorted by name; hidden files are left out.
 
     Raises:
         DataError: The folder is missing or holds no image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: folder is missing{hint}")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in folder.iterdir() if is_image_name(path.name))
     if not paths:
         raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
     return paths
+
+
+def is_image_name(name: str) -> bool:
+    """True for the name of an image file that is not hidden, as those of macOS (._x.jpg) are."""
+    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def require_root(name: str, root: str | Path | None, *, advice: str = "") -> Path:
@@ -202,49 +355,5 @@ def require_root(name: str, root: str | Path | None, *, advice: str = "") -> Pat
     return path
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise DataError(f"{path}: file is missing") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
-
-
-def _header_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
-
-
-def _file_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DataError(f"{path}: file is missing or cannot be read ({error.strerror})") from error
-
-
 def _spell(shape: tuple[int, ...]) -> str:
     return " x ".join(str(value) for value in shape)
-
-
-def _spell_labels(train_ids: Mapping[int, int]) -> str:
-    kept = sorted(label for label, train_id in train_ids.items() if train_id != 255)
-    ignored = sorted(label for label, train_id in train_ids.items() if train_id == 255)
-    text = _spell_ranges(kept)
-    return f"{text} and {_spell_ranges(ignored)} (ignored)" if ignored else text
-
-
-def _spell_ranges(values: list[int]) -> str:
-    """Write [0, 1, 2, 7] as "0 to 2, 7"."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
-    return ", ".join(f"{r[0]} to {r[-1]}" if len(r) > 2 else ", ".join(map(str, r)) for r in runs)

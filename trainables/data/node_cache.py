@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -11,15 +10,14 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from trainables.data.dataset import DataError
-from trainables.process.file_lock import lock
+from trainables.process.file_lock import locked
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)  # what takes disk is said wherever warnings are
@@ -45,7 +43,7 @@ def obtain_folder(
         OSError: The folder cannot be written; nothing of it is left.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if folder.exists():
             try:
                 return open_folder(folder)
@@ -175,11 +173,3 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left; safe because the lock is held."""
     for path in folder.parent.glob(f"{folder.name}.*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock that the system releases when its process ends, however it ends."""
-    with path.open("a") as file:
-        lock(file.fileno(), fcntl.LOCK_EX)
-        yield

@@ -61,7 +61,14 @@ class Street(NamedTuple):
         return self.kerb(side) + side * (self.pavement + self.verge)
 
 
-def paint_street(dice: Dice, height: int, width: int, guest: str) -> Canvas:
+def paint_street(
+    dice: Dice,
+    height: int,
+    width: int,
+    guest: str,
+    *,
+    make_canvas: Callable[..., Canvas] = Canvas,
+) -> Canvas:
     """Paint one street, all but texture and light.
 
     Args:
@@ -69,6 +76,7 @@ def paint_street(dice: Dice, height: int, width: int, guest: str) -> Canvas:
         height: Rows of the canvas in pixels.
         width: Columns of the canvas in pixels.
         guest: One of ``GUESTS``, which this scene is sure to contain.
+        make_canvas: Takes what `Canvas` takes; its shapes may not change what is drawn of the dice.
 
     Returns:
         The painted canvas.
@@ -80,7 +88,7 @@ def paint_street(dice: Dice, height: int, width: int, guest: str) -> Canvas:
         centre=width * dice.uniform(0.36, 0.64),
         height_m=dice.uniform(1.25, 2.1),
     )
-    canvas = Canvas(
+    canvas = make_canvas(
         camera,
         Image.new("CMYK", (width, height)),
         haze=low_sky,

@@ -66,10 +66,22 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         Raises:
             IndexError: A negative position.
         """
+        return self.draw(position, len(self.dataset))
+
+    def draw(self, position: int, length: int) -> int:
+        """Number 0..length-1 at a position; each so many positions hold every number once.
+
+        Raises:
+            IndexError: A negative position.
+        """
         if position < 0:
             raise IndexError(f"position must be 0 or more; got {position}")
-        epoch, offset = divmod(position, len(self.dataset))
-        return int(_permutation(len(self.dataset), self.seed, epoch)[offset])
+        epoch, offset = divmod(position, length)
+        return int(_permutation(length, self.seed, epoch)[offset])
+
+    def seed_of(self, position: int) -> int:
+        """Seed of what varies the sample at a position."""
+        return _derive_seed(self.seed, "position", position)
 
     def __getitem__(self, position: int) -> Sample | TaughtSample:
         """Sample at a position: image (3, h, w) and target (h, w), uint8, of the crop size.
@@ -81,7 +93,7 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would reseed the GPUs too, which fork_rng does not restore
             # here.
-            torch.default_generator.manual_seed(_derive_seed(self.seed, "position", position))
+            torch.default_generator.manual_seed(self.seed_of(position))
             if self.teacher_logits is None:
                 return self._augment(sample)
             return self._augment.vary_taught(sample, self.teacher_logits[index])

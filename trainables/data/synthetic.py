@@ -8,13 +8,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from trainables.data.cityscapes import CITYSCAPES_CLASSES
+from trainables.data.cityscapes import CITYSCAPES_CLASSES, CITYSCAPES_COLOURS
 from trainables.data.dataset import (
     Sample,
     SegmentationDataset,
     check_positive_size,
     hash_content,
 )
+from trainables.data.palette import Colour
 from trainables.data.scene import Dice
 from trainables.data.scene_light import light_scene
 from trainables.data.scene_street import GUESTS, paint_street
@@ -89,6 +90,16 @@ class Synthetic(SegmentationDataset):
     def sample_size(self, index: int) -> tuple[int, int]:
         """Height and width, the same for every scene."""
         return self.size
+
+    @classmethod
+    def has_split(cls, root: str | Path | None, split: str, **options: object) -> bool:
+        """See the base class."""
+        return split in NUM_SAMPLES
+
+    @property
+    def colours(self) -> tuple[Colour, ...]:
+        """Those of Cityscapes, whose classes these are."""
+        return CITYSCAPES_COLOURS
 
     @property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from trainables.context import StageContext
+from trainables.context import StageContext, within_threads
 from trainables.data import (
     AugmentationConfig,
     SegmentationDataset,
@@ -20,6 +20,7 @@ from trainables.data import (
 from trainables.learning.training import Precision, autocast, bring_batch, place
 
 
+@within_threads
 def reestimate_batchnorm(
     model: nn.Module,
     dataset: SegmentationDataset,
@@ -53,7 +54,6 @@ def reestimate_batchnorm(
         raise ValueError(f"num_batches must be at least 1, got {num_batches}")
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2 (BatchNorm), got {batch_size}")
-    context.activate()
     device = torch.device(context.device)
     place(model, device)
     as_they_are = AugmentationConfig(

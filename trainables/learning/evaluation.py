@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from trainables.context import StageContext
+from trainables.context import StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
 from trainables.metrics import ConfusionMatrix
@@ -14,6 +14,7 @@ from trainables.process.watchdog import note_progress
 
 
 @torch.inference_mode()
+@within_threads
 def evaluate(
     model: nn.Module,
     dataset: SegmentationDataset,
@@ -32,7 +33,6 @@ def evaluate(
     Returns:
         Confusion matrix over all pixels that are not ignored.
     """
-    context.activate()
     device = torch.device(context.device)
     place(model, device).eval()
     normalization = normalization_of(model)

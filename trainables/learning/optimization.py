@@ -81,18 +81,24 @@ def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, beside: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """Make the optimiser; weight decay leaves out BatchNorm parameters and biases (ndim <= 1).
 
     Each of its groups holds `lr_factor`, by which `set_learning_rate` multiplies the rate.
+
+    Args:
+        model: Network to train.
+        config: Optimiser and rates.
+        beside: What is trained beside it, such as a distiller's projections; as the network.
     """
     backbone = model.get_backbone() if isinstance(model, SegmentationNetwork) else None
     pretrained = set() if backbone is None else set(backbone.parameters())
     groups = []
+    trained = [*model.parameters(), *(beside.parameters() if beside is not None else ())]
     for in_backbone in (False, True):
-        parameters = [
-            p for p in model.parameters() if p.requires_grad and (p in pretrained) == in_backbone
-        ]
+        parameters = [p for p in trained if p.requires_grad and (p in pretrained) == in_backbone]
         factor = config.backbone_lr_factor if in_backbone else 1.0
         for decayed in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == decayed]

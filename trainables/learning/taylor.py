@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.channels.structure import get_resizable_layers
-from trainables.context import StageContext
+from trainables.context import StageContext, within_threads
 from trainables.data import TrainingStream, make_loader, normalization_of
 from trainables.learning.training import Precision, autocast, bring_batch, place
 from trainables.losses import cross_entropy
@@ -14,6 +14,7 @@ from trainables.losses import cross_entropy
 _Weighted = nn.BatchNorm2d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
+@within_threads
 def score_by_taylor(
     model: nn.Module,
     stream: TrainingStream,
@@ -53,7 +54,6 @@ def score_by_taylor(
     for name, value in (("num_batches", num_batches), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    context.activate()
     device = torch.device(context.device)
     was_training = model.training
     place(model, device).eval()

@@ -151,10 +151,9 @@ class _Teacher:
         started = time.monotonic()
         note_progress(f"image {index + 1} of {len(self.dataset)} of the teacher's logits")
         if self._model is None:
-            self.context.activate()
             self._model = place(load_checkpoint(self.checkpoint), self.device).eval()
         images = self.dataset[index].image.unsqueeze(0)
-        with self.context.device_lock.shared():
+        with self.context.device_lock.shared(), self.context.threads():
             with autocast(self.precision, self.device):
                 pixels = images.to(self.device)
                 logits: Tensor = self._model(normalize(pixels, normalization_of(self._model)))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models import WithAuxiliary
 from models.hardware import bfloat16_is_fast
 from models.normalization import IMAGENET, Normalization
-from trainables.context import Progress, StageContext
+from trainables.context import Progress, StageContext, within_threads
 from trainables.data import (
     Sample,
     TaughtSample,
@@ -118,6 +118,7 @@ class TrainResult(NamedTuple):
 
 
 @saving_before_the_end()
+@within_threads
 def train(
     model: nn.Module,
     stream: TrainingStream,
@@ -128,6 +129,7 @@ def train(
     context: StageContext,
     compute_loss: LossFunction = lambda logits, batch: cross_entropy(logits, batch.target),
     adjust_gradients: Callable[[nn.Module], None] | None = None,
+    beside: nn.Module | None = None,
     pause_after: int | None = None,
 ) -> TrainResult:
     """Train in place; go on from `state_path` if it exists.
@@ -148,6 +150,8 @@ def train(
         context: Device, threads, progress report.
         compute_loss: (logits (N, C, H, W), batch) -> scalar.
         adjust_gradients: Called after each backward pass, before clipping and the update.
+        beside: What `compute_loss` trains beside the network, such as a distiller's projections;
+            part of the saved state, not of the network. Its gradients are clipped apart.
         pause_after: Steps after which the state is saved and the training pauses; None: go on to
             the end.
 
@@ -158,17 +162,19 @@ def train(
         TrainingDiverged: A loss is NaN or infinite.
         TrainingStateError: `state_path` is damaged.
     """
-    context.activate()
     device = torch.device(context.device)
     channels_last = config.channels_last and not breaks_in_channels_last(model, device)
     place(model, device, channels_last=channels_last).train()
-    optimizer = build_optimizer(model, config.optimizer)
+    trained = [model]
+    if beside is not None and any(True for _ in beside.parameters()):
+        trained.append(beside.to(device).train())
+    optimizer = build_optimizer(model, config.optimizer, beside)
     average = None
     if config.average_share > 0:
         average = WeightAverage(model, max(1.0, config.average_share * config.num_steps))
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
     if state_path.exists():
-        progress = load_training_state(state_path, model, optimizer, average)
+        progress = load_training_state(state_path, model, optimizer, average, beside)
 
     last_step = config.num_steps if pause_after is None else min(pause_after, config.num_steps)
     first_step, losses = progress["step"], [tuple(pair) for pair in progress["losses"]]
@@ -195,7 +201,8 @@ def train(
             if adjust_gradients is not None:
                 adjust_gradients(model)
             if config.optimizer.max_grad_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
+                for module in trained:
+                    nn.utils.clip_grad_norm_(module.parameters(), config.optimizer.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
@@ -216,7 +223,7 @@ def train(
         if is_pausing or (is_due and done < config.num_steps):
             seconds = progress["seconds"] + now - started
             saved = {"step": done, "seconds": seconds, "losses": losses}
-            save_training_state(state_path, model, optimizer, saved, average)
+            save_training_state(state_path, model, optimizer, saved, average, beside)
             note_saved()
             context.keep_state(state_path)
             last_saved = time.monotonic()

@@ -25,6 +25,7 @@ def save_training_state(
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
     average: WeightAverage | None = None,
+    beside: nn.Module | None = None,
 ) -> None:
     """Write weights, optimiser moments and progress; a reader sees the old file or the new one.
 
@@ -34,11 +35,15 @@ def save_training_state(
         optimizer: Its per-parameter tensors are saved.
         progress: JSON-able: the step reached, seconds spent, the history so far.
         average: Averaged weights, if the training keeps any.
+        beside: What is trained beside the model, saved likewise.
 
     Raises:
         OSError: The file cannot be written; the old one is as it was.
     """
     tensors = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    if beside is not None:
+        for key, value in beside.state_dict().items():
+            tensors[f"beside/{key}"] = value.detach().contiguous()
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if torch.is_tensor(value):
@@ -53,6 +58,7 @@ def load_training_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: WeightAverage | None = None,
+    beside: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Put a saved state back.
 
@@ -61,6 +67,7 @@ def load_training_state(
         model: Receives its weights.
         optimizer: Receives its moments.
         average: Receives the averaged weights.
+        beside: What is trained beside the model; receives its weights.
 
     Returns:
         The saved progress.
@@ -68,24 +75,23 @@ def load_training_state(
     Raises:
         TrainingStateError: The file is damaged or does not fit the model.
     """
-    weights: dict[str, torch.Tensor] = {}
-    averaged: dict[str, torch.Tensor] = {}
+    weights: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}, "beside": {}}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     try:
         with safe_open(path, framework="pt") as file:
             progress: dict[str, Any] = json.loads(file.metadata()["progress"])
             for key in file.keys():  # noqa: SIM118 - not a dict
                 kind, _, rest = key.partition("/")
-                if kind == "model":
-                    weights[rest] = file.get_tensor(key)
-                elif kind == "average":
-                    averaged[rest] = file.get_tensor(key)
+                if kind in weights:
+                    weights[kind][rest] = file.get_tensor(key)
                 else:
                     index, _, name = rest.partition("/")
                     moments.setdefault(int(index), {})[name] = file.get_tensor(key)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights["model"])
         if average is not None:
-            average.restore(averaged)
+            average.restore(weights["average"])
+        if beside is not None:
+            beside.load_state_dict(weights["beside"])
     except Exception as error:  # safetensors raises several kinds of its own
         raise TrainingStateError(f"cannot resume from {path}: {error}") from error
     groups = optimizer.state_dict()["param_groups"]

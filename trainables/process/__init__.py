@@ -1,1 +1,1 @@
-"""What a worker's process does besides its stage: watchdog, locks, preemption."""
+"""What protects a worker process while it runs a stage: watchdog, locks, preemption."""

@@ -1,33 +1,34 @@
-"""Shared use of a device by training steps, exclusive use by latency probes (one node)."""
+"""A lock per device: training steps share it, a latency measurement holds it alone."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from trainables.process.file_lock import lock
+from trainables.process.file_lock import locked
 
 
 class DeviceLock:
-    """Lets latency be measured while nothing else of segfront runs on the device.
+    """Keeps training steps off a device while a latency is measured on it.
 
-    Every training step holds the lock shared, for as long as the step takes; a probe first takes a
-    turnstile, which keeps new steps out, and then waits for the running ones. The kernel releases
-    the locks of a killed process. Locks bind only those who ask.
+    Every training step holds the lock shared for as long as the step takes. A measurement first
+    takes a second lock, the turnstile, which keeps new steps out, and then waits until the running
+    steps end. The kernel releases the locks of a killed process. The lock covers one machine, and
+    only processes that take it.
 
     Args:
-        device: Name of the device, such as "cpu" or "cuda:0".
-        folder: Where the lock files lie; the same for all processes of the node.
+        device: Torch name of the device, such as "cpu" or "cuda:0".
+        folder: Folder of the lock files, the same for all processes of the machine; default: one in
+            the temporary folder.
     """
 
     def __init__(self, device: str, folder: Path | None = None) -> None:
         folder = folder or Path(tempfile.gettempdir()) / f"segfront-locks-{os.getuid()}"
         folder.mkdir(parents=True, exist_ok=True)
-        # On a GPU the processes of one node see different ordinals for one card.
+        # Processes of one machine may number the same GPU differently.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device.startswith("cuda") else ""
         stem = f"{device}-{visible}".replace(":", "_").replace(",", "_").replace("/", "_")
         self._turnstile = folder / f"{stem}.turnstile"
@@ -35,31 +36,14 @@ class DeviceLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the device together with other trainers."""
-        with _held(self._turnstile, fcntl.LOCK_SH):
-            lock = _acquire(self._device, fcntl.LOCK_SH)
-        try:
+        """Share the device with other training steps."""
+        with ExitStack() as held:
+            with locked(self._turnstile, shared=True):
+                held.enter_context(locked(self._device, shared=True))
             yield
-        finally:
-            os.close(lock)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the device alone."""
-        with _held(self._turnstile, fcntl.LOCK_EX), _held(self._device, fcntl.LOCK_EX):
+        with locked(self._turnstile), locked(self._device):
             yield
-
-
-def _acquire(path: Path, mode: int) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    lock(descriptor, mode)
-    return descriptor
-
-
-@contextmanager
-def _held(path: Path, mode: int) -> Iterator[None]:
-    descriptor = _acquire(path, mode)
-    try:
-        yield
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What results depend on beside the settings: the project's code, and the packages' versions."""
+"""Code and package versions of this process, which every node of a cluster must share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ SOURCE_FOLDERS = ("models", "search", "trainables")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installation:
-    """What a process works with.
+    """Code and package versions of a process.
 
     Attributes:
-        versions: Of Python (major.minor) and the packages that results depend on, "" if missing.
-        source_hash: Of the project's code.
+        versions: Version of Python (major.minor) and of each package that results depend on; "" for
+            a package that is missing.
+        source_hash: Hash of the project's code, from `hash_source`.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +33,7 @@ class Installation:
 
 @cache
 def inspect_installation() -> Installation:
-    """Look at what this process works with; the code as it is at the first look."""
+    """Read the versions and hash the code of this process, once: later changes are not seen."""
     major, minor, _ = platform.python_version_tuple()
     return Installation(
         versions={"python": f"{major}.{minor}"} | {name: _version(name) for name in PACKAGES},
@@ -41,10 +42,10 @@ def inspect_installation() -> Installation:
 
 
 def hash_source(root: Path) -> str:
-    """16 hexadecimal digits over every Python file of the project's packages.
+    """Hash every Python file of the project's packages to 16 hexadecimal digits.
 
     Args:
-        root: Folder that holds the packages.
+        root: Folder that holds `models/`, `search/` and `trainables/`.
     """
     digest = hashlib.sha256()
     for folder in SOURCE_FOLDERS:
@@ -55,7 +56,10 @@ def hash_source(root: Path) -> str:
 
 
 def find_differences(driver: Installation, node: Installation) -> Iterator[str]:
-    """Say in what a node differs from the driver, and the remedy; builds of a version are equal."""
+    """Say how a node differs from the driver, and what to do about it.
+
+    Builds of one version count as equal, such as PyTorch for CPU and for CUDA.
+    """
     for name, version in driver.versions.items():
         there = node.versions.get(name, "")
         if _without_build(there) != _without_build(version):
@@ -74,14 +78,15 @@ def check_installation(driver: Installation) -> None:
     """Compare this process with the driver.
 
     Raises:
-        SurroundingsError: Names this machine, the first difference and the remedy.
+        SurroundingsError: They differ; the message names this machine, the first difference and
+            what to do.
     """
     for difference in find_differences(driver, inspect_installation()):
         raise SurroundingsError(f"node {socket.gethostname()}: {difference}")
 
 
 def _without_build(version: str) -> str:
-    """Drop what follows "+": PyTorch for CPU and for CUDA are one version."""
+    """Return a version without its build, which follows "+" (`2.14.1+cpu`)."""
     return version.partition("+")[0]
 
 

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, so that a CPU training step meets no page faults."""
+"""Keep freed memory in the process, which spares CPU training steps their page faults."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ _M_MMAP_MAX = -4
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc to serve large blocks from its heap and not to give them back.
+    """Make glibc serve large blocks from its heap, and keep them when they are freed.
 
-    By default each activation is a fresh mapping that the kernel fills with zeros page by page,
-    and that all threads then fight for: about 230 000 faults in a training step of DeepLabV3+ at
-    8 x 240 x 320. The price is that the process keeps its peak memory until it ends.
+    By default glibc maps fresh memory for each activation. The kernel zeroes it page by page while
+    all threads wait: about 230 000 page faults in one training step of DeepLabV3+ at 8 x 240 x 320.
+    The price is that the process keeps its peak memory until it ends.
+
+    The setting holds for the whole process and cannot be undone. So only the owner of the process
+    calls this, once: a Ray worker, a command, a benchmark; never a library function.
 
     Source: mallopt(3).
 
     Returns:
-        Whether the C library took the setting; others than glibc do not know it.
+        Whether the C library took the setting; only glibc does.
     """
     name = ctypes.util.find_library("c")
     mallopt = getattr(ctypes.CDLL(name), "mallopt", None) if name else None

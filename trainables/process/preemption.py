@@ -1,7 +1,8 @@
-"""A process that is asked to end, as on a machine that is taken back, saves its training first.
+"""Saves a training's state before the process ends, as when a spot machine is taken back.
 
-Ray answers SIGTERM by ending the worker at once: the interpreter's exit handlers run in the main
-thread while the training goes on in its own, which has until `SAVE_SECONDS` to save its state.
+Ray ends a worker at once on SIGTERM. The interpreter then runs its exit handlers in the main
+thread, while the training goes on in its own thread. The exit handler here waits up to
+`SAVE_SECONDS` for the training to save its state.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-SAVE_SECONDS = 30.0  # EC2 gives two minutes, Kubernetes 30 s
+SAVE_SECONDS = 30.0  # EC2 gives two minutes of notice, Kubernetes 30 s
 
 _is_ending = threading.Event()
 _nothing_to_save = threading.Event()
@@ -22,7 +23,7 @@ _nothing_to_save.set()
 
 @contextmanager
 def saving_before_the_end() -> Iterator[None]:
-    """Train; the end of the process waits until `note_saved` is called or the training is over."""
+    """Hold back the end of the process until `note_saved` is called or the block is left."""
     _wait_at_exit()
     _nothing_to_save.clear()
     try:
@@ -32,15 +33,15 @@ def saving_before_the_end() -> Iterator[None]:
 
 
 def must_save() -> bool:
-    """Whether the process is about to end and waits for the training's state."""
+    """Return whether the process is ending and waits for the training to save its state."""
     return _is_ending.is_set() and not _nothing_to_save.is_set()
 
 
 def note_saved() -> None:
-    """Say that the state is on the disk; a process that is to end does, and this waits for it."""
+    """Say that the state is on disk. If the process is ending, this never returns."""
     if _is_ending.is_set():
         _nothing_to_save.set()
-        while True:  # a thread within PyTorch would crash the interpreter that ends around it
+        while True:  # a thread that goes on inside PyTorch would crash the ending interpreter
             time.sleep(SAVE_SECONDS)
 
 

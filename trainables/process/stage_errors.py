@@ -1,4 +1,4 @@
-"""Errors of a stage that are its machine's fault, told from those of its settings."""
+"""Tells a stage's errors that its machine caused from those that its settings caused."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _TRAININGS = {
 
 
 class OutOfMemory(RuntimeError):  # noqa: N818 - says what happened
-    """A stage found too little memory; the message says what to change."""
+    """A stage ran out of memory; the message says what to change."""
 
 
 class SurroundingsError(RuntimeError):
-    """Disk, storage or data cannot be used, whatever the settings of a pipeline are."""
+    """Disk, storage or data cannot be used; other settings of the pipeline would not help."""
 
 
 @contextmanager
 def blaming(stage: str, device: str) -> Iterator[None]:
-    """Run a stage; raise what is not its settings' fault as such.
+    """Run a stage in the block; turn errors that its settings did not cause into their own kinds.
 
-    A data set was read whole before the study began, so that an error of the data now is one of
-    this machine, or of what has become of the files since.
+    The data set was read completely before the study began. So an error of the data now comes from
+    this machine, or from files that have changed since.
 
     Args:
-        stage: Its name.
-        device: Torch device that it runs on.
+        stage: Name of the stage, for the message.
+        device: Torch device that the stage runs on.
 
     Raises:
-        OutOfMemory: Memory ran out, the device's or the machine's.
-        SurroundingsError: A disk is full, a storage does not answer, an image is damaged.
-        Exception: Anything else as it was raised.
+        OutOfMemory: The device or the machine ran out of memory.
+        SurroundingsError: The disk is full, a storage does not answer, or an image is damaged.
+        Exception: Any other error, as it was raised.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def blaming(stage: str, device: str) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU torch raises a RuntimeError with this text.
+    # For the CPU, torch raises a plain RuntimeError with this text.
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
         or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -1,9 +1,14 @@
-"""Ends this process when its stage makes no progress: what hangs cannot end itself.
+"""Kills this process when its stage makes no progress, since a hanging process cannot do so.
 
-A process watches one stage at a time. It writes what it does into a page of memory; the guard, a
-small process of its own (`watchdog_guard.py`), looks at the page and kills the process when the
-page has not changed for the limit. It needs nothing of the process, which may hang in C code that
-holds the interpreter lock, wait for a disk, or be stopped. To Ray it is a dead worker like others.
+A process watches one stage at a time. It writes what it does into a page of memory. The guard, a
+small process of its own (`watchdog_guard.py`), reads the page and kills the process when the page
+has not changed for the limit. The guard needs nothing of the process, which may hang in C code that
+holds the interpreter lock, wait for a disk, or be stopped. Ray sees a worker that died.
+
+The tracebacks come from faulthandler. Its timer (`faulthandler.dump_traceback_later`) cannot take
+the guard's place: it spares a stopped process, may kill one that goes on after the machine was
+frozen, and waits for ever for a report that cannot be written (`tests/trainables/test_watchdog.py`
+has the first and the last).
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PAGE_FORMAT = "<?Q247s"  # whether it waits on purpose, a counter, the place
+PAGE_FORMAT = "<?Q247s"  # whether the stage waits on purpose, a counter, the place
 PAGE_BYTES = struct.calcsize(PAGE_FORMAT)
 PLACE_BYTES = 247
 DUMP_SIGNAL = signal.SIGUSR2
@@ -29,7 +34,7 @@ GUARD = Path(__file__).with_name("watchdog_guard.py")
 
 
 class _Watched:
-    """The page of a stage that is being watched."""
+    """Page of memory through which a stage shows the guard that it makes progress."""
 
     def __init__(self, page: mmap.mmap) -> None:
         self._page = page
@@ -37,7 +42,7 @@ class _Watched:
         self.show("its start")
 
     def show(self, place: str = "", *, waiting: bool = False) -> None:
-        """Write a sign of life; without a place, at the same place as before."""
+        """Show progress at a place; by default the place shown before."""
         if place:
             self._place = place.encode()[:PLACE_BYTES]
         self._page[:] = struct.pack(PAGE_FORMAT, waiting, next(self._counter), self._place)
@@ -48,12 +53,12 @@ _watched: _Watched | None = None
 
 @contextmanager
 def watched(limit_seconds: float | None, report: Path) -> Iterator[None]:
-    """Kill this process if `note_progress` is not called for the limit.
+    """Kill this process if `note_progress` is not called for as long as the limit.
 
     Args:
-        limit_seconds: Longest time without progress; None or 0: no limit.
-        report: File that says then where the process was, for `read_stall`; one of an earlier
-            attempt is removed.
+        limit_seconds: Longest time without progress, in seconds; None or 0 for no limit.
+        report: File to which the guard writes where the process hung, for `read_stall`. A report of
+            an earlier attempt is removed.
     """
     global _watched
     report.unlink(missing_ok=True)
@@ -78,10 +83,10 @@ def watched(limit_seconds: float | None, report: Path) -> Iterator[None]:
 
 
 def note_progress(place: str) -> None:
-    """Tell the watchdog, if there is one, that the stage goes on.
+    """Tell the watchdog, if there is one, that the stage makes progress.
 
     Args:
-        place: What has just been done, as it follows "no progress for 60 s at".
+        place: What was just done, worded to follow "no progress for 60 s at".
     """
     if _watched is not None:
         _watched.show(place)
@@ -89,7 +94,10 @@ def note_progress(place: str) -> None:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Wait for somebody else without a limit: who is waited for has a watchdog of its own."""
+    """Suspend the time limit in the block, which waits for another process.
+
+    That process has a watchdog of its own.
+    """
     if _watched is None:
         yield
         return
@@ -101,10 +109,10 @@ def waiting() -> Iterator[None]:
 
 
 def read_stall(report: Path) -> str:
-    """Say in one line why the watchdog killed a process; empty if it did not.
+    """Return in one line why the watchdog killed a process; "" if it did not.
 
     Args:
-        report: As given to `watched`.
+        report: File that was given to `watched`.
     """
     try:
         return report.read_text(errors="replace").partition("\n")[0]
@@ -113,7 +121,7 @@ def read_stall(report: Path) -> str:
 
 
 def _start_guard(limit_seconds: float, page: int, report: Path) -> subprocess.Popen[bytes]:
-    """Start the guard, which ends when its input does, at the latest with this process."""
+    """Start the guard. It ends when its standard input closes, at the latest with this process."""
     numbers = [str(limit_seconds), str(page), str(os.getpid())]
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", str(GUARD), *numbers, str(report.absolute())],
@@ -121,5 +129,5 @@ def _start_guard(limit_seconds: float, page: int, report: Path) -> subprocess.Po
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(page,),
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # so that Ctrl-C does not reach it
     )

@@ -1,4 +1,4 @@
-"""The process that `watchdog.py` starts, as a file that needs the standard library alone.
+"""The guard process that `watchdog.py` starts; it needs the standard library alone.
 
 Arguments: limit in seconds, descriptor of the page, id of the process to watch, path of the report.
 """
@@ -18,11 +18,11 @@ PAGE_FORMAT = "<?Q247s"  # as in trainables.process.watchdog, which cannot be im
 PAGE_BYTES = struct.calcsize(PAGE_FORMAT)
 DUMP_SECONDS = 1.0
 MAX_DUMP_BYTES = 1_000_000
-REPORT_SECONDS = 10.0  # on a disk that does not answer
+REPORT_SECONDS = 10.0  # longest wait for a disk that does not answer
 
 
 def main() -> None:
-    """Watch until the process ends, or ends its stage, or hangs."""
+    """Watch the process until it ends, its stage ends, or it hangs and is killed."""
     limit, page, process = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     interval = min(1.0, limit / 20)
     seen, idle, looked = b"", 0.0, time.monotonic()
@@ -30,12 +30,12 @@ def main() -> None:
         shown = os.pread(page, PAGE_BYTES, 0)
         is_waiting, _, place = struct.unpack(PAGE_FORMAT, shown)
         now = time.monotonic()
-        idle += min(now - looked, 2 * interval)  # what froze this process froze the other one too
+        idle += min(now - looked, 2 * interval)  # a freeze of the machine stops both
         looked = now
         if shown != seen or is_waiting:
             seen, idle = shown, 0.0
         elif idle > limit:
-            os.kill(process, signal.SIGUSR2)  # writes the tracebacks, if the process still can
+            os.kill(process, signal.SIGUSR2)  # makes it write its tracebacks, if it still can
             time.sleep(DUMP_SECONDS)
             if os.pread(page, PAGE_BYTES, 0) == seen:
                 where = place.rstrip(b"\0").decode(errors="replace")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _report(reason: str, page: int, path: Path) -> None:
-    """Write the reason and the tracebacks; a disk that does not answer is not waited for."""
+    """Write the reason and the tracebacks, but do not wait long for a disk that does not answer."""
     dump = os.pread(page, MAX_DUMP_BYTES, PAGE_BYTES).decode(errors="replace")
     text = f"{reason}\n\n{dump}"
     writer = threading.Thread(target=_write, args=(path, text), daemon=True)
@@ -54,7 +54,7 @@ def _report(reason: str, page: int, path: Path) -> None:
 
 
 def _has_ended(process: int, seconds: float) -> bool:
-    """Wait for the end of the input, which says that there is nothing to watch any more."""
+    """Wait a while; return whether the input has closed, so that nothing is left to watch."""
     return bool(select.select([0], [], [], seconds)[0]) or os.getppid() != process
 
 

@@ -5,6 +5,7 @@ To add a stage: write its file (`trainables.stages.stage` says what it declares)
 
 from __future__ import annotations
 
+from trainables.stages.consistency import ConsistencyStage
 from trainables.stages.dense import DenseStage
 from trainables.stages.distilled import DistilledStage
 from trainables.stages.latency import LatencyStage
@@ -22,6 +23,7 @@ STAGES: dict[str, type[Stage]] = {
         PrunedStage,
         LatencyStage,
         DistilledStage,
+        ConsistencyStage,
     )
 }
 

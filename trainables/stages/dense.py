@@ -69,7 +69,7 @@ class DenseStage(NetworkStage):
         data = self.learning.data
         model = self.network_config.build(data.open("train").num_classes)
         result = self.learning.run(model, folder, context, name=self.name, metadata={})
-        cost = count_cost(model, (3, *data.open("val").sample_size(0)))
+        cost = count_cost(model, (3, *data.open("val").common_size))
         return {**result, "num_params": cost.num_params, "macs": cost.macs}
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.checkpoint import load_checkpoint
-from trainables.artifacts.store import SHARE_FILES, Artifact
+from trainables.artifacts.artifact_files import SHARE_FILES
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data import normalization_of, normalize
 from trainables.data.logit_map import enlarge
-from trainables.distillers import DISTILLERS
+from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, build_loss, check_combination
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, place
 from trainables.ranges import FloatRange, options_of, setting
@@ -30,12 +32,26 @@ from trainables.stages.stage import NetworkStage, StageInputs
 TeacherFunction = Callable[[Tensor, Batch], Tensor]
 
 
+class Teaching(NamedTuple):
+    """Where a training has the teacher's part from.
+
+    Attributes:
+        ask: Gives the teacher's logits of a batch.
+        network: The teacher itself, if it runs at every step; None: its logits are cached.
+        cached: The cache, if there is one.
+    """
+
+    ask: TeacherFunction
+    network: nn.Module | None = None
+    cached: CachedTeacher | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistilledSettings:
     """What the pruned network learns from, and how fast.
 
     Attributes:
-        distiller: Loss of the fine-tuning: a name of `DISTILLERS`.
+        distiller: Loss of the fine-tuning: a name of `DISTILLERS`, or several joined by "+".
         lr: Peak learning rate, above 0.
         methods: Settings of the distiller, by its name; default: those of its paper.
     """
@@ -48,12 +64,13 @@ class DistilledSettings:
 
     def __post_init__(self) -> None:
         complete_options(self)
+        check_combination(choose(self.distiller))
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr must be greater than 0, got {self.lr}")
 
 
 class DistilledStage(NetworkStage):
-    """Trains the pruned network with the teacher's logits beside the labels.
+    """Trains the pruned network with what the teacher says beside the labels.
 
     Source: section 1.6 of the dual-branch paper (Chen et al. 2026).
 
@@ -63,11 +80,12 @@ class DistilledStage(NetworkStage):
             none.
         settings: Loss and learning rate.
         learning: Data, schedule, seed.
-        teacher_logits: Where the teacher's logits come from.
+        teacher_logits: Where the teacher's logits come from; where the distiller reads maps inside
+            the teacher too, it runs at every step whatever this says.
     """
 
     name = "distilled"
-    version = 3  # the key holds the settings of the chosen distiller alone
+    version = 4  # gradients of dkd and kd are written out: equal to rounding
     Settings: ClassVar[type[Any]] = DistilledSettings
     follows = ("pruned",)
     reveals = ("miou", "iou/")
@@ -92,6 +110,9 @@ class DistilledStage(NetworkStage):
         self.settings = settings
         optimizer = replace(learning.training.optimizer, lr=settings.lr)
         self.learning = replace(learning, training=replace(learning.training, optimizer=optimizer))
+        self.distillers = [DISTILLERS[name] for name in choose(settings.distiller)]
+        if any(distiller.needs_features for distiller in self.distillers):
+            teacher_logits = replace(teacher_logits, source="live")
         self.teacher_logits = teacher_logits
 
     @classmethod
@@ -128,40 +149,52 @@ class DistilledStage(NetworkStage):
     def _train(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, *, share: float
     ) -> dict[str, Any]:
-        distiller, settings = next(iter(self.settings.methods.items()))
-        distil = DISTILLERS[distiller].compute
-        class_weights = self.learning.class_weights(context)
-        cached, ask_teacher = self._prepare_teacher(parents, context)
-
-        def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
-            taught = ask_teacher(logits, batch)
-            return distil(logits, taught, batch.target, settings, class_weights)
-
-        result = self.learning.run(
-            load_checkpoint(parents["network"].checkpoint),
-            folder,
-            context,
-            name=self.name,
-            metadata=flatten(self.settings),
-            compute_loss=compute_loss,
-            teacher_logits=cached.logits if cached else None,
-            share=share,
+        student = load_checkpoint(parents["network"].checkpoint)
+        teaching = self._prepare_teacher(parents, context)
+        torch.manual_seed(self.learning.seed)  # first weights of projections
+        loss = build_loss(
+            self.settings.methods,
+            student=student,
+            teacher=teaching.network,
+            image_size=self.learning.data.augmentation.crop_size,
         )
-        if cached:
-            spent = cached.seconds + _read_cache_seconds(folder)
+        class_weights = self.learning.class_weights(context)
+        with ExitStack() as stack:
+            own = stack.enter_context(FeatureTaps(student, loss.student_layers))
+            other = stack.enter_context(FeatureTaps(teaching.network, loss.teacher_layers))
+
+            def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
+                taught = teaching.ask(logits, batch)
+                return loss.compute_total(
+                    Lesson(logits, taught, batch.target, class_weights, own.take(), other.take())
+                )
+
+            result = self.learning.run(
+                student,
+                folder,
+                context,
+                name=self.name,
+                metadata=flatten(self.settings),
+                compute_loss=compute_loss,
+                beside=loss,
+                teacher_logits=teaching.cached.logits if teaching.cached else None,
+                has_pairs=any(distiller.needs_pairs for distiller in self.distillers),
+                share=share,
+            )
+        if teaching.cached:
+            spent = teaching.cached.seconds + _read_cache_seconds(folder)
             result["seconds"] += spent
             result["teacher_cache_seconds"] = spent
         return result
 
-    def _prepare_teacher(
-        self, parents: Mapping[str, Artifact], context: StageContext
-    ) -> tuple[CachedTeacher | None, TeacherFunction]:
+    def _prepare_teacher(self, parents: Mapping[str, Artifact], context: StageContext) -> Teaching:
         """What the training reads, and how a step comes by the teacher's logits."""
         if not self.has_teacher:
-            return None, lambda logits, batch: logits.detach()
+            return Teaching(lambda logits, batch: logits.detach())
         checkpoint = parents["teacher"].checkpoint
         if not self.teacher_logits.cached:
-            return None, load_live_teacher(checkpoint, torch.device(context.device))
+            network = load_live_teacher(checkpoint, torch.device(context.device))
+            return Teaching(ask_live(network), network)
         cached = cache_teacher(
             checkpoint,
             self.learning.data.open_cached("train", context.cache_dir),
@@ -169,7 +202,7 @@ class DistilledStage(NetworkStage):
             self.teacher_logits,
             precision=self.learning.training.precision,
         )
-        return cached, read_cached_logits
+        return Teaching(read_cached_logits, cached=cached)
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Accuracy of the finished network, over all classes and of every class that occurs."""
@@ -190,9 +223,13 @@ def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:
     return enlarge(batch.teacher_logits, logits.shape[-2:])
 
 
-def load_live_teacher(checkpoint: Path, device: torch.device) -> TeacherFunction:
+def load_live_teacher(checkpoint: Path, device: torch.device) -> nn.Module:
+    """The teacher, in eval mode and frozen."""
+    return place(load_checkpoint(checkpoint).requires_grad_(False), device)
+
+
+def ask_live(teacher: nn.Module) -> TeacherFunction:
     """A function that runs the teacher on the batch's images."""
-    teacher = place(load_checkpoint(checkpoint).requires_grad_(False), device)
 
     def ask(logits: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():

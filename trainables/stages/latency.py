@@ -47,7 +47,7 @@ class LatencyStage(Stage):
         network = self.network.obtain(store, context)
         context.report(Progress(self.name, 0, 1))
         images, latency = self.config.data.open("val"), self.config.latency
-        resolution = latency.resolution or images.sample_size(0)
+        resolution = latency.resolution or images.common_size
         reference = None
         if latency.compensate_drift:
             student = self.config.get_student()

@@ -15,6 +15,7 @@ from models import SegmentationNetwork
 from models.checkpoint import save_checkpoint
 from trainables.context import Progress, StageContext
 from trainables.data import TeacherLogits, TrainingStream
+from trainables.data.frame_pairs import FramePairStream
 from trainables.data_source import DataConfig
 from trainables.learning.evaluation import evaluate
 from trainables.learning.training import Batch, LossFunction, TrainConfig, train
@@ -59,7 +60,9 @@ class Learning:
         metadata: Mapping[str, Any],
         compute_loss: LossFunction | None = None,
         adjust_gradients: Callable[[nn.Module], None] | None = None,
+        beside: nn.Module | None = None,
         teacher_logits: TeacherLogits | None = None,
+        has_pairs: bool = False,
         share: float = 1.0,
     ) -> dict[str, Any]:
         """Train, evaluate and save; remove the state of the unfinished training at the end.
@@ -72,7 +75,9 @@ class Learning:
             metadata: Settings worth keeping in the checkpoint.
             compute_loss: As in `train`; None: cross-entropy.
             adjust_gradients: As in `train`.
+            beside: As in `train`.
             teacher_logits: Of the training images, for `compute_loss` to see in its batches.
+            has_pairs: Whether images come as pairs of neighbouring frames.
             share: Of the steps after which the training pauses, within 0..1; the state stays in
                 the folder then, and no checkpoint is written.
 
@@ -82,7 +87,7 @@ class Learning:
         Raises:
             TrainingDiverged: A loss is no longer finite.
         """
-        stream = TrainingStream(
+        stream = (FramePairStream if has_pairs else TrainingStream)(
             self.data.open_cached("train", context.cache_dir),
             self.data.augmentation,
             seed=self.seed,
@@ -104,6 +109,7 @@ class Learning:
             context=context,
             compute_loss=compute_loss,
             adjust_gradients=adjust_gradients,
+            beside=beside,
             pause_after=max(1, round(share * self.training.num_steps)),
         )
         if share < 1:

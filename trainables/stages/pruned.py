@@ -14,7 +14,7 @@ from models.checkpoint import load_checkpoint
 from models.cost import count_cost
 from models.pruning import prune
 from trainables.artifacts.store import Artifact
-from trainables.context import StageContext
+from trainables.context import StageContext, within_threads
 from trainables.data_source import DataConfig
 from trainables.ranges import FloatRange, setting
 from trainables.stages.learning import evaluate_and_save
@@ -105,14 +105,14 @@ class PrunedStage(NetworkStage):
             "val": self.data.open("val").fingerprint,
         }
 
+    @within_threads
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
         """Prune, prove, count, evaluate, save."""
         started = time.monotonic()
-        context.activate()
         model = load_checkpoint(parents["network"].checkpoint)
-        resolution = self.data.open("val").sample_size(0)
+        resolution = self.data.open("val").common_size
         unpruned = count_cost(model, (3, *resolution))
         record = prune(
             model,

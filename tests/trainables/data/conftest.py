@@ -73,3 +73,57 @@ def open_dataset(tmp_path):
 @pytest.fixture
 def expected_classes():
     return {"synthetic": len(CITYSCAPES_CLASSES), **CLASSES}
+
+
+class Tree:
+    """A data set of image and mask arrays, written as the folders that users have."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(
+        self,
+        samples: int = 4,
+        *,
+        classes: str | None = "background\nobject\n",
+        labels: tuple[int, ...] = (0, 1),
+        val: int = 2,
+        image: str = "images/{}.png",
+        mask: str = "masks/{}.png",
+        lists: bool = True,
+    ) -> Path:
+        """Random grey images with masks whose left half is the first label, and two lists."""
+        rng = np.random.default_rng(0)
+        names = [f"img{index}" for index in range(samples)]
+        for name in names:
+            pixels = rng.integers(0, 256, (12, 16), dtype=np.uint8)
+            target = np.full((12, 16), labels[-1], dtype=np.uint8)
+            target[:, :8] = labels[0]
+            self.save(image.format(name), pixels)
+            self.save(mask.format(name), target)
+        if classes is not None:
+            (self.root / "classes.txt").write_text(classes, encoding="utf-8")
+        if lists:
+            self.list("train", names[:-val])
+            self.list("val", names[-val:])
+        return self.root
+
+    def save(self, name: str, pixels: np.ndarray, **options: object) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, **options)
+        return path
+
+    def list(self, split: str, lines: list[str]) -> None:
+        (self.root / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
+
+    def open(self, split: str = "train", **options: object):
+        return create_dataset("folder", self.root, split, **options)
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+    root = tmp_path / "tree"
+    root.mkdir()
+    return Tree(root)

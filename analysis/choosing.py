@@ -1,0 +1,151 @@
+"""Choose the network for a budget: the most accurate one that is fast and small enough."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.quantities import get_quantity
+from analysis.results import Results, Trial
+
+BUDGETS = {"latency_ms": "Latency", "num_params": "Parameters"}
+"""Measures that a budget limits, with their labels."""
+
+
+def find_candidates(results: Results) -> tuple[Trial, ...]:
+    """Return the measured trials whose network has every measure that a budget may limit."""
+    names = [name for name in BUDGETS if any(name in t.measures for t in results.measured)]
+    return tuple(t for t in results.measured if all(name in t.measures for name in names))
+
+
+def choose_trial(
+    candidates: Sequence[Trial], limits: Mapping[str, float], *, accuracy: str = "miou"
+) -> Trial | None:
+    """Return the most accurate network within the limits; of equal ones the first fastest.
+
+    Args:
+        candidates: Measured trials.
+        limits: Measure -> largest value allowed, in the units of trials.csv.
+        accuracy: Measure of which more is better.
+
+    Returns:
+        The trial; None if no network is within the limits.
+    """
+    within = [
+        trial
+        for trial in candidates
+        if accuracy in trial.measures
+        and all(trial.measures.get(name, float("inf")) <= most for name, most in limits.items())
+    ]
+    cost = next(iter(BUDGETS))
+    return max(
+        within,
+        key=lambda t: (t.measures[accuracy], -t.measures.get(cost, 0.0), -t.number),
+        default=None,
+    )
+
+
+def get_export_command(folder: Path, trial: Trial, output: Path) -> str:
+    """Return the command that writes a trial's network for deployment.
+
+    Args:
+        folder: Of the trial's run.
+        trial: The trial.
+        output: File to write.
+    """
+    words = ["python", "-m", "models.export", str(folder), "--trial", str(trial.number)]
+    return shlex.join([*words, "--output", str(output)])
+
+
+def describe_numbers(trial: Trial) -> list[tuple[str, str]]:
+    """Return what a reader wants to know of a chosen network, as names and texts with units."""
+    labels = {"miou": "mIoU", **BUDGETS, "macs": "MACs"}
+    return [
+        (label, get_quantity(name, label).text(trial.measures[name]))
+        for name, label in labels.items()
+        if name in trial.measures
+    ]
+
+
+def describe_choice(results: Results, limits: Mapping[str, float]) -> str:
+    """Return the answer for a budget as lines of text for a terminal.
+
+    Args:
+        results: The runs.
+        limits: As in `choose_trial`.
+    """
+    asked = " and ".join(
+        f"{BUDGETS[name].lower()} at most {get_quantity(name).text(most)}"
+        for name, most in limits.items()
+    )
+    candidates = find_candidates(results)
+    trial = choose_trial(candidates, limits)
+    if trial is None:
+        lines = [f"No network of {len(candidates)} measured has {asked}."]
+        for name in limits:
+            known = [t.measures[name] for t in candidates if name in t.measures]
+            if known:
+                least = get_quantity(name).text(min(known))
+                lines.append(f"The smallest {BUDGETS[name].lower()} found is {least}.")
+        return "\n".join(lines)
+    run = results.get_run(trial)
+    rows = [
+        ("network", f"trial {results.label(trial)} ({asked})"),
+        *describe_numbers(trial),
+        *_describe_test(results, trial),
+        ("checkpoint", str(run.folder / "stages" / trial.network)),
+        ("export", get_export_command(run.folder, trial, Path(f"trial-{trial.number}.onnx"))),
+    ]
+    return "\n".join(f"{label:>12}: {text}" for label, text in rows)
+
+
+def get_chooser_data(results: Results) -> dict[str, Any]:
+    """Return what the report's sliders need, JSON-able.
+
+    Returns:
+        `budgets`: name, label, unit, scale and the least and most of each measure that is limited,
+        in shown units; `networks`: for each candidate its label, key, values in shown units, texts
+        and export command, the most accurate first.
+    """
+    candidates = sorted(
+        (trial for trial in find_candidates(results) if "miou" in trial.measures),
+        key=lambda t: (-t.measures["miou"], t.measures.get(next(iter(BUDGETS)), 0.0), t.number),
+    )
+    quantities = {
+        name: get_quantity(name, label)
+        for name, label in BUDGETS.items()
+        if candidates and name in candidates[0].measures
+    }
+    values = {name: [t.measures[name] for t in candidates] for name in quantities}
+    return {
+        "budgets": [
+            {
+                "name": name,
+                "label": quantity.label,
+                "unit": quantity.unit,
+                "least": quantity.shown(min(values[name])),
+                "most": quantity.shown(max(values[name])),
+            }
+            for name, quantity in quantities.items()
+        ],
+        "networks": [
+            {
+                "label": results.label(trial),
+                "run": trial.run,
+                "key": f"trial-{trial.number}",
+                "values": [q.shown(trial.measures[name]) for name, q in quantities.items()],
+                "texts": [*describe_numbers(trial), *_describe_test(results, trial)],
+                "command": get_export_command(
+                    results.get_run(trial).folder, trial, Path(f"trial-{trial.number}.onnx")
+                ),
+            }
+            for trial in candidates
+        ],
+    }
+
+
+def _describe_test(results: Results, trial: Trial) -> list[tuple[str, str]]:
+    score = results.get_run(trial).held_out.get(f"trial-{trial.number}")
+    return [] if score is None else [("mIoU on test", get_quantity("miou").text(score.miou))]

@@ -1,0 +1,73 @@
+"""What went wrong or is doubtful in a run, gathered in one place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from analysis.results import Results, Trial
+
+MOST_LISTED = 12
+
+
+class EndedEarly(NamedTuple):
+    """Trials that ended early for one reason.
+
+    Attributes:
+        state: "failed" or "stopped".
+        reason: As trials.csv states it.
+        trials: Their labels.
+        last_stage: Last stage that any of them finished, "" for none.
+    """
+
+    state: str
+    reason: str
+    trials: list[str]
+    last_stage: str
+
+
+class ProblemsInfo(NamedTuple):
+    """Everything that a reader should know before trusting a run.
+
+    Attributes:
+        warnings: Of the data, of layers that could not be pruned, of pictures and the like.
+        ended_early: Failed trials first, then those that were stopped, the most frequent first.
+    """
+
+    warnings: list[str]
+    ended_early: list[EndedEarly]
+
+    @property
+    def num_failed(self) -> int:
+        """Failed trials."""
+        return sum(len(entry.trials) for entry in self.ended_early if entry.state == "failed")
+
+
+def get_problems_info(results: Results) -> ProblemsInfo:
+    """Gather warnings and the reasons of trials that ended early."""
+    several = len(results.runs) > 1
+    warnings = []
+    for run in results.runs:
+        notes = run.pictures.notes if run.pictures else ()
+        prefix = f"{run.name}: " if several else ""
+        warnings += [prefix + text for text in (*run.warnings, *notes)]
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in results.trials:
+        if trial.state in ("failed", "stopped"):
+            groups.setdefault((trial.state, trial.reason), []).append(trial)
+    ended = [
+        EndedEarly(state, reason, [results.label(t) for t in trials], _last_stage(trials))
+        for (state, reason), trials in groups.items()
+    ]
+    ended.sort(key=lambda entry: (entry.state != "failed", -len(entry.trials)))
+    return ProblemsInfo(warnings, ended)
+
+
+def list_labels(labels: list[str]) -> str:
+    """Return the first labels, and how many more there are."""
+    more = len(labels) - MOST_LISTED
+    return ", ".join(labels[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _last_stage(trials: list[Trial]) -> str:
+    furthest = max(trials, key=lambda trial: len(trial.stages))
+    return list(furthest.stages)[-1] if furthest.stages else ""

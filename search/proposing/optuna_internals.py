@@ -1,0 +1,122 @@
+"""What this project uses of Optuna although Optuna does not promise to keep it.
+
+Nothing else in the project touches a name of Optuna's that begins with an underscore.
+`tests/search/test_optuna_internals.py` fails when a new version changes one, and says where.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import NSGAIIISampler, NSGAIISampler, TPESampler
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjective
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+Halves = tuple[list[FrozenTrial], list[FrozenTrial]]
+
+
+def get_trial_id(trial: Trial | FrozenTrial) -> int:
+    """Return the number by which the storage knows a trial."""
+    return trial._trial_id
+
+
+def read_trial(study: Study, trial_id: int) -> FrozenTrial:
+    """Return a trial as the storage has it; it must not be changed."""
+    return study._storage.get_trial(trial_id)
+
+
+def begin_trial(study: Study) -> Trial:
+    """Add a trial; `Study.ask` does too, after a look at all trials for one that is enqueued."""
+    return Trial(study, study._storage.create_new_trial(study._study_id))
+
+
+def end_trial(
+    study: Study, trial: Trial, state: TrialState, values: Sequence[float] | None
+) -> None:
+    """End a trial.
+
+    `Study.tell` does too, but takes no values of a pruned trial, and tells the study's sampler,
+    which none of ours needs.
+    """
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
+
+
+def count_good(num_finished: int) -> int:
+    """Return how many trials of several objectives TPE regards as good."""
+    return default_gamma_multiobjective(num_finished)
+
+
+def split_trials(study: Study, trials: list[FrozenTrial], num_good: int) -> Halves:
+    """Divide trials into good and other ones as TPE does."""
+    return _split_trials(study, trials, num_good)
+
+
+def get_first_generation() -> dict[str, int]:
+    """Return the system attributes of a trial in the first generation of any genetic sampler."""
+    return {sampler._get_generation_key(): 0 for sampler in (NSGAIISampler, NSGAIIISampler)}
+
+
+class SplitTPESampler(TPESampler):
+    """TPE whose division into good and other trials a subclass makes."""
+
+    @abstractmethod
+    def split(self, study: Study, trial: FrozenTrial) -> Halves:
+        """Divide the trials of a study.
+
+        Args:
+            study: As the sampler sees it.
+            trial: The one that is being suggested.
+
+        Returns:
+            The good trials, and the others.
+        """
+
+    def _sample(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw from the good trials, as Optuna 5 does once it has divided them."""
+        good, others = self.split(study, trial)
+        density = self._build_parzen_estimator(study, search_space, good, handle_below=True)
+        other = self._build_parzen_estimator(study, search_space, others, handle_below=False)
+        drawn = density.sample(self._rng.rng, self._n_ei_candidates)
+        best = self._compare(drawn, self._compute_acquisition_func(drawn, density, other))
+        return {name: d.to_external_repr(best[name]) for name, d in search_space.items()}
+
+
+class StudyView:
+    """A study with other trials, which are chosen when they are first asked for.
+
+    Optuna's samplers read the trials of a study by a method that is not public.
+
+    Args:
+        study: Everything but its trials is taken from here.
+        choose: Makes the trials that are seen.
+    """
+
+    def __init__(self, study: Study, choose: Callable[[Study], list[FrozenTrial]]) -> None:
+        self._viewed = study
+        self._choose = choose
+        self._chosen: list[FrozenTrial] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._viewed, name)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """See `optuna.Study.get_trials`; the trials are never copied."""
+        if self._chosen is None:
+            self._chosen = self._choose(self._viewed)
+        return [trial for trial in self._chosen if states is None or trial.state in states]
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        return self.get_trials(deepcopy, states)

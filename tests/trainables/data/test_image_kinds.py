@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from tests.trainables.data.test_mask_files import deep_png
+from trainables.data import DataError, cache_dataset
+from trainables.data.value_range import choose_range, to_uint8
+
+RAMP = np.linspace(40, 199, 12 * 16).reshape(12, 16)
+
+
+def exif(turn):
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = turn
+    return tags
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_a_photo_is_turned_as_its_camera_noted(tree, turn, suffix):
+    tree.write()
+    pixels = np.repeat(RAMP.astype(np.uint8)[..., None], 3, axis=2)
+    (tree.root / "images" / "img0.png").unlink()
+    path = tree.save(f"images/img0.{suffix}", pixels, exif=exif(turn))
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    tree.save("masks/img0.png", np.zeros(expected.shape[:2], np.uint8))
+    tree.list("train", ["img0"])
+    dataset = tree.open()
+    assert dataset.sample_size(0) == expected.shape[:2]
+    assert np.array_equal(dataset[0].image.permute(1, 2, 0).numpy(), expected)
+    assert cache_dataset(dataset, tree.root / "cache").sample_size(0) == expected.shape[:2]
+
+
+def test_a_mask_is_turned_likewise(tree):
+    tree.write()
+    labels = (RAMP > 100).astype(np.uint8)
+    tree.save("masks/img0.png", labels, exif=exif(3))
+    assert np.array_equal(tree.open()[0].target.numpy(), labels[::-1, ::-1])
+
+
+@pytest.mark.parametrize("turn", [6, 8])
+def test_a_mask_drawn_before_the_turn_keeps_its_image_unturned(tree, turn):
+    tree.write()
+    stored = RAMP.astype(np.uint8)
+    tree.save("images/img0.png", stored, exif=exif(turn))  # the mask is 12 x 16 as stored
+    dataset = tree.open()
+    assert dataset.sample_size(0) == (12, 16)
+    assert np.array_equal(dataset[0].image[0].numpy(), stored)
+    assert "1 of 2 images of 'train' bear an EXIF turn" in dataset.warnings[0]
+
+
+DEEP = {
+    "12 bits in 16": (RAMP * 16).astype(np.uint16),
+    "a narrow band of 16 bits": (28000 + RAMP).astype(np.uint16),
+    "16 bits": (RAMP * 256).astype(np.uint16),
+    "32 bits": (RAMP * 1000).astype(np.int32),
+    "float to 1": (RAMP / 255).astype(np.float32),
+    "float to 255": RAMP.astype(np.float32),
+    "float below 0": (RAMP - 120).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", list(DEEP))
+def test_deep_images_keep_their_contrast(tree, kind):
+    tree.write()
+    for index in range(4):
+        (tree.root / "images" / f"img{index}.png").unlink()
+        tree.save(f"images/img{index}.tif", DEEP[kind])
+    image = tree.open()[0].image.numpy()
+    assert image.shape == (3, 12, 16)
+    assert np.array_equal(image[0], image[2])
+    assert np.ptp(image) >= 150
+    assert len(np.unique(image)) > 120
+    assert (np.diff(image[0].ravel().astype(int)) >= 0).all()
+    assert "more than 8 bits" in tree.open().warnings[0]
+
+
+def test_deep_colours_keep_their_low_bits(tree):
+    tree.write()
+    pixels = np.stack([RAMP * 16, RAMP * 8, RAMP * 4], axis=2).astype(np.uint16)
+    for index in range(4):
+        (tree.root / "images" / f"img{index}.png").write_bytes(deep_png(pixels))
+    image = tree.open()[0].image.permute(1, 2, 0).numpy()
+    low, high = pixels.min(), pixels.max()
+    expected = np.rint((pixels.astype(float) - low) * 255 / (high - low))
+    assert np.abs(image - expected).max() <= 1
+
+
+def test_one_range_holds_for_all_images_of_all_splits(tree):
+    tree.write()
+    for index, scale in enumerate((10, 20, 30, 100)):
+        tree.save(f"images/img{index}.png", (RAMP * scale).astype(np.uint16))
+    assert tree.open().value_range == tree.open("val").value_range == (400, 19900)
+    assert tree.open()[0].image.max() < tree.open("val")[1].image.max() == 255
+    before = tree.open().fingerprint
+    assert tree.open(image_range=(0, 65535)).fingerprint != before
+    assert tree.open(image_range=(0, 65535))[0].image.max() == round(1990 * 255 / 65535)
+    tree.save("images/img3.png", (RAMP * 200).astype(np.uint16))  # of the other split
+    assert tree.open().fingerprint != before
+
+
+def test_images_that_are_no_numbers_are_refused(tree):
+    tree.write()
+    (tree.root / "images" / "img0.png").unlink()
+    tree.save("images/img0.tif", np.full((12, 16), np.nan, np.float32))
+    with pytest.raises(DataError, match=r"img0\.tif: has pixels that are no finite number"):
+        tree.open()[0]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "1", "L"])
+def test_other_images_of_8_bits_become_rgb(tree, mode):
+    tree.write()
+    (tree.root / "images" / "img0.png").unlink()
+    suffix = "tif" if mode == "CMYK" else "png"
+    Image.new(mode, (16, 12)).save(tree.root / "images" / f"img0.{suffix}")
+    assert tree.open()[0].image.shape == (3, 12, 16)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_float", "expected"),
+    [
+        (0, 255, False, (0, 255)),
+        (3, 128, False, (0, 255)),
+        (0, 100, False, (0, 100)),
+        (11200, 32000, False, (11200, 32000)),
+        (0.1, 0.6, True, (0, 1)),
+        (0, 0.01, True, (0, 0.01)),
+        (0, 200, True, (0, 255)),
+        (-1, 1, True, (-1, 1)),
+        (7, 7, False, (7, 8)),
+    ],
+)
+def test_range_of_values(low, high, is_float, expected):
+    assert choose_range([(low, high)], is_float=is_float) == expected
+    ends = to_uint8(np.array([[expected[0], expected[1]]]), expected)
+    assert ends[..., 0].tolist() == [[0, 255]]

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from models.checkpoint import load_checkpoint
+from trainables import predictions
+from trainables.data_source import DataConfig
+from trainables.learning.evaluation import evaluate
+from trainables.predicting.held_out_scores import write_test_scores
+from trainables.predicting.run_networks import find_networks
+from trainables.predictions import main, write_predictions
+
+from .conftest import DATA
+
+
+def test_every_network_has_its_score(run_dir, context):
+    test = DATA.open("test")
+    assert write_test_scores(run_dir, find_networks(run_dir), test, context) == []
+    table = pd.read_csv(run_dir / "test.csv")
+    assert table["network"].tolist() == ["teacher", "dense", "trial-0", "trial-1"]
+    assert table["trial"].isna().tolist() == [True, True, False, False]
+    network = load_checkpoint(run_dir / "stages/distilled-1/checkpoint.safetensors")
+    expected = evaluate(network, test, context)
+    assert table["miou"][3] == pytest.approx(expected.miou)
+    name = test.classes[0]
+    assert table[f"iou/{name}"][3] == pytest.approx(float(expected.iou[0]))
+
+
+def test_known_scores_are_not_computed_again(run_dir, context, monkeypatch):
+    networks, test = find_networks(run_dir), DATA.open("test")
+    write_test_scores(run_dir, networks[:3], test, context)
+    before = (run_dir / "test.csv").read_text().splitlines()
+    seen = []
+
+    def count(model, dataset, context):
+        seen.append(model)
+        return evaluate(model, dataset, context)
+
+    monkeypatch.setattr("trainables.predicting.held_out_scores.evaluate", count)
+    write_test_scores(run_dir, networks, test, context)
+    assert len(seen) == 1
+    assert (run_dir / "test.csv").read_text().splitlines()[:4] == before
+
+
+def test_both_are_written_and_notes_kept(run_dir, context):
+    (run_dir / "stages/distilled-1/checkpoint.safetensors").unlink()
+    notes = write_predictions(run_dir, DATA, context)
+    assert (run_dir / "test.csv").is_file()
+    assert json.loads((run_dir / "pictures/index.json").read_text())["notes"] == notes
+    assert [("trial-1" in note) for note in notes] == [True, True]
+
+
+def test_no_test_split_is_said(run_dir, context, tmp_path):
+    root = tmp_path / "folder"
+    shutil.copytree(run_dir / "stages", root / "images")  # no list of a split "test"
+    (root / "masks").mkdir()
+    (root / "classes.txt").write_text("a\nb\n")
+    dataset, reason = predictions._open_test(DataConfig(name="folder", root=root))
+    assert dataset is None
+    assert "not evaluated on a test split" in reason
+
+
+def test_command(run_dir, capsys):
+    assert main([str(run_dir), "--no-test", "--pictures.num-images", "1"]) == 0
+    assert capsys.readouterr().out.strip() == str(run_dir / "pictures")
+    assert not (run_dir / "test.csv").exists()
+    assert main([str(run_dir / "stages")]) == 2
+    assert "must be the configuration of a run" in capsys.readouterr().err

@@ -1,0 +1,177 @@
+"""Finding the image or mask that a line of a list, or the name of its partner, stands for."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from trainables.data.dataset import DataError
+from trainables.data.image_files import IMAGE_SUFFIXES, is_image_name
+
+
+class NamePattern:
+    """Where the name that image and mask share stands in the stem of a file.
+
+    Args:
+        text: A suffix such as "_mask", or a pattern with {} such as "mask_{}"; "": the whole stem.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text if "{}" in text else "{}" + text
+        before, after = normalize(self.text).split("{}", 1)
+        self._expression = re.compile(re.escape(before) + "(.+)" + re.escape(after))
+
+    def shared_name(self, stem: str) -> str | None:
+        """The part of a stem that image and mask share; None: the stem is of another pattern.
+
+        Args:
+            stem: Path below the folder, without suffix.
+        """
+        path = PurePosixPath(stem)
+        match = self._expression.fullmatch(path.name)
+        return None if match is None else str(path.parent / match[1])
+
+    def stem_of(self, shared_name: str) -> str:
+        """Stem of the file that has this shared name."""
+        path = PurePosixPath(shared_name)
+        return str(path.parent / normalize(self.text).replace("{}", path.name))
+
+
+class FileIndex:
+    """The image files below a folder, by the names that people write for them.
+
+    Names are compared in one Unicode form (NFC), since systems store "ü" in two.
+
+    Args:
+        folder: Where the files are; folders in it are searched, too. Hidden ones are left out.
+        hint: What to do if it is missing, for messages.
+
+    Attributes:
+        folder: As given.
+        by_stem: Path below the folder without suffix, "/" between folders -> file.
+        directories: This folder and those in it.
+
+    Raises:
+        DataError: The folder is missing or holds no image, or two files have one stem.
+    """
+
+    def __init__(self, folder: Path, *, hint: str = "") -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise DataError(f"{folder}: folder is missing{hint}")
+        self.by_stem: dict[str, Path] = {}
+        self._stems: dict[Path, str] = {}
+        self._by_last_part: dict[str, list[Path]] = {}
+        names, self.directories = _walk(folder)
+        for name in names:
+            path, stem = folder / name, _stem(normalize(name))
+            if stem in self.by_stem:
+                raise DataError(
+                    f"{path}: has the same stem as {self.by_stem[stem].name}; keep one of them"
+                )
+            self.by_stem[stem] = path
+            self._stems[path] = stem
+            self._by_last_part.setdefault(stem.rpartition("/")[2], []).append(path)
+        if not self.by_stem:
+            raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
+
+    def find(self, text: str, *, root: Path | None = None) -> Path | None:
+        """The file that a text names, with or without folders and suffix; None: none.
+
+        Of a path of another machine the last part counts, if one file alone has it.
+
+        Args:
+            text: Of a list.
+            root: Folder that a path may start from, beside this one.
+        """
+        name = normalize(text).replace("\\", "/").removeprefix("./")
+        for stem in (name, _stem(name)):
+            if stem in self.by_stem:
+                return self.by_stem[stem]
+        for start in () if root is None else (root,):
+            prefix = normalize(self.folder.relative_to(start).as_posix()) + "/"
+            stem = _stem(name.removeprefix(prefix))
+            if name.startswith(prefix) and stem in self.by_stem:
+                return self.by_stem[stem]
+        if "/" in name and (self.folder / text).is_file():  # also a path that is absolute
+            return self.folder / text
+        last = name.rpartition("/")[2]
+        same = self._by_last_part.get(last) or self._by_last_part.get(_stem(last)) or []
+        return same[0] if len(same) == 1 else None
+
+    def find_partner(self, stem: str) -> Path | None:
+        """The file of this stem, or, where only one side is sorted into folders, of its last part.
+
+        Args:
+            stem: That the name of an image asks for.
+        """
+        if stem in self.by_stem:
+            return self.by_stem[stem]
+        same = self._by_last_part.get(stem.rpartition("/")[2], [])
+        is_flat_here = all("/" not in self.stem_of(path) for path in same)
+        return same[0] if len(same) == 1 and ("/" not in stem or is_flat_here) else None
+
+    def stem_of(self, path: Path) -> str:
+        """Path below the folder without suffix; of a file elsewhere its stem."""
+        known = self._stems.get(path)
+        return _stem(normalize(path.name)) if known is None else known
+
+    def names_like(self, stem: str) -> str:
+        """The names closest to one that was not found, for messages."""
+        close = difflib.get_close_matches(stem, self.by_stem, n=3, cutoff=0.3)
+        named = close or sorted(self.by_stem)[:3]
+        return ", ".join(repr(self.by_stem[name].name) for name in named)
+
+
+def normalize(text: str) -> str:
+    """One Unicode form for names that look alike."""
+    return unicodedata.normalize("NFC", text)
+
+
+def guess_patterns(images: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
+    """Patterns of names that join every image with a mask; None: there are none so simple.
+
+    Args:
+        images: Stems of the images.
+        masks: Stems of the masks.
+    """
+    first = min(images)
+    for mask in difflib.get_close_matches(first, masks, n=5, cutoff=0.2):
+        begin = _num_shared(first, mask)
+        end = _num_shared(first[::-1], mask[::-1])
+        by_begin = ("{}" + first[begin:], "{}" + mask[begin:])
+        by_end = (first[: len(first) - end] + "{}", mask[: len(mask) - end] + "{}")
+        for pair in (by_begin, by_end):
+            names = [NamePattern(pair[0]).shared_name(stem) for stem in images]
+            if all(name and NamePattern(pair[1]).stem_of(name) in masks for name in names):
+                return pair
+    return None
+
+
+def _num_shared(first: str, second: str) -> int:
+    """Number of characters with which both begin, without the separator behind them."""
+    pairs = zip(first, second, strict=False)
+    count = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    return len(first[:count].rstrip("_-. "))
+
+
+def _walk(folder: Path) -> tuple[list[str], list[Path]]:
+    """Names of the images below a folder, with "/" between folders, sorted; and the folders."""
+    names, directories = [], []
+    for directory, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]
+        directories.append(Path(directory))
+        below = os.path.relpath(directory, folder).replace(os.sep, "/")
+        prefix = "" if below == "." else f"{below}/"
+        names += [prefix + name for name in files if is_image_name(name)]
+    return sorted(names), directories
+
+
+def _stem(name: str) -> str:
+    lowered = name.lower()
+    suffix = next((suffix for suffix in IMAGE_SUFFIXES if lowered.endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]

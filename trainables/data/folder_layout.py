@@ -1,0 +1,135 @@
+"""What the folders, lists and files of a data set are called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.data.dataset import DataError
+from trainables.data.file_index import NamePattern
+
+HASHED_SPLITS = ("train", "val")
+VAL_PERCENT = 20
+_SPLIT = "{split}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderLayout:
+    """Names below the root of a data set; see `FolderDataset` for the fields.
+
+    Attributes:
+        root: Folder of the data.
+        images: Folder of the images; may hold {split}.
+        masks: Folder of the masks; may hold {split}.
+        lists: Name of a split's list, with {} for the split.
+        image_suffix: Suffix or pattern of an image's stem.
+        mask_suffix: Suffix or pattern of a mask's stem.
+        encoding: Of lists without a byte order mark.
+
+    Raises:
+        DataError: ``lists`` has no place for the split.
+    """
+
+    root: Path
+    images: str = "images"
+    masks: str = "masks"
+    lists: str = "{}.txt"
+    image_suffix: str = ""
+    mask_suffix: str = ""
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        """Check that a list's name depends on the split."""
+        if "{}" not in self.lists:
+            raise DataError(
+                f"--pipeline.data.lists must hold {{}} for the split, as in 'lists/{{}}.txt'; "
+                f"got {self.lists!r}"
+            )
+
+    @property
+    def image_pattern(self) -> NamePattern:
+        """Pattern of an image's stem."""
+        return NamePattern(self.image_suffix)
+
+    @property
+    def mask_pattern(self) -> NamePattern:
+        """Pattern of a mask's stem."""
+        return NamePattern(self.mask_suffix)
+
+    def list_file(self, split: str) -> Path:
+        """Where the list of a split is, if there is one."""
+        return self.root / self.lists.replace("{}", split)
+
+    @property
+    def has_lists(self) -> bool:
+        """True if "train" or "val" has a list."""
+        return any(self.list_file(split).is_file() for split in HASHED_SPLITS)
+
+    @property
+    def has_split_folders(self) -> bool:
+        """True if each split has folders of its own: stated by {split}, or seen in images/."""
+        if _SPLIT in self.images:
+            return True
+        inner = [self.root / self.images / split for split in HASHED_SPLITS]
+        return not self.has_lists and all(folder.is_dir() for folder in inner)
+
+    def image_folder(self, split: str) -> Path:
+        """Folder of a split's images."""
+        return self._folder(self.images, split)
+
+    def mask_folder(self, split: str) -> Path:
+        """Folder of a split's masks."""
+        return self._folder(self.masks, split)
+
+    def has_split(self, split: str) -> bool:
+        """True if lists or folders know the split."""
+        if self.list_file(split).is_file():
+            return True
+        if self.has_split_folders:
+            return self.image_folder(split).is_dir()
+        return split in HASHED_SPLITS and not self.has_lists
+
+    def advise(self, folder: Path, flag: str) -> str:
+        """What to do about a folder that is missing, with the folders that there are."""
+        if folder.is_dir() or not self.root.is_dir():
+            return f" ({self.root})"
+        there = sorted(path.name for path in self.root.iterdir() if path.is_dir())
+        named = ", ".join(f"{name}/" for name in there if not name.startswith(".")) or "no folder"
+        return (
+            f"; --data-root names a folder that holds images/, masks/ and classes.txt; "
+            f"{self.root} holds {named}: say which one it is by --pipeline.data.{flag} NAME"
+        )
+
+    def _folder(self, name: str, split: str) -> Path:
+        if _SPLIT in name:
+            return self.root / name.replace(_SPLIT, split)
+        inner = self.root / name / split
+        if self.has_split_folders and (name == self.images or inner.is_dir()):
+            return inner
+        return self.root / name
+
+
+def choose_val(stems: Sequence[str]) -> set[str]:
+    """The samples for validation where neither lists nor folders say: about 20 of 100.
+
+    Whether a stem is among them depends on its hash alone, except that neither split of at least
+    two samples is left empty.
+
+    Args:
+        stems: Of all images.
+
+    Returns:
+        Their stems, the same on every machine.
+    """
+    ranks = {stem: _hash(stem) for stem in stems}
+    chosen = {stem for stem, rank in ranks.items() if rank % 100 < VAL_PERCENT}
+    if len(stems) < 2:
+        return chosen
+    order = sorted(stems, key=lambda stem: (ranks[stem] % 100, stem))
+    return (chosen or set(order[:1])) - (set(order[-1:]) if len(chosen) == len(stems) else set())
+
+
+def _hash(stem: str) -> int:
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:4], "big")

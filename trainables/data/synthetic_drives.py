@@ -1,0 +1,118 @@
+"""Drives through the built-in streets: neighbouring frames whose motion is known exactly."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.data.dataset import Sample, hash_content
+from trainables.data.driven_canvas import DrivenCanvas
+from trainables.data.scene import Dice
+from trainables.data.scene_light import light_scene
+from trainables.data.scene_street import GUESTS, paint_street
+from trainables.data.synthetic import GENERATOR_VERSION, NUM_SAMPLES, Synthetic
+
+FRAMES_PER_DRIVE = 4
+STEP_M = 0.5
+SENSOR_NOISE = 3.0
+
+
+class _Frame(NamedTuple):
+    sample: Sample
+    canvas: DrivenCanvas
+
+
+class SyntheticDrives(Synthetic):
+    """The streets of `Synthetic`, each seen four times from a camera that moves ahead 0.5 m.
+
+    All that is painted stands still. Light and shadow are those of the street, the sensor's noise
+    is the frame's own. The scenes are those of the split's first `num_samples / 4` streets.
+
+    Args:
+        root: Ignored; there are no files.
+        split: "train", "val" or "test"; their streets differ.
+        size: (height, width) in pixels, at least 32 each.
+        num_samples: Frames; default 160 for "train" and 40 for the others.
+        seed: Any integer from 0.
+
+    Raises:
+        ValueError: As `Synthetic`.
+    """
+
+    name: ClassVar[str] = "synthetic_drives"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        split: str = "train",
+        *,
+        size: tuple[int, int] = (128, 256),
+        num_samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(root, split, size=size, num_samples=num_samples, seed=seed)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Draw frame ``index``; see the base class."""
+        return self._draw(index).sample
+
+    def sample_name(self, index: int) -> str:
+        """Split, drive and number of the frame."""
+        drive, frame = divmod(range(self.num_samples)[index], FRAMES_PER_DRIVE)
+        return f"{self.split}-{drive:05d}_{frame:02d}"
+
+    def motion(self, index: int) -> Tensor:
+        """Where each pixel of a frame is in the next frame of its drive.
+
+        Args:
+            index: Of the first of the two frames.
+
+        Returns:
+            (2, H, W) float32: pixels to the right and down; NaN where what a pixel shows is hidden
+            or outside in the next frame, or counts as no class.
+
+        Raises:
+            ValueError: The drive has no further frame.
+        """
+        if index % FRAMES_PER_DRIVE == FRAMES_PER_DRIVE - 1 or index + 1 >= self.num_samples:
+            raise ValueError(f"{self.sample_name(index)} is the last frame of its drive")
+        here, there = self._draw(index), self._draw(index + 1)
+        return torch.from_numpy(here.canvas.find_motion(there.canvas, STEP_M))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of split, size, number, seed and the version of the generator."""
+        return hash_content(
+            {
+                "name": self.name,
+                "version": GENERATOR_VERSION,
+                "split": self.split,
+                "size": self.size,
+                "num_samples": self.num_samples,
+                "seed": self.seed,
+            }
+        )
+
+    def _draw(self, index: int) -> _Frame:
+        drive, frame = divmod(range(self.num_samples)[index], FRAMES_PER_DRIVE)
+        place = [self.seed, list(NUM_SAMPLES).index(self.split), drive]
+        # The same draws for all frames of a drive: none depends on where the camera stands.
+        generator = np.random.default_rng(place)
+        height, width = self.size
+        canvas = paint_street(
+            Dice(generator),
+            2 * height,
+            2 * width,
+            GUESTS[drive % len(GUESTS)],
+            make_canvas=partial(DrivenCanvas, ahead_m=frame * STEP_M),
+        )
+        assert isinstance(canvas, DrivenCanvas)  # noqa: S101 - made just now
+        image, target = light_scene(canvas.picture, generator)
+        noise = np.random.default_rng([*place, frame]).normal(0, SENSOR_NOISE, image.shape)
+        noisy = np.clip(image + noise, 0, 255).astype(np.uint8)
+        return _Frame(Sample(torch.from_numpy(noisy), torch.from_numpy(target)), canvas)

@@ -1,0 +1,89 @@
+"""The table test.csv of a run: its baselines and its front on the test split.
+
+Columns: trial (empty for a baseline), network ("teacher", "dense" or "trial-7"), stage (folder
+below stages/), miou and iou/<class>, all in 0..1.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from models.checkpoint import CheckpointError, load_checkpoint
+from models.files.atomic_file import write_atomically
+from trainables.context import StageContext
+from trainables.data import SegmentationDataset
+from trainables.learning.evaluation import evaluate
+from trainables.predicting.run_networks import RunNetwork
+
+FILE = "test.csv"
+
+
+def write_test_scores(
+    run_dir: Path,
+    networks: Sequence[RunNetwork],
+    dataset: SegmentationDataset,
+    context: StageContext,
+) -> list[str]:
+    """Evaluate each network on the test split once, and write RUN_DIR/test.csv.
+
+    What the file says already of a network's stage is kept: a resumed run evaluates new members
+    alone.
+
+    Args:
+        run_dir: Folder of the run.
+        networks: Baselines and members of the front.
+        dataset: The test split.
+        context: Device, threads and lock.
+
+    Returns:
+        What a reader should know: networks that could not be read, a split without labels.
+    """
+    path = run_dir / FILE
+    known = _read_known(path)
+    notes: list[str] = []
+    rows: list[dict[str, object]] = []
+    for network in networks:
+        row = known.get(network.stage)
+        if row is None:
+            try:
+                model = load_checkpoint(network.checkpoint)
+            except CheckpointError as error:
+                notes.append(f"{network.name} is not evaluated on the test split: {error}")
+                continue
+            matrix = evaluate(model, dataset, context)
+            if math.isnan(matrix.miou):
+                return [*notes, "the test split has no labels, so nothing is evaluated on it"]
+            classes = zip(dataset.classes, matrix.iou.tolist(), strict=True)
+            row = {"miou": matrix.miou}
+            row |= {f"iou/{name}": value for name, value in classes if not math.isnan(value)}
+        rows.append(
+            {
+                **row,
+                "trial": "" if network.trial is None else network.trial,
+                "network": network.name,
+                "stage": network.stage,
+            }
+        )
+        table = pd.DataFrame(rows)
+        first = ["trial", "network", "stage", "miou"]
+        table = table[[*first, *(name for name in table.columns if name not in first)]]
+        text = io.StringIO()
+        table.to_csv(text, index=False, lineterminator="\n")
+        write_atomically(path, text.getvalue())
+    return notes
+
+
+def _read_known(path: Path) -> dict[str, dict[str, object]]:
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, dtype={"trial": str, "network": str, "stage": str})
+    rows = table.to_dict(orient="records")
+    return {
+        str(row["stage"]): {str(name): value for name, value in row.items() if not pd.isna(value)}
+        for row in rows
+    }

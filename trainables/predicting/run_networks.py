@@ -1,0 +1,88 @@
+"""The networks of a finished run that are worth a look: its baselines and the front."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import moocore
+import pandas as pd
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class RunNetwork(NamedTuple):
+    """A network of a run.
+
+    Attributes:
+        key: Name for files, such as "teacher", "dense" or "trial-7".
+        name: Name in tables: of a baseline that of metadata.json, else the key.
+        role: "teacher", "student" (before anything was taken away) or "front".
+        trial: Number of the trial; None for a baseline.
+        stage: Folder below the run's stages/ that holds the checkpoint.
+        checkpoint: The file.
+    """
+
+    key: str
+    name: str
+    role: str
+    trial: int | None
+    stage: str
+    checkpoint: Path
+
+
+def find_networks(run_dir: Path) -> list[RunNetwork]:
+    """Find the baselines and the members of the front, best first objective first.
+
+    Args:
+        run_dir: Folder with metadata.json and trials.csv.
+
+    Raises:
+        ValueError: One of the two files is missing or broken.
+    """
+    try:
+        metadata = json.loads((run_dir / "metadata.json").read_text(encoding="utf-8"))
+        objectives = {
+            entry["name"]: entry["direction"] == "maximize" for entry in metadata["objectives"]
+        }
+        trials = pd.read_csv(run_dir / "trials.csv")
+        complete = trials[trials["state"] == "complete"].dropna(subset=list(objectives))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{run_dir} must be a run folder with metadata.json and trials.csv: {error!r}"
+        ) from error
+    networks = [
+        _locate(run_dir, str(entry["name"]), _read_role(entry), None, str(entry["stage"]))
+        for entry in metadata.get("baselines") or []
+        if entry.get("stage")
+    ]
+    if complete.empty:
+        return networks
+    values = complete[list(objectives)].to_numpy(dtype=float)
+    on_front = moocore.is_nondominated(values, maximise=list(objectives.values()))
+    first = next(iter(objectives))
+    front = complete[on_front].sort_values(first, ascending=not objectives[first])
+    for _, row in front.iterrows():
+        number, stage = int(row["trial"]), _find_network(row)
+        if stage:
+            networks.append(_locate(run_dir, f"trial-{number}", "front", number, stage))
+    return networks
+
+
+def _locate(run_dir: Path, name: str, role: str, trial: int | None, stage: str) -> RunNetwork:
+    key = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return RunNetwork(key, name, role, trial, stage, run_dir / "stages" / stage / CHECKPOINT)
+
+
+def _read_role(entry: dict[str, Any]) -> str:
+    return str(entry.get("role") or ("teacher" if entry["name"] == "teacher" else "student"))
+
+
+def _find_network(row: pd.Series) -> str:
+    """Return the folder of the network that a trial ended with; older runs name stages only."""
+    if "network" in row.index:
+        return "" if pd.isna(row["network"]) else str(row["network"])
+    folders = [str(row[name]) for name in row.index if str(name).startswith("stage/")]
+    made = [name for name in folders if name != "nan" and not name.startswith("latency-")]
+    return made[-1] if made else ""

@@ -1,0 +1,141 @@
+"""Write a run's pictures/ and test.csv: what its baselines and its front predict.
+
+A study calls `write_predictions` at its end; the command does the same for a finished run:
+  python -m trainables.predictions RUN_DIR
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from pydantic import TypeAdapter
+
+from models.files.atomic_file import write_atomically
+from trainables.context import StageContext, detect_device
+from trainables.data.dataset import DataError, SegmentationDataset
+from trainables.data_source import DataConfig
+from trainables.predicting.held_out_scores import write_test_scores
+from trainables.predicting.pictures import FOLDER, INDEX, PictureLimits, write_pictures
+from trainables.predicting.run_networks import find_networks
+from trainables.process.device_lock import DeviceLock
+
+PROGRAM = "python -m trainables.predictions"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What to write.
+
+    Attributes:
+        run_dir: Folder of a run.
+        test: Evaluate on the data set's test split, if it has one.
+        device: cpu, cuda or cuda:N.
+        num_threads: CPU threads; default: all cores.
+        pictures: How much is looked at and written.
+    """
+
+    run_dir: tyro.conf.Positional[Path]
+    test: bool = True
+    device: str = field(default_factory=detect_device)
+    num_threads: int | None = None
+    pictures: PictureLimits = field(default_factory=PictureLimits)
+
+
+def write_predictions(
+    run_dir: Path,
+    data: DataConfig,
+    context: StageContext,
+    *,
+    test: bool = True,
+    limits: PictureLimits | None = None,
+) -> list[str]:
+    """Write pictures/ from the validation split, and test.csv from the test split.
+
+    Reads trials.csv and metadata.json, so call it once these are written, and before the report.
+
+    Args:
+        run_dir: Folder of the run, with the checkpoints of the front in stages/.
+        data: The study's data set.
+        context: Device, threads and lock.
+        test: Whether to evaluate on the test split, if the data set has one.
+        limits: How much is looked at and written.
+
+    Returns:
+        What a reader should know; pictures/index.json bears the same notes.
+
+    Raises:
+        ValueError: The run's files or the validation data cannot be read.
+    """
+    networks = find_networks(run_dir)
+    notes = write_pictures(run_dir, networks, data.open("val"), context, limits)
+    if test:
+        dataset, reason = _open_test(data)
+        found = write_test_scores(run_dir, networks, dataset, context) if dataset else [reason]
+        _add_notes(run_dir / FOLDER / INDEX, found)
+        notes += found
+    return notes
+
+
+def _open_test(data: DataConfig) -> tuple[SegmentationDataset | None, str]:
+    """Open the test split, or say why there is none."""
+    try:
+        return data.open("test"), ""
+    except DataError as error:
+        return None, f"not evaluated on a test split: {error}"
+
+
+def _add_notes(index: Path, notes: Sequence[str]) -> None:
+    if notes and index.is_file():
+        content = json.loads(index.read_text(encoding="utf-8"))
+        content["notes"] += notes
+        write_atomically(index, json.dumps(content, indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse flags and write.
+
+    Returns:
+        Exit status: 0, or 2 for bad input.
+    """
+    logging.basicConfig(level="INFO", format="%(message)s")
+    arguments = tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__)
+    context = StageContext(
+        cache_dir=Path.home() / ".cache" / "segfront",
+        device=arguments.device,
+        num_threads=arguments.num_threads,
+        device_lock=DeviceLock(arguments.device),
+    )
+    try:
+        notes = write_predictions(
+            arguments.run_dir,
+            _read_data(arguments.run_dir),
+            context,
+            test=arguments.test,
+            limits=arguments.pictures,
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(arguments.run_dir / FOLDER)
+    return 0
+
+
+def _read_data(run_dir: Path) -> DataConfig:
+    path = run_dir / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))["pipeline"]["data"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must be the configuration of a run: {error!r}") from error
+    return TypeAdapter(DataConfig).validate_python(data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

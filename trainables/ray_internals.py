@@ -1,0 +1,60 @@
+"""What this project uses of Ray although Ray does not promise to keep it.
+
+Nothing else in the project touches a name of Ray's that begins with an underscore.
+`tests/trainables/test_ray_internals.py` fails when a new version changes one, and says where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray._private import ray_constants
+from ray._raylet import setproctitle  # type: ignore[attr-defined]
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+
+def set_process_title(title: str) -> None:
+    """Name this worker's process, for `ps` and Ray's dashboard."""
+    setproctitle(title)
+
+
+@contextmanager
+def listening_on_loopback() -> Iterator[None]:
+    """Let a Ray that starts in the block listen on 127.0.0.1 only, not on every interface.
+
+    Ray does so by itself on macOS alone.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def surviving_evictions() -> Iterator[None]:
+    """Let Tune treat a worker that Ray's memory monitor ended like any worker that died.
+
+    Ray raises an OutOfMemoryError of its own then, which is no RayActorError. Tune 2.60 takes that
+    for a fault of its own and ends all trials.
+    """
+    take_failure: Any = RayActorManager._actor_task_failed
+
+    def take_any_failure(
+        manager: RayActorManager, tracked_actor_task: Any, exception: Exception
+    ) -> None:
+        known = RayActorError | RayTaskError
+        if isinstance(exception, RayError) and not isinstance(exception, known):
+            exception = RayActorError(error_msg=str(exception))
+        take_failure(manager, tracked_actor_task, exception)
+
+    tune_code: Any = RayActorManager
+    tune_code._actor_task_failed = take_any_failure
+    try:
+        yield
+    finally:
+        tune_code._actor_task_failed = take_failure

@@ -1,0 +1,110 @@
+"""How well a network's predictions for neighbouring frames agree."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.checkpoint import load_checkpoint
+from trainables.artifacts.store import Artifact, ArtifactStore
+from trainables.context import Progress, StageContext, within_threads
+from trainables.data import normalization_of, normalize
+from trainables.data.frame_pairs import find_frame_pairs
+from trainables.data.optical_flow import find_motion
+from trainables.data_source import DataConfig
+from trainables.learning.training import autocast, place
+from trainables.metrics import TemporalConsistency
+from trainables.process.watchdog import note_progress
+from trainables.settings import NoSettings
+from trainables.stages.computation import Computation
+from trainables.stages.stage import NetworkStage, Stage, StageInputs
+
+
+class ConsistencyStage(Computation, Stage):
+    """Compares the predictions for neighbouring validation frames, moved onto each other.
+
+    Args:
+        network: Stage of the network.
+        data: Its validation images must be frames of drives (`find_frame_pairs`).
+    """
+
+    name = "consistency"
+    version = 1
+    follows = ("dense", "teacher", "sparse", "pruned", "distilled")
+    reveals = ("consistency",)
+
+    def __init__(self, network: NetworkStage, data: DataConfig) -> None:
+        self.parents: dict[str, Computation] = {"network": network}
+        self.data = data
+
+    @classmethod
+    def build(cls, settings: NoSettings, inputs: StageInputs) -> ConsistencyStage:
+        """Build the measurement of the network that the pipeline has so far."""
+        return cls(inputs.get_network(), inputs.config.data)
+
+    def content(self) -> dict[str, Any]:
+        """The validation images."""
+        return {"val": self.data.open("val").fingerprint}
+
+    def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
+        """See `Computation.obtain`."""
+        return Computation.obtain(self, store, context)
+
+    def compute(
+        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
+    ) -> dict[str, Any]:
+        """Predict every frame once and compare each with its next one."""
+        started = time.monotonic()
+        value = measure_consistency(parents["network"].checkpoint, self.data, context)
+        return {"consistency": value, "seconds": time.monotonic() - started}
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """The mIoU of predictions against those for the next frames."""
+        return {"consistency": result["consistency"]}
+
+
+@torch.inference_mode()
+@within_threads
+def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContext) -> float:
+    """Temporal consistency of a network on the validation frames, in 0..1.
+
+    Args:
+        checkpoint: The network.
+        data: Data set.
+        context: Device, threads and lock.
+
+    Raises:
+        ValueError: The validation images are no frames of drives, or their motion is not to be had.
+    """
+    device = torch.device(context.device)
+    images = data.open_cached("val", context.cache_dir)
+    pairs = find_frame_pairs(images)
+    if not pairs:
+        raise ValueError(
+            f"consistency needs neighbouring frames in {data.name} (val): images named DRIVE_NUMBER"
+        )
+    motion = find_motion(data.open("val"))
+    model = place(load_checkpoint(checkpoint), device).eval()
+    normalization = normalization_of(model)
+    meter = TemporalConsistency(images.num_classes, images.ignore_index)
+
+    def predict(index: int) -> Tensor:
+        with context.device_lock.shared(), autocast("auto", device):
+            logits: Tensor = model(
+                normalize(images[index].image.unsqueeze(0).to(device), normalization)
+            )
+            return logits.argmax(dim=1)[0].cpu()
+
+    kept: dict[int, Tensor] = {}
+    for number, (first, second) in enumerate(pairs):
+        note_progress(f"pair {number + 1} of {len(pairs)} of the consistency")
+        context.report(Progress("consistency", number, len(pairs)))
+        # Frames follow each other: each is predicted once and kept until its next one is there.
+        kept = {i: kept[i] if i in kept else predict(i) for i in (first, second)}
+        meter.update(kept[first], kept[second], motion(first, second))
+    return meter.miou
