@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.channels.groups import ChannelGroup, find_groups, remove_units
 from models.channels.masking import mask_channels
-from models.channels.selection import find_lowest
+from models.channels.selection import count_locally, find_lowest
 from models.channels.sensitivity import GroupSensitivity, Sensitivity
 from models.network import SegmentationNetwork
 from trainables.context import StageContext, within_threads
@@ -74,7 +74,7 @@ def scan_sensitivity(
         measured: As in `models.pruning.prune`.
         num_images: At least 1.
         ratios: Shares of one group to silence, ascending, within 0..1.
-        joint_ratios: Shares of every group to silence at once, likewise.
+        joint_ratios: Pruning ratios at which to silence what scope "local" would remove.
         precision: As in training.
 
     Returns:
@@ -115,7 +115,7 @@ def scan_sensitivity(
             )
         )
     joint = [
-        silence([(group, _count_silenced(len(group.units), ratio)) for group in groups])
+        silence([(g, len(g.units) - count_locally(len(g.units), ratio)) for g in groups])
         for ratio in joint_ratios
     ]
     return Sensitivity(
