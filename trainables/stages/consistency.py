@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from trainables.artifacts.store import Artifact, ArtifactStore
-from trainables.context import Progress, StageContext
+from trainables.context import Progress, StageContext, within_threads
 from trainables.data import normalize
 from trainables.data.frame_pairs import find_frame_pairs
 from trainables.data.optical_flow import find_motion
@@ -69,6 +69,7 @@ class ConsistencyStage(Computation, Stage):
 
 
 @torch.inference_mode()
+@within_threads
 def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContext) -> float:
     """Temporal consistency of a network on the validation frames, in 0..1.
 
@@ -80,7 +81,6 @@ def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContex
     Raises:
         ValueError: The validation images are no frames of drives, or their motion is not to be had.
     """
-    context.activate()
     device = torch.device(context.device)
     images = data.open_cached("val", context.cache_dir)
     pairs = find_frame_pairs(images)
