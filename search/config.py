@@ -63,6 +63,9 @@ class StudyConfig:
         store: Folder of artefacts that studies share, made if missing: what one has computed, the
             others find. Or storage, as for --output-dir; it must be that for a run in storage.
             Default: the run's own.
+        deploy: At the end, write files ready to deploy for every network of the front, and run them
+            over the validation images in their engine.
+        test: At the end, evaluate the front on the test split, where the data have one.
         keep: What stays in the run's stages/ once the study is over: all networks, or those of the
             front (with the stages that lead to them, teacher, dense student and retrainings).
         checkpoint_seconds: Most work that a killed process loses.
@@ -97,6 +100,8 @@ class StudyConfig:
     max_concurrent: int | None = None
     reuse_workers: bool = True
     store: str | None = None
+    deploy: bool = True
+    test: bool = True
     keep: Literal["all", "front"] = "all"
     checkpoint_seconds: float = 30.0
     stall_seconds: float | None = 1800.0

@@ -124,6 +124,8 @@ class PipelineConfig:
             teacher itself.
         latency: How latency is measured.
         int8: How networks are quantised.
+        self_teaching: Let the uncompressed student teach, instead of a teacher of its own
+            (flag --teacher same).
         students: Further networks to compress, by a name for each; `--space.student` chooses.
         chain: Stages of a pipeline, root first: names of `trainables.stages.STAGES`.
         seed: Seed of first weights, data order, augmentation and dropout.
@@ -139,6 +141,7 @@ class PipelineConfig:
     teacher_logits: TeacherLogitsConfig = field(default_factory=TeacherLogitsConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
     int8: Int8Config = field(default_factory=Int8Config)
+    self_teaching: bool = False
     students: Mapping[str, NetworkConfig] = field(default_factory=dict)
     chain: tuple[str, ...] = DEFAULT_STAGES
     seed: int = 0

@@ -133,7 +133,9 @@ class StageTree:
         self._queue: list[tuple[float, int, str]] = []  # minus depth, age, node
         self._ending: dict[int | str, None] = {}
         self.trained: set[Prefix] = set()
-        self._teacher = _name_node(next(iter(baselines.values()))[:1])
+        roots = [chain[:1] for chain in baselines.values()]
+        # A teacher follows nothing and starts no pipeline; without one each student teaches itself.
+        self._teacher = _name_node(roots[0]) if len({r[0].stage for r in roots}) > 1 else ""
         for name, chain in baselines.items():
             self._add(name, chain)
 
@@ -297,8 +299,9 @@ class StageTree:
             if network and network not in reads:
                 reads.append(network)
             if STAGES[step.stage].needs_teacher(step.settings):
-                reads.append(self._teacher)
-                helpers[self._teacher] = None
+                teacher = self._teacher or names[0]
+                reads.append(teacher)
+                helpers |= {teacher: None} if self._teacher else {}
             for share in shares:
                 node = _name_node(chain[: index + 1], share)
                 is_last = bool(pausing) and index == pausing[-1]

@@ -25,7 +25,7 @@ from models.quantization import QUANTIZERS
 from models.quantization.accuracy_aware import Quantized, quantize_accurately
 from models.quantization.sensitivity import find_nodes, rank_layers
 from trainables.artifacts.store import Artifact
-from trainables.context import Progress, StageContext
+from trainables.context import Progress, StageContext, within_threads
 from trainables.data import SegmentationDataset
 from trainables.deployment import (
     MAX_DIFFERENCE,
@@ -95,12 +95,12 @@ class DeployedFile(Computation):
             }
         return content
 
+    @within_threads
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
         """Write, quantise, evaluate in the engine, time alone."""
         started = time.monotonic()
-        context.activate()
         checkpoint = parents["network"].checkpoint
         model, metadata = load_checkpoint(checkpoint), read_metadata(checkpoint)
         dataset = self.config.data.open_cached("val", context.cache_dir)

@@ -134,6 +134,7 @@ class PrunedStage(NetworkStage):
             "macs": cost.macs,
             "num_params_unpruned": unpruned.num_params,
             "macs_unpruned": unpruned.macs,
+            "warnings": describe_unprunable(record.unprunable),
             "seconds": time.monotonic() - started,
         }
 
@@ -144,3 +145,17 @@ class PrunedStage(NetworkStage):
             "num_params": result["num_params"],
             "macs": result["macs"],
         }
+
+
+def describe_unprunable(layers: Mapping[str, str]) -> list[str]:
+    """Say which layers were left whole, one sentence for each reason.
+
+    Args:
+        layers: Reason by name of the layer.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in layers.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"pruning left {', '.join(names)} whole: {reason}" for reason, names in by_reason.items()
+    ]

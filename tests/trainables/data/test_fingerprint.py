@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ class Relabelling(Computation):
     """Work during which the user draws a mask anew."""
 
     name = "relabelling"
-    parents = {}
+    parents: ClassVar[dict] = {}
 
     def __init__(self, tree):
         self.tree = tree
