@@ -179,9 +179,9 @@ class Relabelling(Computation):
     """Work during which the user draws a mask anew."""
 
     name = "relabelling"
-    parents = {}
 
     def __init__(self, tree):
+        self.parents = {}
         self.tree = tree
 
     def content(self):
