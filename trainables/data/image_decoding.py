@@ -172,7 +172,8 @@ def _is_cut(image: Image.Image) -> bool:
     """True for TIFF in colours of 16 bits, of which Pillow keeps the upper 8."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode in DEEP_MODES:
         return False
-    return max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8
+    bits: tuple[int, ...] = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
+    return max(bits) > 8
 
 
 def _is_deep_png(content: bytes) -> bool:
