@@ -12,7 +12,6 @@ from search.config import StudyConfig
 from search.run_files.remote_run import connect
 from trainables.artifacts.remote_folder import is_uri
 from trainables.data.download import download_camvid
-from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
 
 CAMVID_FOLDER = Path("data/CamVid")
@@ -43,8 +42,8 @@ def settle_paths(config: StudyConfig) -> StudyConfig:
     pipeline = replace(
         pipeline,
         data=pipeline.data.settle(),
-        teacher=_settle_weights(pipeline.teacher),
-        student=_settle_weights(pipeline.student),
+        teacher=pipeline.teacher.settle(),
+        student=pipeline.student.settle(),
     )
     store = config.store
     if store is not None and not is_uri(store):
@@ -96,15 +95,10 @@ def check_study(config: StudyConfig) -> DatasetSummary:
     """
     pipeline = config.pipeline
     for role, network in (("teacher", pipeline.teacher), ("student", pipeline.student)):
-        network.weights_path()
+        network.settle()
         try:
             with torch.device("meta"):
-                replace(network, backbone_weights=None).build(num_classes=2)
+                network.without_weights().build(num_classes=2)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
     return check_data(pipeline, config.cache_dir)
-
-
-def _settle_weights(network: NetworkConfig) -> NetworkConfig:
-    path = network.weights_path()
-    return network if path is None else replace(network, backbone_weights=str(path.absolute()))
