@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ class ReferenceStage(Computation):
         device: str,
     ) -> None:
         self.parents = {}
-        self.network = replace(network, backbone_weights=None, weights=None)
+        self.network = network.without_weights()
         self.num_classes = num_classes
         self.resolution = resolution
         self.config = config
