@@ -52,15 +52,10 @@ def _make_alike(name: str, layer: nn.Module, num_outputs: int) -> nn.Module:
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, num_outputs, bias=has_bias)
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.groups == 1:
-        options: dict[str, Any] = {
-            key: getattr(layer, key) for key in ("stride", "padding", "dilation", "padding_mode")
-        }
+        shared = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        options: dict[str, Any] = {key: getattr(layer, key) for key in shared}
         if isinstance(layer, nn.ConvTranspose2d):
             options["output_padding"] = layer.output_padding
-            return nn.ConvTranspose2d(
-                layer.in_channels, num_outputs, layer.kernel_size, bias=has_bias, **options
-            )
-        return nn.Conv2d(
-            layer.in_channels, num_outputs, layer.kernel_size, bias=has_bias, **options
-        )
+        kind = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv2d
+        return kind(layer.in_channels, num_outputs, bias=has_bias, **options)
     raise ValueError(f"{name} gives the classes, but a {type(layer).__name__} cannot be renewed")

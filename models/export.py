@@ -1,6 +1,7 @@
 """Export to ONNX: one file for any engine, written only once it computes what PyTorch computes.
 
 Examples:
+  python -m models.export RUN_DIR --trial 4
   python -m models.export RUN_DIR/stages/distilled-KEY --output net.onnx --image-size 360 480
   python -m models.export net.safetensors --output net.onnx --image-size 512 1024 --normalize
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,17 +20,29 @@ import tyro
 from torch import Tensor, nn
 
 from models.checkpoint import CheckpointError, load_checkpoint, read_metadata
+from models.deployment.bundle import (
+    MODEL_FILE,
+    BundleContent,
+    copy_bundle,
+    describe_bundle,
+    is_bundle,
+)
+from models.deployment.graph import DeployedGraph
+from models.deployment.run_folder import CHECKPOINT, RunFolderError, TrialCheckpoint, find_trial
+from models.engines import ENGINES, Engine, EngineError, EngineSettings, FileEngine
 from models.engines.batchnorm_folding import fold_batchnorms
-from models.engines.onnx_graph import ExportError, check_packages, run_onnx, translate
+from models.engines.onnx_graph import DEFAULT_OPSET, OPSETS, ExportError, translate
+from models.engines.onnxruntime import OnnxRuntime
 from models.files.atomic_file import write_atomically
 from models.network import SegmentationNetwork
-from models.normalization import Normalization, Normalize
+from models.normalization import Normalization
 
 PROGRAM = "python -m models.export"
-OPSETS = range(18, 24)
-DEFAULT_OPSET = 20
 MAX_ERROR = 1e-4
 MAX_ERROR_UNPOOLING = 0.03
+SMALLEST_SIDE = 64
+UNSET = (0, 0)  # not None, which would let tyro take the words after a size for part of it
+ERRORS = (CheckpointError, EngineError, ExportError, RunFolderError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,9 +53,10 @@ class Export:
         path: Where it lies.
         num_bytes: Its size.
         input_shape: (N, 3, H, W) of its input `images`.
-        output_shape: (N, num_classes, H, W) of its output `logits`.
+        output_shape: Of its output: (N, num_classes, H, W) `logits` or (N, H, W) `classes`.
         error: Of its logits in onnxruntime: the root of the sum of the squared differences from
-            PyTorch's, relative to the root of the sum of the squares of PyTorch's.
+            PyTorch's, relative to the root of the sum of the squares of PyTorch's. Of classes: the
+            share of pixels that differ.
     """
 
     path: Path
@@ -51,6 +64,13 @@ class Export:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     error: float
+
+    def describe(self, images: str, answer: str) -> str:
+        """Say what was written in a line."""
+        return (
+            f"{self.path}: {self.num_bytes / 1e6:.1f} MB, {images} images {self.input_shape} -> "
+            f"{answer} {self.output_shape}, relative error {self.error:.1g} in onnxruntime"
+        )
 
 
 def export_onnx(
@@ -62,53 +82,64 @@ def export_onnx(
     normalization: Normalization | None = None,
     fold_batchnorm: bool = True,
     opset: int = DEFAULT_OPSET,
+    source_size: tuple[int, int] | None = None,
+    argmax: bool = False,
+    dynamic_batch: bool = False,
     max_error: float | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> Export:
     """Write a network for deployment, after running it in onnxruntime beside PyTorch.
 
-    The file's input `images` and output `logits` have the one shape that is asked for: many
-    networks derive grids and paddings from the size of the images. Like the network it takes
-    float32 images as `trainables.data.normalize` returns them, unless that becomes part of it.
+    The file's input `images` has the one height and width that is asked for: many networks derive
+    grids and paddings from the size of the images. Like the network it takes float32 images as
+    `trainables.data.normalize` returns them, unless that becomes part of it.
 
     Args:
         model: Dense, pruned or loaded, in either mode, on any device; left untouched.
         path: Where to; folders are made. It holds either what was there or the whole new file.
-        image_size: H and W, at least 64.
+        image_size: H and W that the network works at, at least 64.
         batch_size: Images at a time.
         normalization: The file begins with it, and takes (N, 3, H, W) uint8, RGB.
         fold_batchnorm: Fold BatchNorms into the convolutions before them.
-        opset: Version of ONNX's operators, 18 to 23; an older one suits older engines.
+        opset: Version of ONNX's operators, 11 to 23; an older one suits older engines (TensorRT 8.2
+            takes 13, 8.5 takes 17).
+        source_size: H and W of the images, which the file then resizes to `image_size`, and its
+            answers back; None: images come at `image_size`.
+        argmax: The file answers with `classes` (N, H, W) uint8 rather than with `logits`.
+        dynamic_batch: The file takes any number of images, rather than `batch_size` alone.
         max_error: The largest `Export.error` allowed. None: 1e-4, and 0.03 for networks that
             unpool (SegNet, ENet), where rounding moves a value to the neighbour here and there.
         notes: For the file's metadata, beside the network's name.
 
     Raises:
         ValueError: An argument is out of range.
-        ExportError: A package is missing, the network cannot be translated, or the error is above
-            the limit.
+        ExportError: The network cannot be translated, or the error is above the limit.
     """
     path = Path(path)
-    _check_arguments(model, path, image_size, batch_size, opset, max_error)
-    check_packages()
-    network = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format)
-    whole = network if normalization is None else nn.Sequential(Normalize(normalization), network)
-    whole.eval()
-    images = _draw_images((batch_size, 3, *image_size), is_normalized=normalization is None)
+    _check_arguments(model, path, image_size, source_size, batch_size, opset, max_error)
+    network = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    whole = DeployedGraph(network, normalization, image_size, source_size, argmax=argmax).eval()
+    shape = (batch_size, 3, *(source_size or image_size))
+    images = _draw_images(shape, is_normalized=normalization is None)
     with torch.no_grad():
         expected: Tensor = whole(images)
     if not expected.isfinite().all():
         raise ExportError("the network's logits are not finite: there is nothing to compare with")
     if fold_batchnorm:
         _fold(network)
-    content, unpools = translate(whole, images, opset, {"network": model.name, **(notes or {})})
-    error = _measure_error(run_onnx(content, images), expected)
+    content, unpools = translate(
+        whole, images, opset, {"network": model.name, **(notes or {})},
+        output="classes" if argmax else "logits", has_dynamic_batch=dynamic_batch,
+    )  # fmt: skip
+    error = _measure_error(_run_onnx(content, images), expected)
+    if dynamic_batch:
+        error = max(error, _measure_other_batch(whole, content, shape, normalization is None))
     if max_error is None:
         max_error = MAX_ERROR_UNPOOLING if unpools else MAX_ERROR
     if not error <= max_error:
         raise ExportError(
-            f"the exported network computes something else: the relative error of its logits is "
-            f"{error:.2g}, the limit {max_error:.2g}"
+            f"the exported network computes something else: the relative error of its "
+            f"{'classes' if argmax else 'logits'} is {error:.2g}, the limit {max_error:.2g}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
@@ -119,6 +150,68 @@ def export_onnx(
         output_shape=tuple(expected.shape),
         error=error,
     )
+
+
+def export_bundle(
+    model: SegmentationNetwork,
+    folder: Path,
+    content: BundleContent,
+    *,
+    image_size: tuple[int, int],
+    engine: FileEngine | None = None,
+    settings: EngineSettings | None = None,
+    batch_size: int = 1,
+    opset: int = DEFAULT_OPSET,
+) -> Export:
+    """Write a float network as model.onnx with the engine's own files, model.json and predict.py.
+
+    Args:
+        model: Left untouched.
+        folder: Is made; files of these names are replaced.
+        content: What model.json says.
+        image_size: Height and width of the images that the files take.
+        engine: What is to run them; default: ONNX Runtime.
+        settings: How the engine runs them.
+        batch_size: Images at a time.
+        opset: As in `export_onnx`.
+
+    Raises:
+        ExportError: The network cannot be exported.
+        EngineError: The engine does not take it.
+    """
+    engine, settings = engine or OnnxRuntime(), settings or EngineSettings()
+    export = export_onnx(
+        model,
+        folder / MODEL_FILE,
+        image_size=image_size,
+        batch_size=batch_size,
+        normalization=content.normalization,
+        fold_batchnorm=settings.fold_batchnorm,
+        opset=opset,
+        notes={"classes": json.dumps(list(content.classes))},
+    )
+    shape = (batch_size, 3, *image_size)
+    files = engine.write_files(folder / MODEL_FILE, shape, settings)
+    describe_bundle(folder, content, [*files, MODEL_FILE], shape, engine.describe(settings))
+    return export
+
+
+def _measure_other_batch(
+    whole: nn.Module, content: bytes, shape: tuple[int, ...], is_normalized: bool
+) -> float:
+    """Measure the error with one image more than the file was traced with."""
+    images = _draw_images((shape[0] + 1, *shape[1:]), is_normalized=is_normalized)
+    with torch.no_grad():
+        return _measure_error(_run_onnx(content, images), whole(images))
+
+
+def _run_onnx(content: bytes, images: Tensor) -> Tensor:
+    settings = EngineSettings(num_threads=torch.get_num_threads())
+    shape = (images.shape[0], images.shape[1], images.shape[2], images.shape[3])
+    try:
+        return torch.from_numpy(OnnxRuntime().load(content, shape, settings).run(images.numpy()))
+    except EngineError as error:
+        raise ExportError(f"the export does not run: {error}") from error
 
 
 def _draw_images(shape: tuple[int, ...], *, is_normalized: bool) -> Tensor:
@@ -140,20 +233,24 @@ def _measure_error(found: Tensor, expected: Tensor) -> float:
     """Compare by the squares: the largest difference may be that of a single moved value."""
     if found.shape != expected.shape:
         return float("inf")
+    if not found.is_floating_point():
+        return float((found != expected).double().mean())
     difference = (found.double() - expected.double()).norm()
     return float(difference / expected.double().norm().clamp_min(1e-30))
 
 
 def _check_arguments(
-    model: nn.Module, path: Path, image_size: tuple[int, int], batch_size: int, opset: int,
-    max_error: float | None,
+    model: nn.Module, path: Path, image_size: tuple[int, int],
+    source_size: tuple[int, int] | None, batch_size: int, opset: int, max_error: float | None,
 ) -> None:  # fmt: skip
     if not isinstance(model, SegmentationNetwork):
         raise ValueError(f"model must be a SegmentationNetwork, got a {type(model).__name__}")
-    if len(image_size) != 2 or min(image_size) < 64:
-        raise ValueError(
-            f"image_size must be a height and a width of at least 64, got {tuple(image_size)}"
-        )
+    for name, size in (("image_size", image_size), ("source_size", source_size)):
+        if size is not None and (len(size) != 2 or min(size) < SMALLEST_SIDE):
+            raise ValueError(
+                f"{name} must be a height and a width of at least {SMALLEST_SIDE}, "
+                f"got {tuple(size)}"
+            )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if opset not in OPSETS:
@@ -169,49 +266,113 @@ class Arguments:
     """What to export and how.
 
     Attributes:
-        checkpoint: A checkpoint, or the folder of a stage that holds one.
-        output: The file to write.
-        image_size: Height and width of the images, at least 64.
+        checkpoint: A checkpoint, the folder of a stage that holds one, or with --trial a run's
+            folder.
+        trial: Number of a trial of the run; its last network is exported.
+        output: The file to write; default with --trial: the folder RUN_DIR/deploy/TRIAL, with the
+            engine's own files, model.json and predict.py.
+        image_size: Height and width that the network works at, at least 64; default with --trial:
+            those at which the run measured latency.
         batch_size: Images at a time.
-        normalize: Put the checkpoint's normalisation into the file, which then takes uint8 RGB.
+        normalize: Put the checkpoint's normalisation into the file, which then takes uint8 RGB; in
+            RUN_DIR/deploy always.
+        source_size: Height and width of the images, which the file resizes to the image size, and
+            its answers back; default: images come at the image size.
+        argmax: Answer with the class of each pixel (uint8) rather than with logits.
+        dynamic_batch: Take any number of images.
         fold_batchnorm: Fold BatchNorms into the convolutions before them.
-        opset: Version of ONNX's operators, 18 to 23; an older one suits older engines.
+        opset: Version of ONNX's operators, 11 to 23; an older one suits older engines.
         max_error: Largest error of the logits in onnxruntime, relative to PyTorch's; default:
             1e-4, or 0.03 where rounding moves values (SegNet, ENet).
     """
 
     checkpoint: tyro.conf.Positional[Path]
-    output: Path
-    image_size: tuple[int, int]
+    trial: int | None = None
+    output: Path | None = None
+    image_size: tuple[int, int] = UNSET
     batch_size: int = 1
     normalize: bool = False
+    source_size: tuple[int, int] = UNSET
+    argmax: bool = False
+    dynamic_batch: bool = False
     fold_batchnorm: bool = True
     opset: int = DEFAULT_OPSET
     max_error: float | None = None
 
 
-def run(arguments: Arguments) -> Export:
-    """Load the checkpoint and export it.
+def run(arguments: Arguments) -> str:
+    """Export what is asked for.
+
+    Returns:
+        What was written, in a line.
 
     Raises:
         ValueError: An argument is out of range, or the checkpoint states no normalisation.
         CheckpointError: There is no readable checkpoint.
+        RunFolderError: The run's folder does not have the trial.
+        EngineError: The run's engine does not take the network.
         ExportError: See `export_onnx`.
     """
-    path = arguments.checkpoint
-    path = path / "checkpoint.safetensors" if path.is_dir() else path
-    model, metadata = load_checkpoint(path), read_metadata(path)
-    return export_onnx(
-        model,
-        arguments.output,
-        image_size=arguments.image_size,
+    path, output, image_size = arguments.checkpoint, arguments.output, arguments.image_size
+    is_set = image_size != UNSET
+    if arguments.trial is not None:
+        trial = find_trial(path, arguments.trial)
+        if output is None:
+            return _export_trial(trial, path / "deploy" / str(arguments.trial), arguments)
+        path, image_size = trial.folder, image_size if is_set else trial.resolution
+    elif output is None or not is_set:
+        raise ValueError("--output and --image-size are needed, except with --trial of a run")
+    path = path / CHECKPOINT if path.is_dir() else path
+    metadata = read_metadata(path)
+    export = export_onnx(
+        load_checkpoint(path),
+        output,
+        image_size=image_size,
         batch_size=arguments.batch_size,
         normalization=Normalization.from_metadata(metadata) if arguments.normalize else None,
         fold_batchnorm=arguments.fold_batchnorm,
         opset=arguments.opset,
+        source_size=arguments.source_size if arguments.source_size != UNSET else None,
+        argmax=arguments.argmax,
+        dynamic_batch=arguments.dynamic_batch,
         max_error=arguments.max_error,
         notes={"classes": json.dumps(metadata["classes"])} if "classes" in metadata else {},
     )
+    kind = "uint8 RGB" if arguments.normalize else "normalised float32"
+    return export.describe(kind, "classes" if arguments.argmax else "logits")
+
+
+def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) -> str:
+    """Write a trial's network as `RUN_DIR/deploy` has it, without evaluating it in its engine."""
+    made = {"trial": trial.number, "stage": trial.folder.name, "run": trial.results}
+    if is_bundle(trial.folder):
+        copy_bundle(trial.folder, folder, {"made": made})
+        return f"{folder}: the quantised files of {trial.folder.name}"
+    path = trial.folder / CHECKPOINT
+    metadata = read_metadata(path)
+    measured = trial.metadata["latency"]
+    engine: Engine = ENGINES[measured.get("engine", {}).get("name", OnnxRuntime.name)]
+    settings = EngineSettings(
+        device=measured["device"], dtype=measured["dtype"], num_threads=measured["num_threads"]
+    )
+    is_measured = isinstance(engine, FileEngine)
+    content = BundleContent(
+        classes=metadata["classes"],
+        normalization=Normalization.from_metadata(metadata),
+        latency_ms=trial.results.get("latency_ms") if is_measured else None,
+        made=made,
+    )
+    export = export_bundle(
+        load_checkpoint(path),
+        folder,
+        content,
+        image_size=arguments.image_size if arguments.image_size != UNSET else trial.resolution,
+        engine=engine if isinstance(engine, FileEngine) else OnnxRuntime(),
+        settings=settings if is_measured else EngineSettings(),
+        batch_size=arguments.batch_size,
+        opset=arguments.opset,
+    )
+    return export.describe("uint8 RGB", "logits")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,18 +381,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 if nothing was written.
     """
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of what the exporter does
     arguments = tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__)
     try:
-        export = run(arguments)
-    except (ValueError, OSError, CheckpointError, ExportError) as error:
+        print(run(arguments))
+    except (ValueError, OSError, *ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    kind = "uint8 RGB" if arguments.normalize else "normalised float32"
-    print(
-        f"{export.path}: {export.num_bytes / 1e6:.1f} MB, {kind} images {export.input_shape} -> "
-        f"logits {export.output_shape}, relative error {export.error:.1g} in onnxruntime"
-    )
     return 0
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import subprocess
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from models.machine import (
+    ask_nvidia_smi,
+    describe_machine,
+    read_cpu_clocks,
+    read_cpu_information,
+)
 
 _FAST_BFLOAT16_ON_CPU = frozenset({"avx512_bf16", "amx_bf16", "bf16", "sve_bf16", "arm_bf16"})
 
@@ -44,14 +45,10 @@ def describe_hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
     """
     device = torch.device(device)
     description: dict[str, Any] = {
-        "cpu": _read_cpu_name(),
+        **describe_machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "num_cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
-        os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": platform.platform(),
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         description |= {
@@ -76,62 +73,27 @@ def read_clocks(device: torch.device | str = "cpu") -> dict[str, Any]:
         `gpu_memory_max_mhz`, likewise.
     """
     device = torch.device(device)
-    clocks: dict[str, Any] = _read_cpu_clocks()
+    clocks = read_cpu_clocks()
     if device.type == "cuda":
         names = ("sm", "max.sm", "mem", "max.mem")
         keys = ("gpu_sm_mhz", "gpu_sm_max_mhz", "gpu_memory_mhz", "gpu_memory_max_mhz")
         card = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
-        answer = _ask_nvidia_smi([f"clocks.{name}" for name in names], card)
+        answer = ask_nvidia_smi([f"clocks.{name}" for name in names], card)
         values = answer.split(",") if answer else [""] * len(keys)
         clocks |= {key: _parse_number(value) for key, value in zip(keys, values, strict=True)}
     return clocks
-
-
-def _read_cpu_clocks() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    speeds = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-    folder = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-    bound, governor = folder / "cpuinfo_max_freq", folder / "scaling_governor"
-    return {
-        "cpu_mhz": sum(speeds) / len(speeds) if speeds else None,
-        "cpu_max_mhz": int(bound.read_text()) / 1000 if bound.is_file() else None,
-        "cpu_governor": governor.read_text().strip() if governor.is_file() else None,
-    }
 
 
 def _read_cpu_features() -> set[str]:
     """Read the instruction sets, from PyTorch where it knows them, else from Linux."""
     if hasattr(torch.cpu, "get_capabilities"):
         return {name for name, has_it in torch.cpu.get_capabilities().items() if has_it is True}
-    information = _read_cpu_information()
+    information = read_cpu_information()
     return set((information.get("flags") or information.get("Features") or "").split())
 
 
-def _read_cpu_name() -> str:
-    return _read_cpu_information().get("model name") or platform.processor() or platform.machine()
-
-
-def _read_cpu_information() -> dict[str, str]:
-    """Read what Linux says of its last CPU; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    pairs = (line.partition(":") for line in lines)
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def _read_driver_version() -> str | None:
-    return _ask_nvidia_smi(["driver_version"]) or None
-
-
-def _ask_nvidia_smi(names: Sequence[str], *flags: str) -> str:
-    """First line of what nvidia-smi says, values between commas; "" where it says nothing."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    command = [program, f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits", *flags]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
-    return answer.stdout.partition("\n")[0].strip() if answer.returncode == 0 else ""
+    return ask_nvidia_smi(["driver_version"]) or None
 
 
 def _parse_number(text: str) -> float | None:

@@ -230,12 +230,12 @@ def _prove(
     def fails(numbers: Sequence[int], *, thorough: bool = False) -> str:
         layers = remove_units(model, [unit for i in numbers for unit in parts[i].units])
         try:
-            error = measure_masking_error(model, layers, size, dtype=dtype, thorough=thorough)
+            change = measure_masking_error(model, layers, size, dtype=dtype, thorough=thorough)
         except Exception as error:
             return f"the pruned network does not run ({type(error).__name__}: {error})"
-        if error <= TOLERANCES[dtype]:
+        if change <= TOLERANCES[dtype]:
             return ""
-        return f"the pruned network differs from the masked one (relative error {error:.2g})"
+        return f"the pruned network differs from the masked one (relative error {change:.2g})"
 
     left = list(range(len(parts)))
     while left and fails(left, thorough=True):

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from search.config import StudyConfig
+from search.network_flags import put_networks
 from search.recipes import RECIPES, describe_recipe
 from search.short_flags import lengthen_flags
 
@@ -62,6 +63,16 @@ class Arguments:
             such as {"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}; what one leaves out is what the
             space fixes, else what the papers chose.
         download: Fetch CamVid (public GitHub archive, checksum verified) if it is not there yet.
+        check: Check data, networks, weights, engine and settings, and train nothing; a picture of
+            training samples with their masks is written.
+        student: Network to compress: one of ours, smp:Unet, torchvision:deeplabv3_resnet50,
+            package.module:factory or path/to/file.py:factory; it takes the place of the recipe's.
+        student_weights: Its trained weights: safetensors, a .pth of tensors, or a checkpoint of
+            ours. It is then compressed as it is.
+        students: Several networks to choose from: their names, or a JSON or TOML file of
+            {name: {"name": ..., "weights": ...}}.
+        teacher: Network that teaches, likewise; same: the uncompressed student teaches.
+        teacher_weights: Its trained weights; it is then not trained.
         new_confirm: What --resume's --confirm says; None: as config.json says.
     """
 
@@ -72,6 +83,12 @@ class Arguments:
     dashboard: bool = True
     points: Path | None = None
     download: bool = False
+    check: bool = False
+    student: str | None = None
+    student_weights: str | None = None
+    students: tuple[str, ...] = ()
+    teacher: str | None = None
+    teacher_weights: str | None = None
     new_confirm: Annotated[int | None, tyro.conf.Suppress] = None
 
 
@@ -110,7 +127,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
     if recipe not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {recipe!r}")
-    study = RECIPES[recipe]()
+    study = put_networks(argv, RECIPES[recipe]())
     listing = "\n".join(f"  {name:<14} {describe_recipe(name)}" for name in RECIPES)
     return tyro.cli(
         Arguments,

@@ -42,6 +42,10 @@ class StudyConfig:
             0..1; only the best go on (asynchronous successive halving over the front). Empty: all.
         reduction_factor: One of so many that reach a rung goes on, above 1. A front needs many:
             with 3, as for a single objective, a third of the stopped would have been in it.
+        continuation: Let pipelines go on from the best finished network that is pruned a little
+            less, instead of the unpruned one.
+        begin_with_sweeps: With continuation, begin with a chain of networks along all pruning
+            ratios, each pruned from the one before it.
         stop_hopeless: Do not distil a network that could not enter the front with the best
             accuracy believable for it (`search.pipelines.accuracy_bound`).
         shared_prefix: While the sampler draws at random, draw settings whose sparse network is
@@ -59,6 +63,9 @@ class StudyConfig:
         store: Folder of artefacts that studies share, made if missing: what one has computed, the
             others find. Or storage, as for --output-dir; it must be that for a run in storage.
             Default: the run's own.
+        deploy: At the end, write files ready to deploy for every network of the front, and run them
+            over the validation images in their engine.
+        test: At the end, evaluate the front on the test split, where the data have one.
         keep: What stays in the run's stages/ once the study is over: all networks, or those of the
             front (with the stages that lead to them, teacher, dense student and retrainings).
         checkpoint_seconds: Most work that a killed process loses.
@@ -83,6 +90,8 @@ class StudyConfig:
     max_macs: float | None = None
     rungs: tuple[float, ...] = ()
     reduction_factor: float = 1.5
+    continuation: bool = True
+    begin_with_sweeps: bool = True
     stop_hopeless: bool = True
     shared_prefix: bool = True
     confirm: int = 0
@@ -91,6 +100,8 @@ class StudyConfig:
     max_concurrent: int | None = None
     reuse_workers: bool = True
     store: str | None = None
+    deploy: bool = True
+    test: bool = True
     keep: Literal["all", "front"] = "all"
     checkpoint_seconds: float = 30.0
     stall_seconds: float | None = 1800.0

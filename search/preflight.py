@@ -45,6 +45,7 @@ def settle_paths(config: StudyConfig) -> StudyConfig:
         data=pipeline.data.settle(),
         teacher=_settle_weights(pipeline.teacher),
         student=_settle_weights(pipeline.student),
+        students={name: _settle_weights(entry) for name, entry in pipeline.students.items()},
     )
     store = config.store
     if store is not None and not is_uri(store):
@@ -95,16 +96,30 @@ def check_study(config: StudyConfig) -> DatasetSummary:
         ValueError: Says which file or setting cannot be used.
     """
     pipeline = config.pipeline
-    for role, network in (("teacher", pipeline.teacher), ("student", pipeline.student)):
+    summary = check_data(pipeline, config.cache_dir)
+    for role, network in name_networks(config):
         network.weights_path()
         try:
+            if network.weights is not None:
+                network.build(summary.num_classes)
+                continue
             with torch.device("meta"):
-                replace(network, backbone_weights=None).build(num_classes=2)
+                replace(network, backbone_weights=None).build(summary.num_classes)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
-    return check_data(pipeline, config.cache_dir)
+    return summary
+
+
+def name_networks(config: StudyConfig) -> list[tuple[str, NetworkConfig]]:
+    """The networks of a study by their place in its configuration."""
+    pipeline = config.pipeline
+    students = [(f"students.{name}", network) for name, network in pipeline.students.items()]
+    own = students or [("student", pipeline.student)]
+    return own if pipeline.self_teaching else [("teacher", pipeline.teacher), *own]
 
 
 def _settle_weights(network: NetworkConfig) -> NetworkConfig:
-    path = network.weights_path()
-    return network if path is None else replace(network, backbone_weights=str(path.absolute()))
+    path, given = network.weights_path(), network.given_weights()
+    if path is not None:
+        network = replace(network, backbone_weights=str(path.absolute()))
+    return network if given is None else replace(network, weights=str(given.absolute()))

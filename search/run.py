@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from models.files.storage import explain_storage_error
 from models.hardware import describe_hardware
+from search.check import check
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
 from search.interrupts import Interrupts
@@ -38,6 +39,13 @@ from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
 from search.preflight import check_store, check_study, fetch_data, settle_paths
+from search.run_files.answer import (
+    add_warnings,
+    collect_warnings,
+    deploy_front,
+    read_kept_out,
+    write_pictures_and_scores,
+)
 from search.run_files.first_points import read_first_points
 from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
@@ -52,7 +60,9 @@ from search.run_files.summary import (
 )
 from search.run_files.warm_start import check_latency, read_known
 from trainables.artifacts.remote_folder import StorageError, is_uri
+from trainables.context import StageContext, detect_device
 from trainables.pipeline import DatasetSummary
+from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import inspect_installation
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_OBSTACLE = 0, 1, 2, 3
@@ -117,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse_arguments(argv)
         if arguments.address is not None and is_job_server(arguments.address):
             return submit_study(arguments.address, argv, arguments, console)
+        if arguments.check:
+            return check_alone(arguments, console)
         folder, remote, config, dataset = prepare(arguments, console)
         with locked(folder), remote.held() if remote else contextlib.nullcontext():
             if arguments.new_confirm is not None:
@@ -151,6 +163,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_SIGNAL + signal.SIGINT
 
 
+def check_alone(arguments: Arguments, console: Console) -> int:
+    """Check what `--check` checks.
+
+    Returns:
+        Exit status: 0, or 2 with every problem printed.
+    """
+    config = fetch_data(arguments.study) if arguments.download else arguments.study
+    if arguments.points is not None:
+        read_first_points(arguments.points, config)
+    config = settle_paths(config)
+    read_known(config)
+    output = Path("." if is_uri(arguments.output_dir) else arguments.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    is_ready = check(config, console, output / f"{config.recipe}-check.png")
+    return EXIT_OK if is_ready else EXIT_BAD_INPUT
+
+
 def print_error(text: object) -> None:
     """Print what ended the run to stderr."""
     console = Console(stderr=True)
@@ -179,7 +208,7 @@ def prepare(
         config = fetch_data(arguments.study) if arguments.download else arguments.study
         if arguments.points is not None:
             points = read_first_points(arguments.points, config)
-            config = replace(config, first_points=points)
+            config = replace(config, first_points=points, begin_with_sweeps=False)
         config = settle_paths(config)
         check_store(config.store, is_remote=storage is not None)
         read_known(config)  # a run that does not compare ends it here
@@ -354,15 +383,37 @@ def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
     if complete and run.remote:
         with run.console.status("fetching the networks of the front"):
             run.remote.fetch_front(complete, run.config.objectives)
+    is_over = not run.study.num_unfinished and not run.confirmation.num_left
+    if complete and is_over:
+        write_answer(run)
     if complete:
         with run.console.status("writing the report"):
             report = write_report(run.folder)
-    is_over = not run.study.num_unfinished and not run.confirmation.num_left
     if complete and is_over and run.config.keep == "front":
         keep_front(run.study, run.folder, run.remote.stages if run.remote else None)
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
     return bool(complete)
+
+
+def write_answer(run: Run) -> None:
+    """Write what a finished study leaves beside its tables: deploy/, pictures/ and test.csv."""
+    context = StageContext(
+        cache_dir=run.config.cache_dir,
+        device=detect_device(),
+        device_lock=DeviceLock(detect_device()),
+    )
+    kept_out = read_kept_out(run.folder)
+    if run.config.deploy:
+        with run.console.status("writing and running the files to deploy"):
+            kept_out = deploy_front(run.study, run.folder, context)
+        run.results.write_trials()
+    with run.console.status("drawing what the networks see"):
+        notes = write_pictures_and_scores(run.study, run.folder, context, test=run.config.test)
+    found = collect_warnings(run.study, run.results.baselines, run.folder, kept_out)
+    add_warnings(run.folder, [*found, *notes])
+    for text in [*found, *notes]:
+        run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

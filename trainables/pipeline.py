@@ -132,6 +132,8 @@ def build_stages(
         chain: What the pipeline chooses.
         fine_tuning_seed: Seed of the last training alone; default: that of all.
     """
+    for given in (config.teacher, config.student, *config.students.values()):
+        given.allow()  # checkpoints may name these networks, as the study itself does
     teacher = TeacherStage.build(NoSettings(), StageInputs(config=config))
     trained = [index for index, step in enumerate(chain) if STAGES[step.stage].trains]
     network: NetworkStage | None = None
@@ -142,6 +144,8 @@ def build_stages(
         stage = STAGES[name].build(settings, inputs)
         stages.append(stage)
         if isinstance(stage, NetworkStage):
+            if network is None and config.self_teaching:
+                teacher = stage
             network = stage
     return stages
 
@@ -157,7 +161,9 @@ def build_baselines(config: PipelineConfig) -> dict[str, Chain]:
     """
     root = config.chain[0]
     measured = [s for s in dict.fromkeys(config.chain) if not issubclass(STAGES[s], NetworkStage)]
-    chains = {TeacherStage.name: build_chain((TeacherStage.name, *measured), {})}
+    chains = {}
+    if not config.self_teaching:
+        chains[TeacherStage.name] = build_chain((TeacherStage.name, *measured), {})
     for name in config.students or (STUDENT,):
         label = root if name == STUDENT else name
         chains[label] = build_chain((root, *measured), {f"{root}.student": name})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from trainables.data_source import DataConfig
 from trainables.learning.teacher_cache import TeacherLogitsConfig
@@ -23,6 +25,11 @@ class LatencyConfig:
     """How latency is measured.
 
     Attributes:
+        engine: What runs the network, a key of `models.engines.ENGINES`; auto: onnxruntime on a
+            CPU, on CUDA tensorrt where that is installed, else pytorch.
+        host: Machine that will run the network, as ssh takes it (flag --latency-host user@device):
+            each file is copied and timed there. None: latency is that of this machine. The
+            environment's SEGFRONT_SSH may hold another command than "ssh".
         dtype: Numbers of the deployed network.
         num_threads: CPU threads.
         batch_size: Images at once.
@@ -37,6 +44,10 @@ class LatencyConfig:
             `trainables.stages.reference`. Without it they are what the clock shows.
     """
 
+    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt", "pytorch", "torch_compile"] = (
+        "auto"
+    )
+    host: Annotated[str | None, tyro.conf.arg(aliases=["--latency-host"])] = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_threads: int = 1
     batch_size: int = 1
@@ -48,6 +59,11 @@ class LatencyConfig:
     compensate_drift: bool = True
 
     def __post_init__(self) -> None:
+        if self.host is not None and self.engine in ("pytorch", "torch_compile"):
+            raise ValueError(
+                f"latency.engine {self.engine} leaves no file to measure on {self.host}: choose "
+                "onnxruntime, openvino or tensorrt"
+            )
         for name in ("num_threads", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"latency.{name} must be at least 1, got {getattr(self, name)}")
@@ -61,6 +77,35 @@ class LatencyConfig:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"latency.{name} must be greater than 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Int8Config:
+    """How networks are quantised to int8, in the stage `quantised`.
+
+    Attributes:
+        max_drop: Largest loss of mIoU against the float file, in 0..1 (flag --max-int8-drop).
+            Layers that cost more stay in float, as few as it takes.
+        num_images: Training images from which the ranges of activations are taken.
+        num_ranking: How many of them are used to rank the layers by the harm of rounding them.
+        num_steps: Steps of the fine-tuning with rounding (method qat).
+        lr: Its peak learning rate, above 0.
+    """
+
+    max_drop: Annotated[float, tyro.conf.arg(aliases=["--max-int8-drop"])] = 0.01
+    num_images: int = 32
+    num_ranking: int = 2
+    num_steps: int = 200
+    lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop <= 1:
+            raise ValueError(f"int8.max_drop must lie within 0..1, got {self.max_drop}")
+        for name in ("num_images", "num_ranking", "num_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"int8.{name} must be at least 1, got {getattr(self, name)}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"int8.lr must be greater than 0, got {self.lr}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +123,9 @@ class PipelineConfig:
         teacher_logits: Whether the student is taught from a cache of the teacher's logits or by the
             teacher itself.
         latency: How latency is measured.
+        int8: How networks are quantised.
+        self_teaching: Let the uncompressed student teach, instead of a teacher of its own
+            (flag --teacher same).
         students: Further networks to compress, by a name for each; `--space.student` chooses.
         chain: Stages of a pipeline, root first: names of `trainables.stages.STAGES`.
         seed: Seed of first weights, data order, augmentation and dropout.
@@ -92,6 +140,8 @@ class PipelineConfig:
     distil: TrainConfig = field(default_factory=TrainConfig)
     teacher_logits: TeacherLogitsConfig = field(default_factory=TeacherLogitsConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    int8: Int8Config = field(default_factory=Int8Config)
+    self_teaching: bool = False
     students: Mapping[str, NetworkConfig] = field(default_factory=dict)
     chain: tuple[str, ...] = DEFAULT_STAGES
     seed: int = 0

@@ -51,9 +51,11 @@ def score_by_norm(layer: nn.Module) -> Tensor | None:
         return None
     weight = weight.detach()
     if isinstance(layer, nn.ConvTranspose2d):
-        per_group = weight.unflatten(0, (layer.groups, -1)).transpose(1, 2)
-        weight = per_group.flatten(0, 1)
-    return weight.reshape(len(weight), -1).double().norm(dim=1)
+        inputs, outputs = len(weight) // layer.groups, weight.shape[1]
+        per_group = weight.reshape(layer.groups, inputs, outputs, *weight.shape[2:])
+        weight = per_group.transpose(1, 2).flatten(0, 1)
+    squares: Tensor = weight.double().square().reshape(len(weight), -1).sum(dim=1)
+    return squares.sqrt()
 
 
 IMPORTANCES: dict[str, Importance] = {

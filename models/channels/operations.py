@@ -100,8 +100,7 @@ def _has_negative(arguments: _Arguments) -> bool:
 
 def _overlay(trace: ChannelTrace, first: Labels, second: Labels) -> Labels:
     trace.partition.join(first, second)
-    one, other = torch.broadcast_tensors(first, second)
-    return torch.where(one != 0, one, other)
+    return torch.where(first != 0, first, second)
 
 
 def _fix_against_constants(
@@ -209,12 +208,17 @@ def _slice(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, res
             is_even = width > 1 and set(taken) == {width} and size % width == first % width == 0
             is_even &= int(arguments.get("step", 1)) == 1
         if is_even:
-            parts = labels.unflatten(dim, (size // width, width))
+            parts = _split_dim(labels, dim, width)
             trace.partition.join_across(parts, dim)
         else:
             reason = f"channels are picked by number in {trace.place}"
             trace.partition.fix(labels, reason)
     _move(trace, name, arguments, func, result)
+
+
+def _split_dim(labels: Labels, dim: int, width: int) -> Labels:
+    """Split a dimension in (parts, width)."""
+    return labels.reshape(*labels.shape[:dim], -1, width, *labels.shape[dim + 1 :])
 
 
 def _start_of(arguments: _Arguments, size: int) -> int:
@@ -345,7 +349,7 @@ def _shuffle_pixels(
         return
     if labels.shape[-3] > 1:
         if name == "pixel_shuffle":
-            parts = labels.unflatten(-3, (-1, arguments["upscale_factor"] ** 2))
+            parts = _split_dim(labels, labels.ndim - 3, arguments["upscale_factor"] ** 2)
             trace.partition.join_across(parts, parts.ndim - 3)
             labels = parts.select(-3, 0)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,5 +147,5 @@ def _lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
     return hull
 
 
-def _with_tuples(content: dict[str, object]) -> dict[str, object]:
+def _with_tuples(content: dict[str, object]) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in content.items()}

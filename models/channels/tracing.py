@@ -20,7 +20,7 @@ IMAGE = "it is tied to the channels of the image"
 CLASSES = "its channels are the classes"
 
 
-class ChannelTrace(TorchDispatchMode):
+class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels every tensor of a forward pass with the channels that its elements belong to.
 
     A layer of `models.channels.structure.WIDTH_ATTRIBUTES` is one step: its outputs are new
@@ -37,7 +37,7 @@ class ChannelTrace(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.partition = ChannelPartition()
         self.inputs: dict[str, Labels] = {}
         self.outputs: dict[str, Labels] = {}
@@ -60,11 +60,11 @@ class ChannelTrace(TorchDispatchMode):
                 module.register_forward_pre_hook(self._begin),
                 module.register_forward_hook(self._end),
             ]
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -1,1 +1,53 @@
-"""Inference engines."""
+"""Inference engines: what a deployed network runs in, and what its latency is measured in."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from models.engines.engine import Engine, EngineError, EngineSettings, FileEngine, Session
+from models.engines.onnxruntime import OnnxRuntime
+from models.engines.openvino import OpenVino
+from models.engines.pytorch import PyTorch
+from models.engines.tensorrt import TensorRt
+from models.engines.torch_compile import TorchCompile
+
+ENGINES: dict[str, Engine] = {
+    "onnxruntime": OnnxRuntime(),
+    "openvino": OpenVino(),
+    "pytorch": PyTorch(),
+    "tensorrt": TensorRt(),
+    "torch_compile": TorchCompile(),
+}
+
+__all__ = [
+    "ENGINES", "Engine", "EngineError", "EngineSettings", "FileEngine", "Session", "get_engine",
+    "resolve_engine",
+]  # fmt: skip
+
+
+def resolve_engine(name: str, device: str, host: str | None = None) -> str:
+    """Say which engine "auto" is on a device; other names are returned as they are.
+
+    Args:
+        name: A key of `ENGINES`, or "auto": onnxruntime on a CPU; on CUDA tensorrt where that is
+            installed, else pytorch; pytorch on any other device.
+        device: A torch device's name.
+        host: Another machine that runs the network, where auto is onnxruntime; None: this one.
+
+    Raises:
+        ValueError: There is no such engine.
+    """
+    if name == "auto":
+        kind = device.partition(":")[0]
+        if kind == "cpu" or host is not None:
+            return OnnxRuntime.name
+        has_tensorrt = kind == "cuda" and find_spec("tensorrt_bindings") is not None
+        return TensorRt.name if has_tensorrt else PyTorch.name
+    if name not in ENGINES:
+        raise ValueError(f"engine must be auto or one of {', '.join(ENGINES)}; got {name!r}")
+    return name
+
+
+def get_engine(name: str, device: str) -> Engine:
+    """Look up an engine; see `resolve_engine`."""
+    return ENGINES[resolve_engine(name, device)]

@@ -1,17 +1,24 @@
-"""A network as the bytes of an ONNX file, and these bytes run in onnxruntime."""
+"""A network as the bytes of an ONNX file."""
 
 from __future__ import annotations
 
+import io
+import logging
+import warnings
 from collections.abc import Mapping
-from importlib.util import find_spec
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+import onnx
 import torch
 from torch import Tensor, nn
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+from models.engines.plain_tracing import DataDependentError, PlainlyTraced
+
 INPUT = "images"
-OUTPUT = "logits"
+OPSETS = range(11, 24)
+DEFAULT_OPSET = 17
+_TRACED_OPSETS = range(11, 21)  # PyTorch's tracing exporter knows these,
+_EXPORTED_OPSETS = range(18, 24)  # and its newer one, which takes ten times as long, these
 
 
 class ExportError(RuntimeError):
@@ -31,38 +38,84 @@ class Translation(NamedTuple):
     unpools: bool
 
 
-def check_packages() -> None:
-    """Ask for the packages that only exporting needs.
-
-    Raises:
-        ExportError: One of them is not installed.
-    """
-    missing = [package for package in PACKAGES if find_spec(package) is None]
-    if missing:
-        raise ExportError(f"exporting needs {', '.join(missing)}: pip install -e '.[deploy]'")
-
-
 def translate(
-    model: nn.Module, images: Tensor, opset: int, notes: Mapping[str, str]
+    model: nn.Module,
+    images: Tensor,
+    opset: int = DEFAULT_OPSET,
+    notes: Mapping[str, str] | None = None,
+    *,
+    output: str = "logits",
+    has_dynamic_batch: bool = False,
 ) -> Translation:
-    """Trace a network in eval mode and write what it did as ONNX, in the shape of these images.
+    """Write what a network in eval mode does as ONNX, for images of this height and width.
 
     Args:
         model: Returning one tensor.
         images: (N, 3, H, W), of the dtype that the file will take.
-        opset: Version of ONNX's operators.
+        opset: Version of ONNX's operators, one of `OPSETS`.
         notes: For the file's metadata.
+        output: Name of the file's output.
+        has_dynamic_batch: Whether the file takes any number of images, or N alone.
 
     Raises:
-        ExportError: PyTorch's exporter does not know how.
+        ExportError: PyTorch's exporters do not know how.
     """
+    if opset in _TRACED_OPSETS:
+        try:
+            proto = _trace(model, images, opset, output, has_dynamic_batch)
+        except DataDependentError as error:
+            raise ExportError(f"PyTorch cannot translate the network: {error}") from error
+        except Exception as error:  # operators that this exporter lacks end in any kind of error
+            if opset not in _EXPORTED_OPSETS:
+                raise ExportError(
+                    f"PyTorch cannot translate the network at opset {opset}, try 18 to 23: "
+                    f"{_first_line(error)}"
+                ) from error
+            proto = _export(model, images, opset, output, has_dynamic_batch)
+    else:
+        proto = _export(model, images, opset, output, has_dynamic_batch)
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, dict(notes or {}))
+    used = {name for node in proto.graph.node for name in node.input}
+    unpools = any(
+        node.op_type == "MaxPool" and any(name in used for name in node.output[1:])
+        for node in proto.graph.node
+    )
+    return Translation(proto.SerializeToString(), unpools)
+
+
+def _trace(
+    model: nn.Module, images: Tensor, opset: int, output: str, has_dynamic_batch: bool
+) -> onnx.ModelProto:
+    axes = {INPUT: {0: "batch"}, output: {0: "batch"}} if has_dynamic_batch else None
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that this exporter is the older one, and of constants
+        torch.onnx.export(
+            PlainlyTraced(model, fixes_sizes=not has_dynamic_batch).eval(), (images,),
+            cast("Any", file), input_names=[INPUT], output_names=[output], opset_version=opset,
+            dynamic_axes=axes, dynamo=False,
+        )  # fmt: skip
+    proto = onnx.load_from_string(file.getvalue())
+    for node in proto.graph.node:
+        node.doc_string = ""
+    return proto
+
+
+def _export(
+    model: nn.Module, images: Tensor, opset: int, output: str, has_dynamic_batch: bool
+) -> onnx.ModelProto:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+    shapes = ({0: torch.export.Dim("batch")},) if has_dynamic_batch else None
+    if has_dynamic_batch and len(images) == 1:
+        images = images.repeat(2, 1, 1, 1)  # a single image would be taken for a constant
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of what the exporter does
     try:
         with torch.no_grad():
             program = torch.onnx.export(
-                model, (images,), input_names=[INPUT], output_names=[OUTPUT],
-                opset_version=opset, dynamo=True, verbose=False,
+                model, (images,), input_names=[INPUT], output_names=[output], opset_version=opset,
+                dynamic_shapes=shapes, dynamo=True, verbose=False,
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"PyTorch cannot translate the network: {_first_line(error)}") from error
@@ -70,36 +123,7 @@ def translate(
     # The exporter notes for every operator the lines of source that it stems from: a third of a
     # small file, with the paths of this machine.
     ClearMetadataAndDocStringPass()(program.model)
-    program.model.metadata_props.update(notes)
-    unpools = any(
-        node.op_type == "MaxPool" and any(output.uses() for output in node.outputs[1:])
-        for node in program.model.graph
-    )
-    return Translation(program.model_proto.SerializeToString(), unpools)
-
-
-def run_onnx(content: bytes, images: Tensor) -> Tensor:
-    """Compute the logits in onnxruntime on the CPU, with as many threads as PyTorch uses.
-
-    Args:
-        content: From `translate`.
-        images: Of the shape and dtype that were translated.
-
-    Returns:
-        (N, num_classes, H, W).
-
-    Raises:
-        ExportError: onnxruntime does not take the file.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
-    except Exception as error:  # onnxruntime's exceptions have no base of their own
-        raise ExportError(f"onnxruntime cannot run the export: {_first_line(error)}") from error
+    return program.model_proto
 
 
 def _first_line(error: Exception) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from models.normalization import Normalization
 from models.pretrained.loading import NAMINGS, load_pretrained
-from models.pretrained.sources import SOURCES, Normalization, PretrainedSource, merge_classes
+from models.pretrained.sources import SOURCES, PretrainedSource, merge_classes
 
 __all__ = [
     "NAMINGS",

@@ -1,18 +1,18 @@
-"""Runs of a network, timed until their median is known well enough, alone or in turns."""
+"""Runs of a network, timed until their median is known well enough, alone or in turns.
+
+This file needs NumPy alone, so that it can run on a device that has no PyTorch.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from models.timing.median_interval import compute_median_interval
 
@@ -73,6 +73,65 @@ class Turn(NamedTuple):
         run has its share and a short one all or nothing.
         """
         return fmean(self.times) / self.reference_ms
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """What timed runs came to; see `models.latency.Latency`.
+
+    Attributes:
+        median_ms: Of one run, beside a reference at the speed at which that takes `nominal_ms`.
+        p95_ms: 95th percentile, likewise.
+        interval_ms: Confidence interval of the median, likewise.
+        is_precise: Whether the interval lies within the margin asked for.
+        num_runs: Timed runs, without the warm-up.
+        raw_ms: Median over the runs as the clock showed them.
+        reference_ms: Latency of the reference meanwhile; None without one.
+    """
+
+    median_ms: float
+    p95_ms: float
+    interval_ms: tuple[float, float]
+    is_precise: bool
+    num_runs: int
+    raw_ms: float
+    reference_ms: float | None
+
+
+def time_runs(
+    run: Run,
+    precision: Precision,
+    run_reference: Run | None = None,
+    nominal_ms: float | None = None,
+) -> Timing:
+    """Warm up and time a network, in turns with the reference if there is one.
+
+    Args:
+        run: Times the network.
+        precision: When to stop.
+        run_reference: Times the reference.
+        nominal_ms: Latency of the reference at the speed that latencies are stated at.
+    """
+    if run_reference is None or nominal_ms is None:
+        warm_up(run, precision.max_seconds)
+        times, is_precise = repeat(run, precision)
+        turns, nominal_ms = [Turn([time], 1.0) for time in times], 1.0
+    else:
+        warm_up(lambda: run_reference() + run(), precision.max_seconds)
+        turns, is_precise = take_turns(run, run_reference, precision)
+    ratios = [turn.ratio for turn in turns]
+    low, high = compute_median_interval(ratios, precision.confidence)
+    stated = [nominal_ms * time / turn.reference_ms for turn in turns for time in turn.times]
+    reference_ms = float(np.median([turn.reference_ms for turn in turns]))
+    return Timing(
+        median_ms=nominal_ms * float(np.median(ratios)),
+        p95_ms=float(np.percentile(stated, 95)),
+        interval_ms=(nominal_ms * low, nominal_ms * high),
+        is_precise=is_precise,
+        num_runs=len(stated),
+        raw_ms=float(np.median([time for turn in turns for time in turn.times])),
+        reference_ms=None if run_reference is None else reference_ms,
+    )
 
 
 def repeat(run: Run, precision: Precision) -> tuple[list[float], bool]:
@@ -139,25 +198,6 @@ def warm_up(run: Run, max_seconds: float, num_runs: int = 10) -> None:
             return
 
 
-def make_run(model: nn.Module, images: Tensor) -> Run:
-    """Make what times a forward pass, on the device of the images."""
-    timer = _time_on_cuda if images.device.type == "cuda" else _time_on_clock
-    return lambda: timer(model, images)
-
-
-@contextmanager
-def quiet(num_threads: int | None) -> Iterator[None]:
-    """Set threads and cuDNN's autotuning for a measurement, and set them back."""
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    try:
-        torch.set_num_threads(threads if num_threads is None else num_threads)
-        torch.backends.cudnn.benchmark = True
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-
-
 def _fill(run: Run, seconds: float) -> list[float]:
     """Run as often as it takes to fill the time, at least once; times in ms."""
     times: list[float] = []
@@ -166,19 +206,3 @@ def _fill(run: Run, seconds: float) -> list[float]:
         times.append(run())
         left -= times[-1]
     return times
-
-
-def _time_on_clock(model: nn.Module, images: Tensor) -> float:
-    start = time.perf_counter_ns()
-    model(images)
-    return (time.perf_counter_ns() - start) / 1e6
-
-
-def _time_on_cuda(model: nn.Module, images: Tensor) -> float:
-    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    start.record()
-    model(images)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))

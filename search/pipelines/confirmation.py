@@ -17,7 +17,6 @@ from search.run_files.retrainings import (
     write_retrainings,
 )
 from search.run_files.stage_use import PipelineStages
-from trainables.chain import build_chain
 from trainables.pipeline import StageResult
 from trainables.stages import STAGES
 
@@ -104,9 +103,8 @@ class Confirmation:
         node = f"{RETRAINED} {number} seed {seed}"
         self._started = self._started or time.monotonic()
         self._running[node] = key
-        stages = self._study.config.pipeline.chain
-        chain = build_chain(stages, self._study.records[number].settings)
-        accurate = [i for i, stage in enumerate(stages) if "miou" in STAGES[stage].reveals]
+        chain = self._study.get_chain(number)
+        accurate = [i for i, step in enumerate(chain) if "miou" in STAGES[step.stage].reveals]
         chain = chain[: accurate[-1] + 1]
         return Task(node, chain, f"confirm {number} seed {seed}", fine_tuning_seed=seed)
 

@@ -133,7 +133,9 @@ class StageTree:
         self._queue: list[tuple[float, int, str]] = []  # minus depth, age, node
         self._ending: dict[int | str, None] = {}
         self.trained: set[Prefix] = set()
-        self._teacher = _name_node(next(iter(baselines.values()))[:1])
+        roots = [chain[:1] for chain in baselines.values()]
+        # A teacher follows nothing and starts no pipeline; without one each student teaches itself.
+        self._teacher = _name_node(roots[0]) if len({r[0].stage for r in roots}) > 1 else ""
         for name, chain in baselines.items():
             self._add(name, chain)
 
@@ -297,11 +299,13 @@ class StageTree:
             if network and network not in reads:
                 reads.append(network)
             if STAGES[step.stage].needs_teacher(step.settings):
-                reads.append(self._teacher)
-                helpers[self._teacher] = None
+                teacher = self._teacher or names[0]
+                reads.append(teacher)
+                helpers |= {teacher: None} if self._teacher else {}
             for share in shares:
                 node = _name_node(chain[: index + 1], share)
-                self._grow(node, number, chain[: index + 1], tuple(reads), share)
+                is_last = bool(pausing) and index == pausing[-1]
+                self._grow(node, number, chain[: index + 1], tuple(reads), share, is_last=is_last)
                 reads = [node, *(name for name in reads if name in helpers)]
                 names.append(node)
                 steps.append(step)
@@ -323,8 +327,12 @@ class StageTree:
         chain: Chain,
         parents: tuple[str, ...],
         share: float,
+        *,
+        is_last: bool,
     ) -> None:
         if node in self._nodes:
+            if not (STAGES[chain[-1].stage].can_pause and is_last):
+                self._nodes[node].is_held = False  # somebody goes on from it
             return
         baseline = "" if isinstance(number, int) else number
         task = Task(node, chain, _describe(number, chain), share, baseline=baseline)
@@ -333,7 +341,7 @@ class StageTree:
             task=task,
             age=len(self._nodes),
             parents=parents,
-            is_held=can_pause and share != self._shares[0],
+            is_held=can_pause and is_last and share != self._shares[0],
         )
         self._paid[node] = number
         for parent in parents:

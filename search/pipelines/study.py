@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.pipelines.accuracy_bound import SIZES, find_dominating
+from search.pipelines.continuation import choose_origin, find_loop, plan_sweeps
 from search.pipelines.journal import BatchingJournal, repair
 from search.proposing.bounded_history import MAX_HISTORY, TrialHistory
 from search.proposing.optuna_internals import begin_trial, end_trial, get_trial_id, read_trial
@@ -34,7 +35,7 @@ from search.proposing.samplers import (
 )
 from search.proposing.shared_prefix import choose_prefix
 from trainables.artifacts.store import is_plain_name
-from trainables.chain import Chain, Prefix, build_chain, flatten_chain
+from trainables.chain import Chain, Prefix, build_chain, declare_all, flatten_chain
 from trainables.pipeline import StageResult
 
 STUDY_NAME = "segfront"
@@ -46,6 +47,7 @@ _OPTUNA_STATES = {
     "failed": TrialState.FAIL,
     "stopped": TrialState.PRUNED,
 }
+CONTINUES = "continues"  # number of the trial whose network a trial goes on from
 EARLIER = "warm_start"  # marks what comes from earlier runs
 StoppedBy = Literal["", "limit", "bound", "rung"]
 """What stopped a pipeline early: a limit of the user's, the bound on its accuracy, or its rung."""
@@ -121,6 +123,7 @@ class TrialRecord:
         stages: Stage name -> folder in the store.
         seconds: Stage name -> seconds that this trial paid for.
         network: Folder of its finished network in the store.
+        continues: Number of the trial whose network it goes on from; None: it begins at the root.
         started_at: ISO 8601, UTC.
         finished_at: ISO 8601, UTC; empty while running.
         elapsed_hours: Working time of the study until it ended; None while running.
@@ -135,6 +138,7 @@ class TrialRecord:
     stages: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     network: str = ""
+    continues: int | None = None
     started_at: str = ""
     finished_at: str = ""
     elapsed_hours: float | None = None
@@ -181,6 +185,7 @@ class PipelineStudy:
             self._study.set_metric_names(list(config.objectives))
         self._stages = config.pipeline.chain
         self._distributions = config.space.distributions(self._stages)
+        self._loop = find_loop(self._stages) if config.continuation else None
         self._estimates = RungEstimates(config.rungs, config.objectives)
         self._history = TrialHistory(len(config.objectives))
         self._trials: dict[int, Trial] = {}
@@ -291,18 +296,55 @@ class PipelineStudy:
         )
         trial = self._begin_trial()
         self._history.note(read_trial(self._study, get_trial_id(trial)))
-        settings = self.config.space.suggest(
-            self._stages, lambda name, distribution: _suggest(trial, name, distribution)
-        )
+        settings, continues = self._choose_settings(trial)
         self._trials[trial.number] = trial
         self.records[trial.number] = TrialRecord(
             number=trial.number,
             state="running",
             settings=settings,
             metrics=trial.user_attrs.get("metrics", {}),
+            continues=continues,
             started_at=_format_time(trial.datetime_start),
         )
-        return Proposal(trial.number, build_chain(self._stages, settings))
+        return Proposal(trial.number, self.get_chain(trial.number))
+
+    def _choose_settings(self, trial: Trial) -> tuple[dict[str, Any], int | None]:
+        """Suggest what a pipeline chooses; what it inherits from another one is not suggested."""
+        space, loop = self.config.space, self._loop
+
+        def suggest(name: str, distribution: BaseDistribution) -> Any:
+            return _suggest(trial, name, distribution)
+
+        if loop is None:
+            return space.suggest(self._stages, suggest), None
+        own = space.suggest(loop.stages, suggest)
+        if CONTINUES in trial.user_attrs:
+            continues: int | None = trial.user_attrs[CONTINUES]
+        else:
+            continues = choose_origin(loop, own, self.records)
+            trial.set_user_attr(CONTINUES, continues)
+        if continues is None:
+            return {**space.suggest(loop.head, suggest), **own}, None
+        return self._inherit(continues) | own, continues
+
+    def _inherit(self, number: int) -> dict[str, Any]:
+        """What a pipeline has chosen for the stages that those that go on from it do not repeat."""
+        head = declare_all(self._loop.head if self._loop else ())
+        chosen = self.records[number].settings
+        return {name: value for name, value in chosen.items() if name in head}
+
+    def get_chain(self, number: int) -> Chain:
+        """All steps of a pipeline, from the root on.
+
+        Args:
+            number: Of a trial that was handed out.
+        """
+        record = self.records[number]
+        if record.continues is None or self._loop is None:
+            return build_chain(self._stages, record.settings)
+        own = declare_all(self._loop.stages)
+        chosen = {name: value for name, value in record.settings.items() if name in own}
+        return (*self.get_chain(record.continues), *build_chain(self._loop.stages, chosen))
 
     def _begin_trial(self) -> Trial:
         """One that a dead driver left, else one that was enqueued, else a new one."""
@@ -445,18 +487,31 @@ class PipelineStudy:
                 trial.set_constraint(name, value)
 
     def _enqueue_first_points(self) -> None:
+        """Let the study begin with chains along the pruning ratios, and with the given points."""
+        planned = self._plan_first()[: self.config.num_pipelines]
         trials = self._study.get_trials(deepcopy=False)
-        waiting = [
-            t.system_attrs.get("fixed_params") for t in trials if EARLIER not in t.user_attrs
-        ]
+        own = [trial.number for trial in trials if EARLIER not in trial.user_attrs]
+        numbers = [*own, *range(len(trials), len(trials) + len(planned))]
+        for point, previous in planned[len(own) :]:  # a killed driver may have begun
+            params = self._select_searched(point)
+            self._enqueue(params, {CONTINUES: None if previous is None else numbers[previous]})
+
+    def _plan_first(self) -> list[tuple[dict[str, Any], int | None]]:
+        """What the first pipelines choose, each with the index of the one that it goes on from."""
         points = [
             flatten_chain(build_chain(self._stages, point)) for point in self.config.first_points
         ]
-        inside = [point for point in points if self.config.space.contains(point)]
-        for point in inside[: self.config.num_pipelines]:
-            params = self._select_searched(point)
-            if params not in waiting:  # a killed driver's
-                self._enqueue(params)
+        points = [point for point in points if self.config.space.contains(point)]
+        planned: list[tuple[dict[str, Any], int | None]] = []
+        if self._loop is not None and self.config.begin_with_sweeps:
+            first = points.pop(0) if points else self.config.space.complete(self._stages, {})
+            sweeps = plan_sweeps(self._loop, self.config.space, first, self.config.num_pipelines)
+            own = declare_all(self._loop.stages)
+            for sweep in sweeps:
+                for index, point in enumerate(sweep):
+                    inherits = {n: v for n, v in point.items() if n in own} if index else point
+                    planned.append((inherits, len(planned) - 1 if index else None))
+        return [*planned, *((point, None) for point in points)]
 
     def _select_searched(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that are searched, of those that a pipeline chooses."""
@@ -484,8 +539,8 @@ class PipelineStudy:
         if prefix:
             self._enqueue(prefix)
 
-    def _enqueue(self, params: dict[str, Any]) -> None:
-        self._study.enqueue_trial(params)
+    def _enqueue(self, params: dict[str, Any], attributes: dict[str, Any] | None = None) -> None:
+        self._study.enqueue_trial(params, user_attrs=attributes)
         self._num_enqueued += 1
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
@@ -505,10 +560,15 @@ class PipelineStudy:
                     f"{JOURNAL_FILE}: stage {stage!r} of trial {trial.number} is {name!r}, not the "
                     "name of a folder in stages/"
                 )
+        continues = attributes.get(CONTINUES)
+        settings = self.config.space.complete(self._stages, trial.params)
+        if continues is not None:
+            settings |= self._inherit(continues)
         return TrialRecord(
             number=trial.number,
             state=state,
-            settings=self.config.space.complete(self._stages, trial.params),
+            settings=settings,
+            continues=continues,
             started_at=_format_time(trial.datetime_start),
             **{name: outcome[name] for name in names if name in outcome},
         )

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata as packages
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from models.engines import resolve_engine
 from models.files.atomic_file import write_atomically
 from models.hardware import describe_hardware
 from search.config import StudyConfig
@@ -26,17 +27,28 @@ METADATA_FILE = "metadata.json"
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "ray", "optuna")
 
 
-def write_trials(path: Path, records: Iterable[TrialRecord], objectives: Sequence[str]) -> None:
+def write_trials(
+    path: Path,
+    records: Iterable[TrialRecord],
+    objectives: Sequence[str],
+    kept_out: Mapping[int, str] | None = None,
+) -> None:
     """Write trials.csv, one row per trial, columns in a stable order.
 
     Args:
         path: File to replace.
         records: Trials in any order.
         objectives: Columns that are there even before a trial is complete.
+        kept_out: Why a complete trial is no candidate for the front, by its number.
     """
+    for number, reason in (kept_out or {}).items():
+        records = [
+            replace(record, state="failed", reason=reason) if record.number == number else record
+            for record in records
+        ]
     rows = [_row(record) for record in sorted(records, key=lambda record: record.number)]
     names = dict.fromkeys(name for row in rows for name in row)
-    first = ("trial", "state", "reason", "stopped_by")
+    first = ("trial", "state", "reason", "stopped_by", "continues")
     chosen = tuple(name for name in names if name.startswith("config/"))
     last = ("started_at", "finished_at", "elapsed_hours")
     between = [name for name in names if name not in (*first, *chosen, *last)]
@@ -60,6 +72,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "reason": record.reason,
         "stopped_by": record.stopped_by,
         **{f"config/{name}": value for name, value in record.settings.items()},
+        "continues": "" if record.continues is None else record.continues,
         **record.metrics,
         **{f"stage/{name}": folder for name, folder in record.stages.items()},
         **{f"seconds/{name}": round(value, 3) for name, value in record.seconds.items()},
@@ -130,9 +143,11 @@ def write_metadata(
             for name in config.objectives
         ],
         "dataset": dataset._asdict(),
+        "warnings": list(dataset.warnings),
         "latency": {
             # Every setting: a report refuses runs that differ in one it was not told about.
             **asdict(latency),
+            "engine": resolve_engine(latency.engine, device),
             "device": device,
             "resolution": latency.resolution or dataset.resolution,
         },

@@ -10,6 +10,7 @@ from typing import Any
 
 from search.config import StudyConfig
 from search.pipelines.study import PipelineStudy
+from search.run_files.answer import read_kept_out
 from search.run_files.results import (
     METADATA_FILE,
     TRIALS_FILE,
@@ -87,4 +88,5 @@ class ResultsWriter:
     def write_trials(self) -> None:
         """Write trials.csv."""
         records = self._study.records.values()
-        write_trials(self._folder / TRIALS_FILE, records, self.config.objectives)
+        kept_out = read_kept_out(self._folder)
+        write_trials(self._folder / TRIALS_FILE, records, self.config.objectives, kept_out)

@@ -28,6 +28,11 @@ def keep_front(study: PipelineStudy, run_dir: Path, remote: RemoteStages | None)
     complete = [record for record in study.records.values() if record.state == "complete"]
     mask = front_and_equals([record.metrics for record in complete], study.config.objectives)
     front = {record.number for record, member in zip(complete, mask, strict=True) if member}
+    for number in tuple(front):  # and those whose networks they go on from
+        origin = study.records[number].continues
+        while origin is not None:
+            front.add(origin)
+            origin = study.records[origin].continues
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for record in study.records.values():
         names[record.number in front].update(record.stages.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models import MODELS, SegmentationNetwork, create_model, export
 from models.blocks.layers import ConvBNReLU, resize
@@ -126,7 +128,7 @@ def test_pruned_networks_are_exported(name: str, tmp_path: Path):
     check_export(model, tmp_path / "net.onnx", (64, 96))
 
 
-@pytest.mark.parametrize("opset", [18, 23])
+@pytest.mark.parametrize("opset", [11, 13, 17, 20, 23])
 def test_opset_and_batch_are_those_asked_for(tiny: Tiny, opset: int, tmp_path: Path):
     path = tmp_path / "new" / "folder" / "net.onnx"
     exported = export_onnx(tiny, path, image_size=(64, 80), batch_size=3, opset=opset)
@@ -174,7 +176,8 @@ def test_normalization_states_what_is_wrong(change: dict[str, Any], message: str
     [
         ({"image_size": (63, 64)}, r"at least 64, got \(63, 64\)"),
         ({"batch_size": 0}, "at least 1, got 0"),
-        ({"opset": 17}, "18 to 23, got 17"),
+        ({"opset": 10}, "11 to 23, got 10"),
+        ({"source_size": (720, 8)}, r"source_size .* at least 64, got \(720, 8\)"),
         ({"max_error": 0.0}, "above 0, got 0.0"),
         ({"path": "."}, r"not be a folder, got \."),
         ({"model": nn.Identity()}, "must be a SegmentationNetwork, got a Identity"),
@@ -194,8 +197,9 @@ def test_another_result_leaves_the_old_file(
 ):
     path = tmp_path / "net.onnx"
     path.write_bytes(b"old")
-    monkeypatch.setattr(export, "translate", lambda *_: onnx_graph.Translation(b"new", unpools))
-    monkeypatch.setattr(export, "run_onnx", lambda _, images: 1.05 * tiny.eval()(images).detach())
+    translation = onnx_graph.Translation(b"new", unpools)
+    monkeypatch.setattr(export, "translate", lambda *_, **__: translation)
+    monkeypatch.setattr(export, "_run_onnx", lambda _, images: 1.05 * tiny.eval()(images).detach())
     with pytest.raises(ExportError, match=f"error of its logits is 0.05, the limit {limit}"):
         export_onnx(tiny, path, image_size=(64, 64))
     assert path.read_bytes() == b"old"
@@ -216,9 +220,77 @@ def test_logits_that_are_not_finite_are_refused(tiny: Tiny, tmp_path: Path):
         export_onnx(tiny, tmp_path / "net.onnx", image_size=(64, 64))
 
 
-def test_what_onnxruntime_says_of_a_broken_file_is_told():
-    with pytest.raises(ExportError, match=r"onnxruntime cannot run the export: .+"):
-        onnx_graph.run_onnx(b"no graph", torch.zeros(1, 3, 64, 64))
+def test_what_onnxruntime_says_of_a_broken_file_is_told(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    broken = onnx_graph.Translation(b"no graph", False)
+    monkeypatch.setattr(export, "translate", lambda *_, **__: broken)
+    with pytest.raises(ExportError, match=r"does not run: onnxruntime cannot load the file: .+"):
+        export_onnx(tiny, tmp_path / "net.onnx", image_size=(64, 64))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [11, 17, 23])
+def test_a_dynamic_batch_takes_any_number_of_images(tiny: Tiny, opset: int, tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    export_onnx(tiny, path, image_size=(64, 80), dynamic_batch=True, opset=opset)
+    for number in (1, 2, 5):
+        images = torch.randn(number, 3, 64, 80)
+        torch.testing.assert_close(run_file(path, images), tiny.eval()(images).detach())
+
+
+def test_a_file_resizes_and_decides_by_itself(tiny: Tiny, tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    normalization = Normalization(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    exported = export_onnx(
+        tiny, path, image_size=(64, 80), source_size=(100, 150), normalization=normalization,
+        argmax=True, opset=13,
+    )  # fmt: skip
+    assert exported.input_shape == (1, 3, 100, 150)
+    assert exported.output_shape == (1, 100, 150)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 100, 150), np.uint8))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (classes,) = session.run(["classes"], {"images": images.numpy()})
+    small = F.interpolate(normalize(images), (64, 80), mode="bilinear")
+    with torch.no_grad():
+        logits = F.interpolate(tiny.eval()(small), (100, 150), mode="bilinear")
+    assert classes.dtype == np.uint8
+    assert np.mean(classes == logits.argmax(1).numpy()) > 0.999
+
+
+@pytest.fixture
+def run_dir(checkpoint: Path, tmp_path: Path) -> Path:
+    """A run of two trials, of which the first was distilled, the second stopped before."""
+    folder = tmp_path / "run"
+    (folder / "stages").mkdir(parents=True)
+    (folder / "stages" / "distilled-a").symlink_to(checkpoint.parent)
+    (folder / "trials.csv").write_text(
+        "trial,state,stage/dense,stage/distilled,network\n"
+        "4,complete,dense-a,distilled-a,distilled-a\n5,pruned,dense-a,,\n"
+    )
+    latency = {"resolution": [64, 96], "device": "cpu", "dtype": "float32", "num_threads": 1}
+    (folder / "metadata.json").write_text(json.dumps({"latency": latency}))
+    return folder
+
+
+def test_the_command_exports_a_trial(run_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([str(run_dir), "--trial", "4"]) == 0
+    path = run_dir / "deploy" / "4" / "model.onnx"
+    names = sorted(file.name for file in path.parent.iterdir())
+    assert names == ["model.json", "model.onnx", "predict.py"]
+    assert f"{path}: " in capsys.readouterr().out
+    assert run_file(path, torch.zeros(1, 3, 64, 96, dtype=torch.uint8)).shape == (1, 5, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [("7", "has no trial 7; it has 4, 5"), ("5", "trial 5 (state pruned) has no network")],
+)
+def test_a_trial_without_a_network_is_named(
+    run_dir: Path, trial: str, message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main([str(run_dir), "--trial", trial]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_exports_a_stage(
@@ -242,9 +314,11 @@ def test_the_command_exports_a_stage(
         (["nowhere"], "nowhere is no file"),
         (["text"], "text is not a whole safetensors file"),
         (["good", "--image-size", "63", "64"], "at least 64, got (63, 64)"),
-        (["good", "--opset", "9"], "18 to 23, got 9"),
+        (["good", "--opset", "9"], "11 to 23, got 9"),
         (["good", "--output", "."], "not be a folder, got ."),
         (["bare", "--normalize"], "the checkpoint states no normalisation"),
+        (["good", "--image-size", "0", "0"], "--output and --image-size are needed"),
+        ([".", "--trial", "4"], "is no folder of a run: it has no trials.csv"),
     ],
 )
 def test_the_command_says_what_is_wrong(
@@ -261,13 +335,3 @@ def test_the_command_says_what_is_wrong(
     assert output.err.startswith("error: ")
     assert message in output.err
     assert not Path("net.onnx").exists()
-
-
-def test_missing_packages_are_named(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-):  # fmt: skip
-    monkeypatch.setattr(onnx_graph, "find_spec", lambda name: None if name == "onnxscript" else 1)
-    flags = ["--output", str(tmp_path / "net.onnx"), "--image-size", "64", "64"]
-    assert main([str(checkpoint), *flags]) == 2
-    assert "needs onnxscript: pip install -e '.[deploy]'" in capsys.readouterr().err

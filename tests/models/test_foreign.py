@@ -227,7 +227,7 @@ import sys, torch
 from models.checkpoint import load_checkpoint
 model = load_checkpoint(sys.argv[1], factory=sys.argv[2] or None)
 images = torch.linspace(-1, 1, 3 * 64 * 65).reshape(1, 3, 64, 65)
-print(repr(float(model(images).double().sum())))
+print(model(images).detach().double().sum().item())
 """
 
 
@@ -244,7 +244,8 @@ def test_a_network_in_a_file_loads_in_another_process(my_file: Path, tmp_path: P
     prune(model, IMAGE, 0.5)
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, model)
-    expected = float(model(torch.linspace(-1, 1, 3 * 64 * 65).reshape(1, 3, 64, 65)).double().sum())
+    images = torch.linspace(-1, 1, 3 * 64 * 65).reshape(1, 3, 64, 65)
+    expected = model(images).detach().double().sum().item()
 
     def load(given: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -278,9 +279,7 @@ def test_the_hash_of_a_network_is_that_of_all_its_code(my_file: Path):
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [
-        ("smp:Unet", {"encoder_name": "resnet18", "decoder_channels": [64, 32, 32, 16, 16]}),
         ("smp:unet", {"encoder_name": "tu-mobilenetv3_small_050"}),
-        ("smp:FPN", {"encoder_name": "mobilenet_v2"}),
         ("torchvision:lraspp_mobilenet_v3_large", {}),
     ],
     ids=str,
@@ -291,7 +290,7 @@ def test_networks_of_libraries_are_pruned_saved_and_loaded(
     model = create_model(name, num_classes=5, **kwargs)
     record = prune(model, IMAGE, 0.5)
     assert record.num_params_after < 0.3 * record.num_params_before
-    assert not record.unprunable
+    assert record.unprunable == {}
     save_checkpoint(tmp_path / "a.safetensors", model)
     loaded = load_checkpoint(tmp_path / "a.safetensors")
     images = torch.randn(1, 3, 72, 100)

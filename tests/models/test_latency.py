@@ -78,8 +78,8 @@ def test_nothing_is_left_changed():
     ("arguments", "message"),
     [
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16; got 'int8'"),
-        ({"batch_size": 0}, "batch_size and num_threads"),
-        ({"num_threads": 0}, "num_threads"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
         ({"confidence": 1.0}, r"confidence must be in \(0, 1\)"),
         ({"relative_margin": 0}, "relative_margin above 0"),
         ({"min_runs": 10, "max_runs": 5}, "min_runs <= max_runs"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
+from models.engines import pytorch
 from models.latency import Latency, Reference, measure_latency
 from models.timing import timed_runs
 
@@ -66,6 +67,7 @@ def measure(
 ) -> Latency:
     machine = Machine(speed)
     monkeypatch.setattr(timed_runs, "time", machine)
+    monkeypatch.setattr(pytorch, "time", machine)
     reference = Reference(Network(machine, REFERENCE_MS), REFERENCE_MS)
     network = Network(machine, cost_ms)
     return measure_latency(network, (3, 4, 4), reference=reference, max_seconds=20.0, **options)

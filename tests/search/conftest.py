@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def config() -> StudyConfig:
-    return replace(quickstart(), num_pipelines=8, first_points=())
+    return replace(quickstart(), num_pipelines=8, first_points=(), continuation=False)
 
 
 @pytest.fixture(scope="session")

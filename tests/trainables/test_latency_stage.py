@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 
@@ -28,12 +30,19 @@ def machine(monkeypatch):
     class Machine:
         slowness = 1.0
 
-        def make_run(self, model, images):
+        def open_session(self, engine, model, input_shape, settings):
             cost_ms = sum(p.numel() for p in model.parameters()) / 1e3
-            return lambda: cost_ms * self.slowness
+            return Timed(lambda: cost_ms * self.slowness)
+
+    class Timed(NamedTuple):
+        run: Callable[[], float]
+        image_dtype: str = "uint8"
+
+        def make_run(self, images):
+            return self.run
 
     machine = Machine()
-    monkeypatch.setattr(latency, "make_run", machine.make_run)
+    monkeypatch.setattr(latency, "open_session", machine.open_session)
     return machine
 
 

@@ -8,7 +8,6 @@ import torch
 from models.checkpoint import load_checkpoint, read_metadata
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import flatten_chain, make_chain
-from trainables.distillers import DISTILLERS
 from trainables.pipeline import (
     build_baselines,
     build_stages,
@@ -184,12 +183,35 @@ def test_the_path_of_the_data_and_the_teachers_name_do_not_count(tiny_config, tm
     assert teacher_of(tiny_config).key != dense_of(tiny_config).key
 
 
-@pytest.mark.parametrize("name", DISTILLERS)
-def test_every_distiller_trains_a_student(tiny_config, context, store, name):
+@pytest.mark.parametrize("name", ["none", "kd", "dkd+cwd_features"])
+def test_distillers_of_each_kind_train_a_student(tiny_config, context, store, name):
     settings = make_chain(distiller=name)
     result = run_pipeline(tiny_config, settings, store, context)
     assert 0 <= result.metrics["miou"] <= 1
     assert (store.find("teacher", teacher_of(tiny_config).key) is None) == (name == "none")
+
+
+def test_frame_pairs_teach_and_consistency_is_measured(tiny_config, context, store):
+    config = replace(tiny_config, data=replace(tiny_config.data, name="synthetic_drives"))
+    chain = make_chain((*config.chain, "consistency"), distiller="multi_level", low_weight=2.0)
+    result = run_pipeline(config, chain, store, context)
+    assert 0 <= result.metrics["consistency"] <= 1
+    assert 0 <= result.metrics["miou"] <= 1
+    with pytest.raises(ValueError, match="no neighbouring frames"):
+        run_pipeline(tiny_config, make_chain(distiller="consistency"), store, context)
+    still = make_chain((*config.chain, "consistency"), distiller="none")
+    with pytest.raises(ValueError, match=r"consistency needs neighbouring frames in synthetic"):
+        run_pipeline(tiny_config, still, store, context)
+
+
+def test_a_distiller_on_features_asks_the_teacher_at_every_step(tiny_config):
+    def teach(name, source):
+        logits = replace(tiny_config.teacher_logits, source=source)
+        config = replace(tiny_config, teacher_logits=logits)
+        return stages_of(config, make_chain(distiller=name))["distilled"].key
+
+    assert teach("cwd", "cached") == teach("cwd", "live")
+    assert teach("cwd_logits", "cached") != teach("cwd_logits", "live")
 
 
 def test_l1_moves_scales_towards_zero_by_lambda(tiny_config):

@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from trainables.data.dataset import IGNORE_INDEX, DataError
-from trainables.data.image_files import (
-    ImagePair,
-    ImagePairDataset,
-    is_image_name,
-    list_images,
-    require_root,
-)
+from trainables.data.image_files import ImagePair, ImagePairDataset
+from trainables.data.image_names import is_image_name, list_images, require_root
 from trainables.data.text_files import read_lines
 
 ROOT_VARIABLE = "SEGFRONT_CAMVID"

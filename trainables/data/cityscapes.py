@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from trainables.data.dataset import IGNORE_INDEX, DataError
-from trainables.data.image_files import ImagePair, ImagePairDataset, require_root
+from trainables.data.image_files import ImagePair, ImagePairDataset
+from trainables.data.image_names import require_root
 
 CITYSCAPES_CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from trainables.data.dataset import DataError
-from trainables.data.image_files import IMAGE_SUFFIXES, is_image_name
+from trainables.data.image_names import IMAGE_SUFFIXES, is_image_name
 
 
 class NamePattern:

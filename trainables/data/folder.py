@@ -10,7 +10,8 @@ from trainables.data.class_list import ClassList, parse_classes
 from trainables.data.dataset import IGNORE_INDEX, DataError
 from trainables.data.folder_layout import FolderLayout
 from trainables.data.folder_pairs import find_pairs
-from trainables.data.image_files import ImagePairDataset, require_root
+from trainables.data.image_files import ImagePairDataset
+from trainables.data.image_names import require_root
 from trainables.data.text_files import read_lines
 from trainables.data.value_range import ValueRange
 

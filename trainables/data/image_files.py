@@ -41,7 +41,6 @@ from trainables.data.label_table import LabelTable
 from trainables.data.palette import Colour
 from trainables.data.value_range import ValueRange, choose_range, to_uint8
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 READING_VERSION = 2
 """Counts changes of the decoding that give other samples for the same files."""
 _RANGE_LOCK = threading.Lock()
@@ -316,43 +315,6 @@ def read_mask(path: Path) -> npt.NDArray[np.integer]:
     """
     content, _ = read_file(path)
     return decode_mask(content, path, by_colour=False).values
-
-
-def list_images(folder: Path, *, hint: str = "") -> list[Path]:
-    """Image files of a folder, sorted by name; hidden files are left out.
-
-    Raises:
-        DataError: The folder is missing or holds no image.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: folder is missing{hint}")
-    paths = sorted(path for path in folder.iterdir() if is_image_name(path.name))
-    if not paths:
-        raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
-    return paths
-
-
-def is_image_name(name: str) -> bool:
-    """True for the name of an image file that is not hidden, as those of macOS (._x.jpg) are."""
-    return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-
-
-def require_root(name: str, root: str | Path | None, *, advice: str = "") -> Path:
-    """The data set's folder as a path.
-
-    Raises:
-        DataError: None was given, or it is not there; says how to name one.
-    """
-    if root is None:
-        raise DataError(
-            f"data set {name!r} needs its folder: give --data-root PATH (got none){advice}"
-        )
-    path = Path(root).expanduser()
-    if not path.is_dir():
-        raise DataError(
-            f"{path}: folder of data set {name!r} is missing: give another --data-root PATH{advice}"
-        )
-    return path
 
 
 def _spell(shape: tuple[int, ...]) -> str:

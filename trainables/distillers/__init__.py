@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 DISTILLERS: dict[str, Distiller] = {
-    "none": LabelsOnly(),
-    "kd": KD(),
     "dkd": DKD(),
+    "kd": KD(),
+    "none": LabelsOnly(),
     "dkd_share": DKDShare(),
     "cwd": CWD(),
     "cwd_logits": LogitCWD(),

@@ -27,7 +27,7 @@ class KDSettings:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must lie within 0..1 for plain kd, got {self.alpha}")
+            raise ValueError(f"alpha must lie in 0..1 for plain kd, got {self.alpha}")
 
 
 class KD(Distiller):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
 from trainables.context import StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
@@ -21,6 +23,8 @@ def evaluate(
     context: StageContext,
     *,
     precision: Precision = "auto",
+    indices: Sequence[int] | None = None,
+    see: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> ConfusionMatrix:
     """Compare predictions with labels at the full size of every image, one image at a time.
 
@@ -29,6 +33,9 @@ def evaluate(
         dataset: Images and labels.
         context: Device, threads and lock.
         precision: As in training.
+        indices: Which images; default: all.
+        see: Called with the index of each image, its (H, W) int64 prediction and its (H, W) uint8
+            labels.
 
     Returns:
         Confusion matrix over all pixels that are not ignored.
@@ -37,11 +44,14 @@ def evaluate(
     place(model, device).eval()
     normalization = normalization_of(model)
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
-    loader = DataLoader(dataset, batch_size=1, num_workers=context.num_workers)
+    chosen = range(len(dataset)) if indices is None else indices
+    loader = DataLoader(Subset(dataset, chosen), batch_size=1, num_workers=context.num_workers)
     for index, (images, target) in enumerate(loader):
-        note_progress(f"image {index + 1} of {len(dataset)} of the evaluation")
+        note_progress(f"image {index + 1} of {len(chosen)} of the evaluation")
         with context.device_lock.shared(), autocast(precision, device):
             logits = model(normalize(images.to(device), normalization))
             prediction = logits.argmax(dim=1).cpu()  # when it is done
         matrix.update(prediction, target)
+        if see is not None:
+            see(chosen[index], prediction[0], target[0])
     return matrix

@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainables.context import StageContext
-from trainables.data import SegmentationDataset, normalization_of, normalize
-from trainables.learning.training import autocast, place
+from trainables.data import SegmentationDataset
+from trainables.learning.evaluation import evaluate
 from trainables.metrics import ConfusionMatrix
-from trainables.process.watchdog import note_progress
 
 UInt8Array = NDArray[np.uint8]
-
-
-@torch.inference_mode()
-def predict_images(
-    network: nn.Module, dataset: SegmentationDataset, indices: Sequence[int], context: StageContext
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Predict the classes of single images at their full size.
-
-    Args:
-        network: Moved to `context.device`, left in eval mode.
-        dataset: Images and labels.
-        indices: Which of them.
-        context: Device, threads and lock.
-
-    Yields:
-        Index, (H, W) int64 predicted classes and (H, W) uint8 labels.
-    """
-    device = torch.device(context.device)
-    place(network, device).eval()
-    normalization = normalization_of(network)
-    for count, index in enumerate(indices, start=1):
-        note_progress(f"image {count} of {len(indices)} of the pictures")
-        image, target = dataset[index]
-        with context.threads(), context.device_lock.shared(), autocast("auto", device):
-            logits = network(normalize(image[None].to(device), normalization))
-            prediction = logits.argmax(dim=1)[0].cpu()
-        yield index, prediction, target
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,18 +53,20 @@ class ImageScores:
             context: Device, threads and lock.
             compare: Whether it counts where networks are compared with each other.
         """
-        total = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
-        self.miou[key], self.wrong[key], self.matrices[key] = {}, {}, total
-        for index, prediction, target in predict_images(network, dataset, indices, context):
+        self.miou[key], self.wrong[key] = {}, {}
+
+        def see(index: int, prediction: Tensor, target: Tensor) -> None:
             matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
             matrix.update(prediction, target)
-            total.merge(matrix)
             if int(matrix.counts.sum()) == 0:
-                continue  # nothing in it is labelled
+                return  # nothing in it is labelled
             self.miou[key][index] = matrix.miou
             self.wrong[key][index] = 1.0 - matrix.pixel_accuracy
             if compare:
-                self._compare(index, prediction.numpy().astype(np.uint8), target.numpy() != 255)
+                valid = target.numpy() != dataset.ignore_index
+                self._compare(index, prediction.numpy().astype(np.uint8), valid)
+
+        self.matrices[key] = evaluate(network, dataset, context, indices=indices, see=see)
 
     def measure_disagreement(self, index: int) -> float:
         """Share of an image's labelled pixels for which the compared networks do not all agree."""

@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from models.checkpoint import CheckpointError, load_checkpoint
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset
+from trainables.learning.evaluation import evaluate
 from trainables.predicting.class_colors import IGNORED, Color, get_class_colors
-from trainables.predicting.evaluations import ImageScores, choose_images, predict_images
+from trainables.predicting.evaluations import ImageScores, choose_images
 from trainables.predicting.run_networks import RunNetwork
 
 FOLDER = "pictures"
@@ -165,9 +167,12 @@ def _write_images(
         }
     for network in networks:
         model = load_checkpoint(network.checkpoint)
-        for index, prediction, _ in predict_images(model, dataset, indices, context):
-            path = folder / entries[index]["predictions"][network.key]
+
+        def save(index: int, prediction: Tensor, target: Tensor, key: str = network.key) -> None:
+            path = folder / entries[index]["predictions"][key]
             _save_mask(path, prediction.numpy(), palette, limits.max_side)
+
+        evaluate(model, dataset, context, indices=indices, see=save)
     for place, index in reversed(list(enumerate(indices))):
         size = sum(path.stat().st_size for path in folder.rglob("*.*") if path.is_file())
         if size <= limits.max_bytes or len(entries) == 1:

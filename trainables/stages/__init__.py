@@ -10,6 +10,7 @@ from trainables.stages.dense import DenseStage
 from trainables.stages.distilled import DistilledStage
 from trainables.stages.latency import LatencyStage
 from trainables.stages.pruned import PrunedStage
+from trainables.stages.quantised import QuantisedStage
 from trainables.stages.sparse import SparseStage
 from trainables.stages.stage import NetworkStage, Stage, StageInputs
 from trainables.stages.teacher import TeacherStage
@@ -24,6 +25,7 @@ STAGES: dict[str, type[Stage]] = {
         LatencyStage,
         DistilledStage,
         ConsistencyStage,
+        QuantisedStage,
     )
 }
 

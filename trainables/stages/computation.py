@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from trainables.artifacts.store import Artifact, ArtifactStore, content_key
 from trainables.context import StageContext
+from trainables.data import DataError
 from trainables.learning.training_state import TrainingStateError
 
 T = TypeVar("T")
@@ -71,6 +72,9 @@ class Computation(ABC):
     @functools.cached_property
     def key(self) -> str:
         """Hash of the content, the parents' keys and the version."""
+        return self._find_key()
+
+    def _find_key(self) -> str:
         parents = {role: parent.key for role, parent in self.parents.items()}
         return content_key([self.name, self.version, self.content(), parents])
 
@@ -82,6 +86,7 @@ class Computation(ABC):
             context: Machine, folders and progress report.
 
         Raises:
+            DataError: A file that the work is made of changed meanwhile.
             Exception: Whatever the work raises.
         """
         key = self.key
@@ -89,11 +94,17 @@ class Computation(ABC):
         if found is not None:
             return found
         parents = {role: parent.obtain(store, context) for role, parent in self.parents.items()}
-        return self._starting_anew(
-            store,
-            key,
-            lambda: store.obtain(self.name, key, lambda path: self.compute(path, parents, context)),
-        )
+
+        def work(path: Path) -> dict[str, Any]:
+            result = self.compute(path, parents, context)
+            if self._find_key() != key:  # else the artefact would stand for what it was not made of
+                raise DataError(
+                    f"data or weights of stage {self.name} changed while it ran; start again with "
+                    "them as they are now"
+                )
+            return result
+
+        return self._starting_anew(store, key, lambda: store.obtain(self.name, key, work))
 
     def advance(self, store: ArtifactStore, context: StageContext, share: float) -> dict[str, Any]:
         """Work up to a share of the whole and leave it unfinished there, or find what came of that.

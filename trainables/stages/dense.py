@@ -14,6 +14,7 @@ from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
 from trainables.ranges import setting
+from trainables.stages.given import GivenStage
 from trainables.stages.learning import Learning, make_learning
 from trainables.stages.stage import NetworkStage, StageInputs
 
@@ -52,10 +53,13 @@ class DenseStage(NetworkStage):
         self.learning = learning
 
     @classmethod
-    def build(cls, settings: RootSettings, inputs: StageInputs) -> DenseStage:
-        """Build the root of a student's pipelines."""
+    def build(cls, settings: Any, inputs: StageInputs) -> NetworkStage:
+        """Build the root of a student's pipelines: trained here, or as its weights are given."""
         config = inputs.config
-        return cls(config.get_student(settings.student), make_learning(config, config.dense))
+        network = config.get_student(settings.student)
+        if network.weights is not None:
+            return GivenStage(network, config.data)
+        return cls(network, make_learning(config, config.dense))
 
     def content(self) -> dict[str, Any]:
         """Network and learning."""

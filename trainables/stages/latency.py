@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from models.checkpoint import load_checkpoint, read_structure
-from models.hardware import describe_hardware
 from models.latency import Reference
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext
@@ -17,7 +15,7 @@ from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
 from trainables.stages.reference import ReferenceStage
 from trainables.stages.stage import NetworkStage, Stage, StageInputs
-from trainables.stages.timing import measure_alone
+from trainables.stages.timing import describe_measurement, measure_alone
 
 
 class LatencyStage(Stage):
@@ -46,14 +44,9 @@ class LatencyStage(Stage):
         """Find the latency of the network's architecture, or measure it."""
         network = self.network.obtain(store, context)
         context.report(Progress(self.name, 0, 1))
-        images, latency = self.config.data.open("val"), self.config.latency
-        resolution = latency.resolution or images.common_size
-        reference = None
-        if latency.compensate_drift:
-            student = self.config.get_student()
-            reference = ReferenceStage(
-                student, images.num_classes, resolution, latency, context.device
-            )
+        latency = self.config.latency
+        resolution = latency.resolution or self.config.data.open("val").common_size
+        reference = find_reference(self.config, context)
         measurement = ArchitectureLatency(
             network.checkpoint, resolution, latency, context.device, reference
         )
@@ -64,6 +57,16 @@ class LatencyStage(Stage):
         names = ("median_ms", "p95_ms", "raw_ms", "reference_ms")
         found = zip(self.reveals, (result[name] for name in names), strict=True)
         return {name: value for name, value in found if value is not None}
+
+
+def find_reference(config: PipelineConfig, context: StageContext) -> ReferenceStage | None:
+    """The network that latencies of a study are measured in turns with; None on request."""
+    if not config.latency.compensate_drift:
+        return None
+    images, latency = config.data.open("val"), config.latency
+    resolution = latency.resolution or images.common_size
+    student = config.get_student()
+    return ReferenceStage(student, images.num_classes, resolution, latency, context.device)
 
 
 class ArchitectureLatency(Computation):
@@ -78,7 +81,7 @@ class ArchitectureLatency(Computation):
     """
 
     name = "latency"
-    version = 2
+    version = 3
 
     def __init__(
         self,
@@ -96,12 +99,11 @@ class ArchitectureLatency(Computation):
         self.reference = reference
 
     def content(self) -> dict[str, Any]:
-        """Architecture, image size, settings and hardware."""
+        """Architecture, image size, settings, engine and hardware."""
         return {
             "architecture": read_structure(self.checkpoint).key,
-            "config": asdict(self.config),
             "resolution": self.resolution,
-            "hardware": describe_hardware(self.device),
+            **describe_measurement(self.config, self.device),
         }
 
     def compute(

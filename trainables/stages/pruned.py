@@ -70,6 +70,8 @@ class PrunedStage(NetworkStage):
     follows = ("dense", "sparse", "distilled")
     reveals = ("miou_pruned", "num_params", "macs")
     changes_structure = True
+    rising_setting = "pruning_ratio"
+    kept_settings = ("scope", "round_to")
 
     def __init__(
         self,
@@ -132,6 +134,7 @@ class PrunedStage(NetworkStage):
             "macs": cost.macs,
             "num_params_unpruned": unpruned.num_params,
             "macs_unpruned": unpruned.macs,
+            "warnings": describe_unprunable(record.unprunable),
             "seconds": time.monotonic() - started,
         }
 
@@ -142,3 +145,17 @@ class PrunedStage(NetworkStage):
             "num_params": result["num_params"],
             "macs": result["macs"],
         }
+
+
+def describe_unprunable(layers: Mapping[str, str]) -> list[str]:
+    """Say which layers were left whole, one sentence for each reason.
+
+    Args:
+        layers: Reason by name of the layer.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in layers.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"pruning left {', '.join(names)} whole: {reason}" for reason, names in by_reason.items()
+    ]

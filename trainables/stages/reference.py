@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from models.hardware import describe_hardware
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import LatencyConfig
 from trainables.stages.computation import Computation
-from trainables.stages.timing import measure_alone
+from trainables.stages.timing import describe_measurement, measure_alone
 
 
 class ReferenceStage(Computation):
@@ -38,6 +37,7 @@ class ReferenceStage(Computation):
     """
 
     name = "reference"
+    version = 2
 
     def __init__(
         self,
@@ -55,12 +55,14 @@ class ReferenceStage(Computation):
         self.device = device
 
     def content(self) -> dict[str, Any]:
-        """Architecture, image size, settings and the name of the device."""
-        hardware = describe_hardware(self.device)
+        """Architecture, image size, settings, engine and the name of the device."""
+        measurement = describe_measurement(self.config, self.device)
+        hardware = measurement["hardware"]
         return {
             "network": self.network.content(),
             "num_classes": self.num_classes,
-            "config": asdict(self.config),
+            "config": measurement["config"],
+            "engine": measurement["engine"],
             "resolution": self.resolution,
             "device": hardware.get("gpu", hardware["cpu"]),
         }

@@ -59,6 +59,9 @@ class Stage(ABC):
         trains: Whether it trains, so that sharing it saves much.
         can_pause: Whether it can pause at a share of its work (`advance`).
         is_exclusive: Whether it needs its device to itself, so that only one runs at a time.
+        rising_setting: Setting that must be higher each time the stage is applied to a network that
+            it has been applied to before; "": it cannot be.
+        kept_settings: Settings that stay as they are then.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Stage(ABC):
     trains: ClassVar[bool] = False
     can_pause: ClassVar[bool] = False
     is_exclusive: ClassVar[bool] = False
+    rising_setting: ClassVar[str] = ""
+    kept_settings: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def needs_teacher(cls, settings: Any) -> bool:

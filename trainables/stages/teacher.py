@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from trainables.settings import NoSettings
 from trainables.stages.dense import DenseStage
+from trainables.stages.given import GivenStage
 from trainables.stages.learning import make_learning
-from trainables.stages.stage import StageInputs
+from trainables.stages.stage import NetworkStage, StageInputs
 
 
 class TeacherStage(DenseStage):
@@ -17,7 +18,9 @@ class TeacherStage(DenseStage):
     Settings: ClassVar[type[Any]] = NoSettings
 
     @classmethod
-    def build(cls, settings: Any, inputs: StageInputs) -> TeacherStage:
-        """Build the stage of the study's teacher."""
+    def build(cls, settings: Any, inputs: StageInputs) -> NetworkStage:
+        """Build the stage of the study's teacher: trained here, or as its weights are given."""
         config = inputs.config
+        if config.teacher.weights is not None:
+            return GivenStage(config.teacher, config.data)
         return cls(config.teacher, make_learning(config, config.teacher_training))

@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from models.engines import ENGINES, EngineSettings, resolve_engine
+from models.hardware import describe_hardware
 from models.latency import Reference, measure_latency
+from models.timing.host import describe_host
 from trainables.context import StageContext
 from trainables.pipeline_config import LatencyConfig
 from trainables.process.watchdog import note_progress
 
 
+def describe_measurement(config: LatencyConfig, device: str) -> dict[str, Any]:
+    """What a latency depends on besides the network and the size of the images, for keys.
+
+    Returns:
+        `config`, `engine` (`models.engines.Engine.describe`) and `hardware` of the machine that
+        runs the network.
+
+    Raises:
+        EngineError: The engine is missing or does not suit the device, or the machine that was
+            named cannot be reached.
+    """
+    name = resolve_engine(config.engine, device, config.host)
+    settings = EngineSettings(
+        device=device,
+        dtype=config.dtype,
+        num_threads=config.num_threads,
+        fold_batchnorm=config.fold_batchnorm,
+    )
+    description = {"config": asdict(replace(config, engine="auto"))}
+    if config.host is not None:
+        return {**description, **describe_host(config.host, name, tuple(asdict(settings).items()))}
+    ENGINES[name].check(settings)
+    engine = ENGINES[name].describe(settings)
+    return {**description, "engine": engine, "hardware": describe_hardware(device)}
+
+
 def measure_alone(
-    model: nn.Module,
+    model: nn.Module | Path,
     resolution: tuple[int, int],
     config: LatencyConfig,
     device: str,
@@ -25,7 +56,7 @@ def measure_alone(
     """Wait until no training step runs on the device, then measure.
 
     Args:
-        model: What is measured.
+        model: What is measured: a network, or the file of one.
         resolution: Height and width of the images.
         config: How it is measured.
         device: What it is measured on.
@@ -35,7 +66,9 @@ def measure_alone(
     Returns:
         `models.latency.Latency` as a dict, and "seconds" of work.
     """
-    with context.device_lock.exclusive():
+    # Another machine keeps itself free; this one may go on training meanwhile.
+    alone = context.device_lock.exclusive() if config.host is None else nullcontext()
+    with alone:
         note_progress("the measurement of the latency")
         started = time.monotonic()
         latency = measure_latency(
@@ -45,6 +78,8 @@ def measure_alone(
             config.dtype,
             config.batch_size,
             config.num_threads,
+            engine=config.engine,
+            host=config.host,
             fold_batchnorm=config.fold_batchnorm,
             confidence=config.confidence,
             relative_margin=config.relative_margin,

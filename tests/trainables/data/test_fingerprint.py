@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from trainables.data import cache_dataset, file_records
+from trainables.artifacts.store import ArtifactStore
+from trainables.context import StageContext
+from trainables.data import DataError, cache_dataset, file_records
 from trainables.data_source import DataConfig
+from trainables.stages.computation import Computation
 
 
 @pytest.fixture
@@ -170,3 +174,29 @@ def test_unchanged_layouts_are_not_opened_again(open_dataset, tmp_path, monkeypa
     before = config.open("train")
     monkeypatch.setattr("trainables.data_source.create_dataset", None)
     assert config.open("train") is before
+
+
+class Relabelling(Computation):
+    """Work during which the user draws a mask anew."""
+
+    name = "relabelling"
+    parents: ClassVar[dict] = {}
+
+    def __init__(self, tree):
+        self.tree = tree
+
+    def content(self):
+        return {"train": DataConfig(name="folder", root=self.tree.root).open("train").fingerprint}
+
+    def compute(self, folder, parents, context):
+        relabel(self.tree, keep_inode=True)
+        return {"seconds": 0}
+
+
+def test_a_stage_whose_data_change_meanwhile_leaves_no_artefact(tree, tmp_path):
+    tree.write(mask="masks/{}.bmp")
+    store = ArtifactStore(tmp_path / "store")
+    stage = Relabelling(tree)
+    with pytest.raises(DataError, match="stage relabelling changed while it ran"):
+        stage.obtain(store, StageContext(cache_dir=tmp_path))
+    assert store.find("relabelling", stage.key) is None

@@ -187,7 +187,7 @@ def test_the_labels_keep_their_share(share, networks, batch, parse, teach):
     ("name", "change", "message"),
     [
         ("kd", {"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
-        ("kd", {"alpha": 1.5}, "alpha must lie within 0..1 for plain kd, got 1.5"),
+        ("kd", {"alpha": 1.5}, "alpha must lie in 0..1 for plain kd, got 1.5"),
         ("dkd", {"beta": -1.0}, "beta must be at least 0, got -1.0"),
         ("dkd", {"eta": float("nan")}, "eta must be at least 0, got nan"),
         ("dkd_share", {"label_share": 0.0}, "label_share must lie within 0..1"),

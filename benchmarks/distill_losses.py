@@ -1,0 +1,223 @@
+"""What each distilling loss costs at the size of a Cityscapes step: time and peak memory.
+
+Measured of each loss, forward and backward, on logits of (batch, classes, height, width) and, for
+those on features, on maps of the stages and the fused map of a dual-branch network: the median time
+of `--rounds` passes, and the most memory that a pass takes beyond its inputs. Beside `dkd` stands
+its textbook form, the authors' code applied to every pixel. A training step of the student, on
+images of the same size, gives the scale; the quotient to it is what a loss adds to a step.
+
+Each loss is measured in a process of its own, so that peaks do not hide each other. On a CPU the
+peak is that of the process's resident memory, sampled every 5 ms.
+
+Examples (minutes; seconds):
+  python benchmarks/distill_losses.py --output distill_losses.json
+  python benchmarks/distill_losses.py --shape 2 11 96 128 --rounds 2
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from command import describe_measurement, run_command
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from models import create_model
+from models.hardware import describe_hardware
+from models.pruning import prune
+from trainables.distillers import DISTILLERS, Lesson, build_loss
+from trainables.losses import cross_entropy
+from trainables.process.memory import keep_freed_memory
+
+STEP = "training step"
+TEXTBOOK = "dkd, textbook form"
+LOSSES = (
+    "dkd", TEXTBOOK, "kd", "cwd_logits", "cwd", "skd", "adaptive_channel", "adaptive_feature",
+    "channel_correlation", "multi_level", "low_level", "high_level", "consistency",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is measured.
+
+    Attributes:
+        shape: Of the logits: images, classes, height, width; an even number of images.
+        losses: Names of `DISTILLERS`, and "dkd, textbook form".
+        rounds: Timed passes, after one to warm up.
+        width: Of the student, a dual-branch ResNet-18.
+        pruning_ratio: Of the student.
+        num_threads: CPU threads.
+        output: JSON file for the results.
+    """
+
+    shape: tuple[int, int, int, int] = (4, 19, 512, 1024)
+    losses: tuple[str, ...] = LOSSES
+    rounds: int = 3
+    width: float = 0.5
+    pruning_ratio: float = 0.5
+    num_threads: int = 2
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.losses) - set(LOSSES))
+        if unknown:
+            raise ValueError(f"losses must be of {', '.join(LOSSES)}; got {', '.join(unknown)}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
+
+
+class PeakMemory:
+    """Most resident memory of this process in a block, beyond what it held at the beginning."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        """Begin to look."""
+        self._start = _resident_bytes()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop to look."""
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self.bytes = max(self.bytes, _resident_bytes() - self._start)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def textbook_dkd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    """Decoupled distillation as its authors write it, for every pixel; T 4, alpha 1, beta 8.
+
+    Source: https://github.com/megvii-research/mdistiller, mdistiller/distillers/DKD.py.
+    """
+    temperature, alpha, beta = 4.0, 1.0, 8.0
+    own, taught = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (student, teacher))
+    index = target.flatten().unsqueeze(1)
+    is_target = torch.zeros_like(own).scatter_(1, index, 1).bool()
+    pairs = []
+    for logits in (own, taught):
+        probabilities = F.softmax(logits / temperature, dim=1)
+        hit = (probabilities * is_target).sum(1, keepdim=True)
+        missed = (probabilities * ~is_target).sum(1, keepdim=True)
+        pairs.append(torch.cat([hit, missed], dim=1))
+    tckd = F.kl_div(pairs[0].log(), pairs[1], reduction="batchmean") * temperature**2
+    log_own = F.log_softmax(own / temperature - 1000.0 * is_target, dim=1)
+    others = F.softmax(taught / temperature - 1000.0 * is_target, dim=1)
+    nckd = F.kl_div(log_own, others, reduction="batchmean") * temperature**2
+    return alpha * tckd + beta * nckd
+
+
+def make_step(arguments: Arguments) -> Callable[[], Tensor]:
+    """A training step of the student by its labels alone, without the update."""
+    images, classes, height, width = arguments.shape
+    student = create_model(
+        "dual_branch", classes, backbone="tu-resnet18", width=arguments.width
+    ).to(memory_format=torch.channels_last)
+    prune(student, torch.zeros(1, 3, 64, 96), arguments.pruning_ratio)
+    student.train()
+    batch = torch.randn(images, 3, height, width).to(memory_format=torch.channels_last)
+    target = torch.randint(0, classes, (images, height, width))
+    return lambda: cross_entropy(student(batch), target)
+
+
+def make_loss(name: str, arguments: Arguments) -> Callable[[], Tensor]:
+    """The teacher's part of a loss; the networks' outputs are drawn, not computed."""
+    images, classes, height, width = arguments.shape
+    student = create_model("dual_branch", classes, backbone="tu-resnet18", width=arguments.width)
+    prune(student, torch.zeros(1, 3, 64, 96), arguments.pruning_ratio)
+    teacher = create_model("dual_branch", classes, backbone="tu-resnet18")
+    target = torch.randint(0, classes, (images, height, width))
+    logits = torch.randn(arguments.shape, requires_grad=True)
+    taught = torch.randn(arguments.shape)
+    if name == TEXTBOOK:
+        return lambda: textbook_dkd(logits, taught, target)
+    loss = build_loss(
+        {name: DISTILLERS[name].Settings()}, student=student, teacher=teacher, image_size=(64, 96)
+    )
+    own, other = (
+        {
+            x.key: torch.randn(
+                images, x.channels, height // x.stride, width // x.stride, requires_grad=learns
+            )
+            for x in layers
+        }
+        for layers, learns in ((loss.student_layers, True), (loss.teacher_layers, False))
+    )
+    lesson = Lesson(logits, taught, target, None, own, other)
+    return lambda: loss(lesson)  # type: ignore[no-any-return]
+
+
+def measure(name: str, arguments: Arguments, answer: Connection) -> None:
+    """Time one loss in this process and send what came of it."""
+    keep_freed_memory()
+    torch.set_num_threads(arguments.num_threads)
+    torch.manual_seed(0)
+    compute = make_step(arguments) if name == STEP else make_loss(name, arguments)
+    with PeakMemory() as peak:
+        compute().backward()  # type: ignore[no-untyped-call]
+    seconds = []
+    for _ in range(arguments.rounds):
+        started = time.perf_counter()
+        compute().backward()  # type: ignore[no-untyped-call]
+        seconds.append(time.perf_counter() - started)
+    answer.send({"seconds": statistics.median(seconds), "peak_bytes": peak.bytes})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write; returns the exit status, see `run_command`."""
+    return run_command(Arguments, run, argv, description=__doc__)
+
+
+def run(arguments: Arguments, console: Console) -> dict[str, Any]:
+    """Measure the step and each loss, one process after the other."""
+    # fork: this process has run nothing yet, so there are no threads that a fork would lose.
+    context = multiprocessing.get_context("fork")
+    found: dict[str, Mapping[str, float]] = {}
+    for name in (STEP, *arguments.losses):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=measure, args=(name, arguments, theirs))
+        process.start()
+        theirs.close()
+        try:
+            found[name] = ours.recv()
+        except EOFError:
+            raise ArithmeticError(f"the measurement of {name} ended without a result") from None
+        finally:
+            process.join()
+    table = Table("loss", title=f"forward and backward at {arguments.shape}")
+    for heading in ("seconds", "of a step %", "peak MB"):
+        table.add_column(heading, justify="right")
+    for name, result in found.items():
+        share = 100 * result["seconds"] / found[STEP]["seconds"]
+        peak = f"{result['peak_bytes'] / 1e6:.0f}"
+        table.add_row(name, f"{result['seconds']:.2f}", f"{share:.1f}", peak)
+    console.print(table)
+    head = describe_measurement("distill_losses", arguments, describe_hardware("cpu"))
+    return {**head, "losses": found}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What a user takes away: a network as files that run without this project."""

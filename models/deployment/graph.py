@@ -1,0 +1,52 @@
+"""What surrounds a network in its file: images as they come in, answers as they are wanted."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.normalization import Normalization, Normalize
+
+
+class DeployedGraph(nn.Module):
+    """A network with what is asked for before and after it.
+
+    Args:
+        network: In eval mode.
+        normalization: Images come as uint8 and are normalised; None: they come normalised.
+        image_size: Height and width that the network works at.
+        source_size: Height and width of the images, which are resized to `image_size` and whose
+            answers are resized back; None: images come at `image_size`.
+        argmax: Answer with the class of each pixel, (N, H, W) uint8, rather than logits.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        normalization: Normalization | None,
+        image_size: tuple[int, int],
+        source_size: tuple[int, int] | None = None,
+        *,
+        argmax: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.normalize = None if normalization is None else Normalize(normalization)
+        self.image_size = image_size
+        self.source_size = source_size
+        self.argmax = argmax
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, 3, H, W) uint8 or normalised float32 to logits or classes."""
+        if self.normalize is not None:
+            images = self.normalize(images)
+        if self.source_size is not None:
+            images = _resize(images, self.image_size)
+        logits: Tensor = self.network(images)
+        if self.source_size is not None:
+            logits = _resize(logits, self.source_size)
+        return logits.argmax(dim=1).byte() if self.argmax else logits
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

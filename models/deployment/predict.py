@@ -1,0 +1,58 @@
+"""Colour an image by class: python predict.py in.png out.png. Needs NumPy, Pillow, the engine."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+HERE = Path(__file__).parent
+Run = Callable[[Any], Any]
+
+
+def load_onnxruntime(file: Path, shape: list[int]) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def load_openvino(file: Path, shape: list[int]) -> Run:
+    import openvino
+
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(file, "CPU", hints)
+    return lambda images: compiled([images])[0]
+
+
+def load_tensorrt(file: Path, shape: list[int]) -> Run:
+    import tensorrt as trt
+    from cuda.bindings import runtime as cuda
+
+    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(file.read_bytes())
+    context, logits = engine.create_execution_context(), np.empty(shape, np.float32)
+
+    def run(images: Any) -> Any:
+        (_, source), (_, target) = cuda.cudaMalloc(images.nbytes), cuda.cudaMalloc(logits.nbytes)
+        cuda.cudaMemcpy(source, images.ctypes.data, images.nbytes, cuda.cudaMemcpyKind(1))
+        context.execute_v2([int(source), int(target)])
+        cuda.cudaMemcpy(logits.ctypes.data, target, logits.nbytes, cuda.cudaMemcpyKind(2))
+        return logits
+
+    return run
+
+
+if __name__ == "__main__":
+    model = json.loads((HERE / "model.json").read_text())
+    load = {"onnxruntime": load_onnxruntime, "openvino": load_openvino, "tensorrt": load_tensorrt}
+    run = load[model["engine"]["name"]](HERE / model["file"], model["output"]["shape"])
+    image = Image.open(sys.argv[1]).convert("RGB")
+    height, width = model["input"]["shape"][2:]
+    pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    logits = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
+    mask = Image.fromarray(logits[0].argmax(axis=0).astype(np.uint8))
+    mask.putpalette([value for entry in model["classes"] for value in entry["colour"]])
+    mask.resize(image.size, Image.Resampling.NEAREST).save(sys.argv[2])

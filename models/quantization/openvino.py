@@ -1,0 +1,44 @@
+"""Quantisation for OpenVINO, by NNCF."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from models.quantization.quantizer import QuantizationError
+
+FILE = "model.xml"
+
+
+def quantize_for_openvino(
+    file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
+) -> list[str]:
+    """Quantise for OpenVINO; see `models.quantization.quantizer.Quantizer`."""
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise QuantizationError(
+            f"int8 for OpenVINO needs nncf: pip install -e '.[openvino]' ({error})"
+        ) from error
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    model = openvino.Core().read_model(str(file))
+    known = {node.get_friendly_name() for node in model.get_ops()}
+    # A convolution with a bias becomes two operations, of which the second keeps the name.
+    ignored = [n for name in kept_float for n in (name, f"{name}/WithoutBiases") if n in known]
+    try:
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=ignored),
+        )
+    except (RuntimeError, nncf.ValidationError) as error:
+        raise QuantizationError(f"nncf cannot quantise the file: {error}") from error
+    openvino.save_model(quantized, str(folder / FILE), compress_to_fp16=False)
+    return [FILE, FILE.replace(".xml", ".bin")]

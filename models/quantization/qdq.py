@@ -1,0 +1,85 @@
+"""Quantisation by ONNX Runtime's library: QuantizeLinear and DequantizeLinear around operators."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+from onnxruntime import quantization
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from models.quantization.quantizer import QuantizationError
+
+FILE = "model.onnx"
+
+
+class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Hands one image after another to the library."""
+
+    def __init__(self, name: str, images: Sequence[NDArray[Any]]) -> None:
+        self.left: Iterator[dict[str, NDArray[Any]]] = iter([{name: image} for image in images])
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """The next image, or None."""
+        return next(self.left, None)
+
+
+def quantize_for_onnxruntime(
+    file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
+) -> list[str]:
+    """Quantise for ONNX Runtime on a CPU: activations in uint8, weights in int8 by channel.
+
+    See `models.quantization.quantizer.Quantizer`.
+    """
+    return _quantize(file, folder, images, kept_float, is_symmetric=False)
+
+
+def quantize_for_tensorrt(
+    file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
+) -> list[str]:
+    """Quantise for TensorRT, which takes symmetric int8 alone.
+
+    See `models.quantization.quantizer.Quantizer`.
+    """
+    return _quantize(file, folder, images, kept_float, is_symmetric=True)
+
+
+def _quantize(
+    file: Path,
+    folder: Path,
+    images: Sequence[NDArray[Any]],
+    kept_float: Sequence[str],
+    *,
+    is_symmetric: bool,
+) -> list[str]:
+    kind = quantization.QuantType
+    logging.getLogger("root").setLevel(logging.ERROR)
+    with TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / FILE
+        try:
+            quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
+            input_name = onnx.load(str(prepared)).graph.input[0].name
+            quantization.quantize_static(
+                str(prepared),
+                str(folder / FILE),
+                _Images(input_name, images),
+                quant_format=quantization.QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=kind.QInt8 if is_symmetric else kind.QUInt8,
+                weight_type=kind.QInt8,
+                nodes_to_exclude=list(kept_float),
+                extra_options={
+                    "ActivationSymmetric": is_symmetric,
+                    "WeightSymmetric": True,
+                    # TensorRT adds biases in float.
+                    "QuantizeBias": not is_symmetric,
+                },
+            )
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise QuantizationError(f"onnxruntime cannot quantise the file: {error}") from error
+    return [FILE]

@@ -1,0 +1,120 @@
+"""Measurements on the machine that will run a network, over ssh."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import shlex
+import subprocess
+import tarfile
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.engines.engine import EngineError
+from models.timing.on_host import ENGINES
+
+MODULES = (
+    "machine.py", "engines/engine.py", "engines/onnxruntime.py", "engines/openvino.py",
+    "engines/trtexec.py", "timing/median_interval.py", "timing/timed_runs.py", "timing/on_host.py",
+)  # fmt: skip
+SSH_VARIABLE = "SEGFRONT_SSH"
+SSH_OPTIONS = (
+    "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-o",
+    "ServerAliveCountMax=3",
+)  # fmt: skip
+CONNECTION_LOST = 255  # ssh's own exit status
+NUM_TRIES = 6
+FIRST_PAUSE_SECONDS = 2.0
+ON_HOST = (
+    'folder=$(mktemp -d) && trap "rm -rf $folder" EXIT && tar -xf - -C "$folder" '
+    '&& python3 "$folder/measure.pyz" "$folder"'
+)
+
+
+class HostError(EngineError):
+    """The machine cannot be reached, or cannot measure; the message names it."""
+
+
+@functools.cache
+def describe_host(host: str, engine: str, settings: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Ask a machine once what it is, and for its engine.
+
+    Args:
+        host: As ssh takes it, such as user@device.
+        engine: A key of `models.timing.on_host.ENGINES`.
+        settings: The items of `dataclasses.asdict` of the engine's settings.
+
+    Returns:
+        `engine` and `hardware`.
+
+    Raises:
+        HostError: See `ask_host`.
+    """
+    return ask_host(host, {"engine": engine, "settings": dict(settings)}, {})
+
+
+def ask_host(
+    host: str, task: Mapping[str, Any], files: Mapping[str, bytes], num_tries: int = NUM_TRIES
+) -> dict[str, Any]:
+    """Send files and a task to a machine, which does it alone, and return its answer.
+
+    A lost connection is tried again after a pause, which grows.
+
+    Args:
+        host: As ssh takes it. The environment's SEGFRONT_SSH may hold another command than "ssh".
+        task: See `models.timing.on_host.answer`.
+        files: Content by name.
+        num_tries: Before giving up.
+
+    Raises:
+        HostError: The machine cannot be reached, has no Python or engine, or the engine refuses.
+    """
+    if task["engine"] not in ENGINES:
+        raise HostError(
+            f"{task['engine']} leaves no file to measure on {host}: choose {', '.join(ENGINES)}"
+        )
+    archive = _pack({**files, "task.json": json.dumps(dict(task)).encode()})
+    ssh = shlex.split(os.environ.get(SSH_VARIABLE, "ssh"))
+    command = [*ssh, *SSH_OPTIONS, host, ON_HOST]
+    for attempt in range(num_tries):
+        ended = subprocess.run(command, input=archive, capture_output=True, check=False)  # noqa: S603
+        if ended.returncode == 0:
+            found: dict[str, Any] = json.loads(ended.stdout)
+            return found
+        lines = ended.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else f"exit status {ended.returncode}"
+        if ended.returncode != CONNECTION_LOST:
+            raise HostError(f"{host} cannot measure: {reason}")
+        if attempt + 1 < num_tries:
+            time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
+    raise HostError(f"{host} cannot be reached, tried {num_tries} times: {reason}")
+
+
+def _pack(files: Mapping[str, bytes]) -> bytes:
+    """A tar of the files and the program."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in {**files, "measure.pyz": _pack_program()}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def _pack_program() -> bytes:
+    """One file that Python runs: the modules that need no PyTorch, in packages that are empty."""
+    root = Path(__file__).parents[1]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("models", "models/engines", "models/timing"):
+            archive.writestr(f"{name}/__init__.py", "")
+        for name in MODULES:
+            archive.writestr(f"models/{name}", (root / name).read_text())
+        main = "import sys\nfrom models.timing.on_host import main\nsys.exit(main())\n"
+        archive.writestr("__main__.py", main)
+    return packed.getvalue()

@@ -1,0 +1,161 @@
+"""`search/run.py RECIPE --check`: everything that can be checked without training, in a minute."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from models.cost import count_cost
+from models.engines import get_engine
+from models.pruning import prune
+from search.config import StudyConfig
+from search.preflight import name_networks
+from trainables.context import StageContext, detect_device
+from trainables.data import write_preview
+from trainables.deployment import choose_engine
+from trainables.learning.evaluation import evaluate
+from trainables.network_config import NetworkConfig
+from trainables.pipeline import DatasetSummary, check_data
+from trainables.process.device_lock import DeviceLock
+from trainables.stages.given import find_doubts
+
+T = TypeVar("T")
+
+MAX_IMAGES = 40  # of the validation split, on which given weights are tried
+
+
+class StudyCheck:
+    """Goes through a study step by step and goes on after a problem, so that all are named.
+
+    Args:
+        config: With paths settled.
+        console: Gets a line for each step.
+
+    Attributes:
+        problems: What makes the study impossible.
+        doubts: What a user should look at.
+    """
+
+    def __init__(self, config: StudyConfig, console: Console) -> None:
+        self._config = config
+        self._console = console
+        self.problems: list[str] = []
+        self.doubts: list[str] = []
+
+    def run(self, preview: Path) -> bool:
+        """Check everything.
+
+        Args:
+            preview: Picture of training samples that is written.
+
+        Returns:
+            Whether the study can be run.
+        """
+        data = self._config.pipeline.data
+        summary = self._step("data", self._read_data)
+        if summary is not None:
+            self._step("picture", lambda: self._draw(preview))
+            for role, network in name_networks(self._config):
+                self._step(
+                    role, lambda role=role, network=network: self._try(role, network, summary)
+                )  # type: ignore[misc]
+        self._step("engine", self._describe_engine)
+        for text in self.doubts:
+            self._console.print(f"  [yellow]look at:[/] {escape(text)}", soft_wrap=True)
+        for text in self.problems:
+            self._console.print(f"  [red]problem:[/] {escape(text)}", soft_wrap=True)
+        self._console.print(
+            "nothing was trained; "
+            + (
+                f"{len(self.problems)} problems"
+                if self.problems
+                else f"{data.name} is ready to run"
+            )
+        )
+        return not self.problems
+
+    def _step(self, name: str, work: Callable[[], tuple[str, T]]) -> T | None:
+        try:
+            text, result = work()
+        except (ValueError, OSError, RuntimeError) as error:
+            self.problems.append(f"{name}: {' '.join(str(error).split())}")
+            return None
+        self._console.print(f"{name:>10}: {text}", markup=False, highlight=False, soft_wrap=True)
+        return result
+
+    def _read_data(self) -> tuple[str, DatasetSummary]:
+        pipeline = self._config.pipeline
+        summary = check_data(pipeline, self._config.cache_dir)
+        self.doubts += summary.warnings
+        sizes = {split: len(pipeline.data.open(split)) for split in ("train", "val")}
+        height, width = summary.resolution
+        return (
+            f"{summary.name}, {sizes['train']} training and {sizes['val']} validation images of "
+            f"{height} x {width}, {summary.num_classes} classes: {', '.join(summary.classes)}",
+            summary,
+        )
+
+    def _draw(self, preview: Path) -> tuple[str, None]:
+        images = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
+        write_preview(images, preview)
+        return f"training samples with their masks: {preview}", None
+
+    def _try(self, role: str, config: NetworkConfig, summary: DatasetSummary) -> tuple[str, None]:
+        """Build a network, try its weights on some images, and prune a student."""
+        model = config.build(summary.num_classes)
+        cost = count_cost(model, (3, *summary.resolution))
+        text = (
+            f"{config.name}, {cost.num_params / 1e6:.2f} M parameters, {cost.macs / 1e9:.2f} GMAC"
+        )
+        if config.weights is not None:
+            miou = self._evaluate(model)
+            counts = tuple(summary.class_counts["val"].values())
+            self.doubts += find_doubts(config, miou, counts)
+            text += f", {100 * miou:.1f} % mIoU with the given weights"
+        if role != "teacher":
+            record = prune(model.cpu().eval(), torch.zeros(1, 3, *self._crop), pruning_ratio=0.5)
+            left = count_cost(model, (3, *summary.resolution))
+            text += f"; pruned by half {left.num_params / 1e6:.2f} M, {left.macs / 1e9:.2f} GMAC"
+            if record.unprunable:
+                self.doubts.append(
+                    f"{role}: pruning leaves {len(record.unprunable)} layers whole, such as "
+                    + "; ".join(f"{n} ({why})" for n, why in list(record.unprunable.items())[:3])
+                )
+        return text, None
+
+    @property
+    def _crop(self) -> tuple[int, int]:
+        return self._config.pipeline.data.augmentation.crop_size
+
+    def _evaluate(self, model: torch.nn.Module) -> float:
+        images = self._config.pipeline.data.open_cached("val", self._config.cache_dir)
+        step = max(1, len(images) // MAX_IMAGES)
+        some = torch.utils.data.Subset(images, range(0, len(images), step))
+        some.num_classes, some.ignore_index = images.num_classes, images.ignore_index  # type: ignore[attr-defined]
+        device = detect_device()
+        context = StageContext(
+            cache_dir=self._config.cache_dir, device=device, device_lock=DeviceLock(device)
+        )
+        return evaluate(model, some, context).miou  # type: ignore[arg-type]
+
+    def _describe_engine(self) -> tuple[str, None]:
+        latency, device = self._config.pipeline.latency, detect_device()
+        engine = get_engine(latency.engine, device)
+        engine.check(choose_engine(latency, device)[1])
+        return f"latency is measured in {engine.name}", None
+
+
+def check(config: StudyConfig, console: Console, preview: Path) -> bool:
+    """Check a study; see `StudyCheck.run`."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel("ERROR")  # what is found is printed here
+    try:
+        return StudyCheck(config, console).run(preview)
+    finally:
+        logging.getLogger().setLevel(level)

@@ -1,0 +1,99 @@
+"""Flags that put a user's networks in place of a recipe's: --student, --teacher and the like."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from search.config import StudyConfig
+from search.space import set_ranges
+from trainables.network_config import NetworkConfig
+
+SAME = "same"
+
+
+def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
+    """Replace a recipe's networks by those that the command line names.
+
+    They become the defaults of `--pipeline.student.*` and `--pipeline.teacher.*`, so that these
+    flags still change them.
+
+    Args:
+        argv: Words of the command line; it is left as it is.
+        study: The recipe.
+
+    Raises:
+        ValueError: A network, or the file that lists them, cannot be used.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("--student", "--student-weights", "--teacher", "--teacher-weights"):
+        parser.add_argument(name)
+    parser.add_argument("--students", nargs="+", default=[])
+    try:
+        given, _ = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError:
+        return study  # tyro says what is wrong
+    pipeline = study.pipeline
+    student = _change(pipeline.student, given.student, given.student_weights, "student")
+    is_same = given.teacher == SAME
+    named = None if is_same else given.teacher
+    teacher = _change(pipeline.teacher, named, given.teacher_weights, "teacher")
+    pipeline = replace(pipeline, student=student, teacher=teacher, self_teaching=is_same)
+    space = study.space
+    if given.students:
+        students = _read_students(given.students)
+        pipeline = replace(pipeline, students=students)
+        space = set_ranges(space, {f"{pipeline.chain[0]}.student": tuple(students)})
+    return replace(study, pipeline=pipeline, space=space)
+
+
+def _change(
+    network: NetworkConfig, name: str | None, weights: str | None, flag: str
+) -> NetworkConfig:
+    """Another network has none of the recipe's options; other weights leave them."""
+    try:
+        if name is not None:
+            network = NetworkConfig(name=name)
+    except ValueError as error:
+        raise ValueError(f"--{flag}: {error}") from None
+    if weights is None:
+        return network
+    return replace(network, weights=weights, backbone_weights=None)
+
+
+def _read_students(words: Sequence[str]) -> dict[str, NetworkConfig]:
+    found: dict[str, NetworkConfig] = {}
+    for word in words:
+        entries = _read_file(Path(word)) if word.endswith((".json", ".toml")) else {word: {}}
+        for name, options in entries.items():
+            if name in found:
+                raise ValueError(f"--students must name each network once, got {name} twice")
+            try:
+                found[name] = TypeAdapter(NetworkConfig).validate_python({"name": name, **options})
+            except (ValidationError, TypeError, ValueError) as error:
+                text = " ".join(str(error).split())
+                raise ValueError(f"--students: {name}: {text}") from None
+    return found
+
+
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise ValueError(f"--students: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"--students: {path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise ValueError(
+            f"--students: {path} must hold networks by name, such as "
+            '{"small": {"name": "espnet", "weights": "espnet.safetensors"}}'
+        )
+    return content

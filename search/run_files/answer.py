@@ -1,0 +1,130 @@
+"""What a finished study leaves: files ready to deploy, pictures, and scores on the test split."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from models.files.atomic_file import write_atomically
+from search.pipelines.front import front_mask
+from search.pipelines.study import PipelineStudy, TrialRecord
+from search.run_files.results import METADATA_FILE
+from trainables.artifacts.artifact_files import RESULT_FILE
+from trainables.artifacts.remote_stages import STAGES_FOLDER
+from trainables.context import StageContext
+from trainables.deployment import deploy_network
+from trainables.pipeline import Baseline
+from trainables.predictions import write_predictions
+
+DEPLOY_FOLDER = "deploy"
+KEPT_OUT_FILE = "kept_out.json"
+
+logger = logging.getLogger(__name__)
+
+
+def find_front(study: PipelineStudy, kept_out: dict[int, str]) -> list[TrialRecord]:
+    """The members of a study's front, without the networks that are kept out of it."""
+    complete = [
+        record
+        for record in study.records.values()
+        if record.state == "complete" and record.number not in kept_out
+    ]
+    mask = front_mask([record.metrics for record in complete], study.config.objectives)
+    return [record for record, member in zip(complete, mask, strict=True) if member]
+
+
+def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> dict[int, str]:
+    """Write `deploy/<trial>/` for each member of the front, after running it in its engine.
+
+    A network whose file does not do what the network does in PyTorch is kept out of the front;
+    another one may take its place, and is deployed too. What is there already is left as it is.
+
+    Args:
+        study: Over.
+        folder: Folder of the run.
+        context: Where the files are run.
+
+    Returns:
+        Why a network is kept out, by number of its trial; `deploy/kept_out.json` has it too.
+    """
+    place = folder / DEPLOY_FOLDER
+    kept_out = read_kept_out(folder)
+    tried: set[int] = set()
+    while left := [r for r in find_front(study, kept_out) if r.number not in tried]:
+        for record in left:
+            tried.add(record.number)
+            if (place / str(record.number)).is_dir():
+                continue
+            reason = _deploy(study, record, folder, context)
+            if reason:
+                kept_out[record.number] = reason
+                logger.warning("trial %d is kept out of the front: %s", record.number, reason)
+    if place.is_dir():
+        content = {str(number): reason for number, reason in kept_out.items()}
+        write_atomically(place / KEPT_OUT_FILE, json.dumps(content, indent=1) + "\n")
+    return kept_out
+
+
+def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: StageContext) -> str:
+    """Write the files of one network; returns why it is kept out, empty if it is not."""
+    results = {
+        "trial": record.number,
+        **{str(name): record.metrics[name] for name in study.config.objectives},
+        "settings": dict(record.settings),
+    }
+    place = folder / DEPLOY_FOLDER / str(record.number)
+    try:
+        deployed = deploy_network(
+            folder / STAGES_FOLDER / record.network,
+            place,
+            study.config.pipeline,
+            context,
+            results=results,
+        )
+    except (ValueError, RuntimeError) as error:  # no engine takes it
+        return f"it cannot be exported: {' '.join(str(error).split())}"
+    return "" if deployed.passes else deployed.explain()
+
+
+def read_kept_out(folder: Path) -> dict[int, str]:
+    """Read why networks are kept out of a run's front, by number of the trial."""
+    path = folder / DEPLOY_FOLDER / KEPT_OUT_FILE
+    if not path.is_file():
+        return {}
+    return {int(number): reason for number, reason in json.loads(path.read_text()).items()}
+
+
+def write_pictures_and_scores(
+    study: PipelineStudy, folder: Path, context: StageContext, *, test: bool
+) -> list[str]:
+    """Write pictures/ and test.csv; returns what a reader should know, also if that failed."""
+    try:
+        return write_predictions(folder, study.config.pipeline.data, context, test=test)
+    except ValueError as error:
+        return [f"pictures and test scores could not be written: {error}"]
+
+
+def collect_warnings(
+    study: PipelineStudy, baselines: list[Baseline], folder: Path, kept_out: dict[int, str]
+) -> list[str]:
+    """What the stages of the uncompressed networks and of the front found doubtful, each once."""
+    stages = dict.fromkeys(baseline.stage for baseline in baselines)
+    for record in find_front(study, kept_out):
+        stages |= dict.fromkeys(record.stages.values())
+    return list(dict.fromkeys(text for name in stages for text in _read_warnings(folder, name)))
+
+
+def _read_warnings(folder: Path, stage: str) -> Iterator[str]:
+    path = folder / STAGES_FOLDER / stage / RESULT_FILE
+    if path.is_file():
+        yield from json.loads(path.read_text())["result"].get("warnings", ())
+
+
+def add_warnings(folder: Path, warnings: list[str]) -> None:
+    """Add sentences to the warnings in metadata.json, each once."""
+    path = folder / METADATA_FILE
+    content = json.loads(path.read_text())
+    content["warnings"] = list(dict.fromkeys([*content.get("warnings", []), *warnings]))
+    write_atomically(path, json.dumps(content, indent=1) + "\n")

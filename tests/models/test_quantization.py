@@ -1,0 +1,146 @@
+"""Quantisation: rounding is what it should be, harm is found, and as few layers as needed stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.engines import ENGINES, EngineSettings
+from models.engines.onnx_graph import translate
+from models.quantization import QUANTIZERS
+from models.quantization.accuracy_aware import quantize_accurately
+from models.quantization.fake_quantization import FakeQuantization, LayerRounding
+from models.quantization.sensitivity import find_nodes, rank_layers
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.up(self.second(self.first(images).relu()).relu())
+
+
+@pytest.fixture
+def small() -> Small:
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+def test_weights_are_rounded_by_channel():
+    weight = torch.tensor([[1.27, 0.004], [12.7, 0.04]]).view(2, 2, 1, 1)
+    rounded = LayerRounding(0)(weight).flatten().tolist()
+    assert rounded == pytest.approx([1.27, 0.0, 12.7, 0.0])
+    # Along the other axis the second column has its own scale: 0.04 / 127.
+    other = LayerRounding(1)(weight).flatten().tolist()
+    assert other == pytest.approx([1.3, 0.04 / 127 * 13, 12.7, 0.04])
+
+
+def test_inputs_are_rounded_to_256_steps_of_their_range():
+    rounding = LayerRounding(0)
+    layer = nn.Conv2d(1, 1, 1)
+    features = torch.tensor([-1.0, 0.0, 0.0101, 1.55]).view(1, 1, 2, 2)  # steps of 0.01
+    (rounded,) = rounding.round_input(layer, (features,))
+    assert rounded.flatten().tolist() == pytest.approx([-1.0, 0.0, 0.01, 1.55])
+    rounding.is_on = False
+    assert rounding.round_input(layer, (features,)) is None
+
+
+def test_rounding_can_be_trained_through_and_taken_away(small: Small):
+    images = torch.randn(2, 3, 8, 8)
+    expected = small(images).detach()
+    rounding = FakeQuantization(small)
+    assert set(rounding.layers) == {"first", "second", "up"}
+    changed = small(images)
+    assert not torch.equal(changed, expected)
+    assert (changed - expected).norm() < 0.05 * expected.norm()
+    changed.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in small.parameters())
+    with rounding.only(set()):
+        torch.testing.assert_close(small(images), expected)
+    rounding.remove()
+    torch.testing.assert_close(small(images), expected)
+    assert set(small.state_dict()) == set(Small().state_dict())
+
+
+def test_the_layer_that_rounding_harms_is_found(small: Small):
+    with torch.no_grad():
+        small.second.weight[:, 0] *= 500  # one input rules the range of all weights of its channel
+        small.first.weight[0] *= 0.002
+        small.first.bias[0] *= 0.002
+    images = [torch.randn(1, 3, 8, 8) for _ in range(3)]
+    before = small(images[0]).detach()
+    ranking = rank_layers(small, images)
+    assert ranking[0][0] == "second"
+    assert ranking[0][1] > 2 * ranking[1][1]
+    torch.testing.assert_close(small(images[0]), before)
+
+
+def test_layers_are_found_in_the_file(small: Small):
+    content = translate(small, torch.rand(1, 3, 8, 8)).content
+    nodes = find_nodes(small, content)
+    assert {name: len(found) for name, found in nodes.items()} == {"first": 1, "second": 1, "up": 1}
+    assert "second" in nodes["second"][0]
+
+
+@pytest.mark.parametrize(
+    ("needed", "expected_attempts"),
+    [(0, [0]), (1, [0, 1]), (3, [0, 1, 2, 4, 3]), (5, [0, 1, 2, 4, 6, 5]),
+     (6, [0, 1, 2, 4, 6, 5, 6])],
+)  # fmt: skip
+def test_as_few_layers_as_needed_stay_in_float(
+    needed: int, expected_attempts: list[int], tmp_path: Path
+):
+    ranking = ["a", "b", "c", "d", "e", "f"]
+    attempts: list[int] = []
+
+    def quantize(file, folder, images, kept_float):
+        attempts.append(len(kept_float))
+        return ["model"]
+
+    found = quantize_accurately(
+        quantize, tmp_path / "float", tmp_path, [], ranking=ranking,
+        nodes={name: [f"/{name}/Conv"] for name in ranking},
+        evaluate=lambda path: 0.69 if attempts[-1] >= needed else 0.6,
+        float_accuracy=0.7, max_drop=0.0101,
+    )  # fmt: skip
+    assert found.kept_float == ranking[:needed]
+    assert found.accuracy == 0.69
+    assert attempts == expected_attempts
+    assert attempts[-1] == needed  # the files are those of the answer
+
+
+@pytest.mark.parametrize("engine_name", ["onnxruntime", "openvino", "tensorrt"])
+def test_a_file_is_quantised_but_for_what_stays(engine_name: str, small: Small, tmp_path: Path):
+    if engine_name == "openvino":
+        pytest.importorskip("nncf", reason="nncf is not installed")
+    import onnx
+
+    content = translate(small, torch.rand(1, 3, 8, 8)).content
+    (tmp_path / "float.onnx").write_bytes(content)
+    images = [np.random.default_rng(i).random((1, 3, 8, 8), np.float32) for i in range(3)]
+    kept = find_nodes(small, content)["second"]
+    quantize = QUANTIZERS[engine_name]
+    runner = ENGINES["openvino" if engine_name == "openvino" else "onnxruntime"]
+    expected = small(torch.from_numpy(images[0])).detach().numpy()
+    errors = []
+    for names in ([], kept):
+        files = quantize(tmp_path / "float.onnx", tmp_path, images, names)
+        session = runner.load(tmp_path / files[0], (1, 3, 8, 8), EngineSettings())
+        found = session.run(images[0])
+        errors.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert 1e-4 < errors[1] < 0.1
+    assert 1e-4 < errors[0] < 0.1
+    if engine_name != "openvino":
+        nodes = {node.name: node for node in onnx.load(tmp_path / files[0]).graph.node}
+        assert nodes[kept[0]].input[1] == "model.second.weight"  # in float, as it was
+        makers = {name: node.op_type for node in nodes.values() for name in node.output}
+        first = find_nodes(small, content)["first"][0]
+        assert makers[nodes[first].input[1]] == "DequantizeLinear"

@@ -1,0 +1,162 @@
+"""Pipelines that go on from finished networks: who from whom, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from search.config import StudyConfig
+from search.pipelines.continuation import choose_origin, find_loop, plan_sweeps
+from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.study import PipelineStudy
+from search.proposing.samplers import SAMPLERS
+from search.space import make_space
+from trainables.chain import flatten_chain, make_settings
+from trainables.pipeline import StageResult
+from trainables.pipeline_config import DEFAULT_STAGES
+from trainables.ranges import FloatRange
+
+LOOP = find_loop(DEFAULT_STAGES)
+assert LOOP is not None
+SPACE = make_space(pruning_ratio=FloatRange(low=0.3, high=0.5, step=0.1))
+
+
+def network(ratio: float, miou: float, scope: str = "local", state: str = "complete") -> Any:
+    settings = make_settings(pruning_ratio=ratio, scope=scope)
+    return SimpleNamespace(state=state, settings=settings, metrics={"miou": miou})
+
+
+def test_the_stages_after_the_sparse_one_can_be_repeated() -> None:
+    assert LOOP.head == ("dense", "sparse")
+    assert LOOP.stages == ("pruned", "latency", "distilled")
+    assert LOOP.rising == "pruned.pruning_ratio"
+    assert find_loop(("dense", "sparse")) is None
+
+
+def test_a_pipeline_goes_on_from_the_best_network_of_the_next_lower_ratio() -> None:
+    known = {
+        0: network(0.3, 0.6),
+        1: network(0.4, 0.4),
+        2: network(0.4, 0.5),
+        3: network(0.4, 0.5),
+        4: network(0.4, 0.9, scope="global"),
+        5: network(0.4, 0.9, state="running"),
+        6: network(0.5, 0.9),
+    }
+    assert choose_origin(LOOP, make_settings(pruning_ratio=0.5), known) == 2
+    assert choose_origin(LOOP, make_settings(pruning_ratio=0.4), known) == 0
+    assert choose_origin(LOOP, make_settings(pruning_ratio=0.3), known) is None
+    assert choose_origin(LOOP, make_settings(pruning_ratio=0.5, scope="global"), known) == 4
+    assert choose_origin(LOOP, make_settings(pruning_ratio=0.5, round_to=8), known) is None
+
+
+@pytest.mark.parametrize(("num_pipelines", "scopes"), [(8, ["local"]), (12, ["local", "global"])])
+def test_a_study_begins_with_chains_along_the_grid(num_pipelines: int, scopes: list[str]) -> None:
+    sweeps = plan_sweeps(LOOP, SPACE, make_settings(lr=2e-3), num_pipelines)
+    assert [sweep[0]["pruned.scope"] for sweep in sweeps] == scopes
+    for sweep in sweeps:
+        assert [point["pruned.pruning_ratio"] for point in sweep] == [0.3, 0.4, 0.5]
+        assert {point["distilled.lr"] for point in sweep} == {2e-3}
+    continuous = make_space(pruning_ratio=FloatRange(low=0.3, high=0.5))
+    assert plan_sweeps(LOOP, continuous, {}, 8) == []
+
+
+@pytest.fixture
+def continuing(config: StudyConfig) -> StudyConfig:
+    return replace(config, continuation=True, space=SPACE, num_pipelines=8)
+
+
+def drive(study: PipelineStudy, most: int = 10**6) -> list[str]:
+    """Run a study one stage at a time; a network's mIoU falls with its ratio."""
+    dispatcher = Dispatcher(study, max_concurrent=2)
+    costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 500.0, "macs": 9.0}
+    seen = []
+    while len(seen) < most and (task := dispatcher.take()) is not None:
+        seen.append(task.label)
+        chosen = flatten_chain(task.chain)
+        ratio = chosen.get("pruned.pruning_ratio", 0.0)
+        metrics = {**costs, "miou": 0.7 - ratio / 2 + chosen.get("distilled.lr", 0.0)}
+        if task.stage != "distilled" and not task.baseline:
+            metrics = {name: value * (1 - ratio) for name, value in costs.items()}
+        result = StageResult(
+            metrics=metrics, stages={task.stage: task.label}, seconds={task.stage: 1.0},
+            network=task.label,
+        )  # fmt: skip
+        dispatcher.finish(task, result)
+    return seen
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_network_is_pruned_further_than_the_one_it_comes_from(
+    sampler: str, continuing: StudyConfig, tmp_path: Path
+) -> None:
+    study = PipelineStudy(replace(continuing, sampler=sampler), tmp_path)
+    drive(study)
+    assert study.num_unfinished == 0
+    records = study.records
+    assert [records[number].continues for number in range(3)] == [None, 0, 1]
+    for number, record in records.items():
+        assert record.state == "complete"
+        ratios = [s.settings.pruning_ratio for s in study.get_chain(number) if s.stage == "pruned"]
+        assert ratios == sorted(set(ratios))
+        assert ratios[-1] == record.settings["pruned.pruning_ratio"]
+        if record.continues is not None:  # it inherits what it does not repeat
+            origin = records[record.continues].settings
+            shared = "sparse.sparsity_lambda"
+            assert record.settings[shared] == origin[shared]
+    assert any(records[number].continues is not None for number in range(3, 8))
+    assert PipelineStudy(study.config, tmp_path).records == records
+
+
+def test_one_seed_is_one_search_also_when_it_is_resumed(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    ends = []
+    for name, steps in (("through", [10**6]), ("resumed", [7, 9, 10**6])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for most in steps:
+            study = PipelineStudy(continuing, folder)
+            drive(study, most)
+        ends.append([(r.continues, r.settings, r.metrics) for r in study.records.values()])
+    assert ends[0] == ends[1]
+
+
+def test_a_chain_goes_through_rungs(continuing: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(
+        replace(continuing, rungs=(0.5,), num_pipelines=3, stop_hopeless=False), tmp_path
+    )
+    dispatcher = Dispatcher(study, max_concurrent=2)
+    shares = []
+    while (task := dispatcher.take()) is not None:
+        if task.stage == "distilled":
+            shares.append((task.label, task.share))
+        name = "miou@0.5" if task.share < 1 else "miou"
+        costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 5.0, "macs": 9.0}
+        dispatcher.finish(task, StageResult(metrics={**costs, name: 0.5}, network="n"))
+    assert dispatcher.is_over
+    assert [record.state for record in study.records.values()][:2] == ["complete"] * 2
+    # A network that another one goes on from does not wait for a promotion.
+    assert ("distilled 0", 1.0) in shares
+    assert ("distilled 1", 1.0) in shares
+
+
+def test_it_can_be_turned_off(continuing: StudyConfig, tmp_path: Path) -> None:
+    study = PipelineStudy(replace(continuing, continuation=False), tmp_path)
+    drive(study)
+    assert {record.continues for record in study.records.values()} == {None}
+
+
+def test_a_given_point_is_tried_as_it_is(continuing: StudyConfig, tmp_path: Path) -> None:
+    points = tuple(
+        make_settings(lr=5e-3, pruning_ratio=p, sparsity_lambda=1e-3) for p in (0.3, 0.5)
+    )
+    config = replace(continuing, first_points=points, begin_with_sweeps=False)
+    study = PipelineStudy(config, tmp_path)
+    drive(study)
+    assert [study.records[number].settings for number in range(2)] == list(points)
+    assert [study.records[number].continues for number in range(2)] == [None, None]

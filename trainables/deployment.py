@@ -1,0 +1,208 @@
+"""Networks as they are deployed: written, run in their engine over the validation split, judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from models.checkpoint import load_checkpoint, read_metadata
+from models.deployment.bundle import (
+    BundleContent,
+    copy_bundle,
+    is_bundle,
+    read_bundle,
+    update_bundle,
+)
+from models.engines import EngineSettings, FileEngine, Session, get_engine
+from models.engines.onnxruntime import OnnxRuntime
+from models.export import export_bundle
+from models.normalization import Normalization, Normalize
+from trainables.context import StageContext
+from trainables.data import SegmentationDataset
+from trainables.metrics import ConfusionMatrix
+from trainables.pipeline_config import LatencyConfig, PipelineConfig
+from trainables.process.watchdog import note_progress
+
+MAX_DIFFERENCE = 0.001  # of the mIoU in 0..1: a tenth of a point
+
+Predict = Callable[[NDArray[Any]], NDArray[Any]]
+"""Maps images (1, 3, H, W) uint8 to logits (1, num_classes, H, W)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployed:
+    """A network's files, and whether they do what the network does.
+
+    Attributes:
+        folder: Where they lie.
+        engine: Name of the engine that runs them.
+        miou: Of the files in that engine over the validation split, in 0..1.
+        expected_miou: Of the network in PyTorch; None for quantised files, which have their own.
+        passes: Whether both agree within a tenth of a point; quantised files always do.
+    """
+
+    folder: Path
+    engine: str
+    miou: float
+    expected_miou: float | None
+    passes: bool
+
+    def explain(self) -> str:
+        """Say in a sentence how accurate the files are beside the network."""
+        expected = self.miou if self.expected_miou is None else self.expected_miou
+        return (
+            f"the exported file has {100 * self.miou:.2f} % mIoU in {self.engine}, "
+            f"{100 * expected:.2f} % in PyTorch; at most {100 * MAX_DIFFERENCE:g} points may lie "
+            "between them"
+        )
+
+
+def deploy_network(
+    stage_folder: Path,
+    folder: Path,
+    config: PipelineConfig,
+    context: StageContext,
+    *,
+    results: Mapping[str, Any],
+    colors: list[str] | None = None,
+) -> Deployed:
+    """Write what a user takes away of a network, after running it over the validation split.
+
+    Args:
+        stage_folder: Artefact of the pipeline's last stage: a checkpoint, or quantised files.
+        folder: Is made: RUN_DIR/deploy/<trial>.
+        config: Of the study.
+        context: Machine, and the node's cache of the data.
+        results: What is known of the network, for model.json; `latency_ms` among it.
+        colors: "#rrggbb" of each class; None for colours of equal distance.
+
+    Raises:
+        ExportError: The network cannot be exported.
+        EngineError: The engine does not take the file.
+    """
+    engine, settings = choose_engine(config.latency, context.device)
+    dataset = config.data.open_cached("val", context.cache_dir)
+    if is_bundle(stage_folder):
+        description = read_bundle(stage_folder)
+        made = {**description["made"], **results}
+        copy_bundle(stage_folder, folder, {"made": made})
+        miou = float(description["miou"])
+        return Deployed(
+            folder=folder, engine=engine.name, miou=miou, expected_miou=None, passes=True
+        )
+    checkpoint = stage_folder / "checkpoint.safetensors"
+    metadata = read_metadata(checkpoint)
+    model = load_checkpoint(checkpoint)
+    image_size = config.latency.resolution or dataset.common_size
+    is_measured = engine.name == get_engine(config.latency.engine, context.device).name
+    normalization = Normalization.from_metadata(metadata)
+    content = BundleContent(
+        classes=tuple(dataset.classes),
+        colors=colors,
+        normalization=normalization,
+        latency_ms=results.get("latency_ms") if is_measured else None,
+        made={"stage": stage_folder.name, **results},
+    )
+    export_bundle(model, folder, content, image_size=image_size, engine=engine, settings=settings)
+    file = folder / read_bundle(folder)["file"]
+    session = engine.load(file, (1, 3, *image_size), settings)
+    found = evaluate_session(session, dataset, image_size).miou
+    expected = float(metadata["miou"])
+    if not abs(found - expected) <= MAX_DIFFERENCE:
+        # The stage may have computed in bfloat16, and at other sizes: compare like with like.
+        expected = evaluate_predictions(
+            run_in_torch(model, normalization), dataset, image_size
+        ).miou
+    update_bundle(folder, {"miou": found})
+    return Deployed(
+        folder=folder,
+        engine=engine.name,
+        miou=found,
+        expected_miou=expected,
+        passes=abs(found - expected) <= MAX_DIFFERENCE,
+    )
+
+
+def choose_engine(config: LatencyConfig, device: str) -> tuple[FileEngine, EngineSettings]:
+    """The engine that files are written for: that of the latency, or ONNX Runtime on the CPU.
+
+    Eager and compiled PyTorch leave no files; their networks are still shipped as ONNX.
+    """
+    engine = get_engine(config.engine, device)
+    if not isinstance(engine, FileEngine):
+        return OnnxRuntime(), EngineSettings(num_threads=config.num_threads)
+    settings = EngineSettings(
+        device=device,
+        dtype=config.dtype,
+        num_threads=config.num_threads,
+        fold_batchnorm=config.fold_batchnorm,
+    )
+    return engine, settings
+
+
+def evaluate_session(
+    session: Session, dataset: SegmentationDataset, image_size: tuple[int, int]
+) -> ConfusionMatrix:
+    """Compare a file's answers with the labels; see `evaluate_predictions`."""
+    return evaluate_predictions(session.run, dataset, image_size)
+
+
+def evaluate_predictions(
+    predict: Predict, dataset: SegmentationDataset, image_size: tuple[int, int]
+) -> ConfusionMatrix:
+    """Compare answers with the labels of every image, as predict.py of a bundle would give them.
+
+    Args:
+        predict: What answers.
+        dataset: Images and labels.
+        image_size: Height and width that it takes; an image of another size is resized to it, and
+            the answer back.
+    """
+    matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
+    for index in range(len(dataset)):
+        note_progress(f"image {index + 1} of {len(dataset)} of the evaluation in the engine")
+        image, target = dataset[index]
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        pixels = resize_image(image.numpy(), image_size)
+        classes = predict(np.ascontiguousarray(pixels[None]))[0].argmax(axis=0).astype(np.uint8)
+        if size != image_size:
+            picture = Image.fromarray(classes).resize((size[1], size[0]), Image.Resampling.NEAREST)
+            classes = np.array(picture)
+        matrix.update(torch.from_numpy(classes), target)
+    return matrix
+
+
+def resize_image(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize (3, H, W) uint8 as predict.py does; as it is where it has the size."""
+    if pixels.shape[-2:] == size:
+        return pixels
+    picture = Image.fromarray(pixels.transpose(1, 2, 0))
+    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized).transpose(2, 0, 1)
+
+
+def run_in_torch(model: nn.Module, normalization: Normalization) -> Predict:
+    """Make what answers in float32 on the CPU, in eager PyTorch."""
+    whole = nn.Sequential(Normalize(normalization), model.cpu().float()).eval()
+
+    def predict(images: NDArray[Any]) -> NDArray[Any]:
+        with torch.inference_mode():
+            logits: NDArray[Any] = whole(torch.from_numpy(images)).numpy()
+        return logits
+
+    return predict
+
+
+def describe_classes(matrix: ConfusionMatrix, classes: tuple[str, ...]) -> dict[str, float | None]:
+    """IoU by class; None for a class that never occurs."""
+    values = zip(classes, matrix.iou.tolist(), strict=True)
+    return {name: None if math.isnan(value) else value for name, value in values}

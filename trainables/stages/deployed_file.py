@@ -1,0 +1,241 @@
+"""A network's files for one engine, with their accuracy and latency there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.checkpoint import load_checkpoint, read_metadata
+from models.deployment.bundle import MODEL_FILE, BundleContent, describe_bundle
+from models.engines import EngineSettings, FileEngine
+from models.engines.batchnorm_folding import fold_batchnorms
+from models.export import export_onnx
+from models.latency import Reference
+from models.network import SegmentationNetwork
+from models.normalization import Normalization, Normalize
+from models.quantization import QUANTIZERS
+from models.quantization.accuracy_aware import Quantized, quantize_accurately
+from models.quantization.sensitivity import find_nodes, rank_layers
+from trainables.artifacts.store import Artifact
+from trainables.context import Progress, StageContext, within_threads
+from trainables.data import SegmentationDataset
+from trainables.deployment import (
+    MAX_DIFFERENCE,
+    choose_engine,
+    describe_classes,
+    evaluate_predictions,
+    evaluate_session,
+    resize_image,
+    run_in_torch,
+)
+from trainables.learning.rounded_training import train_with_rounding
+from trainables.pipeline_config import PipelineConfig
+from trainables.stages.computation import Computation
+from trainables.stages.reference import ReferenceStage
+from trainables.stages.stage import NetworkStage
+from trainables.stages.timing import describe_measurement, measure_alone
+
+
+class ParityError(RuntimeError):
+    """A float file does not do what its network does."""
+
+
+class DeployedFile(Computation):
+    """Writes a network as the files of one engine and measures them; a bundle is its artefact.
+
+    Args:
+        network: Stage of the network.
+        config: What all pipelines of the study share.
+        device: What the latency is measured on; its engine is part of the key.
+        method: How the network becomes int8: "ptq" or "qat"; None: it stays float32.
+        reference: What the latency is measured in turns with.
+    """
+
+    name = "quantised"
+
+    def __init__(
+        self,
+        network: NetworkStage,
+        config: PipelineConfig,
+        device: str,
+        *,
+        method: str | None,
+        reference: ReferenceStage | None,
+    ) -> None:
+        self.parents: dict[str, Computation] = {"network": network}
+        if reference is not None:
+            self.parents["reference"] = reference
+        self.reference = reference
+        self.config = config
+        self.device = device
+        self.method = method
+        self.engine, self.engine_settings = choose_engine(config.latency, device)
+
+    def content(self) -> dict[str, Any]:
+        """Precision, data, and how latency is measured in which engine."""
+        data = self.config.data
+        content: dict[str, Any] = {
+            "method": self.method,
+            "latency": describe_measurement(self.config.latency, self.device),
+            "val": data.open("val").fingerprint,
+        }
+        if self.method is not None:
+            content |= {
+                "int8": asdict(self.config.int8),
+                "train": data.open("train").fingerprint,
+                "seed": self.config.seed,
+            }
+        return content
+
+    @within_threads
+    def compute(
+        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
+    ) -> dict[str, Any]:
+        """Write, quantise, evaluate in the engine, time alone."""
+        started = time.monotonic()
+        checkpoint = parents["network"].checkpoint
+        model, metadata = load_checkpoint(checkpoint), read_metadata(checkpoint)
+        dataset = self.config.data.open_cached("val", context.cache_dir)
+        size = self.config.latency.resolution or dataset.common_size
+        writer = _Writer(
+            self, model, Normalization.from_metadata(metadata), dataset, size, context, folder
+        )
+        written = writer.write_float() if self.method is None else writer.write_int8()
+        matrix = writer.evaluate(folder / written.files[0])
+        if self.method is None:
+            writer.check_parity(matrix.miou, float(metadata["miou"]))
+        reference = None
+        if self.reference is not None:
+            nominal_ms = parents["reference"].result["median_ms"]
+            reference = Reference(self.reference.build(), nominal_ms)
+        latency = measure_alone(
+            folder / written.files[0], size, self.config.latency, self.device, context, reference
+        )
+        context.report(Progress(self.name, 1, 1, miou=matrix.miou))
+        precision = "float32" if self.method is None else f"int8 ({self.method})"
+        content = BundleContent(
+            classes=tuple(dataset.classes),
+            normalization=writer.normalization,
+            miou=matrix.miou,
+            latency_ms=latency["median_ms"],
+            made={
+                "stage": parents["network"].folder.name,
+                "precision": precision,
+                "kept_float": written.kept_float,
+            },
+        )
+        engine = self.engine.describe(self.engine_settings) | {"precision": precision}
+        describe_bundle(folder, content, written.files, (1, 3, *size), engine)
+        return {
+            **latency,
+            "miou": matrix.miou,
+            "iou": describe_classes(matrix, tuple(dataset.classes)),
+            "miou_before": float(metadata["miou"]),
+            "precision": precision,
+            "kept_float": written.kept_float,
+            "seconds": time.monotonic() - started,
+        }
+
+
+class _Writer:
+    """Writes the files of one network into a folder.
+
+    Args:
+        owner: Engine, method and configuration.
+        model: The network, in eval mode; is changed.
+        normalization: Of its images.
+        dataset: Validation split.
+        size: Height and width that the file takes.
+        context: Machine and folders.
+        folder: Takes the files.
+    """
+
+    def __init__(
+        self,
+        owner: DeployedFile,
+        model: SegmentationNetwork,
+        normalization: Normalization,
+        dataset: SegmentationDataset,
+        size: tuple[int, int],
+        context: StageContext,
+        folder: Path,
+    ) -> None:
+        self.engine: FileEngine = owner.engine
+        self.settings: EngineSettings = owner.engine_settings
+        self.config, self.method = owner.config, owner.method
+        self.model, self.normalization, self.dataset = model, normalization, dataset
+        self.size, self.context, self.folder = size, context, folder
+
+    def export(self, path: Path) -> None:
+        export_onnx(
+            self.model, path, image_size=self.size, normalization=self.normalization,
+            fold_batchnorm=False,
+        )  # fmt: skip
+
+    def fold(self) -> None:
+        fold_batchnorms(self.model, torch.randn(1, 3, *self.size))
+
+    def write_float(self) -> Quantized:
+        self.fold()
+        self.export(self.folder / MODEL_FILE)
+        shape = (1, 3, *self.size)
+        files = self.engine.write_files(self.folder / MODEL_FILE, shape, self.settings)
+        return Quantized([*files, MODEL_FILE], 0.0, [])
+
+    def write_int8(self) -> Quantized:
+        config = self.config.int8
+        self.fold()
+        images = self.read_images(config.num_images)
+        with TemporaryDirectory() as scratch:
+            path = Path(scratch) / MODEL_FILE
+            self.export(path)
+            float_accuracy = self.evaluate(path).miou
+            if self.method == "qat":
+                train_with_rounding(self.model, self.config, self.folder, self.context)
+                self.export(path)
+            normalize = Normalize(self.normalization)
+            few = [normalize(torch.from_numpy(image)) for image in images[: config.num_ranking]]
+            ranking = rank_layers(self.model, few)
+            return quantize_accurately(
+                QUANTIZERS[self.engine.name],
+                path,
+                self.folder,
+                images,
+                ranking=[name for name, _ in ranking],
+                nodes=find_nodes(self.model, path.read_bytes()),
+                evaluate=lambda file: self.evaluate(file).miou,
+                float_accuracy=float_accuracy,
+                max_drop=config.max_drop,
+            )
+
+    def read_images(self, number: int) -> list[NDArray[Any]]:
+        """Training images spread evenly, as the file takes them."""
+        training = self.config.data.open_cached("train", self.context.cache_dir)
+        places = np.linspace(0, len(training) - 1, min(number, len(training))).round().astype(int)
+        images = (training[int(place)].image.numpy() for place in places)
+        return [np.ascontiguousarray(resize_image(image, self.size)[None]) for image in images]
+
+    def evaluate(self, file: Path) -> Any:
+        session = self.engine.load(file, (1, 3, *self.size), self.settings)
+        return evaluate_session(session, self.dataset, self.size)
+
+    def check_parity(self, found: float, expected: float) -> None:
+        if abs(found - expected) <= MAX_DIFFERENCE:
+            return
+        # The stage may have computed in bfloat16, and at other sizes: compare like with like.
+        predict = run_in_torch(self.model, self.normalization)
+        expected = evaluate_predictions(predict, self.dataset, self.size).miou
+        if not abs(found - expected) <= MAX_DIFFERENCE:
+            raise ParityError(
+                f"the exported file has {100 * found:.2f} % mIoU in {self.engine.name}, the "
+                f"network {100 * expected:.2f} % in PyTorch; at most {100 * MAX_DIFFERENCE:g} "
+                "points may lie between them"
+            )

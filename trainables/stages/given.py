@@ -1,0 +1,97 @@
+"""A network that is trained already: the root of a tree, as it is."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from models.cost import count_cost
+from trainables.artifacts.store import Artifact
+from trainables.context import StageContext
+from trainables.data_source import DataConfig
+from trainables.network_config import NetworkConfig
+from trainables.settings import NoSettings
+from trainables.stages.learning import evaluate_and_save
+from trainables.stages.stage import NetworkStage, StageInputs
+
+logger = logging.getLogger(__name__)
+
+LEAST_SKILL = 1.5  # times the mIoU of a constant answer
+
+
+class GivenStage(NetworkStage):
+    """Evaluates a network with the weights that a user gives, and saves it; trains nothing.
+
+    Args:
+        network: With `weights`.
+        data: Validation data.
+    """
+
+    name = "given"
+    Settings: ClassVar[type[Any]] = NoSettings
+    reveals = ("miou", "num_params", "macs")
+
+    def __init__(self, network: NetworkConfig, data: DataConfig) -> None:
+        self.parents = {}
+        self.network_config = network
+        self.data = data
+
+    @classmethod
+    def build(cls, settings: Any, inputs: StageInputs) -> GivenStage:
+        """Build the root of the student's pipelines."""
+        return cls(inputs.config.get_student(), inputs.config.data)
+
+    def content(self) -> dict[str, Any]:
+        """Network with its weights' checksum, and the validation data."""
+        validation = self.data.open("val").fingerprint
+        return {"network": self.network_config.content(), "val": validation}
+
+    def compute(
+        self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
+    ) -> dict[str, Any]:
+        """Load, evaluate, count, save; warn if the weights know little of the data."""
+        started = time.monotonic()
+        validation = self.data.open_cached("val", context.cache_dir)
+        model = self.network_config.build(validation.num_classes)
+        result = evaluate_and_save(model, self.data, folder, context, name=self.name, metadata={})
+        cost = count_cost(model, (3, *validation.sample_size(0)))
+        warnings = find_doubts(self.network_config, result["miou"], validation.label_counts)
+        for text in warnings:
+            logger.warning(text)
+        return {
+            **result,
+            "num_params": cost.num_params,
+            "macs": cost.macs,
+            "warnings": warnings,
+            "seconds": time.monotonic() - started,
+        }
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Accuracy and cost of the network as it was given."""
+        return {name: result[name] for name in self.reveals}
+
+
+def find_doubts(network: NetworkConfig, miou: float, counts: tuple[int, ...]) -> list[str]:
+    """Say if given weights do hardly better than a constant answer.
+
+    Args:
+        network: Whose weights.
+        miou: In 0..1, on the validation split.
+        counts: Pixels of each class there.
+
+    Returns:
+        Sentences for the user; none where nothing is doubtful.
+    """
+    present = sum(count > 0 for count in counts)
+    chance = max(counts) / max(1, sum(counts)) / max(1, present)
+    if miou >= LEAST_SKILL * chance:
+        return []
+    return [
+        f"{network.weights} comes to {100 * miou:.1f} % mIoU on the validation split, where always "
+        f"answering the most frequent class comes to {100 * chance:.1f} %: usual causes are "
+        "another normalisation or channel order (--pipeline.student.normalization.*) and another "
+        "order of the classes (--pipeline.student.outputs)"
+    ]

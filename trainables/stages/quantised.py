@@ -1,0 +1,104 @@
+"""The network as the file that is deployed: in int8 or float32, measured in its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from trainables.artifacts.store import Artifact, ArtifactStore
+from trainables.context import Progress, StageContext
+from trainables.pipeline_config import PipelineConfig
+from trainables.ranges import options_of, setting
+from trainables.settings import NoSettings, complete_options
+from trainables.stages.deployed_file import DeployedFile
+from trainables.stages.latency import find_reference
+from trainables.stages.stage import NetworkStage, Stage, StageInputs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Int8Settings:
+    """How a network is made ready for int8.
+
+    Attributes:
+        method: ptq rounds the network as it is; qat fine-tunes it with the rounding before that.
+    """
+
+    method: Literal["ptq", "qat"] = setting("ptq", ("ptq",))
+
+    def __post_init__(self) -> None:
+        if self.method not in ("ptq", "qat"):
+            raise ValueError(f"method must be ptq or qat, got {self.method!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantisedSettings:
+    """What the file computes in.
+
+    Attributes:
+        precision: Numbers of the file: float32 or int8.
+        numbers: Settings of the precision, by its name.
+    """
+
+    precision: str = setting("int8", ("int8",))
+    numbers: Mapping[str, Any] = options_of(
+        "precision", {"float32": NoSettings, "int8": Int8Settings}
+    )
+
+    def __post_init__(self) -> None:
+        complete_options(self)
+        if len(self.numbers) > 1:
+            raise ValueError(f"precision must be float32 or int8, got {self.precision!r}")
+
+
+class QuantisedStage(Stage):
+    """Writes the network before it as files, and measures their accuracy and latency.
+
+    Args:
+        network: Stage of the network.
+        settings: Precision.
+        config: What all pipelines of the study share.
+    """
+
+    name = "quantised"
+    Settings: ClassVar[type[Any]] = QuantisedSettings
+    follows = ("dense", "pruned", "distilled")
+    reveals = ("miou", "iou/", "latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
+    is_exclusive = True
+
+    def __init__(
+        self, network: NetworkStage, settings: QuantisedSettings, config: PipelineConfig
+    ) -> None:
+        self.network = network
+        self.settings = settings
+        self.config = config
+
+    @classmethod
+    def build(cls, settings: QuantisedSettings, inputs: StageInputs) -> QuantisedStage:
+        """Build the last stage of one pipeline."""
+        return cls(inputs.get_network(), settings, inputs.config)
+
+    def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
+        """Find the files of the network, or write and measure them."""
+        context.report(Progress(self.name, 0, 1))
+        numbers = self.settings.numbers.get("int8")
+        file = DeployedFile(
+            self.network,
+            self.config,
+            context.device,
+            method=None if numbers is None else numbers.method,
+            reference=find_reference(self.config, context),
+        )
+        return file.obtain(store, context)
+
+    def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
+        """Accuracy and latency of the file in its engine."""
+        latencies = {
+            "latency_ms": result["median_ms"],
+            "latency_p95_ms": result["p95_ms"],
+            "latency_raw_ms": result["raw_ms"],
+            "reference_ms": result["reference_ms"],
+        }
+        classes = {f"iou/{name}": iou for name, iou in result["iou"].items()}
+        found = {"miou": result["miou"], **classes, **latencies}
+        return {name: value for name, value in found.items() if value is not None}
