@@ -207,7 +207,7 @@ class Workshop:
         )
         self.images = self.data.open_cached("train", self.context.cache_dir)
         self.validation = self.data.open_cached("val", self.context.cache_dir)
-        self.context.activate()
+        torch.set_num_threads(1)
         self.teacher_logits = None
         teacher = self._root("teacher", TEACHER)
         self.teacher_logits = cache_teacher(

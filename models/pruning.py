@@ -65,7 +65,8 @@ def prune(
         example_input: (N, 3, H, W) float, an image that the network takes; its values are not
             used, and no more than 64 x 96 of it unless the network needs more.
         pruning_ratio: Fraction of channels to remove, in (0, 1): of each group if local, of all
-            if global; by sensitivity, of all that the scanned network had.
+            if global; by sensitivity, of all that the scanned network had, each counted by its
+            multiply-accumulates.
         scope: "local" ranks within each group, "global" over all groups whose scores compare;
             "sensitivity" ranks within each group and takes from each as many as the scan says.
         round_to: Makes widths multiples of this (the nearest; narrower groups stay as they are).

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from models.channels.sensitivity import GroupSensitivity, Sensitivity, count_by_sensitivity
 
 
-def make_group(name, size, losses, ratios=(0.25, 0.5, 0.75)):
+def make_group(name, size, losses, ratios=(0.25, 0.5, 0.75), macs=10):
     return GroupSensitivity(
-        name=name, size=size, ratios=ratios, losses=losses, mious=(0.5,) * len(losses)
+        name=name, size=size, macs=macs, ratios=ratios, losses=losses, mious=(0.5,) * len(losses)
     )
 
 
@@ -34,6 +34,14 @@ def test_channels_go_where_they_cost_the_least():
     assert count_by_sensitivity(scan, 0.5) == [3, 1]
     assert count_by_sensitivity(scan, 0.625) == [2, 1]
     assert count_by_sensitivity(scan, 0.75) == [1, 1]
+
+
+def test_channels_that_save_more_may_cost_more():
+    # Per channel both cost 0.1 nats; those of b save three times as much.
+    losses = (1.1, 1.2, 1.3)
+    scan = make_scan(make_group("a", 4, losses, macs=10), make_group("b", 4, losses, macs=30))
+    assert count_by_sensitivity(scan, 0.3) == [4, 2]  # 60 of 160 where 48 were to go
+    assert count_by_sensitivity(scan, 0.6) == [3, 1]  # 100 of 160 where 96 were to go
 
 
 def test_a_loss_that_falls_costs_nothing():

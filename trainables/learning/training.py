@@ -78,6 +78,9 @@ class TrainConfig:
             (Paszke et al., "ENet", 2016, section 5.2).
         class_weight_power: Exponent of these weights, within 0..1; less than 1 keeps rare classes
             from being found where they are not.
+        batchnorm_batches: Before the network is evaluated and saved, its BatchNorm statistics are
+            measured anew over so many batches of uncropped training images, for those of crops may
+            not suit whole images (`docs/trial_designs.md`); 0: keep those of the training.
         average_share: The network is evaluated and saved with a moving average of its weights that
             looks back on this share of num_steps, within 0..1; 0: with its last weights.
     """
@@ -90,6 +93,7 @@ class TrainConfig:
     auxiliary_weight: float = 0.4
     class_weighting: Literal["none", "enet"] = "none"
     class_weight_power: float = 1.0
+    batchnorm_batches: int = 0
     average_share: float = 0.0
 
     def __post_init__(self) -> None:
@@ -99,6 +103,8 @@ class TrainConfig:
             raise ValueError(
                 f"class_weight_power must lie within 0..1, got {self.class_weight_power}"
             )
+        if self.batchnorm_batches < 0:
+            raise ValueError(f"batchnorm_batches must be at least 0, got {self.batchnorm_batches}")
         if not 0 <= self.average_share <= 1:
             raise ValueError(f"average_share must lie within 0..1, got {self.average_share}")
         if self.batch_size < 2:

@@ -17,6 +17,7 @@ from trainables.context import Progress, StageContext
 from trainables.data import TeacherLogits, TrainingStream
 from trainables.data.frame_pairs import FramePairStream
 from trainables.data_source import DataConfig
+from trainables.learning.batchnorm_statistics import reestimate_batchnorm
 from trainables.learning.evaluation import evaluate
 from trainables.learning.training import Batch, LossFunction, TrainConfig, train
 from trainables.losses import cross_entropy
@@ -112,6 +113,14 @@ class Learning:
             beside=beside,
             pause_after=max(1, round(share * self.training.num_steps)),
         )
+        if self.training.batchnorm_batches:  # the state of a pause has been saved before
+            reestimate_batchnorm(
+                model,
+                self.data.open_cached("train", context.cache_dir),
+                context,
+                num_batches=self.training.batchnorm_batches,
+                precision=self.training.precision,
+            )
         if share < 1:
             validation = self.data.open_cached("val", context.cache_dir)
             return {
