@@ -12,6 +12,7 @@ from search.config import StudyConfig
 from search.run_files.remote_run import connect
 from trainables.artifacts.remote_folder import is_uri
 from trainables.data.download import download_camvid
+from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
 
 CAMVID_FOLDER = Path("data/CamVid")
