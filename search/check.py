@@ -24,6 +24,7 @@ from trainables.learning.evaluation import evaluate
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
 from trainables.process.device_lock import DeviceLock
+from trainables.sensitivity import scan_sensitivity
 from trainables.stages.given import find_doubts
 
 T = TypeVar("T")
@@ -109,6 +110,8 @@ class StudyCheck:
             miou = self._evaluate(model)
             counts = tuple(summary.class_counts["val"].values())
             self.doubts += find_doubts(config, miou, counts)
+            train = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
+            self.doubts += scan_sensitivity(model.cpu(), train, self._context).warnings
             text += f", {100 * miou:.1f} % mIoU with the given weights"
         if role != "teacher":
             record = prune(model.cpu().eval(), torch.zeros(1, 3, *self._crop), pruning_ratio=0.5)
@@ -130,11 +133,14 @@ class StudyCheck:
         step = max(1, len(images) // MAX_IMAGES)
         some = torch.utils.data.Subset(images, range(0, len(images), step))
         some.num_classes, some.ignore_index = images.num_classes, images.ignore_index  # type: ignore[attr-defined]
+        return evaluate(model, some, self._context).miou  # type: ignore[arg-type]
+
+    @property
+    def _context(self) -> StageContext:
         device = detect_device()
-        context = StageContext(
+        return StageContext(
             cache_dir=self._config.cache_dir, device=device, device_lock=DeviceLock(device)
         )
-        return evaluate(model, some, context).miou  # type: ignore[arg-type]
 
     def _describe_engine(self) -> tuple[str, None]:
         latency, device = self._config.pipeline.latency, detect_device()

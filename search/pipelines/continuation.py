@@ -97,7 +97,7 @@ def plan_sweeps(
 ) -> list[list[dict[str, Any]]]:
     """Plan the chains that a study begins with: one along each choice of what is kept.
 
-    They take at most half of the study, but for the first one.
+    Chains of different choices run side by side; those that do not fit into the study are left out.
 
     Args:
         loop: What is repeated.
@@ -117,7 +117,7 @@ def plan_sweeps(
     sweeps: list[list[dict[str, Any]]] = []
     for kept in product(*discrete):
         planned = sum(map(len, sweeps))
-        if sweeps and planned + len(values) > num_pipelines // 2:
+        if sweeps and planned + len(values) > num_pipelines:
             break
         fixed = {**first, **dict(zip(loop.kept, kept, strict=True))}
         sweeps.append([{**fixed, loop.rising: value} for value in values])

@@ -135,7 +135,7 @@ class Dispatcher:
             task = self._tree.take(may_be_exclusive=exclusive < self._max_exclusive)
             if task is not None and STAGES[task.stage].trains and self._give_up(task):
                 continue
-            is_full = len(self._tree.open_pipelines) - len(self._rungs.paused) >= most_open
+            is_full = self._count_open() >= most_open
             if task is not None or is_full or not self._has_students:
                 return task
             proposal = self.study.ask(self._tree.trained)
@@ -146,6 +146,15 @@ class Dispatcher:
             self._tell(self._tree.settle())
             if proposal.number in self._tree.open_pipelines:
                 self._stop_if_hopeless(proposal.number)
+
+    def _count_open(self) -> int:
+        """Open pipelines that have something to run: none that waits at a rung, or in a chain."""
+        records = self.study.records
+        waiting = 0
+        for number in self._tree.open_pipelines:
+            origin = records[number].continues
+            waiting += origin is not None and records[origin].state == "running"
+        return len(self._tree.open_pipelines) - len(self._rungs.paused) - waiting
 
     @property
     def _has_students(self) -> bool:

@@ -13,13 +13,19 @@ import pytest
 
 from search.config import StudyConfig
 from search.recipes import quickstart
+from search.space import make_space
+from trainables.ranges import FloatRange
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def config() -> StudyConfig:
-    return replace(quickstart(), num_pipelines=8, first_points=(), continuation=False)
+    space = make_space(
+        pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
+        lr=FloatRange(low=1e-3, high=4e-3, log=True),
+    )
+    return replace(quickstart(), num_pipelines=8, first_points=(), continuation=False, space=space)
 
 
 @pytest.fixture(scope="session")

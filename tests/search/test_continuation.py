@@ -54,7 +54,7 @@ def test_a_pipeline_goes_on_from_the_best_network_of_the_next_lower_ratio() -> N
     assert choose_origin(LOOP, make_settings(pruning_ratio=0.5, round_to=8), known) is None
 
 
-@pytest.mark.parametrize(("num_pipelines", "scopes"), [(8, ["local"]), (12, ["local", "global"])])
+@pytest.mark.parametrize(("num_pipelines", "scopes"), [(5, ["local"]), (6, ["local", "global"])])
 def test_a_study_begins_with_chains_along_the_grid(num_pipelines: int, scopes: list[str]) -> None:
     sweeps = plan_sweeps(LOOP, SPACE, make_settings(lr=2e-3), num_pipelines)
     assert [sweep[0]["pruned.scope"] for sweep in sweeps] == scopes
@@ -108,7 +108,7 @@ def test_every_network_is_pruned_further_than_the_one_it_comes_from(
             origin = records[record.continues].settings
             shared = "sparse.sparsity_lambda"
             assert record.settings[shared] == origin[shared]
-    assert any(records[number].continues is not None for number in range(3, 8))
+    assert [records[number].continues for number in range(3, 6)] == [None, 3, 4]  # the other scope
     assert PipelineStudy(study.config, tmp_path).records == records
 
 

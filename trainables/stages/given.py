@@ -57,7 +57,7 @@ class GivenStage(NetworkStage):
         validation = self.data.open_cached("val", context.cache_dir)
         model = self.network_config.build(validation.num_classes)
         result = evaluate_and_save(model, self.data, folder, context, name=self.name, metadata={})
-        cost = count_cost(model, (3, *validation.sample_size(0)))
+        cost = count_cost(model, (3, *validation.common_size))
         warnings = find_doubts(self.network_config, result["miou"], validation.label_counts)
         for text in warnings:
             logger.warning(text)

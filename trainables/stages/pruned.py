@@ -10,15 +10,22 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from models.channels.importance import IMPORTANCES
 from models.checkpoint import load_checkpoint
 from models.cost import count_cost
 from models.pruning import prune
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext, within_threads
+from trainables.data import TrainingStream
 from trainables.data_source import DataConfig
+from trainables.learning.taylor import score_by_taylor
 from trainables.ranges import FloatRange, setting
+from trainables.stages.computation import Computation
 from trainables.stages.learning import evaluate_and_save
+from trainables.stages.scan import SensitivityScan, read_scan
 from trainables.stages.stage import NetworkStage, StageInputs, iterate_origins
+
+SCOPES = ("local", "global", "sensitivity")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,21 +35,28 @@ class PrunedSettings:
     Attributes:
         pruning_ratio: Fraction p of the network's original channels that is removed, within 0..1,
             both excluded.
-        scope: Whether that fraction holds in every layer (local) or over the network (global).
+        scope: Whether that fraction holds in every layer (local), over the network (global), or is
+            taken where a scan says that it costs the least accuracy (sensitivity).
         round_to: Channel counts are kept at multiples of this; 1 for any count.
+        importance: What ranks the channels: their BatchNorm scales (bn_scale), their weights
+            or what the loss on some training images would change by (taylor).
     """
 
     pruning_ratio: float = setting(0.5, FloatRange(low=0.3, high=0.7, step=0.1), symbol="p")
-    scope: Literal["local", "global"] = setting("local", ("local", "global"))
+    scope: Literal["local", "global", "sensitivity"] = setting("local", ("local", "global"))
     round_to: int = setting(1, (1,), symbol="round")
+    importance: str = setting("bn_scale", ("bn_scale",))
 
     def __post_init__(self) -> None:
         if not 0 < self.pruning_ratio < 1:
             raise ValueError(
                 f"pruning_ratio must lie within 0..1, both excluded; got {self.pruning_ratio}"
             )
-        if self.scope not in ("local", "global"):
-            raise ValueError(f"scope must be local or global, got {self.scope!r}")
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(SCOPES)}; got {self.scope!r}")
+        if self.importance not in IMPORTANCES:
+            known = ", ".join(IMPORTANCES)
+            raise ValueError(f"importance must be one of {known}; got {self.importance!r}")
         if self.round_to < 1:
             raise ValueError(f"round_to must be at least 1, got {self.round_to}")
 
@@ -57,7 +71,7 @@ class PrunedStage(NetworkStage):
     Args:
         network: Stage of the network: sparse, or already distilled.
         settings: How much goes.
-        data: Validation data.
+        data: Validation data, and the training images that scores are measured on.
         removed: Fraction of the original channels that the network has lost already.
 
     Raises:
@@ -71,7 +85,7 @@ class PrunedStage(NetworkStage):
     reveals = ("miou_pruned", "num_params", "macs")
     changes_structure = True
     rising_setting = "pruning_ratio"
-    kept_settings = ("scope", "round_to")
+    kept_settings = ("scope", "round_to", "importance")
 
     def __init__(
         self,
@@ -86,7 +100,13 @@ class PrunedStage(NetworkStage):
                 f"got {settings.pruning_ratio:g}"
             )
         self.origin = network
-        self.parents = {"network": network}
+        self.parents: dict[str, Computation] = {"network": network}
+        if settings.scope == "sensitivity":
+            unpruned = network
+            for stage in iterate_origins(network):
+                if isinstance(stage, PrunedStage) and stage.origin is not None:
+                    unpruned = stage.origin
+            self.parents["scan"] = SensitivityScan(unpruned, data)
         self.settings = settings
         self.data = data
         self.removed = removed
@@ -101,11 +121,14 @@ class PrunedStage(NetworkStage):
 
     def content(self) -> dict[str, Any]:
         """Ratio, scope, rounding, what has gone before, and the validation data."""
-        return {
+        content = {
             **asdict(self.settings),
             "removed": self.removed,
             "val": self.data.open("val").fingerprint,
         }
+        if self.settings.importance == "taylor":
+            content["train"] = self.data.open("train").fingerprint
+        return content
 
     @within_threads
     def compute(
@@ -116,12 +139,23 @@ class PrunedStage(NetworkStage):
         model = load_checkpoint(parents["network"].checkpoint)
         resolution = self.data.open("val").common_size
         unpruned = count_cost(model, (3, *resolution))
+        is_scanned = "scan" in parents
+        ratio, measured = self.settings.pruning_ratio, None
+        if self.settings.importance == "taylor":
+            images = self.data.open_cached("train", context.cache_dir)
+            stream = TrainingStream(images, self.data.augmentation, seed=0)
+            measured = score_by_taylor(model, stream, context)
+            model = model.cpu()
         record = prune(
             model,
             torch.zeros(1, 3, *self.data.augmentation.crop_size),
-            pruning_ratio=(self.settings.pruning_ratio - self.removed) / (1 - self.removed),
+            # A scan counts the channels of the unpruned network, as the setting does.
+            pruning_ratio=ratio if is_scanned else (ratio - self.removed) / (1 - self.removed),
             scope=self.settings.scope,
             round_to=self.settings.round_to if self.settings.round_to > 1 else None,
+            importance=self.settings.importance,
+            measured=measured,
+            sensitivity=read_scan(parents["scan"]) if is_scanned else None,
         )
         (folder / "pruning.json").write_text(record.to_json())
         cost = count_cost(model, (3, *resolution))
@@ -134,7 +168,10 @@ class PrunedStage(NetworkStage):
             "macs": cost.macs,
             "num_params_unpruned": unpruned.num_params,
             "macs_unpruned": unpruned.macs,
-            "warnings": describe_unprunable(record.unprunable),
+            "warnings": [
+                *describe_unprunable(record.unprunable),
+                *(parents["scan"].result["warnings"] if is_scanned else ()),
+            ],
             "seconds": time.monotonic() - started,
         }
 
