@@ -7,14 +7,15 @@ from typing import NamedTuple
 from analysis.results import Results, Trial
 
 MOST_LISTED = 12
+STATES = ("failed", "kept out", "stopped")
 
 
 class EndedEarly(NamedTuple):
     """Trials that ended early for one reason.
 
     Attributes:
-        state: "failed" or "stopped".
-        reason: As trials.csv states it.
+        state: "failed", "kept out" (measured, but no answer) or "stopped".
+        reason: As the run states it.
         trials: Their labels.
         last_stage: Last stage that any of them finished, "" for none.
     """
@@ -52,13 +53,16 @@ def get_problems_info(results: Results) -> ProblemsInfo:
         warnings += [prefix + text for text in (*run.warnings, *notes)]
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in results.trials:
+        kept_out = results.get_run(trial).kept_out
         if trial.state in ("failed", "stopped"):
             groups.setdefault((trial.state, trial.reason), []).append(trial)
+        elif trial.number in kept_out:
+            groups.setdefault(("kept out", kept_out[trial.number]), []).append(trial)
     ended = [
         EndedEarly(state, reason, [results.label(t) for t in trials], _last_stage(trials))
         for (state, reason), trials in groups.items()
     ]
-    ended.sort(key=lambda entry: (entry.state != "failed", -len(entry.trials)))
+    ended.sort(key=lambda entry: (STATES.index(entry.state), -len(entry.trials)))
     return ProblemsInfo(warnings, ended)
 
 

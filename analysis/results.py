@@ -34,6 +34,7 @@ __all__ = [
     "load_run",
 ]
 
+KEPT_OUT_FILE = "deploy/kept_out.json"
 # Settings of a latency measurement that say how exact it is, not what it measures.
 PRECISION_SETTINGS = {"confidence", "relative_margin", "max_seconds"}
 
@@ -53,6 +54,8 @@ class Run:
         held_out: Network ("dense", "trial-7") -> how it does on the test split (test.csv).
         pictures: What its networks predict on chosen images (pictures/); None without.
         warnings: What the run warned of.
+        kept_out: Number of a trial -> why its network is no answer although it was measured to the
+            end, such as an engine that does not take it (deploy/kept_out.json).
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class Run:
     held_out: Mapping[str, HeldOutScore] = field(default_factory=dict)
     pictures: Pictures | None = None
     warnings: tuple[str, ...] = ()
+    kept_out: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -95,12 +99,15 @@ class Results:
 
     @cached_property
     def measured(self) -> tuple[Trial, ...]:
-        """The complete trials that have a value for every objective."""
+        """The complete trials with a value for every objective, without those kept out."""
         names = [objective.name for objective in self.objectives]
+        kept_out = {(run.name, number) for run in self.runs for number in run.kept_out}
         return tuple(
             trial
             for trial in self.trials
-            if trial.state == "complete" and all(name in trial.measures for name in names)
+            if trial.state == "complete"
+            and (trial.run, trial.number) not in kept_out
+            and all(name in trial.measures for name in names)
         )
 
     @property
@@ -191,8 +198,18 @@ def load_run(folder: str | Path) -> Run:
         retrainings=read_retrainings(folder / "confirmation.csv"),
         held_out=read_held_out_scores(folder / "test.csv"),
         pictures=read_pictures(folder / "pictures"),
+        kept_out=_read_kept_out(folder / KEPT_OUT_FILE),
         warnings=parse_warnings(metadata, folder / "metadata.json"),
     )
+
+
+def _read_kept_out(path: Path) -> dict[int, str]:
+    if not path.is_file():
+        return {}
+    try:
+        return {int(number): str(reason) for number, reason in read_json(path).items()}
+    except ValueError as error:
+        raise ResultsError(f"{path}: must hold a reason by number of a trial: {error}") from error
 
 
 def combine_runs(runs: Sequence[Run]) -> Results:
@@ -222,10 +239,9 @@ def combine_runs(runs: Sequence[Run]) -> Results:
         objectives=_widest_objectives(runs),
         trials=tuple(trial for run in runs for trial in run.trials),
     )
-    measured = {(trial.run, trial.number) for trial in results.measured}
     for trial in results.trials:
-        if trial.state == "complete" and (trial.run, trial.number) not in measured:
-            missing = [o.name for o in results.objectives if o.name not in trial.measures]
+        missing = [o.name for o in results.objectives if o.name not in trial.measures]
+        if trial.state == "complete" and missing:
             notes.append(
                 f"Trial {results.label(trial)} is complete but has no {', '.join(missing)}: "
                 "left out of the front."

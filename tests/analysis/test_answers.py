@@ -13,7 +13,7 @@ from analysis.heat_map import render_heat_map
 from analysis.lineage import build_tree, get_ancestors
 from analysis.problems import get_problems_info, list_labels
 from analysis.report import main, write_report
-from analysis.results import combine_runs, load_run
+from analysis.results import ResultsError, combine_runs, load_run
 from analysis.summary import summarize
 
 NETWORKS = [(0.64, 60.0, 1.0e6), (0.60, 50.0, 0.9e6), (0.58, 55.0, 0.3e6), (0.57, 99.0, 2.0e6)]
@@ -213,3 +213,21 @@ def test_both_splits_stand_side_by_side(load, rows):
         '<td class="text">trial 0</td><td class="text">64.0</td><td class="text">62.5</td>' in html
     )
     assert (folder / "report/front.csv").read_text().splitlines()[1].count("0.625") == 1
+
+
+def test_a_network_that_is_kept_out_is_no_answer_but_a_problem(load, rows):
+    folder = load()[0].runs[0].folder
+    (folder / "deploy").mkdir()
+    (folder / "deploy" / "kept_out.json").write_text('{"0": "the engine errs by 0.3"}')
+    results = combine_runs([load_run(folder)])
+    assert [trial.number for trial in summarize(results).front] == [1, 2]
+    assert choose_trial(find_candidates(results), {}).number == 1
+    (entry,) = get_problems_info(results).ended_early
+    assert (entry.state, entry.reason, entry.trials) == (
+        "kept out",
+        "the engine errs by 0.3",
+        ["0"],
+    )
+    (folder / "deploy" / "kept_out.json").write_text('{"zero": "no number"}')
+    with pytest.raises(ResultsError, match=r"kept_out\.json: must hold a reason by number"):
+        load_run(folder)

@@ -10,6 +10,8 @@ import moocore
 import pandas as pd
 
 CHECKPOINT = "checkpoint.safetensors"
+KEPT_OUT_FILE = "deploy/kept_out.json"
+"""Trials whose network is no answer although it was measured to the end, with the reason."""
 
 
 class RunNetwork(NamedTuple):
@@ -48,6 +50,10 @@ def find_networks(run_dir: Path) -> list[RunNetwork]:
         }
         trials = pd.read_csv(run_dir / "trials.csv")
         complete = trials[trials["state"] == "complete"].dropna(subset=list(objectives))
+        kept_out = run_dir / KEPT_OUT_FILE
+        if kept_out.is_file():
+            numbers = [int(number) for number in json.loads(kept_out.read_text(encoding="utf-8"))]
+            complete = complete[~complete["trial"].isin(numbers)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{run_dir} must be a run folder with metadata.json and trials.csv: {error!r}"

@@ -31,6 +31,12 @@ def test_front_and_baselines_are_found(run_dir):
     assert networks[2].checkpoint == run_dir / "stages/distilled-0/checkpoint.safetensors"
 
 
+def test_a_network_that_is_kept_out_is_not_on_the_front(run_dir):
+    (run_dir / "deploy").mkdir()
+    (run_dir / "deploy" / "kept_out.json").write_text('{"0": "the engine errs"}')
+    assert [network.key for network in find_networks(run_dir)][2:] == ["trial-1"]
+
+
 def test_not_a_run_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="run folder"):
         find_networks(tmp_path)
