@@ -41,7 +41,7 @@ class Normalization:
         if not all(math.isfinite(v) for v in (*self.mean, *self.std, self.scale)):
             raise ValueError(f"mean, std and scale must be finite, got {self}")
         if self.channel_order not in ("rgb", "bgr"):
-            raise ValueError(f"channel_order must be rgb or bgr, got {self.channel_order!r}")
+            raise ValueError(f"channel_order must be 'rgb' or 'bgr', got {self.channel_order!r}")
 
     def to_json(self) -> dict[str, Any]:
         """Write as what `from_json` reads."""
@@ -86,8 +86,8 @@ class Normalization:
         pixels = images.to(torch.float32, copy=True)
         if self.channel_order == "bgr":
             pixels = pixels.flip(-3)
-        offset = torch.tensor(self.mean, device=pixels.device).mul_(self.scale)
-        factor = torch.tensor(self.std, device=pixels.device).mul_(self.scale).reciprocal_()
+        offset = pixels.new_tensor(self.mean).mul_(self.scale)
+        factor = pixels.new_tensor(self.std).mul_(self.scale).reciprocal_()
         return pixels.sub_(offset.view(3, 1, 1)).mul_(factor.view(3, 1, 1))
 
 
@@ -108,8 +108,8 @@ class Normalize(nn.Module):
     def __init__(self, normalization: Normalization) -> None:
         super().__init__()
         self.is_bgr = normalization.channel_order == "bgr"
-        mean = torch.tensor(normalization.mean) * normalization.scale
-        std = torch.tensor(normalization.std) * normalization.scale
+        mean = torch.tensor(normalization.mean, dtype=torch.float32) * normalization.scale
+        std = torch.tensor(normalization.std, dtype=torch.float32) * normalization.scale
         self.register_buffer("offset", mean.view(1, 3, 1, 1))
         self.register_buffer("factor", std.reciprocal().view(1, 3, 1, 1))
 

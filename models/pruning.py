@@ -94,7 +94,12 @@ def prune(
         )
     work = copy.deepcopy(model).cpu().float().eval()
     size, dtype = _find_size(work, (example_input.shape[2], example_input.shape[3]))
-    found = find_groups(work, torch.zeros(1, 3, *size), importance, measured=measured)
+    try:
+        found = find_groups(work, torch.zeros(1, 3, *size), importance, measured=measured)
+    except Exception as error:  # a network of the user's raises what it likes
+        raise PruningError(
+            f"the network's channels cannot be followed: {type(error).__name__}: {error}"
+        ) from error
     unprunable = dict(found.fixed)
     keeps = _count_kept(found.groups, pruning_ratio, scope, sensitivity)
     chosen = _select(found.groups, keeps, round_to)

@@ -134,7 +134,9 @@ def find_groups(
                 num_fixed=image_units[root],
             )
         )
-    for name in get_resizable_layers(model):
+    for name, layer in get_resizable_layers(model).items():
+        if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
+            continue  # one slope for all channels
         if name not in trace.outputs and not _is_part_of_another(name, trace.outputs):
             fixed[name] = "the forward pass never calls it"
     return ChannelGroups(groups, fixed)

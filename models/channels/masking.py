@@ -29,10 +29,17 @@ def mask_channels(model: nn.Module, layers: Mapping[str, KeptChannels]) -> None:
         removed = sorted(set(range(size)) - set(kept.outputs))
         if isinstance(layer, nn.PReLU | ChannelLayer) or not removed:
             continue
-        dim = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-        for tensor, axis in ((layer.weight, dim), (layer.bias, 0)):
-            if isinstance(tensor, nn.Parameter):
-                tensor.index_fill_(axis, torch.tensor(removed, device=tensor.device), 0.0)
+        weight = layer.weight
+        device = weight.device if isinstance(weight, torch.Tensor) else None
+        index = torch.tensor(removed, device=device)
+        if isinstance(layer, nn.ConvTranspose2d):  # (inputs, outputs of one group, ...)
+            weight = weight.unflatten(0, (layer.groups, -1))  # type: ignore[no-untyped-call]
+            group, column = index // weight.shape[2], index % weight.shape[2]
+            weight[group, :, column] = 0.0
+        elif isinstance(weight, nn.Parameter):
+            weight.index_fill_(0, index, 0.0)
+        if isinstance(layer.bias, nn.Parameter):
+            layer.bias.index_fill_(0, index, 0.0)
 
 
 @torch.inference_mode()

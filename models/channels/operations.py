@@ -5,6 +5,7 @@ An operation that is not listed here may do anything: the channels that it reads
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from models.channels.equivalence import Labels
 
 if TYPE_CHECKING:
     from models.channels.tracing import ChannelTrace
+
+_logger = logging.getLogger(__name__)
 
 _Arguments = Mapping[str, Any]
 _Rule = Callable[["ChannelTrace", str, _Arguments, Any, Any], None]
@@ -40,7 +43,11 @@ def follow(trace: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) 
         rule = _combine
     if rule is None:
         rule = _keep
-    rule(trace, plain, arguments, func, result)
+    try:
+        rule(trace, plain, arguments, func, result)
+    except (LookupError, RuntimeError, TypeError, ValueError, StopIteration) as error:
+        _logger.debug("%s in %s is not as its rule expects: %r", func, trace.place, error)
+        _keep(trace, plain, arguments, func, result)
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -357,6 +364,30 @@ def _shuffle_pixels(
     trace.set_labels(result, labels, nonnegative=trace.is_nonnegative(source))
 
 
+def _shuffle_channels(
+    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+) -> None:
+    """Interleave groups of channels, which stay equally wide."""
+    source: Tensor = arguments["self"]
+    labels = trace.get_labels(source)
+    if labels.shape[1] > 1:
+        parts = _split_dim(labels, 1, source.shape[1] // arguments["groups"])
+        trace.partition.join_across(parts, 1)
+    _move(trace, name, arguments, func, result)
+
+
+def _gate(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+    """Gated linear unit: one half of the channels reweights the other."""
+    del name, func
+    source: Tensor = arguments["self"]
+    labels = trace.get_labels(source)
+    dim = int(arguments.get("dim", -1)) % source.ndim
+    if labels.shape[dim] > 1:
+        trace.partition.join_across(_split_dim(labels, dim, source.shape[dim] // 2), dim)
+        labels = labels.narrow(dim, 0, source.shape[dim] // 2)
+    trace.set_labels(result, labels)
+
+
 def _copy_like(
     trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
@@ -403,6 +434,8 @@ _RULES: dict[str, _Rule] = {
     ),
     **dict.fromkeys(("index_select", "roll"), _pick),
     "flip": _move,
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), _shuffle_channels),
+    "glu": _gate,
     **dict.fromkeys(
         ("constant_pad_nd", "reflection_pad2d", "replication_pad2d", "reflection_pad1d"), _pad
     ),

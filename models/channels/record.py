@@ -124,7 +124,8 @@ def _select(layer: nn.Module, channels: KeptChannels, replaced: dict[int, nn.Par
         set_width(layer, (len(inputs), len(outputs), groups))
         # A weight numbers the channels of one group on one side; all groups keep the same ones.
         if layer.transposed:
-            rows, columns = inputs, outputs[: len(outputs) // groups]
+            width = len(outputs) // groups
+            rows, columns = inputs, tuple(range(width)) if is_depthwise else outputs[:width]
         else:
             rows = outputs
             columns = (0,) if is_depthwise else inputs[: len(inputs) // groups]

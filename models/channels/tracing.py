@@ -56,6 +56,8 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> ChannelTrace:
         for module in self._names:
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; its operations are seen all the same
             self._handles += [
                 module.register_forward_pre_hook(self._begin),
                 module.register_forward_hook(self._end),

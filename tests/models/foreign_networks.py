@@ -224,6 +224,46 @@ class GroupNormed(Plain):
         return self.narrow(self.wide(x))
 
 
+class ShuffledByLibrary(Plain):
+    def middle(self, x: Tensor) -> Tensor:
+        return F.channel_shuffle(x, 4)
+
+
+class Gated(Plain):
+    """A gated linear unit."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.wide = block(16, 32)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return F.glu(self.wide(x), dim=1)
+
+
+class Transposed(Plain):
+    """Transposed convolutions, in groups and depthwise."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.grouped = nn.ConvTranspose2d(16, 32, 2, 2, groups=4)
+        self.depthwise = nn.ConvTranspose2d(32, 32, 2, 2, groups=32)
+        self.narrow = block(32, 16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.narrow(self.depthwise(self.grouped(x)))
+
+
+class WeightNormed(Plain):
+    """A convolution whose weight is computed by torch's own parametrisation."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 1))
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.conv(x).relu()
+
+
 class Resized(Plain):
     """F.interpolate, with and without a size, and padding."""
 
@@ -313,6 +353,7 @@ PRUNABLE = {
     PixelShuffled: False, Reused: False, LayerNormed: True, Attentive: True, NonLocal: False,
     SqueezedAndExcited: False, Standardised: True, GroupNormed: True, Resized: False,
     TiedToImage: False, Auxiliary: False, AsMapping: False, AsObject: False, AsTuple: False,
-    MultiplesOf32: False,
+    MultiplesOf32: False, ShuffledByLibrary: False, Gated: False, Transposed: False,
+    WeightNormed: True,
 }  # fmt: skip
 """Whether some layers have to be left whole."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models import SegmentationNetwork, WithAuxiliary, create_model
 from models.channels.masking import mask_channels
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.export import export_onnx
 from models.foreign import split_outputs
 from models.pruning import PruningError, PruningRecord, prune
 from models.user_code import find_user_code
@@ -296,6 +297,16 @@ def test_networks_of_libraries_are_pruned_saved_and_loaded(
     images = torch.randn(1, 3, 72, 100)
     with torch.inference_mode():
         assert torch.equal(loaded(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("name", ["Auxiliary", "MultiplesOf32", "Shuffled"])
+def test_a_pruned_network_is_exported(name: str, tmp_path: Path):
+    model = make(name)
+    prune(model, IMAGE, 0.5)
+    size = (72, 100)
+    export = export_onnx(model, tmp_path / "a.onnx", image_size=size)
+    assert export.output_shape == (1, 5, *size)
+    assert export.error < 1e-5
 
 
 @pytest.mark.slow

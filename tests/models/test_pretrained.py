@@ -68,7 +68,7 @@ def test_tensors_are_split_by_hand():
 
 
 def test_pixels_are_normalised_in_the_networks_own_order():
-    normalize = Normalization(mean=(1, 2, 3), std=(1, 2, 4), channel_order="bgr")
+    normalize = Normalization(mean=(1, 2, 3), std=(1, 2, 4), scale=1, channel_order="bgr")
     red = torch.tensor([255, 0, 7], dtype=torch.uint8)[:, None, None]
     assert normalize(red)[:, 0, 0].tolist() == [6.0, -1.0, 63.0]
     with pytest.raises(ValueError, match="channel_order must be 'rgb' or 'bgr', got 'gbr'"):

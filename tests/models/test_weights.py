@@ -199,5 +199,5 @@ def test_normalisation_by_hand():
     assert NormalizationConfig().complete(IMAGENET) == IMAGENET
     with pytest.raises(ValueError, match="std and scale must be above 0"):
         NormalizationConfig(std=(0.0, 1.0, 1.0))
-    with pytest.raises(ValueError, match="channel_order must be rgb or bgr, got 'gbr'"):
+    with pytest.raises(ValueError, match="channel_order must be 'rgb' or 'bgr', got 'gbr'"):
         NormalizationConfig(channel_order="gbr")
