@@ -14,7 +14,7 @@ from analysis.heat_map import render_heat_map
 from analysis.lineage import Node, build_tree
 from analysis.picture_section import get_picture_folder
 from analysis.problems import get_problems_info, list_labels
-from analysis.quantities import get_quantity
+from analysis.quantities import format_number, get_quantity
 from analysis.results import Results
 from analysis.summary import Summary
 
@@ -39,6 +39,10 @@ def render_chooser(results: Results) -> str:
         for index, budget in enumerate(data["budgets"])
     )
     best = data["networks"][0]
+    least = ", ".join(
+        f"{budget['label'].lower()} {format_number(budget['least'])} {budget['unit']}"
+        for budget in data["budgets"]
+    )
     numbers = "".join(
         f"<div><dt>{escape(label)}</dt><dd>{escape(text)}</dd></div>"
         for label, text in best["texts"]
@@ -47,8 +51,9 @@ def render_chooser(results: Results) -> str:
         '<p class="hint">Move the sliders or type a budget: the most accurate network within it, '
         "by the validation mIoU.</p>"
         f'<form id="chooser" onsubmit="return false">{sliders}</form>'
-        '<div id="chosen" aria-live="polite"><p data-none hidden>No network is within this budget.'
-        f"</p><div data-some><div><h3 data-label>Trial {escape(best['label'])}</h3>"
+        '<div id="chosen" aria-live="polite"><p data-none hidden>No network is within this budget. '
+        f"The smallest found: {escape(least)}.</p><div data-some><div>"
+        f"<h3 data-label>Trial {escape(best['label'])}</h3>"
         f'<dl class="tiles">{numbers}</dl></div><img alt="" loading="lazy" hidden>'
         f'<div class="command"><code id="export-command">{escape(best["command"])}</code>'
         '<button type="button" data-copy="#export-command">Copy</button></div></div></div>'

@@ -47,16 +47,15 @@ def choose_trial(
     )
 
 
-def get_export_command(folder: Path, trial: Trial, output: Path) -> str:
-    """Return the command that writes a trial's network for deployment.
+def get_export_command(folder: Path, trial: Trial) -> str:
+    """Return the command that writes a trial's network to deploy/ of its run.
 
     Args:
         folder: Of the trial's run.
         trial: The trial.
-        output: File to write.
     """
     words = ["python", "-m", "models.export", str(folder), "--trial", str(trial.number)]
-    return shlex.join([*words, "--output", str(output)])
+    return shlex.join(words)
 
 
 def describe_numbers(trial: Trial) -> list[tuple[str, str]]:
@@ -96,7 +95,7 @@ def describe_choice(results: Results, limits: Mapping[str, float]) -> str:
         *describe_numbers(trial),
         *_describe_test(results, trial),
         ("checkpoint", str(run.folder / "stages" / trial.network)),
-        ("export", get_export_command(run.folder, trial, Path(f"trial-{trial.number}.onnx"))),
+        ("export", get_export_command(run.folder, trial)),
     ]
     return "\n".join(f"{label:>12}: {text}" for label, text in rows)
 
@@ -137,9 +136,7 @@ def get_chooser_data(results: Results) -> dict[str, Any]:
                 "key": f"trial-{trial.number}",
                 "values": [q.shown(trial.measures[name]) for name, q in quantities.items()],
                 "texts": [*describe_numbers(trial), *_describe_test(results, trial)],
-                "command": get_export_command(
-                    results.get_run(trial).folder, trial, Path(f"trial-{trial.number}.onnx")
-                ),
+                "command": get_export_command(results.get_run(trial).folder, trial),
             }
             for trial in candidates
         ],

@@ -47,6 +47,9 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f}"
 
 
+NETWORK_FILES = ("checkpoint.safetensors", "model.json")
+"""What describes a network in its folder: a checkpoint, or one that is ready to be deployed."""
+
 # Beside the objectives.
 DERIVED = {
     "test_miou": Column("mIoU on test (%)", lambda value: f"{100 * value:.1f}"),
@@ -177,4 +180,6 @@ def _checkpoint_cell(results: Results, trial: Trial, output: Path) -> Cell:
 def _checkpoint_path(run: Run, trial: Trial) -> Path | None:
     if not trial.network:
         return None
-    return run.folder / "stages" / trial.network / "checkpoint.safetensors"
+    folder = run.folder / "stages" / trial.network
+    found = (folder / name for name in NETWORK_FILES if (folder / name).is_file())
+    return next(found, folder / NETWORK_FILES[0])

@@ -193,8 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """Measure the step and each loss, one process after the other."""
-    # fork: this process has run nothing yet, so there are no threads that a fork would lose.
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     found: dict[str, Mapping[str, float]] = {}
     for name in (STEP, *arguments.losses):
         ours, theirs = context.Pipe(duplex=False)

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,13 +35,19 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from models.hardware import describe_hardware
 from trainables.artifacts.store import ArtifactStore
+from trainables.chain import Chain, make_chain
 from trainables.context import StageContext, detect_device
-from trainables.distillers import DistillerName
+from trainables.distillers import DISTILLERS
 from trainables.learning.teacher_cache import TeacherLogitsConfig
-from trainables.pipeline import build_dense, build_stages, build_teacher
-from trainables.pipeline_config import PipelineConfig, PipelineSettings
+from trainables.pipeline import build_baselines, build_stages
+from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.memory import keep_freed_memory
+from trainables.settings import choose
+from trainables.stages.distilled import DistilledStage
+from trainables.stages.pruned import PrunedStage
+
+WEIGHTS = ("temperature", "alpha", "beta", "eta")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +61,10 @@ class Arguments:
         round_to: Of the student's channel counts, likewise.
         seeds: Seeds of the fine-tuning, two or more.
         distillers: Which to compare; "none" is the one that others are compared with.
-        temperature: T.
-        alpha: Weight of TCKD.
-        beta: Weight of NCKD.
-        eta: Weight of the cross-entropy beside DKD.
+        temperature: T, of the distillers that have one; default: that of the distiller's paper.
+        alpha: Weight of TCKD, or of kd; default likewise.
+        beta: Weight of NCKD; default likewise.
+        eta: Weight of the cross-entropy beside DKD; default likewise.
         lr: Peak learning rate of the fine-tuning; default: the run's.
         num_steps: Steps of the fine-tuning; default: the run's.
         teacher_logits: Cached or live teacher; default: the run's.
@@ -73,11 +79,11 @@ class Arguments:
     sparsity_lambda: float = 1e-5
     round_to: int = 1
     seeds: tuple[int, ...] = (0, 1, 2)
-    distillers: tuple[DistillerName, ...] = ("dkd", "none")
-    temperature: float = 4.0
-    alpha: float = 1.0
-    beta: float = 8.0
-    eta: float = 1.0
+    distillers: tuple[str, ...] = ("dkd", "none")
+    temperature: float | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    eta: float | None = None
     lr: float | None = None
     num_steps: int | None = None
     teacher_logits: TeacherLogitsConfig | None = None
@@ -94,6 +100,20 @@ class Arguments:
         for name in ("num_threads", "jobs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        parts = [part for distiller in self.distillers for part in choose(distiller)]
+        if unknown := sorted(set(parts) - set(DISTILLERS)):
+            raise ValueError(f"distillers must be of {', '.join(DISTILLERS)}; got {unknown}")
+        unused = set(self.weights) - {name for part in parts for name in list_weights(part)}
+        if unused:
+            raise ValueError(
+                f"{', '.join(sorted(unused))} is given, but {', '.join(self.distillers)} has none"
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the losses that are given."""
+        given = {name: getattr(self, name) for name in WEIGHTS}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class FineTuning(NamedTuple):
@@ -101,12 +121,12 @@ class FineTuning(NamedTuple):
 
     Attributes:
         arguments: Of the benchmark.
-        distiller: Key of `trainables.distillers.DISTILLERS`.
+        distiller: Key of `trainables.distillers.DISTILLERS`, or several joined by "+".
         seed: Of the fine-tuning alone.
     """
 
     arguments: Arguments
-    distiller: DistillerName
+    distiller: str
     seed: int
 
 
@@ -224,22 +244,14 @@ def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
     """Fine-tune the pruned student, or find that it was done; returns val mIoU and seconds."""
     arguments = task.arguments
     config = read_pipeline(arguments)
-    settings = replace(
-        make_settings(arguments),
-        distiller=task.distiller,
-        temperature=arguments.temperature,
-        alpha=arguments.alpha,
-        beta=arguments.beta,
-        eta=arguments.eta,
-        lr=arguments.lr or config.distil.optimizer.lr,
-    )
     config = replace(
         config,
         distil=replace(config.distil, num_steps=arguments.num_steps or config.distil.num_steps),
         teacher_logits=arguments.teacher_logits or config.teacher_logits,
     )
     keep_freed_memory()
-    stage = build_stages(config, settings, fine_tuning_seed=task.seed)["distilled"]
+    chain = make_distilled(config, arguments, task.distiller)
+    stage = build_stages(config, chain, fine_tuning_seed=task.seed)[-1]
     artifact = stage.obtain(open_store(arguments), make_context(arguments, arguments.num_threads))
     return task, artifact.result["miou"], artifact.result["seconds"]
 
@@ -267,12 +279,14 @@ def obtain_starting_points(arguments: Arguments) -> dict[str, float]:
     keep_freed_memory()
     config, store = read_pipeline(arguments), open_store(arguments)
     context = make_context(arguments, arguments.num_threads * arguments.jobs)
-    stages = {
-        "teacher": build_teacher(config),
-        "dense": build_dense(config),
-        "pruned": build_stages(config, make_settings(arguments))["pruned"],
+    chains = {
+        **{name: chain[:1] for name, chain in build_baselines(config).items()},
+        "pruned": make_pruned(config, arguments),
     }
-    return {name: stage.obtain(store, context).result["miou"] for name, stage in stages.items()}
+    return {
+        name: build_stages(config, chain)[-1].obtain(store, context).result["miou"]
+        for name, chain in chains.items()
+    }
 
 
 def _read_config(run_dir: Path) -> dict[str, Any]:
@@ -291,13 +305,39 @@ def read_pipeline(arguments: Arguments) -> PipelineConfig:
     return TypeAdapter(PipelineConfig).validate_python(pipeline)
 
 
-def make_settings(arguments: Arguments) -> PipelineSettings:
-    """Which student of the run is fine-tuned."""
-    return PipelineSettings(
-        pruning_ratio=arguments.pruning_ratio,
-        sparsity_lambda=arguments.sparsity_lambda,
-        round_to=arguments.round_to,
+def make_pruned(config: PipelineConfig, arguments: Arguments) -> Chain:
+    """The chain of the run's student that is fine-tuned."""
+    return make_chain(_stages_up_to(PrunedStage.name, config), **_choose_student(arguments))
+
+
+def make_distilled(config: PipelineConfig, arguments: Arguments, distiller: str) -> Chain:
+    """The chain of that student and its fine-tuning under a distiller."""
+    own = {name for part in choose(distiller) for name in list_weights(part)}
+    return make_chain(
+        _stages_up_to(DistilledStage.name, config),
+        **_choose_student(arguments),
+        distiller=distiller,
+        lr=arguments.lr or config.distil.optimizer.lr,
+        **{name: value for name, value in arguments.weights.items() if name in own},
     )
+
+
+def list_weights(distiller: str) -> list[str]:
+    """Those of `WEIGHTS` that a distiller has."""
+    names = {entry.name for entry in fields(DISTILLERS[distiller].Settings)}
+    return [name for name in WEIGHTS if name in names]
+
+
+def _choose_student(arguments: Arguments) -> dict[str, Any]:
+    names = ("pruning_ratio", "sparsity_lambda", "round_to")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def _stages_up_to(stage: str, config: PipelineConfig) -> tuple[str, ...]:
+    """Stages of the run's pipelines up to one."""
+    if stage not in config.chain:
+        raise ValueError(f"run_dir must be a run with a {stage} stage; it has {config.chain}")
+    return config.chain[: config.chain.index(stage) + 1]
 
 
 def open_store(arguments: Arguments) -> ArtifactStore:

@@ -38,16 +38,17 @@ from models.hardware import describe_hardware
 from search.config import CONFIG_FILE, load_config
 from search.pipelines.accuracy_bound import MIN_FINISHED, find_dominating
 from search.pipelines.front import front_mask, hypervolume_fraction
-from search.pipelines.study import BEHIND_FRONT, HOPELESS, JOURNAL_FILE, PipelineStudy, TrialRecord
+from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.run_files.results import METADATA_FILE
 from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.artifacts.store import ArtifactStore
+from trainables.chain import build_chain
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import run_stage
 from trainables.process.memory import keep_freed_memory
 
 NUM_ORDERS = 20
-BOUND = re.compile(rf"{HOPELESS} ([0-9.]+)")
+BOUND = re.compile(r"mIoU ([0-9.]+)")  # in the reason of a stop by the bound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,8 +139,8 @@ def finish_stopped(run_dir: Path, console: Console) -> Outcome:
     complete = [r.metrics for r in study.records.values() if r.state == "complete"]
     if study.num_unfinished or not complete:
         raise ValueError(f"run_dirs must be runs whose search has succeeded; {run_dir} is not over")
-    stopped = {r.number: r for r in study.records.values() if r.state == "stopped"}
-    by = {number: _say_why(record) for number, record in stopped.items()}
+    # A limit of the user's cannot be wrong.
+    stopped = [r for r in study.records.values() if r.stopped_by in ("bound", "rung")]
     store = ArtifactStore(run_dir.absolute() / STAGES_FOLDER)
     keep_freed_memory()
     context = StageContext(
@@ -149,18 +150,17 @@ def finish_stopped(run_dir: Path, console: Console) -> Outcome:
     )
     finished: list[Mapping[str, float]] = []
     stops = []
-    for number, record in stopped.items():
-        if not by[number]:
-            continue
-        with console.status(f"{run_dir.name}: finishing trial {number}"):
-            result = run_stage(config.pipeline, record.settings, "distilled", store, context)
+    for record in stopped:
+        chain = build_chain(config.pipeline.chain, record.settings)
+        with console.status(f"{run_dir.name}: finishing trial {record.number}"):
+            result = run_stage(config.pipeline, chain, store, context)
         metrics = {**record.metrics, **result.metrics}
         finished.append(metrics)
-        bound = BOUND.match(record.reason)
+        bound = BOUND.search(record.reason) if record.stopped_by == "bound" else None
         stops.append(
             Stop(
-                trial=number,
-                by=by[number],
+                trial=record.number,
+                by=record.stopped_by,
                 miou=metrics["miou"],
                 bound=float(bound[1]) if bound else None,
                 was_wrong=front_mask([*complete, metrics], config.objectives)[-1],
@@ -204,13 +204,6 @@ def replay_bound(
                     wrong += front_mask([*before.values(), network], names)[-1]
         replays[" + ".join(kind)] = Replay(judged, stopped, int(wrong))
     return replays
-
-
-def _say_why(record: TrialRecord) -> str:
-    """What stopped it, as `Stop.by`; "" for a limit of the user, which cannot be wrong."""
-    if BOUND.match(record.reason):
-        return "bound"
-    return "rung" if record.reason.startswith(BEHIND_FRONT) else ""
 
 
 def report(outcomes: Sequence[Outcome], console: Console) -> None:

@@ -26,13 +26,20 @@ from search.pipelines.front import hypervolume_fraction
 from search.pipelines.study import PipelineStudy
 from search.proposing.bounded_history import MAX_HISTORY
 from search.proposing.samplers import SamplerName
-from search.space import SearchSpace
-from trainables.pipeline_config import PipelineSettings
+from search.space import make_space
+from trainables.chain import ChainSettings
+from trainables.pipeline import StageResult
 from trainables.ranges import FloatRange
 
-VARIABLES = ("temperature", "alpha", "beta", "eta", "lr")
-SPACE = SearchSpace(
-    sparsity_lambda=(1e-5,), pruning_ratio=FloatRange(low=0.5, high=0.5), scope=("local",)
+VARIABLES = (
+    *(f"distilled.dkd.{name}" for name in ("temperature", "alpha", "beta", "eta")),
+    "distilled.lr",
+)
+SPACE = make_space(
+    sparsity_lambda=(1e-5,),
+    pruning_ratio=FloatRange(low=0.5, high=0.5),
+    scope=("local",),
+    distiller=("dkd",),
 )
 OBJECTIVE_NAMES: tuple[ObjectiveName, ...] = ("miou", "latency_ms", "num_params")
 
@@ -147,7 +154,7 @@ def optimise(
         study = PipelineStudy(config, Path(folder), max_history=max_history)
         while (proposal := study.ask()) is not None:
             values = problem.evaluate(to_variables(proposal.settings))
-            study.tell(proposal.number, "complete", metrics=to_metrics(values))
+            study.tell(proposal.number, "complete", result=StageResult(metrics=to_metrics(values)))
     return [dict(record.metrics) for record in study.records.values()]
 
 
@@ -157,11 +164,12 @@ def measure(name: str, metrics: Sequence[Mapping[str, float]]) -> float:
     return hypervolume_fraction(metrics, to_metrics([problem.reference] * problem.num_objectives))
 
 
-def to_variables(settings: PipelineSettings) -> NDArray[Any]:
+def to_variables(settings: ChainSettings) -> NDArray[Any]:
     """Scale the continuous settings of a pipeline to [0, 1]^5, lr by its logarithm."""
     scaled = []
     for name in VARIABLES:
-        values, value = getattr(SPACE, name), getattr(settings, name)
+        values, value = SPACE.get_range(name), settings[name]
+        assert isinstance(values, FloatRange)
         low, high = values.low, values.high
         if values.log:
             low, high, value = math.log(low), math.log(high), math.log(value)

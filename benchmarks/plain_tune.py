@@ -13,6 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
+from trainables.chain import build_chain, flatten_chain
 
 
 def run_plain_tune(
@@ -26,14 +27,16 @@ def run_plain_tune(
     """Run a function once per trial, one on every core, in a Ray of its own.
 
     Args:
-        run_trial: Takes a point of the study's space and reports its objectives.
+        run_trial: Takes a point of the study's space, "stage.setting" -> value for the settings
+            that are searched, and reports its objectives.
         study: Space, objectives and the points tried first.
         num_trials: How many.
         seed: Of the sampler.
         folder: Takes Tune's files.
     """
-    kinds, space = [OBJECTIVES[name] for name in study.objectives], study.space.distributions()
-    points = [point for point in study.first_points if study.space.contains(point)]
+    kinds, stages = [OBJECTIVES[name] for name in study.objectives], study.pipeline.chain
+    space = study.space.distributions(stages)
+    points = [flatten_chain(build_chain(stages, point)) for point in study.first_points]
     cores = len(os.sched_getaffinity(0))
     ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False)
     try:
@@ -45,7 +48,9 @@ def run_plain_tune(
                     metric=[kind.name for kind in kinds],
                     mode=["max" if kind.direction == "maximize" else "min" for kind in kinds],
                     points_to_evaluate=[
-                        {name: getattr(point, name) for name in space} for point in points
+                        {name: value for name, value in point.items() if name in space}
+                        for point in points
+                        if study.space.contains(point)
                     ],
                     seed=seed,
                 ),

@@ -63,9 +63,16 @@ from models.hardware import describe_hardware
 from search.config import StudyConfig, load_config
 from search.pipelines.front import hypervolume_fraction
 from trainables.artifacts.store import ArtifactStore
+from trainables.chain import build_chain
 from trainables.context import StageContext
 from trainables.learning.teacher_cache import TeacherLogitsConfig
-from trainables.pipeline import build_teacher, check_data, run_baseline, run_pipeline
+from trainables.pipeline import (
+    build_baselines,
+    build_stages,
+    check_data,
+    run_baseline,
+    run_pipeline,
+)
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.memory import keep_freed_memory
@@ -234,18 +241,20 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     check_data(config, first.cache_dir)  # read before the clock begins, as ours does
     started = time.monotonic()
     shared = ArtifactStore(folder / "shared")
-    teacher = build_teacher(config).obtain(shared, first)
+    root = build_baselines(config)["teacher"][:1]
+    teacher = build_stages(config, root)[-1].obtain(shared, first)
     spent = float(teacher.result["seconds"])
 
     def run_trial(trial: dict[str, Any]) -> None:
         keep_freed_memory()
-        settings = study.space.to_settings(trial)
+        settings = study.space.complete(config.chain, trial)
         with tempfile.TemporaryDirectory() as scratch:
             # Its own store: every stage but the teacher is trained anew.
             shutil.copytree(teacher.folder, Path(scratch) / teacher.folder.name)
             # And a lock of its own: nobody waits while its latency is measured.
             context = replace(make_context(folder, 1), device_lock=DeviceLock("cpu", Path(scratch)))
-            result = run_pipeline(config, settings, ArtifactStore(Path(scratch)), context)
+            chain = build_chain(config.chain, settings)
+            result = run_pipeline(config, chain, ArtifactStore(Path(scratch)), context)
         tune.report({**result.metrics, "stage_seconds": sum(result.seconds.values()),
                      "wall_seconds": time.monotonic() - started})  # fmt: skip
 

@@ -1,9 +1,9 @@
 """What the search itself costs, and what it is worth, on machines that nobody has to own.
 
-Drives the real searcher and study (`search/on_ray/searcher.py`, `search/pipelines/study.py`, the
-journal on disk
-included) in a discrete-event simulation: workers are busy for as long as a model of the pipelines
-says (`benchmarks/simulated_pipelines.py`, or the trials of a recorded run), on a virtual clock.
+Drives the real searcher, dispatcher and study (`search/on_ray/searcher.py`,
+`search/pipelines/dispatcher.py` and `study.py`, the journal on disk included) in a discrete-event
+simulation: workers are busy for as long as a model of the pipelines says
+(`benchmarks/simulated_pipelines.py`, or the trials of a recorded run), on a virtual clock.
 What the search computes is real, and its CPU seconds are counted.
 
 Compared, each with the same pipelines' worth of proposals:
@@ -11,8 +11,8 @@ Compared, each with the same pipelines' worth of proposals:
   random          the same with random proposals
   no-cheap-first  ours without stopping networks that cannot enter the front
   no-rungs        ours, every distillation in one go
-  plain           the sampler alone: no rungs, and every pipeline pays for its sparse, pruned and
-                  distilled stage (not for the dense one: a good script would keep that)
+  plain           the sampler alone: no rungs, and every pipeline pays for its sparse, pruned,
+                  latency and distilled stage (not for the dense one: a good script would keep that)
 
 Reported per setting: utilisation of the workers from the end of the baselines on; CPU time of a
 decision (a suggestion that starts something, mean and 95th percentile) and of all our code, Optuna
@@ -21,7 +21,8 @@ hypervolume of the finished pipelines (by their mean accuracy, so that lucky dra
 time and training until the lower of its own and plain's final hypervolume, as a share of what plain
 took to there; how many pipelines the accuracy bound and the rungs stopped, and how many of them
 would have been in the front had they been finished. The virtual clock counts the driver: it starts
-one stage after another, --driver-seconds each.
+one stage after another, --driver-seconds each. Latency is a stage as any other, and as every
+worker is a machine of its own, so many can be measured at a time.
 
 The whole sweep takes hours, most of it at 10 000 pipelines:
   python benchmarks/search_scale.py --num-pipelines 10 100 1000 10000 --num-workers 1 16 128 1024 \
@@ -42,7 +43,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import product
 from pathlib import Path
@@ -51,28 +52,38 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from command import describe_measurement, run_command
 from known_answers import PROBLEMS, measure, optimise
+from ray.tune.utils import flatten_dict
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from simulated_pipelines import STAGES, PipelineModel, RecordedPipelines, SyntheticPipelines
+from simulated_pipelines import (
+    BASELINES,
+    PipelineModel,
+    RecordedPipelines,
+    SyntheticPipelines,
+)
 
 from models.hardware import describe_hardware
 from search.config import StudyConfig
-from search.on_ray.searcher import PipelineSearcher
+from search.on_ray.searcher import PipelineSearcher, read_result
+from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.front import front_mask, hypervolume_fraction
 from search.pipelines.journal import WholeLineBackend
 from search.pipelines.retries import Failure
-from search.pipelines.study import BEHIND_FRONT, HOPELESS, PipelineStudy, TrialRecord
+from search.pipelines.study import PipelineStudy, StoppedBy, TrialRecord
 from search.proposing.samplers import BOUNDED, SamplerName
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import reference_point, write_trials
-from trainables.pipeline import BASELINES
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import ChainSettings, flatten_chain
+from trainables.pipeline import build_baselines
+from trainables.ray_pipeline import describe_task, read_chain
+from trainables.stages import STAGES
 
 MethodName = Literal["ours", "random", "no-cheap-first", "no-rungs", "plain"]
 METHODS: tuple[MethodName, ...] = ("ours", "random", "no-cheap-first", "no-rungs", "plain")
 CHECKPOINTS = 200
-STOPPED_BY = {"bound": HOPELESS, "rungs": BEHIND_FRONT}
+STOPPED_BY: dict[str, StoppedBy] = {"bound": "bound", "rungs": "rung"}
+UNCOMPRESSED = {stage for stages in BASELINES.values() for stage in stages}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +156,7 @@ class Driven(Protocol):
 
 
 class PlainScript:
-    """Asks the study for a pipeline and runs the whole of it as one trial.
+    """Asks the study for a pipeline and runs the whole of it, but for its root, as one trial.
 
     Args:
         study: Is asked and told.
@@ -153,30 +164,29 @@ class PlainScript:
 
     def __init__(self, study: PipelineStudy) -> None:
         self._study = study
-        self._waiting = list(BASELINES)
-        self._baselines: set[str] = set()
+        self._waiting = list(build_baselines(study.config.pipeline).items())
+        self._num_waited_for = len(self._waiting)
         self._running: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """See `Driven`."""
         if self._waiting:
-            return {"stage": self._waiting.pop(0), "settings": {}, "share": 1.0}
-        proposal = self._study.ask() if len(self._baselines) == len(BASELINES) else None
+            name, chain = self._waiting.pop(0)
+            return {**describe_task(chain, name), "first": 0}
+        proposal = None if self._num_waited_for else self._study.ask()
         if proposal is None:
             return None
         self._running[trial_id] = proposal.number
-        return {"stage": "pipeline", "settings": asdict(proposal.settings), "share": 1.0}
+        return {**describe_task(proposal.chain, f"pipeline {proposal.number}"), "first": 1}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
         """See `Driven`."""
         assert result is not None
         if trial_id in self._running:
-            number = self._running.pop(trial_id)
-            self._study.tell(
-                number, "complete", metrics=result["metrics"], seconds=result["seconds"]
-            )
+            found = read_result(flatten_dict(result))
+            self._study.tell(self._running.pop(trial_id), "complete", result=found)
         else:
-            self._baselines.add(result["baseline"]["name"])
+            self._num_waited_for -= 1
 
 
 class Worker:
@@ -192,26 +202,39 @@ class Worker:
         self._shares = (0.0, *rungs, 1.0)
 
     def work(self, task: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-        """Returns the seconds of a stage and what a worker would report."""
-        stage, share = task["stage"], task["share"]
-        if stage in BASELINES:
-            baseline, seconds = self._model.get_baseline(stage)
-            return seconds, {"outcome": "complete", "baseline": baseline._asdict()}
-        settings = PipelineSettings(**task["settings"])
-        stages = STAGES if stage == "pipeline" else (stage,)
-        total = {name: self._model.get_seconds(settings, name) for name in stages}
-        metrics: dict[str, float] = {}
-        if "pruned" in stages:
-            metrics |= self._model.get_costs(settings)
-        done_before = 0.0
-        if "distilled" in stages:
-            name = "miou" if share == 1 else f"miou@{share:g}"
-            metrics[name] = self._model.get_miou(settings, share)
-        if stage == "distilled":
-            done_before = self._shares[self._shares.index(share) - 1]
-        paid = {name: value * share for name, value in total.items()}
-        spent = sum(paid.values()) - done_before * total.get("distilled", 0.0)
+        """Returns the seconds of a task and what a worker would report.
+
+        Args:
+            task: As `describe_task` makes it, for the last stage of its chain; "first", if it is
+                there, is the place of the first of several stages.
+        """
+        chain, share = read_chain(task), task["share"]
+        names, settings = [step.stage for step in chain], flatten_chain(chain)
+        known = self._measure(names, settings, share)
+        spent, paid, metrics = 0.0, dict[str, float](), dict[str, float]()
+        for name in names[task.get("first", -1) :]:
+            if name in BASELINES:
+                seconds = self._model.get_baseline(name)[1]
+            else:
+                seconds = self._model.get_seconds(settings, name)
+            reveals = STAGES[name].reveals if share == 1 else (f"miou@{share:g}",)
+            metrics |= {key: known[key] for key in reveals if key in known}
+            before = self._shares[self._shares.index(share) - 1] if name == "distilled" else 0.0
+            paid[name] = seconds * share
+            spent += seconds * (share - before)
         return spent, {"outcome": "complete", "metrics": metrics, "seconds": paid}
+
+    def _measure(
+        self, names: Sequence[str], settings: ChainSettings, share: float
+    ) -> dict[str, float]:
+        """All that can be known of the network that some stages make."""
+        if set(names) <= UNCOMPRESSED:
+            return self._model.get_baseline(names[0])[0]._asdict()
+        known = self._model.get_costs(settings) if "pruned" in names else {}
+        if "distilled" in names:
+            name = "miou" if share == 1 else f"miou@{share:g}"
+            known[name] = self._model.get_miou(settings, share)
+        return known
 
 
 @dataclass(kw_only=True, slots=True)
@@ -326,9 +349,9 @@ def simulate(setting: Setting) -> dict[str, Any]:
         study = ToldStudy(config, Path(folder))
         driven: Driven = PlainScript(study)
         if setting.method != "plain":
-            driven = PipelineSearcher(
-                study, max_concurrent=setting.num_workers, explain_error=Failure
-            )
+            places = setting.num_workers
+            dispatcher = Dispatcher(study, max_concurrent=places, max_exclusive=places)
+            driven = PipelineSearcher(dispatcher, explain_error=Failure)
         worker = Worker(model, config.rungs)
         journal.clear()  # what opened the study is no part of the search
         trace = drive(driven, study, worker, setting.num_workers, arguments.driver_seconds)
@@ -401,7 +424,7 @@ def drive(
             trace.training_seconds += seconds
             driver = max(clock, driver) + driver_seconds
             trace.busy.append((driver, driver + seconds))
-            if task["stage"] in BASELINES:
+            if {stage for stage, _ in task["chain"]} <= UNCOMPRESSED:
                 trace.baselines_finished = max(trace.baselines_finished, driver + seconds)
             heappush(events, (driver + seconds, trace.num_stages, trial_id, result))
         if not events:
@@ -458,8 +481,8 @@ def judge_stopped(study: PipelineStudy, model: PipelineModel) -> dict[str, dict[
     mask = front_mask(complete, names)
     front = [entry for entry, is_member in zip(complete, mask, strict=True) if is_member]
     found = {}
-    for cause, reason in STOPPED_BY.items():
-        stopped = [r for r in records if r.state == "stopped" and r.reason.startswith(reason)]
+    for cause, stopped_by in STOPPED_BY.items():
+        stopped = [record for record in records if record.stopped_by == stopped_by]
         finished = [{**r.metrics, "miou": model.get_miou(r.settings)} for r in stopped]
         wrong = sum(front_mask([*front, entry], names)[-1] for entry in finished)
         found[cause] = {"stopped": len(stopped), "wrong": wrong}

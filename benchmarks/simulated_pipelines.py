@@ -8,17 +8,21 @@ import math
 import statistics
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from trainables.pipeline import BASELINES, PATH, Baseline, get_prefix
-from trainables.pipeline_config import PipelineSettings
+from trainables.chain import ChainSettings, Prefix, build_chain, flatten_chain, freeze
+from trainables.pipeline import Baseline, build_baselines
+from trainables.pipeline_config import DEFAULT_STAGES, PipelineConfig
 
 COSTS = ("latency_ms", "num_params", "macs")
-STAGES = PATH[1:]
+BASELINES = {name: tuple(step.stage for step in chain)
+             for name, chain in build_baselines(PipelineConfig()).items()}  # fmt: skip
+"""Stages of the uncompressed networks, by name."""
+STAGES = DEFAULT_STAGES[1:]
 
 
 class PipelineModel(Protocol):
@@ -27,16 +31,21 @@ class PipelineModel(Protocol):
     def get_baseline(self, name: str) -> tuple[Baseline, float]:
         """The teacher or the dense student, and the seconds of its training."""
 
-    def get_costs(self, settings: PipelineSettings) -> dict[str, float]:
+    def get_costs(self, settings: ChainSettings) -> dict[str, float]:
         """Latency in ms, parameters and MACs of the pruned network."""
 
     def get_miou(
-        self, settings: PipelineSettings, share: float = 1.0, *, is_noisy: bool = True
+        self, settings: ChainSettings, share: float = 1.0, *, is_noisy: bool = True
     ) -> float:
         """Accuracy, in 0..1, after that share of the distillation; without noise its mean."""
 
-    def get_seconds(self, settings: PipelineSettings, stage: str) -> float:
-        """Seconds of a whole stage; "pruned" includes the measurement of latency."""
+    def get_seconds(self, settings: ChainSettings, stage: str) -> float:
+        """Seconds of a whole stage, but for the trainings of teacher and dense student.
+
+        Args:
+            settings: Of the stages up to this one at least, by "stage.setting".
+            stage: Its name.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +64,9 @@ class SyntheticPipelines:
     - after a share s of the steps: start + (final - start) (1 - e^(-rs)) / (1 - e^(-r)), where
       smaller networks start lower and r is 2 to 4, larger with the learning rate: curves cross.
     - Gaussian noise of the given deviation at the end, three times that at the beginning.
-    - seconds: teacher 1600, dense 600, sparse 120, pruned 40, distilled 330 (0.38 + 0.62 MACs);
-      each off by 10 %.
+    - seconds: teacher 1600, dense 600, sparse 120, pruned 20, latency 20, distilled
+      330 (0.38 + 0.62 MACs); each off by 10 %. Every pruned network is measured anew, as if no
+      other had its widths.
 
     The local costs and the seconds follow a measured CamVid run; the rest is only plausible.
 
@@ -81,10 +91,10 @@ class SyntheticPipelines:
             name, "dual_branch", 0.49, 117.0, 120.0, 4_740_000, 4_352_000_000, ""
         ), 600.0
 
-    def get_costs(self, settings: PipelineSettings) -> dict[str, float]:
+    def get_costs(self, settings: ChainSettings) -> dict[str, float]:
         """See `PipelineModel`."""
-        kept = 1 - settings.pruning_ratio
-        latency, params, macs = (1, 2, 2) if settings.scope == "local" else (0.7, 2.4, 1.4)
+        kept, is_local = 1 - settings["pruned.pruning_ratio"], settings["pruned.scope"] == "local"
+        latency, params, macs = (1, 2, 2) if is_local else (0.7, 2.4, 1.4)
         off = math.exp(0.02 * self._draw(*get_prefix(settings, "pruned"), "latency"))
         return {
             "latency_ms": 117.0 * kept**latency * off,
@@ -93,34 +103,29 @@ class SyntheticPipelines:
         }
 
     def get_miou(
-        self, settings: PipelineSettings, share: float = 1.0, *, is_noisy: bool = True
+        self, settings: ChainSettings, share: float = 1.0, *, is_noisy: bool = True
     ) -> float:
         """See `PipelineModel`."""
-        p, u = settings.pruning_ratio, _normalise(settings.sparsity_lambda, 1e-5, 1e-3, log=True)
-        scope, harm = (1.15, 0.0) if settings.scope == "local" else (0.9, self.global_harm)
-        lr = _normalise(settings.lr, 3e-3, 3e-2, log=True)
-        lost = 0.05 * (lr - 0.5 - 0.3 * (p - 0.5)) ** 2
-        if settings.distiller == "none":
-            lost += 0.02
-        else:
-            lost += (
-                0.05 * (_normalise(settings.temperature, 1, 8, log=True) - 0.6) ** 2
-                + 0.03 * (settings.alpha / 2 - 0.5) ** 2
-                + 0.05 * (settings.beta / 10 - 0.8) ** 2
-                + 0.03 * (_normalise(settings.eta, 0.5, 2) - 0.35) ** 2
-            )
+        p: float = settings["pruned.pruning_ratio"]
+        u = _normalise(settings["sparse.sparsity_lambda"], 1e-5, 1e-3, log=True)
+        is_local = settings["pruned.scope"] == "local"
+        scope, harm = (1.15, 0.0) if is_local else (0.9, self.global_harm)
+        lr = _normalise(settings["distilled.lr"], 3e-3, 3e-2, log=True)
+        lost = 0.05 * (lr - 0.5 - 0.3 * (p - 0.5)) ** 2 + _lose_by_distiller(settings)
         final = 0.50 - 0.3 * math.pow(p, 2.5) * (1 - 0.35 * u) * scope - 0.015 * u**2 - harm - lost
         start, rate = final * (0.7 - 0.5 * p), 3.0 + 2 * (lr - 0.5)
-        miou = start + (final - start) * math.expm1(-rate * share) / math.expm1(-rate)
+        miou: float = start + (final - start) * math.expm1(-rate * share) / math.expm1(-rate)
         if is_noisy:
             key = (*get_prefix(settings, "distilled"), share)
             miou += self.noise * (3 - 2 * share) * self._draw(*key)
         return min(1.0, max(0.0, miou))
 
-    def get_seconds(self, settings: PipelineSettings, stage: str) -> float:
+    def get_seconds(self, settings: ChainSettings, stage: str) -> float:
         """See `PipelineModel`."""
-        macs = self.get_costs(settings)["macs"] / 4_352_000_000
-        typical = {"sparse": 120.0, "pruned": 40.0, "distilled": 330 * (0.38 + 0.62 * macs)}
+        typical = {"sparse": 120.0, "pruned": 20.0, "latency": 20.0}
+        if stage == "distilled":
+            macs = self.get_costs(settings)["macs"] / 4_352_000_000
+            typical[stage] = 330 * (0.38 + 0.62 * macs)
         return typical[stage] * math.exp(0.1 * self._draw(*get_prefix(settings, stage), stage))
 
     def _draw(self, *key: Any) -> float:
@@ -147,12 +152,12 @@ class RecordedPipelines:
             with (run_dir / "trials.csv").open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row["state"] == "complete"]
             entries = json.loads((run_dir / "metadata.json").read_text())["baselines"]
+            self._trials = [(_read_settings(row), row) for row in rows]
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{run_dir} is not the folder of a finished run: {error}") from None
         self._baselines = {entry["name"]: Baseline(**entry) for entry in entries}
         if not rows or set(self._baselines) != set(BASELINES):
             raise ValueError(f"{run_dir} needs both baselines and a complete trial")
-        self._trials = [(_read_settings(row), row) for row in rows]
         self._shape = SyntheticPipelines(noise=0.0)
         self._seconds = {stage: _typical_seconds(rows, stage) for stage in (*BASELINES, *STAGES)}
 
@@ -160,32 +165,58 @@ class RecordedPipelines:
         """See `PipelineModel`; a training that the run reused takes as long as a distillation."""
         return self._baselines[name], self._seconds[name] or self._seconds["distilled"]
 
-    def get_costs(self, settings: PipelineSettings) -> dict[str, float]:
+    def get_costs(self, settings: ChainSettings) -> dict[str, float]:
         """See `PipelineModel`."""
         row = self._nearest(settings, "pruned")
         return {name: float(row[name]) for name in COSTS}
 
     def get_miou(
-        self, settings: PipelineSettings, share: float = 1.0, *, is_noisy: bool = True
+        self, settings: ChainSettings, share: float = 1.0, *, is_noisy: bool = True
     ) -> float:
         """See `PipelineModel`; the record holds one draw, so there is no mean beside it."""
         final = float(self._nearest(settings, "distilled")["miou"])
         whole = self._shape.get_miou(settings)
         return final * (self._shape.get_miou(settings, share) / whole if whole else 1.0)
 
-    def get_seconds(self, settings: PipelineSettings, stage: str) -> float:
+    def get_seconds(self, settings: ChainSettings, stage: str) -> float:
         """See `PipelineModel`; 0 was written where a trial reused a stage, hence the median."""
         return self._seconds[stage]
 
-    def _nearest(self, settings: PipelineSettings, stage: str) -> Mapping[str, str]:
-        wanted = get_prefix(settings, stage)
-        prefixes = [get_prefix(recorded, stage) for recorded, _ in self._trials]
-        spans = [_span(column) for column in zip(*prefixes, strict=True)]
+    def _nearest(self, settings: ChainSettings, stage: str) -> Mapping[str, str]:
+        wanted = dict(get_prefix(settings, stage))
+        prefixes = [dict(get_prefix(recorded, stage)) for recorded, _ in self._trials]
+        names = wanted.keys() | set().union(*prefixes)
+        spans = {
+            name: _span([prefix[name] for prefix in prefixes if name in prefix]) for name in names
+        }
         gaps = [
-            sum(_distance(a, b, s) for a, b, s in zip(prefix, wanted, spans, strict=True))
+            math.fsum(_distance(prefix.get(name), wanted.get(name), spans[name]) for name in names)
             for prefix in prefixes
         ]
         return self._trials[gaps.index(min(gaps))][1]
+
+
+def get_prefix(settings: ChainSettings, stage: str) -> Prefix:
+    """What a pipeline chooses for its stages up to one."""
+    stages = DEFAULT_STAGES[: DEFAULT_STAGES.index(stage) + 1]
+    return freeze({k: v for k, v in settings.items() if k.partition(".")[0] in stages})
+
+
+def _lose_by_distiller(settings: ChainSettings) -> float:
+    distiller = settings["distilled.distiller"]
+    if distiller == "none":
+        return 0.02
+    lost = 0.0
+    for name, weight, low, high, log, best in (
+        ("temperature", 0.05, 1, 8, True, 0.6),
+        ("alpha", 0.03, 0, 2, False, 0.5),
+        ("beta", 0.05, 0, 10, False, 0.8),
+        ("eta", 0.03, 0.5, 2, False, 0.35),
+    ):
+        value = settings.get(f"distilled.{distiller}.{name}")
+        if value is not None:
+            lost += weight * (_normalise(value, low, high, log=log) - best) ** 2
+    return lost
 
 
 def _normalise(value: float, low: float, high: float, *, log: bool = False) -> float:
@@ -194,29 +225,29 @@ def _normalise(value: float, low: float, high: float, *, log: bool = False) -> f
     return (value - low) / (high - low)
 
 
-def _read_settings(row: Mapping[str, str]) -> PipelineSettings:
-    default = PipelineSettings()
-    found = {
-        entry.name: type(getattr(default, entry.name))(row[f"config/{entry.name}"])
-        for entry in fields(PipelineSettings)
+def _read_settings(row: Mapping[str, str]) -> ChainSettings:
+    """What a trial chose; the cells of what its choices do not use are empty."""
+    chosen = {
+        column.removeprefix("config/"): value
+        for column, value in row.items()
+        if column.startswith("config/") and value
     }
-    return replace(default, **found)
+    return flatten_chain(build_chain(DEFAULT_STAGES, chosen))
 
 
 def _typical_seconds(rows: Sequence[Mapping[str, str]], stage: str) -> float:
-    names = ("pruned", "latency") if stage == "pruned" else (stage,)
-    total = 0.0
-    for name in names:
-        paid = [float(row.get(f"seconds/{name}") or 0) for row in rows]
-        total += statistics.median([seconds for seconds in paid if seconds > 0] or [0.0])
-    return total
+    paid = [float(row.get(f"seconds/{stage}") or 0) for row in rows]
+    return statistics.median([seconds for seconds in paid if seconds > 0] or [0.0])
 
 
 def _span(values: Sequence[Any]) -> float:
-    if isinstance(values[0], str):
+    if not values or isinstance(values[0], str):
         return 1.0
     return float(max(values) - min(values)) or 1.0
 
 
 def _distance(a: Any, b: Any, span: float) -> float:
-    return float(a != b) if isinstance(a, str) else float(abs(a - b) / span)
+    """1 between two choices, and where the choices of one pipeline do not use the setting."""
+    if a is None or b is None or isinstance(a, str):
+        return float(a != b)
+    return float(abs(a - b) / span)

@@ -25,7 +25,7 @@ import distillation
 import step_time
 import torch
 from command import describe_measurement, run_command
-from distillation import FineTuning, make_context, make_settings, open_store, read_pipeline
+from distillation import FineTuning, make_context, make_pruned, open_store, read_pipeline
 from rich.console import Console
 from torch.utils.data import default_collate
 
@@ -37,7 +37,7 @@ from trainables.distillers import DISTILLERS, Lesson, build_loss
 from trainables.learning.optimization import build_optimizer
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import autocast, breaks_in_channels_last, bring_batch, place
-from trainables.pipeline import build_stages, build_teacher
+from trainables.pipeline import build_baselines, build_stages
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.memory import keep_freed_memory
 from trainables.stages.distilled import (
@@ -173,8 +173,9 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
     context = make_context(shared, arguments.num_threads)
     keep_freed_memory()
     torch.set_num_threads(arguments.num_threads)
-    teacher = build_teacher(config).obtain(store, context).checkpoint
-    student = build_stages(config, make_settings(shared))["pruned"].obtain(store, context)
+    root = build_baselines(config)["teacher"][:1]
+    teacher = build_stages(config, root)[-1].obtain(store, context).checkpoint
+    student = build_stages(config, make_pruned(config, shared))[-1].obtain(store, context)
     images = config.data.open_cached("train", context.cache_dir)
     cached = cache_teacher(
         teacher,

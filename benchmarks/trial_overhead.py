@@ -97,7 +97,7 @@ def time_plain(folder: Path, num_trials: int) -> Timing:
     study = quickstart()
 
     def run_trial(trial: dict[str, Any]) -> None:
-        tune.report(dict.fromkeys(study.objectives, trial["pruning_ratio"]))
+        tune.report(dict.fromkeys(study.objectives, trial["pruned.pruning_ratio"]))
 
     run_plain_tune(run_trial, study, num_trials=num_trials, seed=0, folder=folder / "plain")
     return read_timing("plain Tune", folder / "plain")

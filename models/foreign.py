@@ -198,8 +198,11 @@ def create_foreign(
     library = name.partition(":")[0]
     silent = NO_DOWNLOAD.get(library, ())
     keywords = _add_classes(name, factory, dict.fromkeys(silent) | dict(kwargs), num_classes)
+    device = torch.get_default_device()
     try:
-        built = factory(**keywords)
+        # Many compute with their first numbers, which the meta device does not have.
+        with torch.device("cpu" if device.type == "meta" else device):
+            built = factory(**keywords)
     except Exception as error:  # a factory of the user's raises what it likes
         raise ValueError(
             f"{name} cannot be built with {keywords}: {type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -57,27 +58,18 @@ class StudyCheck:
         Returns:
             Whether the study can be run.
         """
-        data = self._config.pipeline.data
         summary = self._step("data", self._read_data)
         if summary is not None:
             self._step("picture", lambda: self._draw(preview))
             for role, network in name_networks(self._config):
-                self._step(
-                    role, lambda role=role, network=network: self._try(role, network, summary)
-                )  # type: ignore[misc]
+                self._step(role, functools.partial(self._try, role, network, summary))
         self._step("engine", self._describe_engine)
         for text in self.doubts:
             self._console.print(f"  [yellow]look at:[/] {escape(text)}", soft_wrap=True)
         for text in self.problems:
             self._console.print(f"  [red]problem:[/] {escape(text)}", soft_wrap=True)
-        self._console.print(
-            "nothing was trained; "
-            + (
-                f"{len(self.problems)} problems"
-                if self.problems
-                else f"{data.name} is ready to run"
-            )
-        )
+        verdict = f"{len(self.problems)} problems" if self.problems else "the study can be run"
+        self._console.print(f"nothing was trained; {verdict}")
         return not self.problems
 
     def _step(self, name: str, work: Callable[[], tuple[str, T]]) -> T | None:

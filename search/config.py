@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from models.files.atomic_file import write_atomically
-from search.objectives import OBJECTIVES, ObjectiveName
+from search.objectives import OBJECTIVES, ObjectiveName, complete_chain
 from search.proposing.samplers import SAMPLERS, SamplerName
 from search.space import SearchSpace
 from trainables.chain import build_chain, check_stages
@@ -33,7 +33,8 @@ class StudyConfig:
         recipe: Name under which results are filed.
         num_pipelines: Pipelines to try, failed ones included.
         sampler: How the next pipeline is chosen.
-        objectives: What is optimised, at least two.
+        objectives: What is optimised, at least two. A stage that measures one of them is appended
+            to the pipelines if they have none.
         seed: Of the sampler; the training's is --pipeline.seed.
         max_latency_ms: Slower networks are infeasible: not distilled, avoided by the sampler.
         max_num_params: Larger networks are infeasible, likewise.
@@ -162,7 +163,9 @@ class StudyConfig:
             raise ValueError(
                 f"gpus_per_trial must lie in 0..1, as a training uses one GPU; got {gpus}"
             )
-        check_stages(self.pipeline.chain)
+        chain = complete_chain(self.pipeline.chain, self.objectives)
+        check_stages(chain)
+        object.__setattr__(self, "pipeline", replace(self.pipeline, chain=chain))
         for point in self.first_points:
             build_chain(self.pipeline.chain, point)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
+
+from trainables.stages import STAGES
 
 ObjectiveName = Literal["miou", "latency_ms", "num_params", "macs", "consistency"]
 
@@ -35,3 +38,29 @@ OBJECTIVES: dict[str, Objective] = {
     "macs": Objective("macs", "minimize", "", "MACs"),
     "consistency": Objective("consistency", "maximize", "", "Temporal consistency"),
 }
+
+
+def complete_chain(chain: Sequence[str], objectives: Sequence[str]) -> tuple[str, ...]:
+    """Append the stages that measure objectives which no stage of a pipeline measures yet.
+
+    Args:
+        chain: Names of the stages of every pipeline, root first.
+        objectives: Keys of `OBJECTIVES`.
+
+    Raises:
+        ValueError: Only a stage that makes another network would measure an objective.
+    """
+    complete = list(chain)
+    for objective in objectives:
+        measuring = [name for name, stage in STAGES.items() if objective in stage.reveals]
+        if any(name in complete for name in measuring):
+            continue
+        # One that has an accuracy of its own makes another network, which nobody asked for.
+        alone = [name for name in measuring if "miou" not in STAGES[name].reveals]
+        if len(alone) != 1:
+            raise ValueError(
+                f"no stage of {', '.join(chain)} measures the objective {objective}; add one of "
+                f"{', '.join(measuring)} to --pipeline.chain"
+            )
+        complete += alone
+    return tuple(complete)

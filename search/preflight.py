@@ -43,9 +43,9 @@ def settle_paths(config: StudyConfig) -> StudyConfig:
     pipeline = replace(
         pipeline,
         data=pipeline.data.settle(),
-        teacher=_settle_weights(pipeline.teacher),
-        student=_settle_weights(pipeline.student),
-        students={name: _settle_weights(entry) for name, entry in pipeline.students.items()},
+        teacher=pipeline.teacher.settle(),
+        student=pipeline.student.settle(),
+        students={name: network.settle() for name, network in pipeline.students.items()},
     )
     store = config.store
     if store is not None and not is_uri(store):
@@ -98,13 +98,13 @@ def check_study(config: StudyConfig) -> DatasetSummary:
     pipeline = config.pipeline
     summary = check_data(pipeline, config.cache_dir)
     for role, network in name_networks(config):
-        network.weights_path()
+        network.settle()
         try:
             if network.weights is not None:
                 network.build(summary.num_classes)
                 continue
             with torch.device("meta"):
-                replace(network, backbone_weights=None).build(summary.num_classes)
+                network.without_weights().build(summary.num_classes)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
     return summary
@@ -116,10 +116,3 @@ def name_networks(config: StudyConfig) -> list[tuple[str, NetworkConfig]]:
     students = [(f"students.{name}", network) for name, network in pipeline.students.items()]
     own = students or [("student", pipeline.student)]
     return own if pipeline.self_teaching else [("teacher", pipeline.teacher), *own]
-
-
-def _settle_weights(network: NetworkConfig) -> NetworkConfig:
-    path, given = network.weights_path(), network.given_weights()
-    if path is not None:
-        network = replace(network, backbone_weights=str(path.absolute()))
-    return network if given is None else replace(network, weights=str(given.absolute()))

@@ -130,7 +130,6 @@ def papers_camvid() -> StudyConfig:
     weights as well (its table 4). CamVid at 192 x 256 (--data-root or --download).
     """
     base = camvid()
-    training = replace(base.pipeline.dense, num_steps=600)
     names = (
         "lraspp_mobilenet_v3_large", "bisenetv2", "icnet_resnet50", "fast_scnn", "cgnet",  # paper 1
         "enet", "dabnet", "lednet", "tbfenet",  # paper 3
@@ -144,10 +143,7 @@ def papers_camvid() -> StudyConfig:
             augmentation=AugmentationConfig(crop_size=(192, 256), scale_range=(0.75, 1.5)),
         ),
         students={"dual_branch": base.pipeline.student, **students},
-        teacher_training=replace(base.pipeline.teacher_training, num_steps=1200),
-        dense=training,
-        sparse=replace(base.pipeline.sparse, num_steps=150),
-        distil=replace(training, num_steps=200),
+        teacher_training=replace(base.pipeline.teacher_training, num_steps=900),
         latency=LatencyConfig(max_seconds=3.0),
     )
     space = make_space(

@@ -22,12 +22,20 @@ from models.deployment.bundle import (
     read_bundle,
     update_bundle,
 )
-from models.engines import EngineSettings, FileEngine, Session, get_engine
+from models.engines import (
+    ENGINES,
+    EngineError,
+    EngineSettings,
+    FileEngine,
+    Session,
+    resolve_engine,
+)
 from models.engines.onnxruntime import OnnxRuntime
 from models.export import export_bundle
 from models.normalization import Normalization, Normalize
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset
+from trainables.data.normalization import normalization_of
 from trainables.metrics import ConfusionMatrix
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
 from trainables.process.watchdog import note_progress
@@ -103,8 +111,9 @@ def deploy_network(
     metadata = read_metadata(checkpoint)
     model = load_checkpoint(checkpoint)
     image_size = config.latency.resolution or dataset.common_size
-    is_measured = engine.name == get_engine(config.latency.engine, context.device).name
-    normalization = Normalization.from_metadata(metadata)
+    measured_in = resolve_engine(config.latency.engine, context.device, config.latency.host)
+    is_measured = engine.name == measured_in
+    normalization = normalization_of(model)
     content = BundleContent(
         classes=tuple(dataset.classes),
         colors=colors,
@@ -135,18 +144,33 @@ def deploy_network(
 def choose_engine(config: LatencyConfig, device: str) -> tuple[FileEngine, EngineSettings]:
     """The engine that files are written for: that of the latency, or ONNX Runtime on the CPU.
 
-    Eager and compiled PyTorch leave no files; their networks are still shipped as ONNX.
+    Eager and compiled PyTorch leave no files, and the engine of another machine may not be here;
+    these networks are shipped as ONNX.
+
+    Raises:
+        EngineError: The engine is missing.
     """
-    engine = get_engine(config.engine, device)
-    if not isinstance(engine, FileEngine):
-        return OnnxRuntime(), EngineSettings(num_threads=config.num_threads)
+    engine = ENGINES[resolve_engine(config.engine, device, config.host)]
     settings = EngineSettings(
         device=device,
         dtype=config.dtype,
         num_threads=config.num_threads,
         fold_batchnorm=config.fold_batchnorm,
     )
-    return engine, settings
+    if isinstance(engine, FileEngine) and _is_here(engine, settings, config.host):
+        return engine, settings
+    return OnnxRuntime(), EngineSettings(num_threads=config.num_threads)
+
+
+def _is_here(engine: FileEngine, settings: EngineSettings, host: str | None) -> bool:
+    """Whether the engine of another machine is here too; without another, it must be."""
+    try:
+        engine.check(settings)
+    except EngineError:
+        if host is None:
+            raise
+        return False
+    return True
 
 
 def evaluate_session(

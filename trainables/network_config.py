@@ -142,6 +142,29 @@ class NetworkConfig:
         """
         return None if self.weights is None else _find_file(self.weights, "weights must be")
 
+    def settle(self) -> NetworkConfig:
+        """Make every path absolute, that of a file of yours too.
+
+        Raises:
+            ValueError: A file of weights is missing.
+        """
+        backbone, given = self.weights_path(), self.given_weights()
+        return replace(
+            self,
+            name=canonical_name(self.name) if is_foreign(self.name) else self.name,
+            weights=self.weights if given is None else str(given.absolute()),
+            backbone_weights=self.backbone_weights
+            if backbone is None
+            else str(backbone.absolute()),
+        )
+
+    def without_weights(self) -> NetworkConfig:
+        """The same network with random weights, for any number of classes."""
+        return replace(
+            self, weights=None, backbone_weights=None, new_classes=False, num_outputs=None,
+            outputs=None,
+        )  # fmt: skip
+
     def allow(self) -> None:
         """Let checkpoints name this network in this process; see `models.resolving.allow`."""
         allow(self.name)

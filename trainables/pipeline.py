@@ -16,6 +16,7 @@ from trainables.data import check_splits
 from trainables.pipeline_config import STUDENT, PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages import STAGES, NetworkStage, Stage, StageInputs
+from trainables.stages.consistency import ConsistencyStage, check_frames
 from trainables.stages.teacher import TeacherStage
 
 
@@ -107,11 +108,14 @@ def check_data(config: PipelineConfig, cache_dir: Path) -> DatasetSummary:
 
     Raises:
         DataError: Names the files that cannot be used, or why mIoU on them would mean nothing.
-        ValueError: A setting does not go with the number of classes.
+        ValueError: A setting does not go with the number of classes, or the frames whose
+            consistency is to be measured have no neighbours.
     """
     train, validation = config.data.open_all_cached(("train", "val"), cache_dir)
     report = check_splits(train, validation)
     config.teacher_logits.check_classes(validation.num_classes)
+    if ConsistencyStage.name in config.chain:
+        check_frames(config.data, validation)
     return DatasetSummary(
         config.data.name,
         validation.num_classes,

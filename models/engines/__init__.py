@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from models.engines.engine import Engine, EngineError, EngineSettings, FileEngine, Session
+from models.engines.engine import Engine, FileEngine, Session
 from models.engines.onnxruntime import OnnxRuntime
 from models.engines.openvino import OpenVino
 from models.engines.pytorch import PyTorch
+from models.engines.settings import EngineError, EngineSettings
 from models.engines.tensorrt import TensorRt
 from models.engines.torch_compile import TorchCompile
 

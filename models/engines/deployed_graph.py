@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from models.deployment.graph import DeployedGraph
 from models.engines.batchnorm_folding import fold_batchnorms
-from models.engines.engine import DTYPES, EngineError, EngineSettings
 from models.engines.onnx_graph import ExportError, translate
+from models.engines.settings import DTYPES, EngineError, EngineSettings
 from models.normalization import Normalization
 
 # Any values: what they are changes no latency.

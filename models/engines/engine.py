@@ -7,50 +7,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.engines.settings import EngineSettings
 from models.timing.timed_runs import Run
-
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-class EngineError(RuntimeError):
-    """The engine is missing, does not suit the device, or does not take the network."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EngineSettings:
-    """How an engine is to run a network.
-
-    Attributes:
-        device: A torch device's name, such as "cpu" or "cuda".
-        dtype: Numbers of the computation, one of `DTYPES`; a quantised file has its own beside it.
-        num_threads: CPU threads within an operation, at least 1.
-        channels_last: Memory format, where the engine leaves the choice.
-        fold_batchnorm: Fold BatchNorms into the convolutions before them.
-    """
-
-    device: str = "cpu"
-    dtype: str = "float32"
-    num_threads: int = 1
-    channels_last: bool = True
-    fold_batchnorm: bool = True
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {self.dtype!r}")
-        if self.num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, got {self.num_threads!r}")
-
-    @property
-    def device_type(self) -> str:
-        """The device without its number."""
-        return self.device.partition(":")[0]
 
 
 class Session(ABC):
@@ -129,9 +93,15 @@ class Engine(ABC):
 
 
 class FileEngine(Engine):
-    """An engine that runs files."""
+    """An engine that runs files.
+
+    Attributes:
+        is_typed: Whether it computes in the numbers that the file states; else it reads a file in
+            float32 and chooses them itself.
+    """
 
     reads_files = True
+    is_typed: bool = False
 
     @abstractmethod
     def load(
@@ -167,9 +137,20 @@ class FileEngine(Engine):
         self, model: Any, input_shape: tuple[int, int, int, int], settings: EngineSettings
     ) -> Session:
         """Translate a network to ONNX and make that ready."""
-        from models.engines.deployed_graph import translate_for_engine  # needs PyTorch
+        self.check(settings)
+        return self.load(self.translate(model, input_shape, settings), input_shape, settings)
 
-        return self.load(translate_for_engine(model, input_shape, settings), input_shape, settings)
+    def translate(
+        self, model: Any, input_shape: tuple[int, int, int, int], settings: EngineSettings
+    ) -> bytes:
+        """Translate a network to the ONNX file that the engine loads; needs PyTorch.
+
+        Raises:
+            EngineError: The network cannot be translated.
+        """
+        from models.engines.deployed_graph import translate_for_engine
+
+        return translate_for_engine(model, input_shape, settings, is_typed=self.is_typed)
 
 
 def draw_images(input_shape: tuple[int, int, int, int], dtype: str) -> NDArray[Any]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.engines.engine import EngineError, EngineSettings, FileEngine, Session, first_line
+from models.engines.engine import FileEngine, Session, first_line
+from models.engines.settings import EngineError, EngineSettings
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.engines.deployed_graph import translate_for_engine
-from models.engines.engine import EngineError, EngineSettings, FileEngine, Session
+from models.engines.engine import FileEngine, Session
+from models.engines.settings import EngineError, EngineSettings
 from models.timing.timed_runs import Run
 
 WORKSPACE_BYTES = 4 * 2**30
@@ -82,6 +82,7 @@ class TensorRt(FileEngine):
     """Builds a plan for the GPU at hand from an ONNX file, or loads one (.plan)."""
 
     name = "tensorrt"
+    is_typed = True
 
     def check(self, settings: EngineSettings) -> None:
         """See `Engine.check`."""
@@ -110,14 +111,6 @@ class TensorRt(FileEngine):
             "num_threads": settings.num_threads,
             "graph_optimization": "default builder, strongly typed",
         }
-
-    def build(
-        self, model: Any, input_shape: tuple[int, int, int, int], settings: EngineSettings
-    ) -> Session:
-        """See `Engine.build`; the numbers of the computation stand in the ONNX file."""
-        self.check(settings)
-        content = translate_for_engine(model, input_shape, settings, is_typed=True)
-        return self.load(content, input_shape, settings)
 
     def load(
         self, file: Path | bytes, input_shape: tuple[int, int, int, int], settings: EngineSettings

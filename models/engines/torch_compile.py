@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from models.engines.engine import EngineError, EngineSettings, Session
+from models.engines.engine import Session
 from models.engines.pytorch import PyTorch, PyTorchSession, prepare
+from models.engines.settings import EngineError, EngineSettings
 
 
 class TorchCompile(PyTorch):

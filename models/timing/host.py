@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.engines.engine import EngineError
+from models.engines.settings import EngineError
 from models.timing.on_host import ENGINES
 
 MODULES = (
     "machine.py", "engines/engine.py", "engines/onnxruntime.py", "engines/openvino.py",
-    "engines/trtexec.py", "timing/median_interval.py", "timing/timed_runs.py", "timing/on_host.py",
+    "engines/settings.py", "engines/trtexec.py", "timing/median_interval.py", "timing/on_host.py",
+    "timing/timed_runs.py",
 )  # fmt: skip
 SSH_VARIABLE = "SEGFRONT_SSH"
 SSH_OPTIONS = (

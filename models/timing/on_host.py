@@ -16,7 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from models.engines.engine import EngineError, EngineSettings, FileEngine, draw_images
+from models.engines.engine import FileEngine, draw_images
+from models.engines.settings import EngineError, EngineSettings
 from models.machine import ask_nvidia_smi, describe_machine, read_cpu_clocks
 from models.timing.timed_runs import Precision, Run, time_runs
 

@@ -7,6 +7,7 @@ import pytest
 from search.config import save_config
 from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
+from trainables.chain import flatten_chain
 from trainables.pipeline import StageResult
 
 REFERENCE = {"miou": 0.0, "latency_ms": 10.0, "num_params": 100.0}
@@ -25,15 +26,17 @@ def study(tmp_path):
     objectives = [{"name": name, "reference": value} for name, value in REFERENCE.items()]
     (tmp_path / "metadata.json").write_text(json.dumps({"objectives": objectives}))
     study = PipelineStudy(config, tmp_path)
+    believed = "even with mIoU {}, the best believable, trial 0 would dominate it"
     ends = [
-        ("complete", "", network(5.0, 0.5)),
-        ("stopped", "even with mIoU 0.450, the best believable, trial 0 would", network(6.0)),
-        ("stopped", "even with mIoU 0.400, the best believable, trial 0 would", network(7.0)),
-        ("stopped", "behind the front at 34% of its distillation", network(6.0)),
-        ("stopped", "latency_ms 11 is above its limit 9", network(11.0)),
+        ("complete", "", "", network(5.0, 0.5)),
+        ("stopped", "bound", believed.format("0.450"), network(6.0)),
+        ("stopped", "bound", believed.format("0.400"), network(7.0)),
+        ("stopped", "rung", "behind the front at 34% of its distillation", network(6.0)),
+        ("stopped", "limit", "latency_ms 11 is above its limit 9", network(11.0)),
     ]
-    for outcome, reason, metrics in ends:
-        study.tell(study.ask().number, outcome, reason=reason, result=StageResult(metrics=metrics))
+    for outcome, stopped_by, reason, metrics in ends:
+        result = StageResult(metrics=metrics)
+        study.tell(study.ask().number, outcome, reason=reason, stopped_by=stopped_by, result=result)
     return study
 
 
@@ -43,9 +46,10 @@ def early_stops(study, monkeypatch):
     module = importlib.import_module("early_stops")
     settings = [record.settings for record in study.records.values()]
 
-    def run_stage(config, chosen, name, store, context):
-        assert name == "distilled"
-        return StageResult(metrics={"miou": {1: 0.6, 2: 0.3, 3: 0.45}[settings.index(chosen)]})
+    def run_stage(config, chain, store, context):
+        assert chain[-1].stage == "distilled"
+        number = settings.index(flatten_chain(chain))
+        return StageResult(metrics={"miou": {1: 0.6, 2: 0.3, 3: 0.45}[number]})
 
     monkeypatch.setattr(module, "run_stage", run_stage)
     return module

@@ -19,7 +19,7 @@ while sys.stdin.read(1):
         pass
     print("worked", flush=True)
 """
-COLUMNS = ("trial", "state", "config/lr", "miou", "num_params", "macs", "latency_ms")
+COLUMNS = ("trial", "state", "config/distilled.lr", "miou", "num_params", "macs", "latency_ms")
 ROWS = [
     dict(zip(COLUMNS, ("0", "complete", "0.1", "0.5", "10", "20", "3.3"), strict=True)),
     dict(zip(COLUMNS, ("1", "complete", "0.2", "0.6", "11", "21", "3.4"), strict=True)),
@@ -143,7 +143,7 @@ def test_equal_results_differ_in_nothing_but_latency(faults):
         ({"trials": ROWS[:1]}, "lost", ["1"]),
         ({"trials": [ROWS[0], ROWS[1] | {"state": "failed"}]}, "lost", ["1"]),
         ({"trials": [ROWS[0], ROWS[1] | {"miou": "0.61"}]}, "differing", ["1"]),
-        ({"trials": [ROWS[0] | {"config/lr": "0.3"}, ROWS[1]]}, "differing", ["0"]),
+        ({"trials": [ROWS[0] | {"config/distilled.lr": "0.3"}, ROWS[1]]}, "differing", ["0"]),
         ({"trials": [*ROWS, ROWS[0] | {"trial": "2"}]}, "added", ["2"]),
         ({"trials": [*ROWS, ROWS[0]]}, "num_duplicates", 1),
         ({"stages": ["dense-1", "sparse-1", "sparse-2"]}, "other_stages", ["sparse-2"]),

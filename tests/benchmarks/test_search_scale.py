@@ -61,7 +61,7 @@ def test_a_simulation_repeats_itself(search_scale):
 
 
 def test_workers_wait_for_the_driver_alone(search_scale):
-    # 2 baselines, then 4 equal pipelines of 490 s on 4 workers: one wave.
+    # 2 baselines, then 4 equal pipelines of 400 s on 4 workers: one wave.
     model = search_scale.SyntheticPipelines(noise=0.0)
     model_of_one = type(
         "Equal", (), {"get_baseline": model.get_baseline, "get_costs": model.get_costs,
@@ -72,11 +72,12 @@ def test_workers_wait_for_the_driver_alone(search_scale):
         study = search_scale.ToldStudy(search_scale.make_config(setting), search_scale.Path(folder))
         worker = search_scale.Worker(model_of_one, ())
         trace = search_scale.drive(search_scale.PlainScript(study), study, worker, 4, 10.0)
-    # Teacher from 10 s to 1610 s; pipelines start at 1620, 1630, 1640, 1650 and take 300 s.
-    assert trace.baselines_finished == 1610.0
-    assert trace.makespan == 1950.0
-    assert trace.busy_after_baselines == 1200.0
-    assert [entry[0] for entry in trace.finished] == [1920.0, 1930.0, 1940.0, 1950.0]
+    # Teacher from 10 s to 1710 s, 100 s of which its latency takes; pipelines start at 1720, 1730,
+    # 1740, 1750 and take 400 s.
+    assert trace.baselines_finished == 1710.0
+    assert trace.makespan == 2150.0
+    assert trace.busy_after_baselines == 1600.0
+    assert [entry[0] for entry in trace.finished] == [2120.0, 2130.0, 2140.0, 2150.0]
 
 
 def test_the_model_is_consistent(simulated_pipelines):
@@ -115,7 +116,7 @@ def test_a_recorded_run_answers_with_its_nearest_trial(simulated_pipelines, tmp_
     assert model.get_miou(near) == pytest.approx(0.25)
     assert model.get_miou(near, 0.25) < 0.25
     seconds = [model.get_seconds(near, stage) for stage in simulated_pipelines.STAGES]
-    assert seconds == [20.0, 3.0, 50.0]
+    assert seconds == [20.0, 2.0, 1.0, 50.0]
     assert model.get_baseline("teacher")[1] == 50.0
 
 

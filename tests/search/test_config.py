@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.config import ConfigError, StudyConfig, load_config, save_config
-from search.objectives import OBJECTIVES
+from search.objectives import OBJECTIVES, complete_chain
 from search.proposing.samplers import SAMPLERS
 from search.recipes import RECIPES, describe_recipe
 from search.space import set_ranges
@@ -130,3 +130,16 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
 def test_a_wrong_study_is_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudyConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_what_measures_an_objective_is_appended_to_the_pipelines():
+    config = StudyConfig(objectives=("miou", "latency_ms", "consistency"))
+    default = StudyConfig()
+    assert config.pipeline.chain == (*default.pipeline.chain, "consistency")
+    given = replace(default.pipeline, chain=("dense", "pruned", "latency", "distilled"))
+    assert StudyConfig(pipeline=given).pipeline.chain == given.chain
+    untimed = replace(default.pipeline, chain=("dense", "pruned", "distilled"))
+    with pytest.raises(ValueError, match="stage latency can follow dense, teacher, pruned"):
+        StudyConfig(pipeline=untimed)
+    with pytest.raises(ValueError, match=r"measures the objective miou; add one of \w+, \w+"):
+        complete_chain(("sparse", "pruned", "latency"), ("miou", "latency_ms"))

@@ -114,3 +114,14 @@ def test_a_latency_belongs_to_its_reference(tiny_config, context, store):
     assert first.key != second.key
     nominal = {result["nominal_ms"] for result in read(store, "latency")}
     assert len(nominal) == 2
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime"])
+def test_the_engine_is_part_of_what_is_measured(tiny_config, context, store, engine):
+    config = replace(tiny_config, latency=replace(tiny_config.latency, engine=engine))
+    run_baseline("dense", config, store, context)
+    run_baseline("dense", tiny_config, store, context)
+    names = sorted(result["engine"]["name"] for result in read(store, "latency"))
+    assert names == ["onnxruntime", "pytorch"]
+    (file,) = store.root.glob("reference-*/network.onnx")
+    assert file.stat().st_size > 0

@@ -35,7 +35,8 @@ def store(tmp_path):
 
 @pytest.fixture
 def config(tiny_config):
-    return replace(tiny_config, chain=STAGES, int8=INT8)
+    latency = replace(tiny_config.latency, engine="auto")
+    return replace(tiny_config, chain=STAGES, int8=INT8, latency=latency)
 
 
 def run(config, store, context, **chosen):

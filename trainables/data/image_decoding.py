@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 from torchvision.io import ImageReadMode, decode_png
 
 from trainables.data.dataset import DataError, UnreadableFileError
@@ -26,6 +26,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBo
 _PNG_TURN_MARKS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _PNG_COLOUR_TYPES_READ_AS_8_BIT = (2, 4, 6)
 _GREY_WITH_ALPHA = 4
+_FROM_UPPER_BITS = 257
 
 
 class ImageHeader(NamedTuple):
@@ -70,7 +71,7 @@ def read_header(content: bytes, path: Path) -> ImageHeader:
         with Image.open(io.BytesIO(content)) as image:
             may_be_turned = image.format != "PNG" or any(m in content for m in _PNG_TURN_MARKS)
             turn = _turn_of(image) if may_be_turned and image.format != "TIFF" else UPRIGHT
-            is_deep = image.mode in DEEP_MODES or _is_deep_png(content)
+            is_deep = image.mode in DEEP_MODES or _is_deep_png(content) or _is_cut(image)
             return ImageHeader(image.height, image.width, turn, is_deep)
     except _UNREADABLE as error:
         raise UnreadableFileError(f"{path}: cannot be read as an image ({error})") from error
@@ -109,6 +110,8 @@ def decode_pixels(content: bytes, path: Path) -> Pixels:
         if not np.isfinite(pixels).all():
             raise DataError(f"{path}: has pixels that are no finite number; fill them with a value")
         return pixels
+    if _is_cut(image):
+        return np.asarray(image.convert("RGB")).astype(np.uint16) * _FROM_UPPER_BITS
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
@@ -163,6 +166,14 @@ def _turn_of(image: Image.Image) -> int:
     except (OSError, SyntaxError, ValueError, KeyError):  # damaged EXIF says nothing of a turn
         return UPRIGHT
     return turn if isinstance(turn, int) and 1 <= turn <= 8 else UPRIGHT
+
+
+def _is_cut(image: Image.Image) -> bool:
+    """True for TIFF in colours of 16 bits, of which Pillow keeps the upper 8."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode in DEEP_MODES:
+        return False
+    bits: tuple[int, ...] = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
+    return max(bits) > 8
 
 
 def _is_deep_png(content: bytes) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainables.data.dataset import DataError
+from trainables.data.dataset import IGNORE_INDEX, DataError
 from trainables.data.image_decoding import UInt8Array
 from trainables.data.label_files import Mask, name_colours
 from trainables.data.palette import Colour
@@ -92,7 +92,23 @@ class LabelTable:
         more = f" and {len(values) - 5} more" if len(values) > 5 else ""
         return (
             f"{path}: holds label {found}{more} outside the {self._num_classes} classes; "
-            f"allowed are {_spell_labels(self._train_ids)}{_lossy_hint(path)}"
+            f"allowed are {_spell_labels(self._train_ids)}"
+            f"{_lossy_hint(path) or self._hint_at(values.tolist())}"
+        )
+
+    def _hint_at(self, wrong: list[int]) -> str:
+        """What labels beyond the classes usually mean, where a file names the classes."""
+        stated = [label for label in self._train_ids if label != IGNORE_INDEX]
+        if stated != list(range(len(stated))):
+            return ""
+        if wrong == [len(stated)]:
+            return (
+                "; labels count from 0: if 0 is no class, put a line 'void' first in the file of "
+                "classes and say --pipeline.data.ignore void"
+            )
+        return (
+            "; if these greys stand for classes, write each behind the name of its class in the "
+            "file of classes, as in 'crop 128 128 128'"
         )
 
 

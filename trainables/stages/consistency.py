@@ -13,7 +13,7 @@ from torch import Tensor
 from models.checkpoint import load_checkpoint
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext, within_threads
-from trainables.data import normalization_of, normalize
+from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.data.frame_pairs import find_frame_pairs
 from trainables.data.optical_flow import find_motion
 from trainables.data_source import DataConfig
@@ -83,11 +83,7 @@ def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContex
     """
     device = torch.device(context.device)
     images = data.open_cached("val", context.cache_dir)
-    pairs = find_frame_pairs(images)
-    if not pairs:
-        raise ValueError(
-            f"consistency needs neighbouring frames in {data.name} (val): images named DRIVE_NUMBER"
-        )
+    pairs = check_frames(data, images)
     motion = find_motion(data.open("val"))
     model = place(load_checkpoint(checkpoint), device).eval()
     normalization = normalization_of(model)
@@ -108,3 +104,25 @@ def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContex
         kept = {i: kept[i] if i in kept else predict(i) for i in (first, second)}
         meter.update(kept[first], kept[second], motion(first, second))
     return meter.miou
+
+
+def check_frames(data: DataConfig, images: SegmentationDataset) -> list[tuple[int, int]]:
+    """Make sure that consistency can be measured.
+
+    Args:
+        data: Data set.
+        images: Its validation images.
+
+    Returns:
+        Pairs of neighbouring frames, see `find_frame_pairs`.
+
+    Raises:
+        ValueError: There are none, or their motion must be estimated and OpenCV is missing.
+    """
+    pairs = find_frame_pairs(images)
+    if not pairs:
+        raise ValueError(
+            f"consistency needs neighbouring frames in {data.name} (val): images named DRIVE_NUMBER"
+        )
+    find_motion(data.open("val"))
+    return pairs

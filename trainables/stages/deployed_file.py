@@ -18,7 +18,6 @@ from models.deployment.bundle import MODEL_FILE, BundleContent, describe_bundle
 from models.engines import EngineSettings, FileEngine
 from models.engines.batchnorm_folding import fold_batchnorms
 from models.export import export_onnx
-from models.latency import Reference
 from models.network import SegmentationNetwork
 from models.normalization import Normalization, Normalize
 from models.quantization import QUANTIZERS
@@ -27,6 +26,7 @@ from models.quantization.sensitivity import find_nodes, rank_layers
 from trainables.artifacts.store import Artifact
 from trainables.context import Progress, StageContext, within_threads
 from trainables.data import SegmentationDataset
+from trainables.data.normalization import normalization_of
 from trainables.deployment import (
     MAX_DIFFERENCE,
     choose_engine,
@@ -105,17 +105,13 @@ class DeployedFile(Computation):
         model, metadata = load_checkpoint(checkpoint), read_metadata(checkpoint)
         dataset = self.config.data.open_cached("val", context.cache_dir)
         size = self.config.latency.resolution or dataset.common_size
-        writer = _Writer(
-            self, model, Normalization.from_metadata(metadata), dataset, size, context, folder
-        )
+        writer = _Writer(self, model, normalization_of(model), dataset, size, context, folder)
         written = writer.write_float() if self.method is None else writer.write_int8()
         matrix = writer.evaluate(folder / written.files[0])
         if self.method is None:
             writer.check_parity(matrix.miou, float(metadata["miou"]))
-        reference = None
-        if self.reference is not None:
-            nominal_ms = parents["reference"].result["median_ms"]
-            reference = Reference(self.reference.build(), nominal_ms)
+        stage = self.reference
+        reference = None if stage is None else stage.find(parents["reference"])
         latency = measure_alone(
             folder / written.files[0], size, self.config.latency, self.device, context, reference
         )
@@ -204,7 +200,7 @@ class _Writer:
             normalize = Normalize(self.normalization)
             few = [normalize(torch.from_numpy(image)) for image in images[: config.num_ranking]]
             ranking = rank_layers(self.model, few)
-            return quantize_accurately(
+            written = quantize_accurately(
                 QUANTIZERS[self.engine.name],
                 path,
                 self.folder,
@@ -215,6 +211,10 @@ class _Writer:
                 float_accuracy=float_accuracy,
                 max_drop=config.max_drop,
             )
+        if written.files[0] != MODEL_FILE:
+            return written
+        own = self.engine.write_files(self.folder / MODEL_FILE, (1, 3, *self.size), self.settings)
+        return written._replace(files=[*own, MODEL_FILE])
 
     def read_images(self, number: int) -> list[NDArray[Any]]:
         """Training images spread evenly, as the file takes them."""

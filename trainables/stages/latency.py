@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import load_checkpoint, read_structure
-from models.latency import Reference
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
@@ -110,9 +109,7 @@ class ArchitectureLatency(Computation):
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
         """Wait until no training step runs on the device, then measure."""
-        reference = None
-        if self.reference is not None:
-            nominal_ms = parents["reference"].result["median_ms"]
-            reference = Reference(self.reference.build(), nominal_ms)
+        stage = self.reference
+        reference = None if stage is None else stage.find(parents["reference"])
         model = load_checkpoint(self.checkpoint)
         return measure_alone(model, self.resolution, self.config, self.device, context, reference)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from models.latency import Reference
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import LatencyConfig
 from trainables.stages.computation import Computation
-from trainables.stages.timing import describe_measurement, measure_alone
+from trainables.stages.timing import describe_measurement, measure_alone, write_network
+
+NETWORK_FILE = "network.onnx"
 
 
 class ReferenceStage(Computation):
@@ -48,7 +50,7 @@ class ReferenceStage(Computation):
         device: str,
     ) -> None:
         self.parents = {}
-        self.network = replace(network, backbone_weights=None, weights=None)
+        self.network = network.without_weights()
         self.num_classes = num_classes
         self.resolution = resolution
         self.config = config
@@ -77,4 +79,16 @@ class ReferenceStage(Computation):
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
         """Wait until no training step runs on the device, then measure."""
-        return measure_alone(self.build(), self.resolution, self.config, self.device, context)
+        file = folder / NETWORK_FILE
+        network = write_network(self.build(), self.resolution, self.config, self.device, file)
+        return measure_alone(network, self.resolution, self.config, self.device, context)
+
+    def find(self, artifact: Artifact) -> Reference:
+        """Find the network and its latency for a measurement in turns with it.
+
+        Args:
+            artifact: Of this stage.
+        """
+        file = artifact.folder / NETWORK_FILE
+        nominal_ms = artifact.result["median_ms"]
+        return Reference(file if file.is_file() else self.build(), nominal_ms)

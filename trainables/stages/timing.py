@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from models.engines import ENGINES, EngineSettings, resolve_engine
+from models.engines import ENGINES, Engine, EngineSettings, FileEngine, resolve_engine
 from models.hardware import describe_hardware
 from models.latency import Reference, measure_latency
 from models.timing.host import describe_host
@@ -30,19 +30,46 @@ def describe_measurement(config: LatencyConfig, device: str) -> dict[str, Any]:
         EngineError: The engine is missing or does not suit the device, or the machine that was
             named cannot be reached.
     """
-    name = resolve_engine(config.engine, device, config.host)
+    engine, settings = _choose(config, device)
+    description = {"config": asdict(replace(config, engine="auto"))}
+    if config.host is not None:
+        items = tuple(asdict(settings).items())
+        return {**description, **describe_host(config.host, engine.name, items)}
+    engine.check(settings)
+    hardware = describe_hardware(device)
+    return {**description, "engine": engine.describe(settings), "hardware": hardware}
+
+
+def write_network(
+    model: nn.Module, resolution: tuple[int, int], config: LatencyConfig, device: str, path: Path
+) -> nn.Module | Path:
+    """Write the file of a network that is measured often, if the engine reads files.
+
+    Args:
+        model: The network.
+        resolution: Height and width of the images.
+        config: How it is measured.
+        device: What it is measured on.
+        path: Where to.
+
+    Returns:
+        The path, or the network for an engine that takes it as it is.
+    """
+    engine, settings = _choose(config, device)
+    if not isinstance(engine, FileEngine):
+        return model
+    path.write_bytes(engine.translate(model, (config.batch_size, 3, *resolution), settings))
+    return path
+
+
+def _choose(config: LatencyConfig, device: str) -> tuple[Engine, EngineSettings]:
     settings = EngineSettings(
         device=device,
         dtype=config.dtype,
         num_threads=config.num_threads,
         fold_batchnorm=config.fold_batchnorm,
     )
-    description = {"config": asdict(replace(config, engine="auto"))}
-    if config.host is not None:
-        return {**description, **describe_host(config.host, name, tuple(asdict(settings).items()))}
-    ENGINES[name].check(settings)
-    engine = ENGINES[name].describe(settings)
-    return {**description, "engine": engine, "hardware": describe_hardware(device)}
+    return ENGINES[resolve_engine(config.engine, device, config.host)], settings
 
 
 def measure_alone(

@@ -59,7 +59,7 @@ def open_dataset(tmp_path):
     """Opens a small data set of any name; the trees of files are made once per test."""
 
     def open_one(name: str, split: str = "train", **options):
-        if name == "synthetic":
+        if name.startswith("synthetic"):
             options = {"size": (32, 64), "num_samples": 6} | options
             return create_dataset(name, None, split, **options)
         root = tmp_path / name
@@ -72,7 +72,8 @@ def open_dataset(tmp_path):
 
 @pytest.fixture
 def expected_classes():
-    return {"synthetic": len(CITYSCAPES_CLASSES), **CLASSES}
+    drawn = dict.fromkeys(("synthetic", "synthetic_drives"), len(CITYSCAPES_CLASSES))
+    return {**drawn, **CLASSES}
 
 
 class Tree:

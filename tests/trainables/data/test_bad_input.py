@@ -145,7 +145,7 @@ def test_wrong_classes_file(open_dataset, tmp_path, text):
 
 
 def test_unknown_names_and_options_say_what_is_allowed():
-    with pytest.raises(ValueError, match="synthetic, camvid, cityscapes, folder; got 'kitti'"):
+    with pytest.raises(ValueError, match=r"synthetic, .*camvid, cityscapes, folder; got 'kitti'"):
         create_dataset("kitti")
     with pytest.raises(ValueError, match="colour"):
         create_dataset("synthetic", colour="red")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -180,9 +179,9 @@ class Relabelling(Computation):
     """Work during which the user draws a mask anew."""
 
     name = "relabelling"
-    parents: ClassVar[dict] = {}
 
     def __init__(self, tree):
+        self.parents = {}
         self.tree = tree
 
     def content(self):

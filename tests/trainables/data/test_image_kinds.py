@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from tests.trainables.data.test_mask_files import deep_png
 from trainables.data import DataError, cache_dataset
@@ -87,6 +89,22 @@ def test_deep_colours_keep_their_low_bits(tree):
     low, high = pixels.min(), pixels.max()
     expected = np.rint((pixels.astype(float) - low) * 255 / (high - low))
     assert np.abs(image - expected).max() <= 1
+
+
+def test_colours_of_16_bits_in_tiff_are_brought_to_their_range(tree):
+    tree.write()
+    strip = np.repeat((RAMP * 60).astype("<u2")[..., None], 3, axis=2).tobytes()
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    values = {256: 16, 257: 12, 258: (16, 16, 16), 259: 1, 262: 2, 277: 3, 278: 12}
+    for tag, value in (values | {273: 0, 279: len(strip)}).items():
+        tags[tag] = value
+    header = struct.pack("<2sHI", b"II", 42, 8)
+    for index in range(4):
+        (tree.root / "images" / f"img{index}.png").unlink()
+        content = header + tags.tobytes(8) + strip  # Pillow moves the strip behind the tags
+        (tree.root / "images" / f"img{index}.tif").write_bytes(content)
+    image = tree.open()[0].image.numpy()
+    assert (image.min(), image.max()) == (0, 255)
 
 
 def test_one_range_holds_for_all_images_of_all_splits(tree):

@@ -159,3 +159,16 @@ def test_fractions_and_foreign_modes_are_refused(tree):
     (tree.root / "masks" / "m.tif").unlink()
     with pytest.raises(DataError, match="mode 'CMYK'"):
         open_mask(tree, Image.new("CMYK", (4, 2)), "a\nb\n", "m.tiff")[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ([0, 1, 2], "if 0 is no class, put a line 'void' first .* --pipeline.data.ignore void"),
+        ([0, 128, 255], "if these greys stand for classes, write each behind the name"),
+    ],
+)
+def test_labels_beyond_the_classes_say_what_they_usually_mean(tree, values, remedy):
+    image = Image.fromarray(np.resize(np.array(values, np.uint8), LABELS.shape))
+    with pytest.raises(DataError, match=remedy):
+        open_mask(tree, image, "a\nb\n")[0]

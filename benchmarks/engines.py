@@ -1,0 +1,190 @@
+"""What a network's latency is in each engine: order of the networks, and what pruning is worth.
+
+Every network, dense and pruned, is timed in every engine, in turns with one reference network in
+the same engine, so that a machine that others use too changes little. Printed and written: the
+latencies; Kendall's tau between engines and the pairs that they order the other way round by more
+than a tenth; how much of the speed-up that the multiply-accumulates promise is realised; and what
+rounding widths to multiples of 8 and 16 does.
+
+Example (10 minutes on an idle core):
+  python benchmarks/engines.py --output docs/engines_table.md
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from command import run_command
+from rich.console import Console
+
+from models import MODELS, create_model
+from models.cost import count_cost
+from models.engines import ENGINES, EngineSettings
+from models.hardware import describe_hardware
+from models.latency import Reference, measure_latency
+from models.pruning import prune
+
+REFERENCE = "fast_scnn"
+CLEAR = 1.1  # a pair is inverted if each engine puts another of the two ahead by more than this
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What is measured.
+
+    Attributes:
+        output: Markdown file; default: print it.
+        networks: Keys of `models.MODELS`.
+        engines: Keys of `models.engines.ENGINES`.
+        ratios: Pruning ratios; 0 is the dense network.
+        rounded: Networks that are pruned at the highest ratio but one with widths rounded to
+            multiples of 8 and 16, too.
+        resolution: Height and width.
+        max_seconds: Longest time of one measurement.
+        num_threads: CPU threads.
+    """
+
+    output: Path | None = None
+    networks: tuple[str, ...] = tuple(sorted(MODELS))
+    engines: tuple[str, ...] = ("pytorch", "onnxruntime", "openvino")
+    ratios: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7)
+    rounded: tuple[str, ...] = ("dual_branch", "fast_scnn")
+    resolution: tuple[int, int] = (360, 480)
+    max_seconds: float = 1.5
+    num_threads: int = 1
+
+
+class Case(NamedTuple):
+    """A network to time.
+
+    Attributes:
+        network: Key of `models.MODELS`.
+        ratio: Pruning ratio; 0: dense.
+        round_to: Widths are multiples of this.
+    """
+
+    network: str
+    ratio: float
+    round_to: int = 1
+
+
+def measure(arguments: Arguments, console: Console) -> str:
+    """Time all cases in all engines and describe them."""
+    middle = sorted(arguments.ratios)[-2:][0]
+    cases = [Case(n, p) for n in arguments.networks for p in arguments.ratios]
+    cases += [Case(n, middle, r) for n in arguments.rounded for r in (8, 16)]
+    shape = (3, *arguments.resolution)
+    reference = create_model(REFERENCE, num_classes=11).eval()
+    nominal = {name: _time(reference, shape, name, arguments, None) for name in arguments.engines}
+    rows = []
+    for case in cases:
+        torch.manual_seed(0)
+        model = create_model(case.network, num_classes=11).eval()
+        if case.ratio > 0:
+            round_to = case.round_to if case.round_to > 1 else None
+            try:
+                prune(model, torch.zeros(1, 3, 64, 128), case.ratio, round_to=round_to)
+            except Exception as error:
+                console.print(f"{case.network} cannot be pruned: {error}", highlight=False)
+                continue
+        row = {**case._asdict(), "macs": count_cost(model, shape).macs}
+        for name in arguments.engines:
+            paired = Reference(reference, nominal[name])
+            row[name] = _time(model, shape, name, arguments, paired)
+        rows.append(row)
+        console.print(row, highlight=False)
+    return describe(pd.DataFrame(rows), arguments)
+
+
+def _time(
+    model: torch.nn.Module, shape: tuple[int, int, int], engine: str, arguments: Arguments,
+    reference: Reference | None,
+) -> float:  # fmt: skip
+    return measure_latency(
+        model, shape, num_threads=arguments.num_threads, engine=engine, fold_batchnorm=True,
+        relative_margin=0.02, max_seconds=arguments.max_seconds, reference=reference,
+    ).median_ms  # fmt: skip
+
+
+def count_inversions(first: Sequence[float], second: Sequence[float]) -> tuple[int, int]:
+    """Pairs that two engines clearly order the other way round, and pairs in all."""
+    pairs = list(itertools.combinations(range(len(first)), 2))
+    inverted = sum(
+        (first[i] > CLEAR * first[j] and second[j] > CLEAR * second[i])
+        or (first[j] > CLEAR * first[i] and second[i] > CLEAR * second[j])
+        for i, j in pairs
+    )
+    return inverted, len(pairs)
+
+
+def describe(table: pd.DataFrame, arguments: Arguments) -> str:
+    """Write the tables as Markdown."""
+    engines = list(arguments.engines)
+    plain = table[table["round_to"] == 1]
+    lines = [_describe_conditions(arguments), "", "## Latency, ms", ""]
+    lines += _to_markdown(["network", "p", *engines], [
+        [row["network"], f"{row['ratio']:g}", *(f"{row[e]:.1f}" for e in engines)]
+        for _, row in plain.iterrows()
+    ])  # fmt: skip
+    lines += ["", "## Order", ""]
+    correlation = plain[engines].corr(method="kendall")
+    rows = []
+    for first, second in itertools.combinations(engines, 2):
+        inverted, pairs = count_inversions(plain[first].tolist(), plain[second].tolist())
+        tau = correlation.loc[first, second]
+        rows.append([f"{first}, {second}", f"{tau:.2f}", f"{inverted} of {pairs}"])
+    lines += _to_markdown(["engines", "Kendall's tau", "pairs clearly inverted"], rows)
+    lines += ["", "## Speed-up over the dense network: by MACs, and realised", ""]
+    rows = []
+    for name, group in plain.groupby("network"):
+        dense = group[group["ratio"] == 0]
+        for _, row in group[group["ratio"] > 0].iterrows() if len(dense) else ():
+            first = dense.iloc[0]
+            realised = [f"{first[e] / row[e]:.2f}" for e in engines]
+            rows.append(
+                [name, f"{row['ratio']:g}", f"{first['macs'] / row['macs']:.2f}", *realised]
+            )
+    lines += _to_markdown(["network", "p", "MACs", *engines], rows)
+    rows = []
+    for _, row in table[table["round_to"] > 1].iterrows():
+        same = plain[(plain["network"] == row["network"]) & (plain["ratio"] == row["ratio"])].iloc[
+            0
+        ]
+        changes = [f"{row[e] / same[e]:.2f}" for e in engines]
+        macs = f"{row['macs'] / same['macs']:.2f}"
+        rows.append([row["network"], f"{row['ratio']:g}", str(row["round_to"]), macs, *changes])
+    lines += ["", "## Widths in multiples, against any width", ""]
+    lines += _to_markdown(["network", "p", "round_to", "MACs", *engines], rows)
+    return "\n".join(lines) + "\n"
+
+
+def _describe_conditions(arguments: Arguments) -> str:
+    hardware = describe_hardware()
+    settings = EngineSettings(num_threads=arguments.num_threads)
+    versions = [
+        f"{name} {ENGINES[name].describe(settings)['version']}" for name in arguments.engines
+    ]
+    height, width = arguments.resolution
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {hardware['cpu']}, {arguments.num_threads} thread, "
+        f"{height}x{width}, batch 1, float32; {', '.join(versions)}. Each measurement takes "
+        f"{arguments.max_seconds:g} s at most, in turns with {REFERENCE} in the same engine."
+    )
+
+
+def _to_markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows]
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(Arguments, measure, None, description=__doc__))
