@@ -219,6 +219,32 @@ def camvid_tbfenet() -> StudyConfig:
     )
 
 
+def camvid_road() -> StudyConfig:
+    """Road scenes in real time as in paper 4: logits and features teach a light network; for a GPU.
+
+    Source: paper 4 (Li et al. 2023), its abstract: the asymmetric pyramid with coordinate
+        attention, distilled from an accurate network that is not real-time. Which network teaches,
+        by which loss and how long, it does not say; these are ours (docs/distillers.md).
+    """
+    base = camvid_tbfenet()
+    pipeline = replace(
+        base.pipeline,
+        student=NetworkConfig(name="asymmetric_pyramid", backbone_weights="imagenet"),
+    )
+    space = make_space(
+        pruning_ratio=FloatRange(low=0.1, high=0.6, step=0.1),
+        distiller=("kd+cwd_features", "kd"),
+        lr=FloatRange(low=3e-4, high=3e-3, log=True),
+    )
+    return replace(
+        base,
+        recipe="camvid_road",
+        space=space,
+        pipeline=pipeline,
+        first_points=({"distilled.distiller": "kd+cwd_features", "distilled.lr": 1e-3},),
+    )
+
+
 def cityscapes() -> StudyConfig:
     """Cityscapes as in the dual-branch paper: 40 000 iterations a stage, for GPUs (--data-root).
 
@@ -263,6 +289,7 @@ RECIPES: dict[str, Callable[[], StudyConfig]] = {
     "camvid": camvid,
     "papers_camvid": papers_camvid,
     "camvid_tbfenet": camvid_tbfenet,
+    "camvid_road": camvid_road,
     "cityscapes": cityscapes,
 }
 

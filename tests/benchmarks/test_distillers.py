@@ -29,22 +29,24 @@ def test_every_method_can_be_built(bench):
     assert tried == set(DISTILLERS)
 
 
+@pytest.mark.slow
 def test_the_same_student_is_fine_tuned_by_each_and_finished_work_stays(bench, tmp_path, capsys):
     teacher = tmp_path / "teacher.safetensors"
     save_checkpoint(teacher, create_model("fast_scnn", 19))
     argv = ["--work-dir", str(tmp_path / "w"), "--data", "synthetic_drives", "--size", "64", "96"]
     argv += ["--teacher", str(teacher), "--dense-steps", "1", "--batch-size", "2"]
-    argv += ["--num-threads", "1", "--seeds", "0", "1", "--steps", "1"]
-    methods = ["none", "cwd_features", "none_on_pairs", "high_level"]
-    assert bench.main([*argv, "--methods", *methods[:2]]) == 0
+    argv += ["--num-threads", "1", "--seeds", "0", "--steps", "1"]
+    methods = ["none", "cwd_features", "high_level"]
+    assert bench.main([*argv, "--methods", *methods[:1]]) == 0
     assert bench.main([*argv, "--methods", *methods]) == 0
     lines = (tmp_path / "w" / "results.jsonl").read_text().splitlines()
     runs = [(run["method"], run["seed"]) for run in map(json.loads, lines)]
-    assert len(runs) == len(set(runs)) == 8
+    assert len(runs) == len(set(runs)) == 3
     printed = capsys.readouterr().out
     assert all(method in printed for method in methods)
     assert not list((tmp_path / "w").glob("*.state"))
-    assert bench.main([*argv, "--methods", "fitnets"]) == 2
+    with pytest.raises(SystemExit):
+        bench.main([*argv, "--methods", "fitnets"])
 
 
 def test_intervals_by_hand(bench):

@@ -77,15 +77,17 @@ class TeachingLoss(nn.Module, ABC):
             Scalar in nats.
         """
         weight = 1.0 if self.label_weight is None else self.label_weight
-        taught: Tensor = self(lesson)
-        if weight == 0:
-            return taught
-        labels = weight * cross_entropy(
-            lesson.student_logits, lesson.target, class_weights=lesson.class_weights
-        )
-        if self.label_share is not None:
-            taught = taught * _balance(labels, taught, self.label_share)
-        return labels + taught
+        # Autocast would multiply the float32 maps in bfloat16 again.
+        with torch.autocast(lesson.student_logits.device.type, enabled=False):
+            taught: Tensor = self(lesson)
+            if weight == 0:
+                return taught
+            labels = weight * cross_entropy(
+                lesson.student_logits, lesson.target, class_weights=lesson.class_weights
+            )
+            if self.label_share is not None:
+                taught = taught * _balance(labels, taught, self.label_share)
+            return labels + taught
 
 
 class Distiller(ABC):
