@@ -351,7 +351,7 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     path = trial.folder / CHECKPOINT
     metadata = read_metadata(path)
     measured = trial.metadata["latency"]
-    engine: Engine = ENGINES[measured.get("engine", {}).get("name", OnnxRuntime.name)]
+    engine: Engine = ENGINES[measured.get("engine", OnnxRuntime.name)]
     settings = EngineSettings(
         device=measured["device"], dtype=measured["dtype"], num_threads=measured["num_threads"]
     )

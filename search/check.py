@@ -13,19 +13,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.cost import count_cost
-from models.engines import get_engine
 from models.pruning import prune
 from search.config import StudyConfig
 from search.preflight import name_networks
 from trainables.context import StageContext, detect_device
 from trainables.data import write_preview
-from trainables.deployment import choose_engine
 from trainables.learning.evaluation import evaluate
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
 from trainables.process.device_lock import DeviceLock
 from trainables.sensitivity import scan_sensitivity
 from trainables.stages.given import find_doubts
+from trainables.stages.timing import describe_measurement
 
 T = TypeVar("T")
 
@@ -144,9 +143,9 @@ class StudyCheck:
 
     def _describe_engine(self) -> tuple[str, None]:
         latency, device = self._config.pipeline.latency, detect_device()
-        engine = get_engine(latency.engine, device)
-        engine.check(choose_engine(latency, device)[1])
-        return f"latency is measured in {engine.name}", None
+        name = describe_measurement(latency, device)["engine"]["name"]
+        where = f" on {latency.host}" if latency.host else ""
+        return f"latency is measured in {name}{where}", None
 
 
 def check(config: StudyConfig, console: Console, preview: Path) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Deployed:
     """A network's files, and whether they do what the network does.
 
     Attributes:
-        folder: Where they lie.
+        folder: Where they lie, if they pass.
         engine: Name of the engine that runs them.
         miou: Of the files in that engine over the validation split, in 0..1.
         expected_miou: Of the network in PyTorch; None for quantised files, which have their own.
@@ -87,7 +88,7 @@ def deploy_network(
 
     Args:
         stage_folder: Artefact of the pipeline's last stage: a checkpoint, or quantised files.
-        folder: Is made: RUN_DIR/deploy/<trial>.
+        folder: RUN_DIR/deploy/<trial>; is made, and only for a network that passes.
         config: Of the study.
         context: Machine, and the node's cache of the data.
         results: What is known of the network, for model.json; `latency_ms` among it.
@@ -97,6 +98,24 @@ def deploy_network(
         ExportError: The network cannot be exported.
         EngineError: The engine does not take the file.
     """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    deployed = _deploy(stage_folder, partial, config, context, results, colors)
+    if deployed.passes:  # so that a folder is there whole, and only for a network that may be used
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    return replace(deployed, folder=folder)
+
+
+def _deploy(
+    stage_folder: Path,
+    folder: Path,
+    config: PipelineConfig,
+    context: StageContext,
+    results: Mapping[str, Any],
+    colors: list[str] | None,
+) -> Deployed:
     engine, settings = choose_engine(config.latency, context.device)
     dataset = config.data.open_cached("val", context.cache_dir)
     if is_bundle(stage_folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,15 +61,26 @@ def find_trial(run_dir: Path, number: int) -> TrialCheckpoint:
         for column, name in results.items()
         if column.startswith(STAGE_PREFIX) or column == "network"
     ]
-    folders = [run_dir / "stages" / name for name in stages]
-    found = [f for f in folders if is_bundle(f) or (f / CHECKPOINT).is_file()]
-    if not found:
+    folder = find_network_folder(run_dir / "stages", stages)
+    if folder is None:
         raise RunFolderError(
             f"trial {number} (state {results.get('state')}) has no network in "
             f"{run_dir / 'stages'}; its stages are {', '.join(stages) or 'none'}"
         )
-    bundles = [folder for folder in found if is_bundle(folder)]
     metadata = json.loads((run_dir / "metadata.json").read_text())
     height, width = metadata["latency"]["resolution"]
     resolution = int(height), int(width)
-    return TrialCheckpoint(number, (bundles or found)[-1], resolution, results, metadata)
+    return TrialCheckpoint(number, folder, resolution, results, metadata)
+
+
+def find_network_folder(stages: Path, names: Iterable[str]) -> Path | None:
+    """Find what a trial ended with: the files of its last stage that wrote some, or its network.
+
+    Args:
+        stages: Folder of the artefacts.
+        names: Of the trial's artefacts, first stage first.
+    """
+    folders = [stages / name for name in names]
+    bundles = [folder for folder in folders if is_bundle(folder)]
+    networks = [folder for folder in folders if (folder / CHECKPOINT).is_file()]
+    return next(iter([*bundles[::-1], *networks[::-1]]), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,6 +50,18 @@ def quantize_for_tensorrt(
     return _quantize(file, folder, images, kept_float, is_symmetric=True)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library from advising the user: it speaks through the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
 def _quantize(
     file: Path,
     folder: Path,
@@ -58,8 +71,7 @@ def _quantize(
     is_symmetric: bool,
 ) -> list[str]:
     kind = quantization.QuantType
-    logging.getLogger("root").setLevel(logging.ERROR)
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch, _quiet():
         prepared = Path(scratch) / FILE
         try:
             quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from models.deployment.run_folder import find_network_folder
 from models.files.atomic_file import write_atomically
 from search.pipelines.front import front_mask
 from search.pipelines.study import PipelineStudy, TrialRecord
@@ -75,9 +76,11 @@ def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: St
         "settings": dict(record.settings),
     }
     place = folder / DEPLOY_FOLDER / str(record.number)
+    stages = folder / STAGES_FOLDER
+    ended_with = find_network_folder(stages, [*record.stages.values(), record.network])
     try:
         deployed = deploy_network(
-            folder / STAGES_FOLDER / record.network,
+            ended_with or stages / record.network,
             place,
             study.config.pipeline,
             context,

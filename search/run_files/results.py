@@ -147,7 +147,7 @@ def write_metadata(
         "latency": {
             # Every setting: a report refuses runs that differ in one it was not told about.
             **asdict(latency),
-            "engine": resolve_engine(latency.engine, device),
+            "engine": resolve_engine(latency.engine, device, latency.host),
             "device": device,
             "resolution": latency.resolution or dataset.resolution,
         },

@@ -15,6 +15,7 @@ from PIL import Image
 
 from models import create_model
 from models.deployment.bundle import BundleContent, copy_bundle, draw_colors, is_bundle, read_bundle
+from models.deployment.run_folder import find_network_folder
 from models.engines import ENGINES, FileEngine
 from models.export import export_bundle
 from models.normalization import Normalization, Normalize
@@ -118,3 +119,14 @@ def test_colors_differ_and_are_as_many_as_the_classes():
     assert len(set(draw_colors(19))) == 19
     with pytest.raises(ValueError, match="got 1 for 2"):
         BundleContent(classes=("a", "b"), colors=("#ffffff",), normalization=NORMALIZATION)
+
+
+def test_what_a_trial_ended_with_is_found(tmp_path: Path):
+    for name, file in [("dense-a", "checkpoint.safetensors"), ("quantised-b", "model.json")]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    (tmp_path / "latency-c").mkdir()
+    names = ["dense-a", "quantised-b", "latency-c", "dense-a"]
+    assert find_network_folder(tmp_path, names) == tmp_path / "quantised-b"
+    assert find_network_folder(tmp_path, ["dense-a", "latency-c"]) == tmp_path / "dense-a"
+    assert find_network_folder(tmp_path, ["latency-c"]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -131,11 +132,13 @@ def test_a_file_is_quantised_but_for_what_stays(engine_name: str, small: Small, 
     runner = ENGINES["openvino" if engine_name == "openvino" else "onnxruntime"]
     expected = small(torch.from_numpy(images[0])).detach().numpy()
     errors = []
+    level = logging.getLogger().level
     for names in ([], kept):
         files = quantize(tmp_path / "float.onnx", tmp_path, images, names)
         session = runner.load(tmp_path / files[0], (1, 3, 8, 8), EngineSettings())
         found = session.run(images[0])
         errors.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert logging.getLogger().level == level
     assert 1e-4 < errors[1] < 0.1
     assert 1e-4 < errors[0] < 0.1
     if engine_name != "openvino":

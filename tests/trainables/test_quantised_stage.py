@@ -115,6 +115,7 @@ def test_a_network_is_deployed_and_judged(config, store, context, tmp_path, monk
     wrong = deploy_network(folder, tmp_path / "8", config, context, results={})
     assert not wrong.passes
     assert "99.00 % mIoU in onnxruntime" in wrong.explain()
+    assert [path.name for path in tmp_path.glob("[78]*")] == ["7"]
 
 
 def test_answers_at_another_size_are_resized_back(config, context):
