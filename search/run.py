@@ -382,7 +382,8 @@ def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
     report = None
     if complete and run.remote:
         with run.console.status("fetching the networks of the front"):
-            run.remote.fetch_front(complete, run.config.objectives)
+            networks = [baseline.stage for baseline in run.results.baselines]
+            run.remote.fetch_front(complete, run.config.objectives, networks)
     is_over = not run.study.num_unfinished and not run.confirmation.num_left
     if complete and is_over:
         write_answer(run)

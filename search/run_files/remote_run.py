@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,8 +28,9 @@ START_PATIENCE_SECONDS = 5.0  # a storage that fails at the start is named at on
 SYNC_SECONDS = 1.0
 REST_PER_WORK, LONGEST_REST_SECONDS = 10.0, 30.0  # what takes long is done less often
 # In this order: the journal says what the others say.
-FILES = (JOURNAL_FILE, CONFIG_FILE, METADATA_FILE, TRIALS_FILE, CONFIRMATION_FILE)
-FOLDERS = ("report", "stalls")
+TEST_FILE = "test.csv"
+FILES = (JOURNAL_FILE, CONFIG_FILE, METADATA_FILE, TRIALS_FILE, CONFIRMATION_FILE, TEST_FILE)
+FOLDERS = ("report", "stalls", "pictures", "deploy")
 
 
 class RemoteRun:
@@ -102,20 +103,27 @@ class RemoteRun:
                     remote.put(path, name)
                     self._brought[name] = mark
 
-    def fetch_front(self, records: list[TrialRecord], objectives: tuple[str, ...]) -> None:
-        """Bring the networks of the front to the copy, for the report to link.
+    def fetch_front(
+        self,
+        records: list[TrialRecord],
+        objectives: tuple[str, ...],
+        baselines: Sequence[str] = (),
+    ) -> None:
+        """Bring the networks of the front to the copy, for the report and the files to deploy.
 
         Args:
             records: Complete trials.
-            objectives: Of the study.
+            objectives: Objectives of the study.
+            baselines: Folders of the uncompressed networks, which come too.
         """
         store = ArtifactStore(self.folder / STAGES_FOLDER, self.stages)
         mask = front_and_equals([record.metrics for record in records], objectives)
         try:
-            for record in (r for r, on_front in zip(records, mask, strict=True) if on_front):
-                stage, _, key = list(record.stages.values())[-1].partition("-")
+            front = [r.network for r, on_front in zip(records, mask, strict=True) if on_front]
+            for network in (*baselines, *front):
+                stage, _, key = network.partition("-")
                 if store.find(stage, key) is None:
-                    logger.warning("trial %d: %s-%s is not in storage", record.number, stage, key)
+                    logger.warning("the network %s is not in storage", network)
         except StorageError as error:
             logger.warning("networks of the front stay in storage: %s", error)
 

@@ -143,6 +143,7 @@ def test_networks_of_the_front_are_fetched(run: RemoteRun, tmp_path: Path) -> No
                 settings=make_settings(),
                 metrics=metrics,
                 stages=stages,
+                network=stages["distilled"],
             )
         )
     run.fetch_front(records, ("miou", "num_params"))
