@@ -141,6 +141,9 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
             self.set_labels(output, self.get_labels(features))
             return
+        computes = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+        if computes and layer._parameters.get("weight") is None:
+            self._fix_layer(name, "its weights are computed from others, as by a weight norm")
         dim = _find_channel_dim(layer, features)
         if len(inputs) > 1 and any(isinstance(other, Tensor) for other in inputs[1:]):
             self._fix_layer(name, "it reads several tensors")
