@@ -23,7 +23,7 @@ from models.timing.host import HostError
 SCRIPT = os.environ.get("SEGFRONT_HOSTS_SCRIPT")
 CGROUP = Path("/sys/fs/cgroup/cpu/segfront-slow-host")
 SLOW_SHARE = 0.05  # of a core
-PERIOD_US = 10_000  # less than a run takes, so that each run is slowed down alike
+PERIOD_US = 20_000  # the share of it must be a millisecond at least
 
 
 def find_obstacle() -> str:
