@@ -27,7 +27,7 @@ def stream():
 def build(name="dual_branch"):
     torch.manual_seed(0)
     if name == "deeplabv3plus":  # has dropout
-        return create_model("deeplabv3plus", backbone="resnet18")
+        return create_model("deeplabv3plus", backbone="tu-mobilenetv3_small_050")
     return create_model("dual_branch", backbone="tu-resnet18", width=0.125, auxiliary=True)
 
 
