@@ -138,6 +138,8 @@ def print_next_steps(
         rows.append(("report", str(report)))
     else:
         rows.append(("write the report", f"python analysis/report.py {folder}"))
+    if (run_dir / "deploy").is_dir():
+        rows.append(("files to deploy", str(run_dir / "deploy")))
     if study.num_unfinished or confirmation.num_left:
         rows.append(("go on", f"python search/run.py --resume {place}"))
     elif not study.config.confirm and "miou" in study.config.objectives:

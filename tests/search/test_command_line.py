@@ -72,7 +72,8 @@ def test_the_name_of_a_setting_is_enough() -> None:
     assert space.distilled.distiller == ("dkd", "kd")
     # Every distiller of the space that has the setting gets it.
     assert space.distilled.dkd.temperature.high == space.distilled.kd.temperature.high == 5
-    alone = parse_arguments(["--space.temperature.high", "5"]).study.space.distilled
+    flags = ["cityscapes", "--data-root", ".", "--space.temperature.high", "5"]
+    alone = parse_arguments(flags).study.space.distilled
     assert (alone.dkd.temperature.high, alone.kd.temperature.high) == (5, 8)
     full = parse_arguments(["--space.distilled.kd.alpha.high", "0.5"]).study.space
     assert (full.distilled.kd.alpha.high, full.distilled.dkd.alpha.high) == (0.5, 2)
@@ -92,7 +93,7 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
     [
         (
             ["camvit"],
-            "recipe must be one of quickstart, camvid, camvid_tbfenet, cityscapes; got 'camvit'",
+            "recipe must be one of quickstart, camvid, papers_camvid, camvid_tbfenet, camvid_road, cityscapes; got 'camvit'",
         ),
         (["--num-pipeline", "4"], "--num-pipelines"),
         (["--num-pipelines", "four"], "INT"),
@@ -100,7 +101,7 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         (["--sampler", "cmaes"], "tpe"),
         (["--objectives", "miou"], "at least two different ones of miou, latency_ms"),
         (["--space.lr.low", "5"], "low <= high, got 5.0..0.004"),
-        (["--pipeline.student.name", "unet"], "network must be one of dual_branch"),
+        (["--pipeline.student.name", "unet"], "model must be one of asymmetric_pyramid"),
         (["--pipeline.student.backbone", "resnet1"], "backbone"),
         (["--pipeline.teacher.backbone-weights", "no.safetensors"], "no.safetensors"),
         (["camvid", "--data-root", "nowhere"], "nowhere"),

@@ -152,8 +152,9 @@ def test_retrainings_are_counted_apart_from_the_pipelines(
     for number in (2, 3):
         task = confirmation.take()
         assert task is not None
-        stages = {"distilled": f"distilled-{number}"}
-        result = StageResult(metrics={"miou": 0.5}, stages=stages, seconds={"distilled": 1.0})
+        result = StageResult(
+            metrics={"miou": 0.5}, network=f"distilled-{number}", seconds={"distilled": 1.0}
+        )
         confirmation.finish(task.node, result)
     searcher: Any = SimpleNamespace(open_results=[], baselines={})
     StudyMetrics(ProgressBoard(study), searcher, tmp_path, "cpu", confirmation).tick()

@@ -63,7 +63,9 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     display = ProgressDisplay(board, Console(file=output))
     callback = BoardCallback(board, display, tmp_path, lambda: False)
     trial: Any = SimpleNamespace(
-        trial_id="a", config={"stage": "sparse", "label": "sparse lambda 0.1"}, error_file=None
+        trial_id="a",
+        config={"chain": [["sparse", {}]], "label": "sparse lambda 0.1"},
+        error_file=None,
     )
     assert callback.explain_error("a") == NO_RESULT
     callback.on_trial_start(1, [trial], trial)
@@ -115,7 +117,7 @@ def test_hang_on_another_node_is_told_without_a_shared_folder(
         read_elsewhere=lambda address, path: there.get(address, ""),
     )
     trial: Any = SimpleNamespace(
-        trial_id="a", config={"stage": "sparse", "label": "sparse 1"}, error_file=None
+        trial_id="a", config={"chain": [["sparse", {}]], "label": "sparse 1"}, error_file=None
     )
     callback.on_trial_start(1, [trial], trial)
     callback.on_trial_result(1, [trial], trial, {"node_ip": "10.0.0.2"})

@@ -207,6 +207,8 @@ def test_storage_that_stays_away_at_the_end_is_said(
 
     monkeypatch.setattr("search.run.search", lose_storage)
     monkeypatch.setattr("search.run.open_study", lambda *a: None)
+    for name in ("Confirmation", "ResultsWriter"):
+        monkeypatch.setattr(f"search.run.{name}", lambda *a: None)
     monkeypatch.setattr("search.run.Run", lambda **a: None)
     assert main([]) == 3
     assert "is not all in storage: away" in capsys.readouterr().err

@@ -109,10 +109,10 @@ def test_random_starts_share_their_lambda_and_repeat_with_the_seed(
 def test_random_starts_share_nothing_where_it_is_not_wanted(
     config: StudyConfig, tmp_path: Path
 ) -> None:
-    space = replace(config.space, sparsity_lambda=FloatRange(low=1e-5, high=1e-2, log=True))
+    space = set_ranges(config.space, {"sparse.sparsity_lambda": LAMBDAS})
     config = replace(config, space=space, num_pipelines=36, shared_prefix=False)
     found = run(config, tmp_path / "run", count=8)
-    assert len({settings.sparsity_lambda for settings in found}) == 8
+    assert len({settings["sparse.sparsity_lambda"] for settings in found}) == 8
 
 
 def test_a_sampler_that_has_learnt_is_left_alone(config: StudyConfig, tmp_path: Path) -> None:
