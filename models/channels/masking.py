@@ -33,9 +33,9 @@ def mask_channels(model: nn.Module, layers: Mapping[str, KeptChannels]) -> None:
         device = weight.device if isinstance(weight, torch.Tensor) else None
         index = torch.tensor(removed, device=device)
         if isinstance(layer, nn.ConvTranspose2d):  # (inputs, outputs of one group, ...)
-            width = weight.shape[1]
-            by_group = weight.view(layer.groups, -1, *weight.shape[1:])
-            by_group[index // width, :, index % width] = 0.0
+            kernels = layer.weight.unflatten(0, (layer.groups, -1))  # type: ignore[no-untyped-call]
+            group, column = index // kernels.shape[2], index % kernels.shape[2]
+            kernels[group, :, column] = 0.0
         elif isinstance(weight, nn.Parameter):
             weight.index_fill_(0, index, 0.0)
         if isinstance(layer.bias, nn.Parameter):

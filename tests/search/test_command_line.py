@@ -93,7 +93,7 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
     [
         (
             ["camvit"],
-            "recipe must be one of quickstart, camvid, papers_camvid, camvid_tbfenet, camvid_road, cityscapes; got 'camvit'",
+            f"recipe must be one of {', '.join(RECIPES)}; got 'camvit'",
         ),
         (["--num-pipeline", "4"], "--num-pipelines"),
         (["--num-pipelines", "four"], "INT"),
