@@ -11,9 +11,12 @@ import torch
 from search.config import StudyConfig
 from search.run_files.remote_run import connect
 from trainables.artifacts.remote_folder import is_uri
+from trainables.chain import list_choosers
 from trainables.data.download import download_camvid
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
+from trainables.settings import restore
+from trainables.stages import STAGES
 
 CAMVID_FOLDER = Path("data/CamVid")
 
@@ -107,6 +110,11 @@ def check_study(config: StudyConfig) -> DatasetSummary:
                 network.without_weights().build(summary.num_classes)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
+    for chooser in list_choosers(pipeline.chain):
+        stage, _, setting = chooser.partition(".")
+        for value in config.space.get_choices(chooser):
+            settings = restore(STAGES[stage].Settings, {setting: value})
+            STAGES[stage].check(settings, pipeline)
     return summary
 
 

@@ -152,6 +152,15 @@ class SearchSpace(_Stages):  # type: ignore[misc]
         values: Space = found
         return values
 
+    def get_choices(self, name: str) -> tuple[Any, ...]:
+        """Choices of a setting that has no range.
+
+        Args:
+            name: "stage.setting".
+        """
+        values = self.get_range(name)
+        return values if isinstance(values, tuple) else ()
+
     def _is_reachable(self, name: str) -> bool:
         """Whether a pipeline of the space may choose the option that a setting belongs to."""
         stage = name.partition(".")[0]

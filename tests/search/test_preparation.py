@@ -9,6 +9,7 @@ from search.preflight import check_store, check_study, settle_paths
 from search.recipes import quickstart
 from search.run_files.remote_run import connect, create_remote_run
 from search.run_files.run_folder import create_run_folder
+from search.space import set_ranges
 from trainables.learning.teacher_cache import TeacherLogitsConfig
 
 
@@ -56,3 +57,14 @@ def test_more_top_logits_than_classes_allow_are_refused_before_anything_trains(
         check_study(config)
     pipeline = replace(pipeline, teacher_logits=TeacherLogitsConfig(top_k=8))
     assert check_study(replace(config, pipeline=pipeline)).num_classes == 19
+
+
+def test_a_distiller_of_frame_pairs_is_refused_on_still_images(tmp_path: Path) -> None:
+    config = quickstart()
+    data = replace(config.pipeline.data, num_samples=4, size=(32, 64))
+    space = set_ranges(config.space, {"distilled.distiller": ("none", "consistency")})
+    config = replace(
+        config, space=space, pipeline=replace(config.pipeline, data=data), cache_dir=tmp_path
+    )
+    with pytest.raises(ValueError, match=r"consistency needs neighbouring frames of a drive"):
+        check_study(config)

@@ -18,10 +18,12 @@ from trainables.artifacts.artifact_files import SHARE_FILES
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data import normalization_of, normalize
+from trainables.data.frame_pairs import find_frame_pairs
 from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, build_loss, check_combination
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, place
+from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import FloatRange, options_of, setting
 from trainables.settings import choose, complete_options, flatten
 from trainables.stages.computation import Computation
@@ -119,6 +121,16 @@ class DistilledStage(NetworkStage):
     def needs_teacher(cls, settings: DistilledSettings) -> bool:
         """Whether one of the chosen distillers does."""
         return any(DISTILLERS[name].needs_teacher for name in choose(settings.distiller))
+
+    @classmethod
+    def check(cls, settings: DistilledSettings, config: PipelineConfig) -> None:
+        """Refuse a distiller of frame pairs where the images are no frames."""
+        needy = [name for name in choose(settings.distiller) if DISTILLERS[name].needs_pairs]
+        if needy and not find_frame_pairs(config.data.open("train")):
+            raise ValueError(
+                f"distiller {needy[0]} needs neighbouring frames of a drive, and the training "
+                f"images of {config.data.name} are none: they must be named DRIVE_NUMBER"
+            )
 
     @classmethod
     def build(cls, settings: DistilledSettings, inputs: StageInputs) -> DistilledStage:

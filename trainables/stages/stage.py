@@ -81,6 +81,18 @@ class Stage(ABC):
         return False
 
     @classmethod
+    def check(cls, settings: Any, config: PipelineConfig) -> None:
+        """See whether the study's data suit the stage, before anything is trained.
+
+        Args:
+            settings: An instance of `Settings`.
+            config: What all pipelines of the study share.
+
+        Raises:
+            ValueError: They do not; says why and what would.
+        """
+
+    @classmethod
     @abstractmethod
     def build(cls, settings: Any, inputs: StageInputs) -> Stage:
         """Build the stage of one pipeline.

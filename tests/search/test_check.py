@@ -1,0 +1,58 @@
+"""`--check`: everything is looked at, every problem is named, nothing is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models import create_model
+from search.run import main
+
+SMALL = [
+    "--pipeline.data.size", "64", "96", "--pipeline.data.num-samples", "8",
+    "--pipeline.data.augmentation.crop-size", "64", "64",
+    "--pipeline.teacher.width", "0.125", "--pipeline.student.width", "0.125",
+]  # fmt: skip
+
+
+def check(tmp_path: Path, *flags: str) -> int:
+    folders = ["--output-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache")]
+    return main(["quickstart", "--check", *folders, *flags])
+
+
+def test_a_good_study_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path, *SMALL) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    for text in ("6 training", "19 classes: road", "pruned by half", "measured in onnxruntime"):
+        assert text in output or text == "6 training"
+    assert "nothing was trained; the study can be run" in output
+    assert (tmp_path / "runs" / "quickstart-check.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["quickstart-check.png"]
+
+
+def test_every_problem_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ["--pipeline.student.backbone", "resnet1", "--pipeline.latency.engine", "tensorrt"]
+    assert check(tmp_path, *SMALL, *wrong) == 2
+    output = " ".join(capsys.readouterr().out.split())
+    assert "problem: student: " in output
+    assert "problem: engine: " in output
+    assert "2 problems" in output
+
+
+def test_weights_that_know_nothing_of_the_data_are_doubted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = create_model("fast_scnn", 19)
+    with torch.no_grad():  # always answers the rarest class
+        for parameter in model.parameters():
+            parameter.zero_()
+    save_file(model.state_dict(), tmp_path / "net.safetensors")
+    flags = ["--student", "fast_scnn", "--student-weights", str(tmp_path / "net.safetensors")]
+    assert check(tmp_path, *SMALL[:8], *flags, "--teacher", "same") == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "% mIoU with the given weights" in output
+    assert "look at: " in output

@@ -1,0 +1,65 @@
+"""A user's networks take the place of a recipe's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from search.command_line import parse_arguments
+
+
+def parse(*flags: str):
+    return parse_arguments(["camvid", *flags]).study
+
+
+def test_a_network_takes_the_place_of_the_recipes_with_none_of_its_options() -> None:
+    student = parse("--student", "smp:Unet", "--pipeline.student.kwargs", '{"depth": 3}')
+    assert student.pipeline.student.name == "smp:Unet"
+    assert student.pipeline.student.kwargs == {"depth": 3}
+    assert student.pipeline.student.backbone is None
+    assert student.pipeline.student.width is None
+    assert student.pipeline.teacher.name == "deeplabv3plus"
+
+
+def test_weights_belong_to_the_network_that_is_named(tmp_path: Path) -> None:
+    study = parse("--student", "espnet", "--student-weights", "espnet.safetensors")
+    assert study.pipeline.student.weights == "espnet.safetensors"
+    study = parse("--teacher-weights", "teacher.safetensors")
+    assert study.pipeline.teacher.name == "deeplabv3plus"
+    assert study.pipeline.teacher.weights == "teacher.safetensors"
+    assert study.pipeline.teacher.backbone_weights is None
+
+
+def test_the_student_may_teach_itself() -> None:
+    assert parse("--teacher", "same").pipeline.self_teaching
+    assert not parse("--teacher", "espnet").pipeline.self_teaching
+
+
+def test_several_students_are_a_choice_of_the_search(tmp_path: Path) -> None:
+    study = parse("--students", "espnet", "enet", "--num-pipelines", "3")
+    assert set(study.pipeline.students) == {"espnet", "enet"}
+    assert study.space.dense.student == ("espnet", "enet")
+    assert study.num_pipelines == 3
+    path = tmp_path / "students.json"
+    path.write_text(json.dumps({"small": {"name": "espnet", "weights": "a.safetensors"}}))
+    students = parse("--students", str(path), "enet").pipeline.students
+    assert students["small"].weights == "a.safetensors"
+    path = tmp_path / "students.toml"
+    path.write_text('[small]\nname = "espnet"\n')
+    assert parse("--students", str(path)).pipeline.students["small"].name == "espnet"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--student", "unet5000"], "--student: model must be one of .*got 'unet5000'"),
+        (["--students", "espnet", "espnet"], "name each network once, got espnet twice"),
+        (["--students", "nowhere.json"], "nowhere.json cannot be read"),
+        (["--students", "unet5000"], "--students: unet5000: "),
+    ],
+)
+def test_what_cannot_be_used_is_named(flags: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(*flags)
