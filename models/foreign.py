@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from models.blocks.layers import resize
+from models.channels.groups import find_output_layers
 from models.network import SegmentationNetwork
 from models.resolving import Factory, canonical_name, find_factory
 
@@ -70,8 +71,6 @@ class ForeignNetwork(SegmentationNetwork):
 
     def get_output_layers(self) -> tuple[nn.Module, ...]:
         """Find them by following the classes back through the network."""
-        from models.channels.groups import find_output_layers
-
         return tuple(self.get_submodule(name) for name in find_output_layers(self))
 
     def get_modes(self) -> Sequence[Callable[[], AbstractContextManager[None]]]:

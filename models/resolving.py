@@ -123,7 +123,7 @@ def find_factory(name: str) -> Factory:
         if not hasattr(found, part):
             offered = [n for n in dir(found) if callable(getattr(found, n)) and n[0] != "_"]
             raise ValueError(
-                f"{module} has no {attribute!r}; it has {', '.join(offered[:20]) or 'no callables'}"
+                f"{module} has no {attribute!r}; it has {', '.join(offered) or 'no callables'}"
             )
         found = getattr(found, part)
     if not callable(found):

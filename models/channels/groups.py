@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from models.channels.importance import IMPORTANCES
 from models.channels.record import KeptChannels, get_num_channels
-from models.channels.structure import get_resizable_layers
 from models.channels.tracing import CLASSES, IMAGE, ChannelTrace, describe_fixed
+from models.channels.widths import get_resizable_layers
 from models.network import SegmentationNetwork
 
 

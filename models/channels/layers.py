@@ -18,8 +18,8 @@ from torch import Tensor, nn
 class ChannelLayer(nn.Module, ABC):
     """A layer whose every output channel stems from one input channel, or sums several.
 
-    `models.channels.graph` follows it by `get_sources`, whatever it computes;
-    `models.channels.structure` lists its kinds.
+    `models.channels.tracing` follows it by `get_sources`, whatever it computes;
+    `models.channels.widths` lists its kinds.
 
     Args:
         in_channels: Channels of the input.
@@ -93,8 +93,8 @@ class ChannelShuffle(ChannelLayer):
 class ChannelHalf(ChannelLayer):
     """The first or the second half of the channels; two of them split a map.
 
-    Pruning removes channels in pairs that mirror each other (`models.channels.graph`), so that the
-    halves stay equal.
+    Pruning removes channels in pairs that mirror each other (`models.channels.tracing`), so that
+    the halves stay equal.
 
     Args:
         channels: Channels of the input, even.

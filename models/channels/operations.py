@@ -7,24 +7,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from models.channels.equivalence import Labels
-
-if TYPE_CHECKING:
-    from models.channels.tracing import ChannelTrace
+from models.channels.equivalence import ChannelPartition, Labels
 
 _logger = logging.getLogger(__name__)
 
 _Arguments = Mapping[str, Any]
-_Rule = Callable[["ChannelTrace", str, _Arguments, Any, Any], None]
 
 
-def follow(trace: ChannelTrace, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+class LabelledTensors(Protocol):
+    """What a rule may ask of a trace, see `models.channels.tracing.ChannelTrace`."""
+
+    partition: ChannelPartition
+
+    @property
+    def place(self) -> str:
+        """The module that is running, for a message."""
+
+    def get_labels(self, tensor: Tensor) -> Labels:
+        """Return a tensor's labels, of its number of dimensions."""
+
+    def set_labels(self, tensor: Tensor, labels: Labels, *, nonnegative: bool = False) -> None:
+        """Label a tensor."""
+
+    def is_nonnegative(self, tensor: Tensor) -> bool:
+        """Whether no element can be below zero."""
+
+
+_Rule = Callable[[LabelledTensors, str, _Arguments, Any, Any], None]
+
+
+def follow(trace: LabelledTensors, func: Any, args: Any, kwargs: Any, result: Any) -> None:
     """Label what an operation gave.
 
     Args:
@@ -54,7 +72,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _keep(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _keep(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
     """Unknown: whatever it reads must stay."""
     del func, result
     for tensor in _tensors(list(arguments.values())):
@@ -72,7 +90,9 @@ _WHY = {
 }
 
 
-def _combine(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _combine(
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
+) -> None:
     """Element by element: what stands at one place goes together."""
     del func
     if not isinstance(result, Tensor):
@@ -105,13 +125,13 @@ def _has_negative(arguments: _Arguments) -> bool:
     return any(isinstance(v, int | float) and v < 0 for v in arguments.values())
 
 
-def _overlay(trace: ChannelTrace, first: Labels, second: Labels) -> Labels:
+def _overlay(trace: LabelledTensors, first: Labels, second: Labels) -> Labels:
     trace.partition.join(first, second)
     return torch.where(first != 0, first, second)
 
 
 def _fix_against_constants(
-    trace: ChannelTrace, tensor: Tensor, own: Labels, labels: Labels
+    trace: LabelledTensors, tensor: Tensor, own: Labels, labels: Labels
 ) -> None:
     """Keep channels that meet as many numbers of which nothing is known, such as a parameter's.
 
@@ -128,7 +148,7 @@ def _fix_against_constants(
             trace.partition.fix(labels, reason)
 
 
-def _move(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _move(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
     """Moves elements and computes nothing: labels take the same way."""
     source = next(t for t in _tensors(list(arguments.values())))
     labels = trace.get_labels(source)
@@ -153,7 +173,7 @@ def _move(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, resu
 _RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "_reshape_copy"}
 
 
-def _square(trace: ChannelTrace, before: Labels, shape: torch.Size, moved: Labels) -> None:
+def _square(trace: LabelledTensors, before: Labels, shape: torch.Size, moved: Labels) -> None:
     """Where a view splits a dimension of channels in two, let the parts stay equally wide.
 
     Which of the two is the number of parts nobody says; it is taken to be the smaller.
@@ -175,7 +195,7 @@ def shrink_sizes(labels: Labels) -> list[int]:
 
 
 def _join_parts(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Concatenate or stack; parts of which nothing is known keep their channels."""
     tensors = [t for t in arguments["tensors"] if t.numel()]
@@ -197,7 +217,9 @@ def _join_parts(
     trace.set_labels(result, func(full, dim), nonnegative=signs)
 
 
-def _slice(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _slice(
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
+) -> None:
     """Take a part: of the channels, only if it is one of several equal parts."""
     source: Tensor = arguments["self"]
     labels = trace.get_labels(source)
@@ -233,7 +255,7 @@ def _start_of(arguments: _Arguments, size: int) -> int:
     return max(0, start + size) if start < 0 else int(start)
 
 
-def _pick(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _pick(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
     """Pick or turn along a dimension, by numbers that stay."""
     source: Tensor = arguments["self"]
     labels = trace.get_labels(source)
@@ -244,7 +266,7 @@ def _pick(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, resu
     _move(trace, name, arguments, func, result)
 
 
-def _pad(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _pad(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
     """Pad: along places, channels stay what they are."""
     del func
     source: Tensor = arguments["self"] if "self" in arguments else arguments["input"]
@@ -257,7 +279,7 @@ def _pad(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, resul
 
 
 def _per_channel(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Computes each channel from its own places: pooling, resizing, sampling."""
     source, *others = _tensors(list(arguments.values()))
@@ -272,7 +294,9 @@ def _per_channel(
         trace.set_labels(output, labels, nonnegative=sign)
 
 
-def _reduce(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _reduce(
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
+) -> None:
     """Sum, average or compare along dimensions."""
     del func
     source: Tensor = next(iter(_tensors(list(arguments.values()))))
@@ -304,7 +328,7 @@ def _reduce(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, re
 
 
 def _normalise(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Softmax and LayerNorm: free of other channels only along dimensions without any."""
     del func
@@ -321,7 +345,7 @@ def _normalise(
 
 
 def _multiply(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Matrix product: what is summed over goes together, the rest stays what it is."""
     first, second = (
@@ -346,7 +370,7 @@ def _multiply(
 
 
 def _shuffle_pixels(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Turns channels into places: those of one output channel go together."""
     source: Tensor = arguments["self"]
@@ -365,7 +389,7 @@ def _shuffle_pixels(
 
 
 def _shuffle_channels(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Interleave groups of channels, which stay equally wide."""
     source: Tensor = arguments["self"]
@@ -376,7 +400,7 @@ def _shuffle_channels(
     _move(trace, name, arguments, func, result)
 
 
-def _gate(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _gate(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
     """Gated linear unit: one half of the channels reweights the other."""
     del name, func
     source: Tensor = arguments["self"]
@@ -389,7 +413,7 @@ def _gate(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, resu
 
 
 def _copy_like(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Make a tensor of the shape of another, or with some of its sizes."""
     del func
@@ -404,19 +428,21 @@ def _copy_like(
     trace.set_labels(result, labels, nonnegative=sign and trace.is_nonnegative(source))
 
 
-def _drop(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _drop(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
     for output in _tensors(result):
         _copy_like(trace, name, arguments, func, output)
 
 
 def _overwrite(
-    trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
     """Write into a tensor that others may be views of: what is written stays."""
     _keep(trace, name, arguments, func, result)
 
 
-def _ignore(trace: ChannelTrace, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
+def _ignore(
+    trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
+) -> None:
     """Reads no channel, or gives no tensor."""
 
 

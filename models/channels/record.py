@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.channels.layers import ChannelLayer
-from models.channels.structure import get_resizable_layers, get_width, set_width
+from models.channels.widths import get_resizable_layers, get_width, set_width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,28 +12,9 @@ import torch
 from torch import nn
 
 from models import check_name, create_model
-from models.blocks.attention import EfficientChannelAttention, PlaceWeights, SpatialAttention
-from models.channels.layers import ChannelHalf, ChannelShuffle, ChannelSum, ChannelTotal
+from models.channels.widths import get_resizable_layers, get_width, set_width
 from models.network import SegmentationNetwork
 from models.resolving import check_allowed, is_foreign
-
-_CHANNELS = ("in_channels", "out_channels")
-_CONVOLUTION = (*_CHANNELS, "groups")
-WIDTH_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Conv2d: _CONVOLUTION,
-    nn.ConvTranspose2d: _CONVOLUTION,
-    nn.Linear: ("in_features", "out_features"),
-    nn.BatchNorm2d: ("num_features",),
-    nn.PReLU: ("num_parameters",),
-    EfficientChannelAttention: _CHANNELS,
-    SpatialAttention: _CHANNELS,
-    PlaceWeights: _CHANNELS,
-    ChannelShuffle: _CHANNELS,
-    ChannelHalf: (*_CHANNELS, "start"),
-    ChannelSum: _CHANNELS,
-    ChannelTotal: _CHANNELS,
-}
-"""The layers whose width may change, and the attributes that hold it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,30 +120,6 @@ def share_parameters(model: nn.Module, groups: Iterable[Sequence[str]]) -> None:
         for name in others:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, parameter)
-
-
-def get_resizable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of `WIDTH_ATTRIBUTES` by name."""
-    kinds = tuple(WIDTH_ATTRIBUTES)
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
-
-
-def get_width(layer: nn.Module) -> tuple[int, ...]:
-    """Return the layer's values of its `WIDTH_ATTRIBUTES`."""
-    return tuple(getattr(layer, attribute) for attribute in _attributes(layer))
-
-
-def set_width(layer: nn.Module, width: tuple[int, ...]) -> None:
-    """Set the attributes alone; the tensors are the caller's."""
-    for attribute, value in zip(_attributes(layer), width, strict=True):
-        setattr(layer, attribute, value)
-
-
-def _attributes(layer: nn.Module) -> tuple[str, ...]:
-    for kind, attributes in WIDTH_ATTRIBUTES.items():
-        if isinstance(layer, kind):
-            return attributes
-    raise ValueError(f"the width of a {type(layer).__name__} cannot change")
 
 
 def _resize(layer: nn.Module, width: tuple[int, ...]) -> None:

@@ -14,7 +14,7 @@ from models.channels.equivalence import ChannelPartition, Labels
 from models.channels.layers import ChannelHalf, ChannelLayer
 from models.channels.operations import follow
 from models.channels.record import get_num_channels
-from models.channels.structure import get_resizable_layers
+from models.channels.widths import get_resizable_layers
 
 IMAGE = "it is tied to the channels of the image"
 CLASSES = "its channels are the classes"
@@ -23,7 +23,7 @@ CLASSES = "its channels are the classes"
 class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels every tensor of a forward pass with the channels that its elements belong to.
 
-    A layer of `models.channels.structure.WIDTH_ATTRIBUTES` is one step: its outputs are new
+    A layer of `models.channels.widths.WIDTH_ATTRIBUTES` is one step: its outputs are new
     channels, its inputs are tied to what it reads. Between layers, each operation of PyTorch moves
     or joins labels (`models.channels.operations`); what an unknown one reads must stay.
 

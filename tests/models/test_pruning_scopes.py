@@ -10,7 +10,7 @@ from torch import nn
 from models import create_model
 from models.channels.groups import find_groups
 from models.channels.sensitivity import GroupSensitivity, Sensitivity, count_by_sensitivity
-from models.channels.structure import get_resizable_layers
+from models.channels.widths import get_resizable_layers
 from models.pruning import prune
 
 IMAGE = torch.zeros(1, 3, 64, 96)

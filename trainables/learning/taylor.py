@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.channels.structure import get_resizable_layers
+from models.channels.widths import get_resizable_layers
 from trainables.context import StageContext, within_threads
 from trainables.data import TrainingStream, make_loader, normalization_of
 from trainables.learning.training import Precision, autocast, bring_batch, place
