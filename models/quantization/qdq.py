@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime import quantization
@@ -68,7 +67,7 @@ def _name_ranges(file: Path, images: Sequence[NDArray[Any]], *, is_symmetric: bo
     """Name the file, beside the float one, that keeps the ranges found on these images."""
     content = hashlib.sha256(file.read_bytes())
     for image in images:
-        content.update(np.ascontiguousarray(image))
+        content.update(image.tobytes())
     return file.with_name(f"ranges-{content.hexdigest()[:16]}-{is_symmetric:d}.json")
 
 
