@@ -151,10 +151,10 @@ def _measure_all(arguments: Arguments, console: Console, folder: Path) -> list[d
 def _save_espnet(weights: Path, path: Path, config: PipelineConfig, context: StageContext) -> None:
     """Save the published network with the accuracy that PyTorch finds, without its void class."""
     source = SOURCES["camvid_espnet"]
-    model = create_model("espnet", num_classes=len(source.classes))
+    known = range(len(source.classes) - 1)
+    model = create_model("espnet", num_classes=len(source.classes), outputs=known)
     load_pretrained(model, weights, naming=source.naming)
     model.normalization = source.normalization
-    model.outputs = tuple(range(len(source.classes) - 1))
     save_checkpoint(path, model.eval())
     miou = evaluate(load_checkpoint(path), config.data.open("val"), context).miou
     save_checkpoint(path, model, {"miou": miou, "classes": list(source.classes[:-1])})

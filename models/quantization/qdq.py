@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,14 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
+def _name_ranges(file: Path, images: Sequence[NDArray[Any]], *, is_symmetric: bool) -> Path:
+    """Name the file, beside the float one, that keeps the ranges found on these images."""
+    content = hashlib.sha256(file.read_bytes())
+    for image in images:
+        content.update(image.tobytes())
+    return file.with_name(f"ranges-{content.hexdigest()[:16]}-{is_symmetric:d}.json")
+
+
 def _quantize(
     file: Path,
     folder: Path,
@@ -71,6 +80,7 @@ def _quantize(
     is_symmetric: bool,
 ) -> list[str]:
     kind = quantization.QuantType
+    ranges = _name_ranges(file, images, is_symmetric=is_symmetric)
     with TemporaryDirectory() as scratch, _quiet():
         prepared = Path(scratch) / FILE
         try:
@@ -85,6 +95,8 @@ def _quantize(
                 activation_type=kind.QInt8 if is_symmetric else kind.QUInt8,
                 weight_type=kind.QInt8,
                 nodes_to_exclude=list(kept_float),
+                # Finding the ranges takes longest; all are known once everything has been rounded.
+                calibration_cache_path=ranges if ranges.is_file() or not kept_float else None,
                 extra_options={
                     "ActivationSymmetric": is_symmetric,
                     "WeightSymmetric": True,

@@ -142,6 +142,12 @@ def test_a_file_is_quantised_but_for_what_stays(engine_name: str, small: Small, 
     assert 1e-4 < errors[1] < 0.1
     assert 1e-4 < errors[0] < 0.1
     if engine_name != "openvino":
+        (ranges,) = tmp_path.glob("ranges-*.json")  # found once, for both
+        before = ranges.read_bytes()
+        quantize(tmp_path / "float.onnx", tmp_path, [2 * image for image in images], [])
+        assert len(list(tmp_path.glob("ranges-*.json"))) == 2  # other images, other ranges
+        assert ranges.read_bytes() == before
+        quantize(tmp_path / "float.onnx", tmp_path, images, kept)
         nodes = {node.name: node for node in onnx.load(tmp_path / files[0]).graph.node}
         assert nodes[kept[0]].input[1] == "model.second.weight"  # in float, as it was
         makers = {name: node.op_type for node in nodes.values() for name in node.output}
