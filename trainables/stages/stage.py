@@ -91,6 +91,7 @@ class Stage(ABC):
         Raises:
             ValueError: They do not; says why and what would.
         """
+        return  # most stages take any data
 
     @classmethod
     @abstractmethod
