@@ -397,6 +397,7 @@ def make_config(setting: Setting) -> StudyConfig:
         rungs=() if method in ("plain", "no-rungs") else arguments.rungs,
         reduction_factor=arguments.reduction_factor,
         stop_hopeless=method not in ("plain", "no-cheap-first"),
+        continuation=False,  # no model of it yet: what a network gains from its origin
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from models.user_code import hash_user_code
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import Chain, build_chain
 from trainables.context import Progress, StageContext
@@ -152,6 +153,13 @@ def build_stages(
                 teacher = stage
             network = stage
     return stages
+
+
+def hash_networks(config: PipelineConfig) -> dict[str, str]:
+    """Hash the code of the networks of a study that are the user's own, by their names."""
+    names = {n.name for n in (config.teacher, config.student, *config.students.values())}
+    found = {name: hash_user_code(name) for name in sorted(names)}
+    return {name: code for name, code in found.items() if code is not None}
 
 
 def build_baselines(config: PipelineConfig) -> dict[str, Chain]:

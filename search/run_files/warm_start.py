@@ -25,6 +25,8 @@ NO_DIFFERENCE = frozenset(
         "data.root",  # the files are compared, not where they lie
         "teacher.backbone_weights",
         "student.backbone_weights",
+        "teacher.weights",
+        "student.weights",
         "latency.confidence",
         "latency.relative_margin",
         "latency.max_seconds",
@@ -122,10 +124,11 @@ def _find_differences(there: StudyConfig, here: StudyConfig) -> Iterator[str]:
         roots = there.pipeline.data.root, here.pipeline.data.root
         yield f"pipeline.data.root: other files in {roots[0]} there than in {roots[1]} here"
     for role in ("teacher", "student"):
-        weights = [getattr(config.pipeline, role) for config in (there, here)]
-        if not _is_same_weights(*weights):
-            paths = [network.backbone_weights for network in weights]
-            yield f"pipeline.{role}.backbone_weights: {paths[0]} there, {paths[1]} here"
+        networks = [getattr(config.pipeline, role) for config in (there, here)]
+        for field in ("weights", "backbone_weights"):
+            paths = [getattr(network, field) for network in networks]
+            if paths[0] != paths[1] and not _is_same_file(networks[0], networks[1], field):
+                yield f"pipeline.{role}.{field}: {paths[0]} there, {paths[1]} here"
     measures_latency = "latency_ms" in here.objectives
     flat_there, flat_here = (dict(_flatten(asdict(c.pipeline))) for c in (there, here))
     for name, value in flat_here.items():
@@ -160,11 +163,9 @@ def _is_same_data(there: PipelineConfig, here: PipelineConfig) -> bool:
         return False
 
 
-def _is_same_weights(there: NetworkConfig, here: NetworkConfig) -> bool:
+def _is_same_file(there: NetworkConfig, here: NetworkConfig, field: str) -> bool:
     """Whether both start from the same bytes, wherever the file lies."""
-    if there.backbone_weights == here.backbone_weights:
-        return True
     try:
-        return bool(there.content()["backbone_weights"] == here.content()["backbone_weights"])
+        return bool(there.content()[field] == here.content()[field])
     except ValueError:
         return False
