@@ -147,6 +147,7 @@ def optimise(
         seed=seed,
         space=SPACE,
         objectives=OBJECTIVE_NAMES[: problem.num_objectives],
+        continuation=False,  # every variable is the sampler's
     )
     max_history = None if sees_all else MAX_HISTORY
     memory = Path("/dev/shm")  # the journal's every line waits for a disk

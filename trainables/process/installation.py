@@ -98,7 +98,7 @@ def check_user_code(expected: Mapping[str, str]) -> None:
     for name, wanted in expected.items():
         try:
             found = hash_user_code(name)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             found = f"missing: {error}"
         if found != wanted:
             raise SurroundingsError(
