@@ -154,8 +154,8 @@ def test_a_setting_that_the_distiller_does_not_use_is_no_part_of_its_key(tiny_co
     chain = make_chain(distiller="kd", alpha=0.5)
     assert set(flatten_chain(chain)) == {
         "dense.student", "sparse.sparsity_lambda", "pruned.pruning_ratio", "pruned.scope",
-        "pruned.round_to", "distilled.distiller", "distilled.lr", "distilled.kd.temperature",
-        "distilled.kd.alpha",
+        "pruned.round_to", "pruned.importance", "distilled.distiller", "distilled.lr",
+        "distilled.kd.temperature", "distilled.kd.alpha",
     }  # fmt: skip
     content = stages_of(tiny_config, chain)["distilled"].content()
     assert "kd.alpha" in content
