@@ -109,10 +109,11 @@ def test_a_pruned_trial_has_its_last_values(config: StudyConfig, tmp_path: Path)
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "random"])
 def test_a_sampler_learns_from_a_limit(sampler: str, config: StudyConfig, tmp_path: Path) -> None:
     """The larger a network the more accurate, at no other cost than that of the limit."""
+    num_pipelines = 24 if sampler == "gp" else 40  # it learns faster, and takes longer
     config = replace(
         config,
         sampler=sampler,
-        num_pipelines=40,
+        num_pipelines=num_pipelines,
         objectives=("miou", "latency_ms"),
         max_num_params=50.0,
         space=make_space(
@@ -132,7 +133,7 @@ def test_a_sampler_learns_from_a_limit(sampler: str, config: StudyConfig, tmp_pa
         outcome: Outcome = "stopped" if too_large[-1] else "complete"
         study.tell(proposal.number, outcome, result=StageResult(metrics=metrics))
     assert any(too_large)
-    assert sum(too_large[-20:]) <= 6
+    assert sum(too_large[-num_pipelines // 2 :]) <= 0.3 * (num_pipelines // 2)
 
 
 def load(folder: Path) -> optuna.Study:
