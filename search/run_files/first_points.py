@@ -10,14 +10,15 @@ from typing import Any
 from search.config import StudyConfig
 from search.space import SearchSpace
 from trainables.chain import build_chain, flatten_chain, list_choosers, resolve_names
+from trainables.ranges import FloatRange, Space
 
 
 def read_first_points(path: Path, config: StudyConfig) -> tuple[dict[str, Any], ...]:
     """Read a JSON list of settings, such as `[{"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}]`.
 
     Settings have their short names or, where two stages have one of the same name, full ones:
-    "pruned.pruning_ratio". What a point leaves out is what the space fixes, else what the papers
-    chose.
+    "pruned.pruning_ratio". What a point leaves out is what the papers chose, or what in the space is
+    nearest to that.
 
     Args:
         path: Of the file.
@@ -51,8 +52,7 @@ def _complete(point: Any, config: StudyConfig, place: str) -> dict[str, Any]:
     stages, space = config.pipeline.chain, config.space
     try:
         given = resolve_names(stages, {**_choosers(stages, space, point), **point})
-        build_chain(stages, given)
-        chain = build_chain(stages, {**_fixed(stages, space, given), **given})
+        chain = build_chain(stages, {**_complete_from(stages, space, given), **given})
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
     chosen = flatten_chain(chain)
@@ -77,11 +77,26 @@ def _choosers(
     }
 
 
-def _fixed(stages: Sequence[str], space: SearchSpace, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of the settings that are not searched, by name."""
-    searched = space.distributions(stages)
+def _complete_from(
+    stages: Sequence[str], space: SearchSpace, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a point leaves out: its default, or the value of the space that is nearest to it."""
+    defaults = flatten_chain(build_chain(stages, given))
     return {
-        name: value
-        for name, value in space.complete(stages, given).items()
-        if name not in searched and name not in given
+        name: find_nearest(space.get_range(name), value)
+        for name, value in defaults.items()
+        if name not in given
     }
+
+
+def find_nearest(values: Space, wanted: Any) -> Any:
+    """The value of a range, or the first of some choices, that replaces one outside.
+
+    Args:
+        values: Range or choices.
+        wanted: Is returned if it lies inside.
+    """
+    if isinstance(values, FloatRange):
+        inside = values.values() or (min(max(wanted, values.low), values.high),)
+        return min(inside, key=lambda value: abs(value - wanted))
+    return wanted if wanted in values else values[0]
