@@ -9,7 +9,7 @@ from typing import Any
 
 from search.config import StudyConfig
 from search.space import SearchSpace
-from trainables.chain import build_chain, flatten_chain, list_choosers, resolve_names
+from trainables.chain import build_chain, declare_all, flatten_chain, list_choosers, resolve_names
 from trainables.ranges import FloatRange, Space
 
 
@@ -17,8 +17,8 @@ def read_first_points(path: Path, config: StudyConfig) -> tuple[dict[str, Any], 
     """Read a JSON list of settings, such as `[{"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}]`.
 
     Settings have their short names or, where two stages have one of the same name, full ones:
-    "pruned.pruning_ratio". What a point leaves out is what the papers chose, or what in the space is
-    nearest to that.
+    "pruned.pruning_ratio". What a point leaves out is what the papers chose, or what is nearest to
+    that in the space.
 
     Args:
         path: Of the file.
@@ -67,13 +67,12 @@ def _complete(point: Any, config: StudyConfig, place: str) -> dict[str, Any]:
 def _choosers(
     stages: Sequence[str], space: SearchSpace, point: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Values of the settings that choose options, such as the distiller, where they are fixed."""
-    fixed = space.complete(stages, {})
-    searched = space.distributions(stages)
+    """Values of the settings that choose options, such as the distiller, that a point leaves out."""
+    declared = declare_all(stages)
     return {
-        name: fixed[name]
+        name: find_nearest(space.get_range(name), declared[name].default)
         for name in list_choosers(stages)
-        if name not in searched and name not in point and name.rpartition(".")[2] not in point
+        if name not in point and name.rpartition(".")[2] not in point
     }
 
 

@@ -10,6 +10,7 @@ from search.config import StudyConfig
 from search.run_files.first_points import read_first_points
 from search.space import make_space
 from trainables.chain import make_settings
+from trainables.ranges import FloatRange
 
 CONFIG = StudyConfig(num_pipelines=3, space=make_space(round_to=(8,)))
 
@@ -61,3 +62,15 @@ def test_bad_points_are_named(tmp_path: Path, points: Any, message: str) -> None
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"missing\.json cannot be read: No such file"):
         read_first_points(tmp_path / "missing.json", CONFIG)
+
+
+def test_what_the_papers_chose_is_brought_into_the_space(tmp_path: Path) -> None:
+    space = make_space(
+        distiller=("none", "kd"), temperature=FloatRange(low=1.0, high=2.0), round_to=(8, 16)
+    )
+    config = StudyConfig(num_pipelines=3, space=space)
+    first, second = read(tmp_path, [{}, {"distiller": "kd", "alpha": 0.25}], config)
+    assert first["distilled.distiller"] == "none"
+    assert first["pruned.round_to"] == 8
+    assert second["distilled.kd.temperature"] == 2.0  # 4 in the paper
+    assert second["distilled.kd.alpha"] == 0.25
