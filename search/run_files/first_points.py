@@ -67,7 +67,7 @@ def _complete(point: Any, config: StudyConfig, place: str) -> dict[str, Any]:
 def _choosers(
     stages: Sequence[str], space: SearchSpace, point: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Values of the settings that choose options, such as the distiller, that a point leaves out."""
+    """Settings that choose options, such as the distiller, where a point leaves them out."""
     declared = declare_all(stages)
     return {
         name: find_nearest(space.get_range(name), declared[name].default)
