@@ -15,6 +15,7 @@ from models.channels.groups import (
     ChannelGroup,
     Member,
     PruningError,
+    check_measured,
     find_groups,
     remove_units,
 )
@@ -23,6 +24,7 @@ from models.channels.masking import measure_masking_error
 from models.channels.record import PruningRecord, replay
 from models.channels.selection import count_globally, count_locally, find_lowest, round_width
 from models.channels.sensitivity import Sensitivity, count_by_sensitivity
+from models.channels.widths import get_resizable_layers
 from models.network import SegmentationNetwork
 
 __all__ = ["IMPORTANCES", "PruningError", "PruningRecord", "prune", "replay"]
@@ -92,6 +94,8 @@ def prune(
             f"scope sensitivity needs a scan (trainables.sensitivity), and no other takes one; got "
             f"scope {scope!r} and {'no' if sensitivity is None else 'a'} scan"
         )
+    if IMPORTANCES[importance].score is None:
+        check_measured(get_resizable_layers(model), importance, measured)
     work = copy.deepcopy(model).cpu().float().eval()
     size, dtype = _find_size(work, (example_input.shape[2], example_input.shape[3]))
     try:

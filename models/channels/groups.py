@@ -223,7 +223,7 @@ def _score_layers(
     for key in {importance, "group_l2"}:
         score = IMPORTANCES[key].score
         if score is None:
-            scores[key] = _check_measured(layers, key, measured)
+            scores[key] = check_measured(layers, key, measured)
             continue
         scores[key] = {}
         for name, layer in layers.items():
@@ -233,7 +233,7 @@ def _score_layers(
     return scores
 
 
-def _check_measured(
+def check_measured(
     layers: Mapping[str, nn.Module], importance: str, measured: Mapping[str, Tensor] | None
 ) -> dict[str, NDArray[np.float64]]:
     """Bring measured scores into the form of the others.

@@ -26,11 +26,13 @@ from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.run_files.results import write_trials
 from search.run_files.summary import print_summary
+from search.space import make_space
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import build_chain, make_settings
 from trainables.context import StageContext
 from trainables.pipeline import run_baseline, run_pipeline
 from trainables.process.device_lock import DeviceLock
+from trainables.ranges import FloatRange
 
 folder = Path(sys.argv[1])
 TINY = shlex.split("""
@@ -182,6 +184,8 @@ config = replace(
     parse_arguments(["quickstart", *TINY, "--cache-dir", str(folder / "cache")]).study,
     num_pipelines=len(points),
     first_points=points,
+    continuation=False,
+    space=make_space(lr=FloatRange(low=1e-3, high=4e-3, log=True)),
     stop_hopeless=False,
     stall_seconds=STALL_SECONDS,
 )

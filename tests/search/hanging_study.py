@@ -28,7 +28,9 @@ from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
 from search.run_files.progress import ProgressBoard, ProgressDisplay
+from search.space import make_space
 from trainables.chain import make_settings
+from trainables.ranges import FloatRange
 
 folder = Path(sys.argv[1])
 
@@ -129,6 +131,8 @@ config = replace(
     config,
     num_pipelines=3,
     first_points=points,
+    continuation=False,
+    space=make_space(lr=FloatRange(low=1e-3, high=4e-3, log=True)),
     stop_hopeless=False,
     stall_seconds=float(sys.argv[2]),
     pipeline=replace(config.pipeline, latency=latency),
