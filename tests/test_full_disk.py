@@ -23,6 +23,7 @@ from trainables.artifacts.store import ArtifactStore
 from trainables.data import Synthetic, cache_dataset
 from trainables.data.teacher_logits import cache_logits
 from trainables.learning.training_state import load_training_state, save_training_state
+from trainables.pipeline import StageResult
 
 Write = Callable[[Path], object]
 KIBIBYTE = 1024
@@ -102,18 +103,18 @@ def test_a_study_goes_on_where_its_journal_had_no_room(small_disk: Path) -> None
     first = study.ask()
     assert first is not None
     metrics = {"miou": 0.5, "latency_ms": 5.0, "num_params": 5.0}
-    study.tell(first.number, "complete", metrics=metrics)
+    study.tell(first.number, "complete", result=StageResult(metrics=metrics))
     second = study.ask()
     assert second is not None
     journal = (small_disk / JOURNAL_FILE).read_bytes()
     shares = {f"iou/{index}": 0.5 for index in range(4000)}
     with filled(small_disk, 0), pytest.raises(OSError, match=JOURNAL_FILE):
-        study.tell(second.number, "complete", metrics=metrics | shares)
+        study.tell(second.number, "complete", result=StageResult(metrics=metrics | shares))
     assert (small_disk / JOURNAL_FILE).read_bytes() == journal
     resumed = PipelineStudy(config, small_disk)
     assert resumed.records[first.number] == study.records[first.number]
     assert resumed.ask() == second
-    resumed.tell(second.number, "complete", metrics=metrics | shares)
+    resumed.tell(second.number, "complete", result=StageResult(metrics=metrics | shares))
     assert PipelineStudy(config, small_disk).num_unfinished == 1
 
 
