@@ -102,3 +102,33 @@ def test_every_way_is_flags_of_the_product(search_cost):
 def test_wrong_flags_are_named(search_cost, given, message):
     with pytest.raises(ValueError, match=message):
         search_cost.Arguments(**given)
+
+
+TINY = (
+    "--pipeline.data.name", "synthetic", "--pipeline.data.size", "64", "64",
+    "--pipeline.data.num-samples", "4", "--pipeline.data.augmentation.crop-size", "64", "64",
+    "--pipeline.dense.num-steps", "4", "--pipeline.sparse.num-steps", "2",
+    "--pipeline.distil.num-steps", "1", "--pipeline.latency.max-seconds", "0.05",
+)  # fmt: skip
+
+
+def test_the_sweep_prunes_its_own_networks_further(search_cost, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_cost, "SWEEP_RATIOS", (0.2, 0.5))
+    curve = search_cost.run_sweep(search_cost.Arguments(flags=TINY), 0, tmp_path)
+    first, second = curve.points
+    assert (first.steps, second.steps) == (4 + 2 + 1, 4 + 2 + 2 * 1)
+    assert second.metrics["num_params"] < first.metrics["num_params"]
+    assert first.metrics["num_params"] < curve.reference["num_params"]
+    assert first.stage_seconds < second.stage_seconds
+    stages = [path.name.partition("-")[0] for path in (tmp_path / "sweep").iterdir()]
+    assert stages.count("sparse") == 1
+    assert stages.count("pruned") == stages.count("distilled") == 2
+
+
+def test_each_opponent_is_compared_with(search_cost, curves):
+    careful = curves[0]._replace(way=search_cost.CAREFUL, points=curves[0].points[:1])
+    arrivals = search_cost.compare_costs([curves[1]], [*curves, careful], search_cost.CAREFUL)[1]
+    assert arrivals == [[4.0], [4.0], [2.5]]
+    console = Console(record=True, width=200)
+    search_cost.report([*curves, careful], console)
+    assert "times less than the careful script" in console.export_text()
