@@ -7,6 +7,7 @@ from rich.console import Console
 
 from search.command_line import parse_arguments
 from search.recipes import quickstart
+from trainables.process.device_lock import DeviceLock
 
 REFERENCE = {"miou": 0.0, "latency_ms": 10.0, "num_params": 100.0}
 
@@ -112,8 +113,11 @@ TINY = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_sweep_prunes_its_own_networks_further(search_cost, tmp_path, monkeypatch):
     monkeypatch.setattr(search_cost, "SWEEP_RATIOS", (0.2, 0.5))
+    # Not the machine's lock: it would wait for whatever else trains there.
+    monkeypatch.setattr(search_cost, "DeviceLock", lambda device: DeviceLock(device, tmp_path))
     curve = search_cost.run_sweep(search_cost.Arguments(flags=TINY), 0, tmp_path)
     first, second = curve.points
     assert (first.steps, second.steps) == (4 + 2 + 1, 4 + 2 + 2 * 1)
