@@ -16,6 +16,11 @@ with each of its parts switched off:
   fresh processes   a new process for every stage
   three times       as ours, with three times as many pipelines
 
+Two more opponents are run with --opponents "careful script" sweep:
+  careful script    the plain one, but the dense network too is trained once and shared
+  sweep             no search at all: one sparse network pruned by a fifth of its channels and
+                    fine-tuned on the labels, pruned a little further and fine-tuned, and so on
+
 Reported: hypervolume (share of the box up to the dense student) over wall seconds, over seconds of
 all stages and over training steps (the teacher's are not counted), and what each search had spent
 when it first reached the plain script's final hypervolume: seed by seed, and the mean over the
@@ -63,7 +68,7 @@ from models.hardware import describe_hardware
 from search.config import StudyConfig, load_config
 from search.pipelines.front import hypervolume_fraction
 from trainables.artifacts.store import ArtifactStore
-from trainables.chain import build_chain
+from trainables.chain import Chain, build_chain, make_chain
 from trainables.context import StageContext
 from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.pipeline import (
@@ -86,6 +91,11 @@ STUDY = shlex.split("""
     --pipeline.data.augmentation.crop-size 80 96
 """)
 PLAIN = "plain script"
+CAREFUL = "careful script"
+SWEEP = "sweep"
+OPPONENTS = (PLAIN, CAREFUL, SWEEP)
+SWEEP_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+SWEEP_SETTINGS = {"sparsity_lambda": 1e-4, "scope": "local", "distiller": "none", "lr": 3e-3}
 
 
 class Way(NamedTuple):
@@ -110,6 +120,8 @@ WAYS = {
     "three times": Way(times=3),
 }
 COSTS = ("wall_seconds", "stage_seconds", "steps")
+FIELDS = {"dense": "dense", "sparse": "sparse", "distilled": "distil"}
+"""Fields of PipelineConfig that hold the training of a stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +131,8 @@ class Arguments:
     Attributes:
         num_pipelines: Of every search.
         seeds: Of the sampler.
-        ways: Which of ours, beside the plain script.
+        ways: Which of ours.
+        opponents: What they are compared with.
         output: JSON file for the results, written after every search.
         runs: Keeps the runs of ours there, as for benchmarks/early_stops.py; default: they go.
         flags: More flags for search/run.py, for a smaller or larger comparison.
@@ -128,13 +141,15 @@ class Arguments:
     num_pipelines: int = 20
     seeds: tuple[int, ...] = (0, 1, 2)
     ways: tuple[str, ...] = tuple(WAYS)
+    opponents: tuple[str, ...] = (PLAIN,)
     output: Path | None = None
     runs: Path | None = None
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.ways) - set(WAYS)):
-            raise ValueError(f"ways must be of {'; '.join(WAYS)}; got {'; '.join(unknown)}")
+        for name, known in (("ways", tuple(WAYS)), ("opponents", OPPONENTS)):
+            if unknown := sorted(set(getattr(self, name)) - set(known)):
+                raise ValueError(f"{name} must be of {'; '.join(known)}; got {'; '.join(unknown)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or more different ones, got {self.seeds}")
 
@@ -228,8 +243,8 @@ def count_steps(config: StudyConfig, row: Mapping[str, str]) -> float:
     return steps + reached * config.pipeline.distil.num_steps
 
 
-def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
-    """Run the plain script."""
+def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
+    """Run the plain script, or the careful one."""
     study = read_study(arguments)
     config = replace(
         study.pipeline,
@@ -241,16 +256,18 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     check_data(config, first.cache_dir)  # read before the clock begins, as ours does
     started = time.monotonic()
     shared = ArtifactStore(folder / "shared")
-    root = build_baselines(config)["teacher"][:1]
-    teacher = build_stages(config, root)[-1].obtain(shared, first)
-    spent = float(teacher.result["seconds"])
+    kept = ("teacher", "dense") if way == CAREFUL else ("teacher",)
+    roots = [build_stages(config, build_baselines(config)[name][:1])[-1] for name in kept]
+    networks = [root.obtain(shared, first) for root in roots]
+    spent = sum(float(network.result["seconds"]) for network in networks)
 
     def run_trial(trial: dict[str, Any]) -> None:
         keep_freed_memory()
         settings = study.space.complete(config.chain, trial)
         with tempfile.TemporaryDirectory() as scratch:
-            # Its own store: every stage but the teacher is trained anew.
-            shutil.copytree(teacher.folder, Path(scratch) / teacher.folder.name)
+            # Its own store: every stage but those of `kept` is trained anew.
+            for network in networks:
+                shutil.copytree(network.folder, Path(scratch) / network.folder.name)
             # And a lock of its own: nobody waits while its latency is measured.
             context = replace(make_context(folder, 1), device_lock=DeviceLock("cpu", Path(scratch)))
             chain = build_chain(config.chain, settings)
@@ -264,13 +281,40 @@ def run_plain(arguments: Arguments, seed: int, folder: Path) -> Curve:
     dense = measure_dense(config, folder)
     reference = {name: dense[name] for name in study.objectives}
     finished = [result.metrics for result in results if result.metrics and not result.error]
-    steps = sum(training.num_steps for training in (config.dense, config.sparse, config.distil))
+    steps = config.sparse.num_steps + config.distil.num_steps
+    once = config.dense.num_steps if way == CAREFUL else 0
+    if way == PLAIN:
+        steps += config.dense.num_steps
     points = []
     for metrics in sorted(finished, key=lambda metrics: metrics["wall_seconds"]):
         spent += metrics["stage_seconds"]
         values = {name: float(metrics[name]) for name in study.objectives}
-        points.append(Point(metrics["wall_seconds"], spent, steps * (len(points) + 1), values))
-    return Curve(PLAIN, seed, points, reference)
+        paid = once + steps * (len(points) + 1)
+        points.append(Point(metrics["wall_seconds"], spent, paid, values))
+    return Curve(way, seed, points, reference)
+
+
+def run_sweep(arguments: Arguments, seed: int, folder: Path) -> Curve:
+    """Prune a network further and further, fine-tuning it each time; nothing is chosen."""
+    study = read_study(arguments)
+    config = study.pipeline
+    keep_freed_memory()
+    context = make_context(folder, len(os.sched_getaffinity(0)))
+    check_data(config, context.cache_dir)
+    started, spent, points = time.monotonic(), 0.0, list[Point]()
+    store, place = ArtifactStore(folder / "sweep"), config.chain.index("pruned")
+    chain: Chain = ()
+    for ratio in SWEEP_RATIOS:
+        own = make_chain(config.chain, pruning_ratio=ratio, **SWEEP_SETTINGS)
+        chain = (*chain, *own[place:]) if chain else own
+        result = run_pipeline(config, chain, store, context)
+        spent += sum(result.seconds.values())
+        steps = sum(getattr(config, FIELDS[step.stage]).num_steps for step in chain
+                    if step.stage in FIELDS)  # fmt: skip
+        metrics = {name: float(result.metrics[name]) for name in study.objectives}
+        points.append(Point(time.monotonic() - started, spent, steps, metrics))
+    dense = measure_dense(config, folder)
+    return Curve(SWEEP, seed, points, {name: dense[name] for name in study.objectives})
 
 
 def measure_dense(config: PipelineConfig, folder: Path) -> dict[str, float]:
@@ -296,7 +340,7 @@ def make_context(folder: Path, num_threads: int) -> StageContext:
 
 
 def report(curves: Sequence[Curve], console: Console) -> None:
-    """Print each search, and the costs of all against the plain script of the same seed."""
+    """Print each search, and the costs of all against each opponent of the same seed."""
     headings = ("wall s", "stage s", "steps")
     table = _make_table("searches", ("seed", "networks", "hypervolume", *headings))
     for curve in curves:
@@ -307,21 +351,34 @@ def report(curves: Sequence[Curve], console: Console) -> None:
     ways: dict[str, list[Curve]] = {}
     for curve in curves:
         ways.setdefault(curve.way, []).append(curve)
+    for opponent in OPPONENTS:
+        if opponent in ways:
+            _report_against(opponent, ways, curves, headings, console)
+
+
+def _report_against(
+    opponent: str,
+    ways: Mapping[str, Sequence[Curve]],
+    curves: Sequence[Curve],
+    headings: Sequence[str],
+    console: Console,
+) -> None:
+    """Print what all searches cost against one opponent."""
     table = _make_table(
-        "times less than the plain script: median over the seeds, least..most",
+        f"times less than the {opponent}: median over the seeds, least..most",
         (*headings, "reached", *(f"{cost} to reach" for cost in headings)),
     )
     for way, group in ways.items():
-        ends, arrivals = compare_costs(group, curves)
+        ends, arrivals = compare_costs(group, curves, opponent)
         cells = [*map(describe_ratios, ends), f"{len(arrivals[0])} of {len(ends[0])}",
                  *map(describe_ratios, arrivals)]  # fmt: skip
         table.add_row(way, *cells)
     console.print(table)
     table = _make_table(
-        "times less until the mean of the seeds is the plain script's last one", headings
+        f"times less until the mean of the seeds is the {opponent}'s last one", headings
     )
     for way, group in ways.items():
-        means = compare_means(group, curves)
+        means = compare_means(group, curves, opponent)
         table.add_row(way, *("never" if ratio is None else f"{ratio:.1f}" for ratio in means))
     console.print(table)
 
@@ -335,23 +392,26 @@ def _make_table(title: str, numbers: Sequence[str]) -> Table:
 
 
 def compare_costs(
-    ours: Sequence[Curve], curves: Sequence[Curve]
+    ours: Sequence[Curve], curves: Sequence[Curve], opponent: str = PLAIN
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Divide what the plain script spent by what another search did, seed by seed.
+    """Divide what an opponent spent by what another search did, seed by seed.
 
     Args:
         ours: Of one way.
-        curves: Those of the plain script among them.
+        curves: Those of the opponent among them.
+        opponent: One of `OPPONENTS`.
 
     Returns:
-        By cost, in the order of `COSTS`: ratios of the whole searches, and ratios up to the plain
-        script's final hypervolume, where it was reached.
+        By cost, in the order of `COSTS`: ratios of the whole searches, and ratios up to the
+        opponent's final hypervolume, where it was reached.
     """
-    plain = {curve.seed: curve for curve in curves if curve.way == PLAIN}
+    theirs = {curve.seed: curve for curve in curves if curve.way == opponent}
     ends: list[list[float]] = [[] for _ in COSTS]
     arrivals: list[list[float]] = [[] for _ in COSTS]
     for curve in ours:
-        other = plain[curve.seed]
+        if curve.seed not in theirs:
+            continue
+        other = theirs[curve.seed]
         goal = other.hypervolumes()[-1]
         pairs = [(ends, other.points[-1], curve.points[-1])]
         reached, paid = curve.find(goal), other.find(goal)
@@ -363,21 +423,26 @@ def compare_costs(
     return ends, arrivals
 
 
-def compare_means(ours: Sequence[Curve], curves: Sequence[Curve]) -> list[float | None]:
+def compare_means(
+    ours: Sequence[Curve], curves: Sequence[Curve], opponent: str = PLAIN
+) -> list[float | None]:
     """As `compare_costs`, by the mean hypervolume over the seeds: unlucky ones count too.
 
     Args:
         ours: Of one way.
-        curves: Those of the plain script among them.
+        curves: Those of the opponent among them, of the same seeds at least.
+        opponent: One of `OPPONENTS`.
 
     Returns:
-        By cost: what a plain script had spent when their mean was first what it was at the end,
+        By cost: what an opponent had spent when their mean was first what it was at the end,
         over what a search of the other way had; None if its mean never was.
     """
     seeds = {curve.seed for curve in ours}
-    plain = [curve for curve in curves if curve.way == PLAIN and curve.seed in seeds]
-    goal = statistics.fmean(curve.hypervolumes()[-1] for curve in plain)
-    pairs = [[_find_mean(group, cost, goal) for group in (plain, ours)] for cost in COSTS]
+    theirs = [curve for curve in curves if curve.way == opponent and curve.seed in seeds]
+    if not theirs:
+        return [None for _ in COSTS]
+    goal = statistics.fmean(curve.hypervolumes()[-1] for curve in theirs)
+    pairs = [[_find_mean(group, cost, goal) for group in (theirs, ours)] for cost in COSTS]
     return [spent / needed if spent and needed else None for spent, needed in pairs]
 
 
@@ -414,13 +479,15 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     head["study"] = STUDY
     curves = read_curves(arguments)
     for seed in arguments.seeds:
-        for way in (PLAIN, *arguments.ways):
+        for way in (*arguments.opponents, *arguments.ways):
             if any((curve.way, curve.seed) == (way, seed) for curve in curves):
                 continue
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch)
-                if way == PLAIN:
-                    curve = run_plain(arguments, seed, folder)
+                if way == SWEEP:
+                    curve = run_sweep(arguments, seed, folder)
+                elif way in OPPONENTS:
+                    curve = run_script(arguments, way, seed, folder)
                 else:
                     curve = run_ours(arguments, way, seed, folder)
             curves.append(curve)

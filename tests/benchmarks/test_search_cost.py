@@ -7,6 +7,7 @@ from rich.console import Console
 
 from search.command_line import parse_arguments
 from search.recipes import quickstart
+from trainables.process.device_lock import DeviceLock
 
 REFERENCE = {"miou": 0.0, "latency_ms": 10.0, "num_params": 100.0}
 
@@ -102,3 +103,36 @@ def test_every_way_is_flags_of_the_product(search_cost):
 def test_wrong_flags_are_named(search_cost, given, message):
     with pytest.raises(ValueError, match=message):
         search_cost.Arguments(**given)
+
+
+TINY = (
+    "--pipeline.data.name", "synthetic", "--pipeline.data.size", "64", "64",
+    "--pipeline.data.num-samples", "4", "--pipeline.data.augmentation.crop-size", "64", "64",
+    "--pipeline.dense.num-steps", "4", "--pipeline.sparse.num-steps", "2",
+    "--pipeline.distil.num-steps", "1", "--pipeline.latency.max-seconds", "0.05",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_sweep_prunes_its_own_networks_further(search_cost, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_cost, "SWEEP_RATIOS", (0.2, 0.5))
+    # Not the machine's lock: it would wait for whatever else trains there.
+    monkeypatch.setattr(search_cost, "DeviceLock", lambda device: DeviceLock(device, tmp_path))
+    curve = search_cost.run_sweep(search_cost.Arguments(flags=TINY), 0, tmp_path)
+    first, second = curve.points
+    assert (first.steps, second.steps) == (4 + 2 + 1, 4 + 2 + 2 * 1)
+    assert second.metrics["num_params"] < first.metrics["num_params"]
+    assert first.metrics["num_params"] < curve.reference["num_params"]
+    assert first.stage_seconds < second.stage_seconds
+    stages = [path.name.partition("-")[0] for path in (tmp_path / "sweep").iterdir()]
+    assert stages.count("sparse") == 1
+    assert stages.count("pruned") == stages.count("distilled") == 2
+
+
+def test_each_opponent_is_compared_with(search_cost, curves):
+    careful = curves[0]._replace(way=search_cost.CAREFUL, points=curves[0].points[:1])
+    arrivals = search_cost.compare_costs([curves[1]], [*curves, careful], search_cost.CAREFUL)[1]
+    assert arrivals == [[4.0], [4.0], [2.5]]
+    console = Console(record=True, width=200)
+    search_cost.report([*curves, careful], console)
+    assert "times less than the careful script" in console.export_text()
