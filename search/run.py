@@ -399,10 +399,9 @@ def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
 
 def write_answer(run: Run) -> None:
     """Write what a finished study leaves beside its tables: deploy/, pictures/ and test.csv."""
+    device = detect_device()
     context = StageContext(
-        cache_dir=run.config.cache_dir,
-        device=detect_device(),
-        device_lock=DeviceLock(detect_device()),
+        cache_dir=run.config.cache_dir, device=device, device_lock=DeviceLock(device)
     )
     kept_out = read_kept_out(run.folder)
     if run.config.deploy:

@@ -213,22 +213,18 @@ class Dispatcher:
         return True
 
     def _tell(self, endings: Sequence[Ending]) -> None:
-        pipelines = [ending for ending in endings if isinstance(ending.number, int)]
+        pipelines: list[tuple[int, Ending]] = []
         for ending in endings:
-            if isinstance(ending.number, str):
-                self._take_baseline(ending.number, ending)
+            if isinstance(ending.number, int):
+                pipelines.append((ending.number, ending))
+            elif not ending.reason:  # `fail` has noted why a baseline failed
+                config = self.study.config.pipeline
+                baseline = describe_baseline(ending.number, config, ending.result)
+                self.baselines[ending.number] = baseline
         if not pipelines or self.baseline_errors:
             return
         with self.study.batch():
-            for ending in pipelines:
-                number = int(ending.number)
+            for number, ending in pipelines:
                 self._rungs.paused.pop(number, None)
                 outcome: Outcome = "failed" if ending.reason else "complete"
                 self.study.tell(number, outcome, reason=ending.reason, result=ending.result)
-
-    def _take_baseline(self, name: str, ending: Ending) -> None:
-        if ending.reason:
-            self.baseline_errors.setdefault(name, ending.reason)
-            return
-        config = self.study.config.pipeline
-        self.baselines[name] = describe_baseline(name, config, ending.result)

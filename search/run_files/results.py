@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata as packages
 from pathlib import Path
@@ -41,12 +41,10 @@ def write_trials(
         objectives: Columns that are there even before a trial is complete.
         kept_out: Why a complete trial is no candidate for the front, by its number.
     """
-    for number, reason in (kept_out or {}).items():
-        records = [
-            replace(record, state="failed", reason=reason) if record.number == number else record
-            for record in records
-        ]
     rows = [_row(record) for record in sorted(records, key=lambda record: record.number)]
+    for row in rows:
+        if kept_out and row["trial"] in kept_out:
+            row |= {"state": "failed", "reason": kept_out[row["trial"]]}
     names = dict.fromkeys(name for row in rows for name in row)
     first = ("trial", "state", "reason", "stopped_by", "continues")
     chosen = tuple(name for name in names if name.startswith("config/"))

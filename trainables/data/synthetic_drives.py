@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.data.dataset import Sample, hash_content
+from trainables.data.dataset import Sample
 from trainables.data.driven_canvas import DrivenCanvas
 from trainables.data.scene import Dice
 from trainables.data.scene_light import light_scene
 from trainables.data.scene_street import GUESTS, paint_street
-from trainables.data.synthetic import GENERATOR_VERSION, NUM_SAMPLES, Synthetic
+from trainables.data.synthetic import NUM_SAMPLES, Synthetic
 
 FRAMES_PER_DRIVE = 4
 STEP_M = 0.5
@@ -46,17 +45,6 @@ class SyntheticDrives(Synthetic):
 
     name: ClassVar[str] = "synthetic_drives"
 
-    def __init__(
-        self,
-        root: str | Path | None = None,
-        split: str = "train",
-        *,
-        size: tuple[int, int] = (128, 256),
-        num_samples: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(root, split, size=size, num_samples=num_samples, seed=seed)
-
     def __getitem__(self, index: int) -> Sample:
         """Draw frame ``index``; see the base class."""
         return self._draw(index).sample
@@ -83,20 +71,6 @@ class SyntheticDrives(Synthetic):
             raise ValueError(f"{self.sample_name(index)} is the last frame of its drive")
         here, there = self._draw(index), self._draw(index + 1)
         return torch.from_numpy(here.canvas.find_motion(there.canvas, STEP_M))
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of split, size, number, seed and the version of the generator."""
-        return hash_content(
-            {
-                "name": self.name,
-                "version": GENERATOR_VERSION,
-                "split": self.split,
-                "size": self.size,
-                "num_samples": self.num_samples,
-                "seed": self.seed,
-            }
-        )
 
     def _draw(self, index: int) -> _Frame:
         drive, frame = divmod(range(self.num_samples)[index], FRAMES_PER_DRIVE)
