@@ -149,7 +149,7 @@ def _check_arguments(
         raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}; got {importance!r}")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _find_size(
     model: SegmentationNetwork, largest: tuple[int, int]
 ) -> tuple[tuple[int, int], torch.dtype]:
@@ -159,11 +159,13 @@ def _find_size(
     for size in dict.fromkeys((small, largest)):
         for dtype in (torch.float64, torch.float32):
             try:
-                copy.deepcopy(model).to(dtype)(torch.zeros(1, 3, *size, dtype=dtype))
+                model.to(dtype)(torch.zeros(1, 3, *size, dtype=dtype))
             except Exception as error:
                 failure = error
             else:
                 return size, dtype
+            finally:
+                model.float()  # exact: its float32 values went through float64
     raise PruningError(
         f"the network does not run on an image of {largest[0]} x {largest[1]}: {failure!r}"
     ) from failure

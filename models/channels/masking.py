@@ -74,14 +74,14 @@ def measure_masking_error(
     images = torch.randn(
         1, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(_SEED)
     ).to(dtype)
+    masked = copy.deepcopy(model).cpu().to(dtype).eval()
+    pruned = copy.deepcopy(masked)
+    replay(pruned, layers)
+    mask_channels(masked, layers)
     error = 0.0
     for stir in (False, True) if thorough else (True,):
-        masked = copy.deepcopy(model).cpu().to(dtype).eval()
         if stir:
-            _stir_batchnorms(masked)
-        pruned = copy.deepcopy(masked)
-        replay(pruned, layers)
-        mask_channels(masked, layers)
+            _stir_batchnorms(masked, pruned, layers)
         for number, _ in enumerate(model.get_modes()):
             found = _compute(pruned, images, number)
             wanted = _compute(masked, images, number)
@@ -113,9 +113,19 @@ def _difference(found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...
     return error
 
 
-def _stir_batchnorms(model: nn.Module) -> None:
+def _stir_batchnorms(
+    masked: nn.Module, pruned: nn.Module, layers: Mapping[str, KeptChannels]
+) -> None:
+    """Draw the affine parameters of both networks' BatchNorms anew, the same for both."""
     generator = torch.Generator().manual_seed(_SEED)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d) and layer.affine:
-            layer.weight.uniform_(0.5, 1.5, generator=generator)
-            layer.bias.normal_(0.0, 0.1, generator=generator)
+    for name, layer in masked.named_modules():
+        if not isinstance(layer, nn.BatchNorm2d) or not layer.affine:
+            continue
+        kept = torch.tensor(layers[name].outputs if name in layers else range(layer.num_features))
+        narrow = pruned.get_submodule(name)
+        for parameter, drawn in (
+            ("weight", torch.empty_like(layer.weight).uniform_(0.5, 1.5, generator=generator)),
+            ("bias", torch.empty_like(layer.bias).normal_(0.0, 0.1, generator=generator)),
+        ):
+            getattr(layer, parameter).zero_()[kept] = drawn[kept]
+            getattr(narrow, parameter).copy_(drawn[kept])
