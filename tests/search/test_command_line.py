@@ -169,7 +169,7 @@ def test_two_runs_of_one_second_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="output_dir must be a folder"):
+    with pytest.raises(ValueError, match="output_dir must be a writable folder"):
         create_run_folder(tmp_path / "file", quickstart())
 
 

@@ -143,7 +143,7 @@ def test_connection_lost_says_how_to_go_on(client: Client) -> None:
 
     client.tail_job_logs = fail  # type: ignore[method-assign]
     arguments: Any = SimpleNamespace(resume=None, output_dir="/mnt/runs")
-    with pytest.raises(ValueError, match="continues there; .*: ray job logs --follow job-1"):
+    with pytest.raises(ValueError, match=r"continues there; .*: ray job logs --follow job-1"):
         submit_study(ADDRESS, [], arguments, Console())
 
 
