@@ -155,7 +155,7 @@ def test_second_run_of_one_name_is_refused(run: RemoteRun, monkeypatch: pytest.M
     with run.held():
         pass
     monkeypatch.setattr(remote_run, "create_run_folder", lambda folder, config: run.folder)
-    with pytest.raises(ValueError, match="somebody else"):
+    with pytest.raises(ValueError, match="another driver created it"):
         create_remote_run(run.remote.parent, StudyConfig())
 
 
