@@ -53,8 +53,8 @@ class Arguments:
         output_dir: Folder in which the run's folder <recipe>-<date>-<time> is created. It is a path
             or a URI that pyarrow understands: s3://bucket/prefix, optionally with ?region=... or
             ?endpoint_override=..., without credentials in it.
-        resume: Continue the run in this folder (a path or a URI) with its saved configuration. Only
-            --confirm, --address and --no-dashboard can be given with it.
+        resume: Continue the run in this folder (a path or a URI) with its saved configuration. The
+            only other flags allowed with it are --confirm, --address and --no-dashboard.
         address: Address of a running Ray cluster. On one of its nodes: auto or HOST:PORT. From any
             other machine: http://HOST:PORT of its dashboard; the study is then submitted together
             with this code and runs there by itself. Default: start Ray on this machine.
@@ -69,8 +69,8 @@ class Arguments:
             torchvision:deeplabv3_resnet50, package.module:factory or path/to/file.py:factory.
         student_weights: Trained weights of the student: safetensors, a .pth of tensors, or one of
             our checkpoints. The student is then compressed without training it first.
-        students: Several networks to choose from: their names, or a JSON or TOML file of
-            {name: {"name": ..., "weights": ...}}.
+        students: Several networks to choose from: their names, or a JSON or TOML file that lists
+            networks by name: {name: {"name": ..., "weights": ...}}.
         teacher: Network that teaches, named like --student. same: the uncompressed student teaches.
         teacher_weights: Trained weights of the teacher, which is then not trained.
         new_confirm: Value of --confirm given with --resume. None: keep the value in config.json.

@@ -44,8 +44,8 @@ class StudyConfig:
         rungs: Shares of the distillation's steps, ascending within 0..1, after which a pipeline
             pauses; only the best continue (asynchronous successive halving over the front). Empty:
             no pipeline pauses.
-        reduction_factor: Promote the best 1/reduction_factor of the pipelines at each rung (must be
-            > 1). Keep it low for a front: with 3, as is usual for a single objective, a third of
+        reduction_factor: Promote the best 1/reduction_factor of the pipelines at each rung; greater
+            than 1. Keep it low for a front: with 3, as is usual for a single objective, a third of
             the stopped pipelines would have been on the front.
         continuation: Start a pipeline from the best finished network that is pruned a little less,
             in place of the unpruned network.

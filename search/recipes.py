@@ -254,7 +254,8 @@ def cityscapes() -> StudyConfig:
     """Cityscapes as in the dual-branch paper: 40 000 iterations a stage, for GPUs (--data-root).
 
     Source: Chen et al. 2026, section 2; mmsegmentation's schedule_40k and its Cityscapes
-        pipeline at 512x1024: SGD, momentum 0.9, weight decay 5e-4, poly schedule with power 0.9 down to 1e-4.
+        pipeline at 512x1024: SGD, momentum 0.9, weight decay 5e-4, poly schedule with power 0.9
+        down to 1e-4.
     """
     optimizer = OptimizerConfig(
         name="sgd",
