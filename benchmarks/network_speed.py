@@ -202,15 +202,15 @@ COLUMNS = (
 )  # fmt: skip
 DOCUMENT = """# How fast the networks train and infer
 
-Made by `{command}`; do not edit.
+This file is written by `{command}`; do not edit it.
 
-Milliseconds of the plain PyTorch form (float32, contiguous memory, the libraries' convolutions) and
-how many times faster the other forms are, measured in turn: a training step of {training}, one
-inference of {inference}. "Ours" is channels_last with the convolutions of
-`models/blocks/cpu_convolutions.py`. Empty: not measured (bfloat16 only where the hardware has it,
-compiled
-on request). Keeping freed memory, which all forms have here, is worth as much again in training:
-see `benchmarks/step_time.py`. {hardware}.
+The table shows milliseconds of plain PyTorch (float32, contiguous memory, the libraries'
+convolutions) and how many times faster the other forms are, in alternating measurements of a
+training step of {training} and an inference of {inference}. "Ours" is channels_last with the
+convolutions of `models/blocks/cpu_convolutions.py`. An empty cell was not measured (bfloat16
+needs hardware that has it, and "compiled" is measured only on request). All forms here keep freed
+memory, which speeds up training by about as much again (see `benchmarks/step_time.py`).
+{hardware}.
 
 {table}
 """

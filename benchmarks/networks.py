@@ -224,19 +224,20 @@ def describe_setting(arguments: Arguments) -> str:
 
 DOCUMENT = """# The networks, measured
 
-Made by `{command}`; do not edit.
+This file is written by `{command}`; do not edit it.
 
-Parameters with 19 classes, without auxiliary heads. GMAC counts multiply-accumulates of
-convolutions and matrix products for one image of 1024x2048; the fvcore column adds what fvcore
-(and with it mmengine and many papers) counts for BatchNorm, bilinear resizing and pooling. What
-the papers call FLOPs is this. Where a published count cannot be met, the docstring of the network
-says why. {hardware}
+Parameters are counted with 19 classes and without auxiliary heads. GMAC counts the
+multiply-accumulates of convolutions and matrix products for one image of 1024x2048. The fvcore
+column adds the operations that fvcore (and so mmengine and many papers) counts for BatchNorm,
+bilinear resizing and pooling; papers call this number FLOPs. If a published count cannot be
+reproduced, the docstring of the network says why. {hardware}
 
 {networks}
 
 ## Pruned evenly in every layer
 
-`models.pruning.prune(model, image, p)`; published: table 3 of paper 1.
+These networks are pruned by `models.pruning.prune(model, image, p)`. The published numbers are from
+table 3 of paper 1.
 
 {pruned}
 

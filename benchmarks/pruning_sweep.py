@@ -207,14 +207,15 @@ def _trains(model: SegmentationNetwork) -> bool:
 
 DOCUMENT = """# Every network pruned in every way
 
-Made by `{command}`; do not edit.
+This file is written by `{command}`; do not edit it.
 
-Parameters that are left at p {ratios}, as a share of the dense network's, for channels ranked
-within each layer (local) or over all layers (global), and with widths that are multiples of 8. Each
-of these networks computes what the dense one computes with the removed channels masked (largest
-error over all of them, relative to the largest logit), trains a step, and is the same bit for bit
-after saving and loading. The ONNX file was compared with PyTorch at p {exported}, local. BatchNorm
-scales are drawn at random, so that "global" finds little to choose between layers.
+The table shows the parameters that remain at p {ratios}, as a share of the dense network's.
+Channels are ranked within each layer (local) or over all layers (global), with and without widths
+that are multiples of 8. Each of these networks gives the same output as the dense network with
+the removed channels masked (the column has the largest error of them, relative to the largest
+logit), trains for one step, and is the same bit for bit after saving and loading. The ONNX file
+was compared with PyTorch at p {exported}, local. BatchNorm scales are random, so "global" has
+little reason to prefer one layer to another.
 
 {table}
 """

@@ -1,4 +1,4 @@
-"""What a study optimises, each with its direction and unit."""
+"""The objectives of a study, each with its direction and unit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ObjectiveName = Literal["miou", "latency_ms", "num_params", "macs", "consistency
 
 
 class Objective(NamedTuple):
-    """One thing to optimise.
+    """One metric to optimise.
 
     Attributes:
         name: Key in a pipeline's metrics.
         direction: "maximize" or "minimize".
-        unit: Unit of the number, "" if it has none.
-        label: Name in words.
+        unit: Unit of the metric, "" if it has none.
+        label: Name to print.
     """
 
     name: ObjectiveName
@@ -27,7 +27,7 @@ class Objective(NamedTuple):
 
     @property
     def ideal(self) -> float:
-        """The value that nothing can beat; a corner of the reference box."""
+        """Best value possible; the corner of the box in which hypervolume is measured."""
         return 1.0 if self.direction == "maximize" else 0.0
 
 
@@ -41,21 +41,21 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def complete_chain(chain: Sequence[str], objectives: Sequence[str]) -> tuple[str, ...]:
-    """Append the stages that measure objectives which no stage of a pipeline measures yet.
+    """Append a stage for each objective that no stage of the pipeline measures.
 
     Args:
         chain: Names of the stages of every pipeline, root first.
         objectives: Keys of `OBJECTIVES`.
 
     Raises:
-        ValueError: Only a stage that makes another network would measure an objective.
+        ValueError: An objective could only be measured by a stage that makes another network.
     """
     complete = list(chain)
     for objective in objectives:
         measuring = [name for name, stage in STAGES.items() if objective in stage.reveals]
         if any(name in complete for name in measuring):
             continue
-        # One that has an accuracy of its own makes another network, which nobody asked for.
+        # A stage that reveals mIoU makes another network, which the user did not ask for.
         alone = [name for name in measuring if "miou" not in STAGES[name].reveals]
         if len(alone) != 1:
             raise ValueError(

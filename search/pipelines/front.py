@@ -1,4 +1,4 @@
-"""The front of a study and its hypervolume, as the search watches them."""
+"""Computes the front of a study and its hypervolume during the search."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from search.objectives import OBJECTIVES, Objective
 
 
 def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> list[bool]:
-    """Which networks no other one dominates; of equal ones the first.
+    """Tell for each network whether it is on the front; of equal ones only the first is.
 
     Args:
-        metrics: One mapping per network.
+        metrics: Metrics of each network.
         objectives: Keys of `OBJECTIVES`.
     """
     if not metrics:
@@ -29,10 +29,10 @@ def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
 def front_and_equals(
     metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
 ) -> list[bool]:
-    """Which networks no other one dominates; all of equal ones, as the report shows them.
+    """Tell for each network whether it is on the front; equal ones all are, as in the report.
 
     Args:
-        metrics: One mapping per network.
+        metrics: Metrics of each network.
         objectives: Keys of `OBJECTIVES`.
     """
     values = [tuple(entry[name] for name in objectives) for entry in metrics]
@@ -43,14 +43,14 @@ def front_and_equals(
 def hypervolume_fraction(
     metrics: Sequence[Mapping[str, float]], reference: Mapping[str, float]
 ) -> float:
-    """Share of the box between the reference point and the ideal that the networks dominate.
+    """Return the share of the box between reference point and ideal that the networks dominate.
 
     Args:
-        metrics: One mapping per network.
-        reference: Worst value that counts, for every objective.
+        metrics: Metrics of each network.
+        reference: Reference point: the worst value that counts, by objective.
 
     Returns:
-        Within 0..1; 0 without networks or with an empty box.
+        Share in 0..1; 0 if there are no networks or the box is empty.
     """
     kinds = [OBJECTIVES[name] for name in reference]
     point = np.array([reference[kind.name] for kind in kinds])

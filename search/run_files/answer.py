@@ -1,4 +1,4 @@
-"""What a finished study leaves: files ready to deploy, pictures, and scores on the test split."""
+"""Writes the answer of a finished study: files to deploy, pictures, and test scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_front(study: PipelineStudy, kept_out: dict[int, str]) -> list[TrialRecord]:
-    """The members of a study's front, without the networks that are kept out of it."""
+    """Return the members of a study's front, without the networks that are kept out of it."""
     complete = [
         record
         for record in study.records.values()
@@ -39,16 +39,18 @@ def find_front(study: PipelineStudy, kept_out: dict[int, str]) -> list[TrialReco
 def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> dict[int, str]:
     """Write `deploy/<trial>/` for each member of the front, after running it in its engine.
 
-    A network whose file does not do what the network does in PyTorch is kept out of the front;
-    another one may take its place, and is deployed too. What is there already is left as it is.
+    A network is kept out of the front if its file does not compute what the network computes in
+    PyTorch. Another network may then enter the front, and is deployed too. Existing folders are not
+    written again.
 
     Args:
-        study: Over.
+        study: Study that is over.
         folder: Folder of the run.
-        context: Where the files are run.
+        context: Device and folders for running the files.
 
     Returns:
-        Why a network is kept out, by number of its trial; `deploy/kept_out.json` has it too.
+        Reasons why networks are kept out, by trial number; also written to
+        `deploy/kept_out.json`.
     """
     place = folder / DEPLOY_FOLDER
     kept_out = read_kept_out(folder)
@@ -69,7 +71,7 @@ def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> d
 
 
 def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: StageContext) -> str:
-    """Write the files of one network; returns why it is kept out, empty if it is not."""
+    """Write the files of one network; return why it is kept out, or "" if it is not."""
     results = {
         "trial": record.number,
         **{str(name): record.metrics[name] for name in study.config.objectives},
@@ -86,13 +88,13 @@ def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: St
             context,
             results=results,
         )
-    except (ValueError, RuntimeError) as error:  # no engine takes it
+    except (ValueError, RuntimeError) as error:  # the engine cannot run the network
         return f"it cannot be exported: {' '.join(str(error).split())}"
     return "" if deployed.passes else deployed.explain()
 
 
 def read_kept_out(folder: Path) -> dict[int, str]:
-    """Read why networks are kept out of a run's front, by number of the trial."""
+    """Read why networks are kept out of a run's front, by trial number."""
     path = folder / DEPLOY_FOLDER / KEPT_OUT_FILE
     if not path.is_file():
         return {}
@@ -102,7 +104,7 @@ def read_kept_out(folder: Path) -> dict[int, str]:
 def write_pictures_and_scores(
     study: PipelineStudy, folder: Path, context: StageContext, *, test: bool
 ) -> list[str]:
-    """Write pictures/ and test.csv; returns what a reader should know, also if that failed."""
+    """Write pictures/ and test.csv; return notes for the reader, and an error if it failed."""
     try:
         return write_predictions(folder, study.config.pipeline.data, context, test=test)
     except ValueError as error:
@@ -112,7 +114,7 @@ def write_pictures_and_scores(
 def collect_warnings(
     study: PipelineStudy, baselines: list[Baseline], folder: Path, kept_out: dict[int, str]
 ) -> list[str]:
-    """What the stages of the uncompressed networks and of the front found doubtful, each once."""
+    """Collect the warnings of the stages of the uncompressed networks and of the front."""
     stages = dict.fromkeys(baseline.stage for baseline in baselines)
     for record in find_front(study, kept_out):
         stages |= dict.fromkeys(record.stages.values())
@@ -126,7 +128,7 @@ def _read_warnings(folder: Path, stage: str) -> Iterator[str]:
 
 
 def add_warnings(folder: Path, warnings: list[str]) -> None:
-    """Add sentences to the warnings in metadata.json, each once."""
+    """Add warnings to metadata.json, without duplicates."""
     path = folder / METADATA_FILE
     content = json.loads(path.read_text())
     content["warnings"] = list(dict.fromkeys([*content.get("warnings", []), *warnings]))

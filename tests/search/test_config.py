@@ -94,7 +94,7 @@ def test_a_config_json_of_an_older_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_one_gpu_for_a_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gpus_per_trial must lie in 0\.\.1.*got 2"):
+    with pytest.raises(ValueError, match=r"gpus_per_trial must be in 0\.\.1.*got 2"):
         replace(RECIPES["quickstart"](), gpus_per_trial=2)
 
 
@@ -113,7 +113,7 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"objectives": ("miou", "joy")}, "two different ones"),
         ({"sampler": "best"}, f"one of {', '.join(SAMPLERS)}; got 'best'"),
         ({"num_pipelines": 0}, "num_pipelines must be at least 1, got 0"),
-        ({"gpus_per_trial": 1.5}, "must lie in 0..1, as a training uses one GPU; got 1.5"),
+        ({"gpus_per_trial": 1.5}, "must be in 0..1, because a training uses one GPU; got 1.5"),
         ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
         ({"max_macs": -1.0}, "max_macs must be greater than 0, got -1.0"),
         ({"seed": -1}, "seed must be at least 0"),
@@ -121,10 +121,10 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"confirm": -2}, "confirm must be 0 or at least 2.*got -2"),
         (
             {"confirm": 3, "objectives": ("latency_ms", "macs")},
-            "confirm must be 0 where miou is no objective.*got 3",
+            "confirm must be 0 unless miou is an objective.*got 3",
         ),
-        ({"stall_seconds": 10.0}, r"above twice pipeline.latency.max_seconds \(40\), got 10"),
-        ({"stall_seconds": -1.0}, "stall_seconds must be 0 or above"),
+        ({"stall_seconds": 10.0}, r"more than twice pipeline.latency.max_seconds \(40\), got 10"),
+        ({"stall_seconds": -1.0}, "stall_seconds must be 0 or more than"),
     ],
 )
 def test_a_wrong_study_is_named(changes: dict[str, object], message: str) -> None:

@@ -194,7 +194,7 @@ def test_failure_is_logged_once_and_ends_nothing(
         metrics.tick()
         metrics.tick()
     assert [record.message for record in caplog.records] == [
-        "the metrics could not be exported; the run goes on"
+        "the metrics could not be exported; the run continues"
     ]
     assert "teacher-gone" in caplog.text
     assert len(gauges["segfront_best_miou"]) == 2  # what does not need the store is there

@@ -157,7 +157,7 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     here = change_pipeline(config, teacher=replace(pipeline.teacher, name="deeplabv3plus"))
     for number, (message, other) in enumerate(others.items()):
         folder = write_run(tmp_path / str(number), other)
-        with pytest.raises(ValueError, match=f"{folder} do not compare: .*{message}"):
+        with pytest.raises(ValueError, match=f"{folder} are not comparable: .*{message}"):
             read_known(replace(here, warm_start=(folder,)))
     # Effort and noise are no difference; and where latency does not count, neither does its way.
     other = change_pipeline(config, seed=5, latency=replace(pipeline.latency, max_seconds=1.0))
@@ -188,7 +188,7 @@ def test_latencies_of_another_machine_do_not_compare(warm: StudyConfig) -> None:
     with pytest.raises(ValueError, match=r"on cuda \(H200\) here"):
         check_latency(warm, "cuda", {"gpu": "H200"})
     (warm.warm_start[0] / "metadata.json").unlink()
-    with pytest.raises(ValueError, match=r"metadata\.json does not say where it ran"):
+    with pytest.raises(ValueError, match=r"metadata\.json does not state the run.s hardware"):
         check_latency(warm, "cpu", HARDWARE)
 
 
@@ -214,7 +214,5 @@ def test_data_may_have_moved_but_not_changed(config: StudyConfig, tmp_path: Path
         if fits:
             assert len(read_known(given)) == 12
         else:
-            with pytest.raises(
-                ValueError, match=r"pipeline.data.root: other files in .*here there"
-            ):
+            with pytest.raises(ValueError, match=r"pipeline.data.root: the files in .*here there"):
                 read_known(given)
