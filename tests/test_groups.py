@@ -1,4 +1,4 @@
-"""Tests that start Ray run one after the other, in one process: two sessions fight for the cores."""
+"""Tests that start Ray share one process: two sessions of Ray would fight for the cores."""
 
 from __future__ import annotations
 
