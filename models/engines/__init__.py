@@ -1,4 +1,4 @@
-"""Inference engines: what a deployed network runs in, and what its latency is measured in."""
+"""Inference engines: they run deployed networks, and latency is measured in them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = [
 
 
 def resolve_engine(name: str, device: str, host: str | None = None) -> str:
-    """Say which engine "auto" is on a device; other names are returned as they are.
+    """Resolve "auto" to the engine for a device; other names are returned unchanged.
 
     Args:
         name: A key of `ENGINES`, or "auto": onnxruntime on a CPU; on CUDA tensorrt where that is
             installed, else pytorch; pytorch on any other device.
-        device: A torch device's name.
-        host: Another machine that runs the network, where auto is onnxruntime; None: this one.
+        device: Name of a torch device.
+        host: Another machine that runs the network, where "auto" is onnxruntime; None: this one.
 
     Raises:
         ValueError: There is no such engine.

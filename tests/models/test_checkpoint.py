@@ -186,8 +186,8 @@ def test_unreadable_files_are_named(small: SegmentationNetwork, tmp_path: Path):
     save_file(tensors, files["unknown"], metadata={**header, "structure": other})
     save_file(tensors, files["broken"], metadata={**header, "structure": "{"})
     reasons = {
-        "missing": "is no file", "cut": "not a whole", "text": "not a whole",
-        "pickle": "not a whole", "foreign": "not a checkpoint of segfront",
+        "missing": "is not a file", "cut": "not a complete", "text": "not a complete",
+        "pickle": "not a complete", "foreign": "not a checkpoint of segfront",
         "newer": "version '2'", "short": "classifier.weight", "unknown": "got 'unet'",
         "broken": "broken.safetensors",
     }  # fmt: skip

@@ -161,7 +161,7 @@ def test_normalization_is_that_of_training():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": (0.0, 0.0)}, r"3 channels, got \(0.0, 0.0\)"),
+        ({"mean": (0.0, 0.0)}, r"3 entries, got \(0.0, 0.0\)"),
         ({"std": (1.0, 0.0, 1.0)}, r"above 0, got \(1.0, 0.0, 1.0\)"),
         ({"scale": 0.0}, r"above 0, .* 0.0"),
     ],
@@ -179,7 +179,7 @@ def test_normalization_states_what_is_wrong(change: dict[str, Any], message: str
         ({"opset": 10}, "11 to 23, got 10"),
         ({"source_size": (720, 8)}, r"source_size .* at least 64, got \(720, 8\)"),
         ({"max_error": 0.0}, "above 0, got 0.0"),
-        ({"path": "."}, r"not be a folder, got \."),
+        ({"path": "."}, r"path must be that of a file, got the folder \."),
         ({"model": nn.Identity()}, "must be a SegmentationNetwork, got a Identity"),
     ],
 )
@@ -311,14 +311,14 @@ def test_the_command_exports_a_stage(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["nowhere"], "nowhere is no file"),
-        (["text"], "text is not a whole safetensors file"),
+        (["nowhere"], "nowhere is not a file"),
+        (["text"], "text is not a complete safetensors file"),
         (["good", "--image-size", "63", "64"], "at least 64, got (63, 64)"),
         (["good", "--opset", "9"], "11 to 23, got 9"),
-        (["good", "--output", "."], "not be a folder, got ."),
-        (["bare", "--normalize"], "the checkpoint states no normalisation"),
+        (["good", "--output", "."], "path must be that of a file, got the folder ."),
+        (["bare", "--normalize"], "the checkpoint has no valid normalisation"),
         (["good", "--image-size", "0", "0"], "--output and --image-size are needed"),
-        ([".", "--trial", "4"], "is no folder of a run: it has no trials.csv"),
+        ([".", "--trial", "4"], "is not the folder of a run: it has no trials.csv"),
     ],
 )
 def test_the_command_says_what_is_wrong(

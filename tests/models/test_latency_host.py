@@ -128,7 +128,7 @@ def test_trtexec_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         "max = 2.4 ms, mean = 2.01 ms, median = 1.98755 ms, percentile(99%) = 2.2 ms"
     )
     assert read_median(says) == 1.98755
-    with pytest.raises(EngineError, match="states no median"):
+    with pytest.raises(EngineError, match="has no median"):
         read_median("&&&& FAILED TensorRT.trtexec")
     program = tmp_path / "trtexec"
     program.write_text(f"#!/bin/sh\ncase $1 in --help) echo 'TensorRT v8502';; esac\necho '{says}'")
@@ -139,5 +139,5 @@ def test_trtexec_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     session = Trtexec().load(tmp_path / "net.onnx", (1, *SHAPE), settings)
     assert session.make_run(None)() == 1.98755
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    with pytest.raises(EngineError, match="there is no trtexec on the path"):
+    with pytest.raises(EngineError, match="trtexec is neither on the path"):
         Trtexec().check(settings)
