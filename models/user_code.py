@@ -1,4 +1,4 @@
-"""The source of a network of the user's own: which files it is, and a hash over them."""
+"""The source files of a user's own network, and a hash of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from models.resolving import import_module, is_file, is_foreign, is_library, spl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UserCode:
-    """The files that a network is written in.
+    """The source files of a network.
 
     Attributes:
-        root: The folder that must be on a machine's path, or that holds the file.
-        files: The module and whatever it imports from below `root`, directly or not; relative to
-            `root`, sorted.
+        root: Folder that must be on a machine's Python path, or that contains the file.
+        files: The module and everything that it imports, directly or indirectly, from below `root`.
+            The paths are relative to `root` and sorted.
     """
 
     root: Path
     files: tuple[Path, ...]
 
     def compute_hash(self) -> str:
-        """16 hexadecimal digits over the files' names and bytes."""
+        """Hash the names and bytes of the files to 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for path in self.files:
             digest.update(path.as_posix().encode() + b"\0")
@@ -38,13 +38,13 @@ class UserCode:
 
 
 def find_user_code(name: str) -> UserCode | None:
-    """Find the files of a network; None for our own and the libraries', whose versions say it.
+    """Find the source files of a user's network; None for networks of ours and of libraries.
 
     Args:
-        name: As `models.create_model` takes it. Its module is imported.
+        name: Name of the network, as for `models.create_model`. Its module is imported.
 
     Raises:
-        ValueError: It cannot be imported.
+        ValueError: The module cannot be imported.
     """
     if not is_foreign(name) or is_library(name):
         return None
@@ -54,7 +54,9 @@ def find_user_code(name: str) -> UserCode | None:
         return _collect(Path(module).parent, Path(module), only=None)
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise ValueError(f"{module} has no Python source to tell its versions apart by")
+        raise ValueError(
+            f"{module} has no Python source files, so its versions cannot be distinguished"
+        )
     package = module.split(".")[0]
     start = Path(spec.origin)
     depth = module.count(".") + (start.name == "__init__.py")
@@ -70,12 +72,12 @@ def hash_user_code(name: str) -> str | None:
 
 
 def _collect(root: Path, start: Path, *, only: str | None) -> UserCode:
-    """Follow imports from file to file, as far as they stay below the root.
+    """Follow imports from file to file, as long as they are below the root.
 
     Args:
-        root: What module names are relative to.
+        root: Folder that module names are relative to.
         start: The first file.
-        only: The one package that is followed; None: all that lies below the root.
+        only: Name of the only package to follow; None: everything below the root.
     """
     found: set[Path] = set()
     pending = [start, *_get_parent_inits(root, start)]
@@ -96,9 +98,9 @@ def _get_parent_inits(root: Path, path: Path) -> list[Path]:
 
 
 def _find_files(root: Path, name: str) -> Iterator[Path]:
-    """Yield the files that an import of a dotted name runs; none if it lies elsewhere.
+    """Yield the files that an import of a dotted name runs; none if it is not below the root.
 
-    The last part may be a name within a module.
+    The last part of the name may be a name inside a module.
     """
     if name.split(".")[0] in sys.stdlib_module_names:
         return

@@ -162,8 +162,8 @@ def test_the_number_of_classes_goes_by_the_name_that_a_factory_has(name: str):
         ("/no/such/file.py:Plain", {}, "there is no file"),
         ("smp:Unit", {}, "has Unet, .*got 'Unit'"),
         ("torchvision:unet", {}, "torchvision has the networks .*got 'unet'"),
-        (":Plain", {}, "is named package.module:factory"),
-        ("smp:", {}, "is named package.module:factory"),
+        (":Plain", {}, "must be package.module:factory"),
+        ("smp:", {}, "must be package.module:factory"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_remedy(

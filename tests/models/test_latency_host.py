@@ -87,7 +87,7 @@ def test_a_lost_connection_is_tried_again(ssh: Path):
     assert ask_host("device", TASK, {})["engine"]["name"] == "onnxruntime"
     assert count_calls(ssh) == 3
     (ssh / "lost").write_text("x\n" * 9)
-    with pytest.raises(HostError, match=r"device cannot be reached, tried 3 times: .*No route"):
+    with pytest.raises(HostError, match=r"device cannot be reached after 3 attempts: .*No route"):
         ask_host("device", TASK, {}, num_tries=3)
 
 
@@ -117,7 +117,7 @@ def test_measurements_on_a_machine_take_turns(ssh: Path, model: nn.Module, tmp_p
 
 
 def test_an_engine_without_files_cannot_be_sent(model: nn.Module):
-    with pytest.raises(HostError, match="pytorch leaves no file to measure on device"):
+    with pytest.raises(HostError, match="pytorch runs no files, so device cannot measure"):
         measure_latency(model, SHAPE, engine="pytorch", host="device")
 
 

@@ -164,7 +164,7 @@ def test_second_run_of_one_name_is_refused(run: RemoteRun, monkeypatch: pytest.M
     ("uri", "words"),
     [
         (NOBODY, "the storage cannot be used"),
-        (f"s3://key:{SECRET}@bucket/runs", "must bear no credentials"),
+        (f"s3://key:{SECRET}@bucket/runs", "must not contain credentials"),
         ("ftp://host/runs", "ftp"),
     ],
 )

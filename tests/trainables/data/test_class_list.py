@@ -66,7 +66,7 @@ def test_ignored_classes_make_room_for_the_others():
     assert stated.train_ids == (255, 0, 1)
     coloured = parse_classes(["a 9 9 9", "b 8 8 8", "void 0 0 0"], "f", ignored=["void"])
     assert coloured.kept_colours == ((9, 9, 9), (8, 8, 8))
-    with pytest.raises(DataError, match="names no class viod to ignore; it names void, a, b"):
+    with pytest.raises(DataError, match="has no class viod to ignore; it has void, a, b"):
         parse_classes(["void", "a", "b"], "file", ignored=["viod"])
     with pytest.raises(DataError, match="fewer than two"):
         parse_classes(["void", "a"], "file", ignored=["void"])
