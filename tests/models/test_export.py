@@ -317,7 +317,7 @@ def test_the_command_exports_a_stage(
         (["good", "--opset", "9"], "11 to 23, got 9"),
         (["good", "--output", "."], "path must be that of a file, got the folder ."),
         (["bare", "--normalize"], "the checkpoint has no valid normalisation"),
-        (["good", "--image-size", "0", "0"], "--output and --image-size are needed"),
+        (["good", "--image-size", "0", "0"], "--output and --image-size are required"),
         ([".", "--trial", "4"], "is not the folder of a run: it has no trials.csv"),
     ],
 )

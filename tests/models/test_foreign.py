@@ -156,7 +156,7 @@ def test_the_number_of_classes_goes_by_the_name_that_a_factory_has(name: str):
         (f"{MODULE}:Plain", {"colour": 1}, "takes the keywords num_classes, depth; got colour"),
         (f"{MODULE}:Plain", {"depth": -1.5}, "cannot be built with .*TypeError"),
         (f"{MODULE}:Plain", {"classes": 3}, "leave 'classes' out of the keywords"),
-        (f"{MODULE}:Plain", {"depth": {1, 2}}, "must be JSON-able"),
+        (f"{MODULE}:Plain", {"depth": {1, 2}}, "must be JSON-serialisable"),
         (f"{MODULE}:Plane", {}, "has no 'Plane'; it has .*Plain"),
         ("no_such_package.of_mine:Plain", {}, "cannot be imported: ModuleNotFoundError"),
         ("/no/such/file.py:Plain", {}, "there is no file"),

@@ -158,7 +158,7 @@ def test_a_pruned_checkpoint_brings_its_structure(tmp_path: Path):
     )
     assert changed.build(5).normalization.mean == (1.0, 2.0, 3.0)
     assert changed.build(5).normalization.channel_order == "rgb"
-    with pytest.raises(ValueError, match=r"tells 5 classes apart, the data have 3.*new_classes"):
+    with pytest.raises(ValueError, match=r"has 5 classes, but the data have 3.*new_classes"):
         NetworkConfig(name=PLAIN, weights=weights).build(3)
     renewed = NetworkConfig(name=PLAIN, weights=weights, new_classes=True).build(3)
     assert renewed(torch.zeros(2, 3, 64, 64)).shape[1] == 3

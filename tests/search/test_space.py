@@ -99,7 +99,7 @@ def test_several_distillers_go_together_in_the_default_space() -> None:
         (lambda: make_space(beta=FloatRange(low=-1.0, high=1.0)), "beta must be at least 0"),
         (
             lambda: make_space(distiller=("kd",), alpha=FloatRange(low=0.0, high=2.0)),
-            r"space\.distilled\.kd\.alpha: alpha must lie in 0\.\.1",
+            r"space\.distilled\.kd\.alpha: alpha must be in 0\.\.1",
         ),
         (lambda: make_space(distiller=("fitnets",)), "distiller must be one of .* got 'fitnets'"),
         (lambda: make_space(gamma=(1.0,)), "unknown setting gamma"),

@@ -57,9 +57,8 @@ def obtain_folder(
             write(Path(scratch))
             Path(scratch).rename(folder)
         except OSError as error:
-            error.filename = error.filename or str(
-                folder
-            )  # the error of a failed write does not name the file
+            # The error of a failed write does not name the file.
+            error.filename = error.filename or str(folder)
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -152,8 +151,7 @@ class Checksums:
         if zlib.crc32(content.data) != self._expected[index]:
             self._path.with_name(INDEX_FILE).unlink(missing_ok=True)
             raise DataError(
-                f"{self._path}: {name} has another checksum than when it was written, so the disk "
-                "or the memory is "
+                f"{self._path}: {name} is not what was written, so the disk or the memory is "
                 "failing; the cache will be rebuilt"
             )
         self._is_checked[index] = True

@@ -85,10 +85,10 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         return _derive_seed(self.seed, "position", position)
 
     def __getitem__(self, position: int) -> Sample | TaughtSample:
-        """Return the sample at a position: uint8 image (3, h, w) and target (h, w) of the crop
-        size.
+        """Return the sample at a position: uint8 image (3, h, w) and target (h, w).
 
-        With teacher logits, it also has those of the crop, (C, h / stride, w / stride) float16.
+        h and w are the crop size. With teacher logits, it also has those of the crop,
+        (C, h / stride, w / stride) float16.
         """
         index = self.index_of(position)
         sample = self.dataset[index]

@@ -197,5 +197,5 @@ def test_settled_data_hold_the_classes_themselves(tree, tmp_path):
 
 
 def test_options_of_folders_are_refused_elsewhere():
-    with pytest.raises(DataError, match=r"--pipeline.data.mask-suffix goes with .* folder only"):
+    with pytest.raises(DataError, match=r"--pipeline.data.mask-suffix needs .* folder;"):
         DataConfig(name="camvid", mask_suffix="_mask").open("train")
