@@ -1,4 +1,4 @@
-"""The colour in which each class is drawn."""
+"""Colours of the classes in pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Color = tuple[int, int, int]
 IGNORED: Color = (0, 0, 0)
 """Colour of pixels without a label."""
 
-# Source: the colours in which both data sets are published.
+# Source: the published colours of both data sets.
 CAMVID: tuple[Color, ...] = (
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
@@ -26,15 +26,16 @@ CITYSCAPES: tuple[Color, ...] = (
     (0, 80, 100), (0, 0, 230), (119, 11, 32),
 )  # fmt: skip
 PUBLISHED = {CAMVID_CLASSES: CAMVID, CITYSCAPES_CLASSES: CITYSCAPES}
-"""Names of the classes -> their colours."""
-GOLDEN_ANGLE = 0.618034  # of a turn: hues stay apart for any number of classes
+"""Colours of the classes, by their names."""
+GOLDEN_ANGLE = 0.618034  # of a full turn, so that hues differ for any number of classes
 
 
 def get_class_colors(dataset: SegmentationDataset) -> tuple[Color, ...]:
-    """Return one colour per class: the data set's own, the published ones, or a wheel.
+    """Return one colour per class: the data set's own, the published ones, or a colour wheel.
 
     Args:
-        dataset: If it has an attribute `colors` with an RGB triple per class, that one counts.
+        dataset: Data set; its attribute `colors`, with an RGB triple per class, is used if it
+            exists.
 
     Returns:
         An RGB triple in 0..255 for each class.

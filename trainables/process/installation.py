@@ -34,7 +34,7 @@ class Installation:
 
 @cache
 def inspect_installation() -> Installation:
-    """Read the versions and hash the code of this process, once: later changes are not seen."""
+    """Read the versions and hash the code of this process, once; later changes are not noticed."""
     major, minor, _ = platform.python_version_tuple()
     return Installation(
         versions={"python": f"{major}.{minor}"} | {name: _version(name) for name in PACKAGES},
@@ -65,13 +65,14 @@ def find_differences(driver: Installation, node: Installation) -> Iterator[str]:
         there = node.versions.get(name, "")
         if _without_build(there) != _without_build(version):
             yield (
-                f"{name} is {there or 'missing'}, the driver has {version or 'none'}; install the "
+                f"{name} is {there or 'missing'}, but the driver has {version or 'none'}; install "
+                "the "
                 "same environment there (`ray up` of the project's cluster files does)"
             )
     if node.source_hash != driver.source_hash:
         yield (
-            f"its code ({node.source_hash}) is not the driver's ({driver.source_hash}); bring the "
-            "same code there (`ray up` again does) and restart Ray there"
+            f"its code ({node.source_hash}) is not the driver's ({driver.source_hash}); copy the "
+            "same code there (running `ray up` again does) and restart Ray there"
         )
 
 
@@ -87,13 +88,13 @@ def check_installation(driver: Installation) -> None:
 
 
 def check_user_code(expected: Mapping[str, str]) -> None:
-    """Make sure that a network of the user's own is the same code here as at the driver.
+    """Check that the code of the user's own networks is the same here as on the driver.
 
     Args:
-        expected: Hash of the code by name of the network, as `hash_user_code` makes it.
+        expected: Hash of the code by name of the network, from `hash_user_code`.
 
     Raises:
-        SurroundingsError: It is missing here, or other code; the message names this machine.
+        SurroundingsError: The code is missing or different here; the message names this machine.
     """
     for name, wanted in expected.items():
         try:
@@ -103,7 +104,7 @@ def check_user_code(expected: Mapping[str, str]) -> None:
         if found != wanted:
             raise SurroundingsError(
                 f"node {socket.gethostname()}: the code of {name} ({found}) is not the driver's "
-                f"({wanted}); bring the driver's files to the same path"
+                f"({wanted}); copy the driver's files to the same path"
             )
 
 

@@ -1,4 +1,4 @@
-"""Saves a training's state before the process ends, as when a spot machine is taken back.
+"""Saves a training's state before the process ends, such as when a spot machine is reclaimed.
 
 Ray ends a worker at once on SIGTERM. The interpreter then runs its exit handlers in the main
 thread, while the training goes on in its own thread. The exit handler here waits up to

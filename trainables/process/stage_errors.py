@@ -20,7 +20,7 @@ _TRAININGS = {
 }
 
 
-class OutOfMemory(RuntimeError):  # noqa: N818 - says what happened
+class OutOfMemory(RuntimeError):  # noqa: N818 - the name says what happened
     """A stage ran out of memory; the message says what to change."""
 
 
@@ -30,10 +30,10 @@ class SurroundingsError(RuntimeError):
 
 @contextmanager
 def blaming(stage: str, device: str) -> Iterator[None]:
-    """Run a stage in the block; turn errors that its settings did not cause into their own kinds.
+    """Run a stage in the block, and convert errors that its settings did not cause.
 
-    The data set was read completely before the study began. So an error of the data now comes from
-    this machine, or from files that have changed since.
+    The data set was read completely before the study began, so an error of the data now comes from
+    this machine or from files that have changed since.
 
     Args:
         stage: Name of the stage, for the message.
@@ -41,7 +41,7 @@ def blaming(stage: str, device: str) -> Iterator[None]:
 
     Raises:
         OutOfMemory: The device or the machine ran out of memory.
-        SurroundingsError: The disk is full, a storage does not answer, or an image is damaged.
+        SurroundingsError: The disk is full, a storage does not respond, or an image is damaged.
         Exception: Any other error, as it was raised.
     """
     try:

@@ -148,7 +148,7 @@ def test_names_of_folders_and_lists_are_flags(tree):
     assert names_of(tree.open("val", **options)) == ["img1"]
     with pytest.raises(DataError, match=r"holds ImageSets/, JPEGImages/.*--pipeline.data.images"):
         tree.open()
-    with pytest.raises(DataError, match=r"must hold \{\}"):
+    with pytest.raises(DataError, match=r"must contain \{\}"):
         tree.open(**options | {"lists": "train.txt"})
 
 
