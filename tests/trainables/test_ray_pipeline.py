@@ -72,7 +72,10 @@ def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, A
             {"source_hash": "0123"},
             r"^node .*: its code \(\w+\) is not the driver's \(0123\); bring",
         ),
-        ({"versions": {"torch": "1.0"}}, r"^node .*: torch is .*, but the driver has 1\.0; install"),
+        (
+            {"versions": {"torch": "1.0"}},
+            r"^node .*: torch is .*, but the driver has 1\.0; install",
+        ),
     ],
 )
 def test_worker_of_a_node_with_other_code_computes_nothing(
