@@ -26,7 +26,7 @@ HEALTH_CHECK = {  # as in the cluster files
     "health_check_failure_threshold": 3,
 }
 
-FaultKind = Literal["worker", "raylet", "notice", "link", "driver"]
+FaultKind = Literal["worker", "raylet", "preemption", "link", "driver"]
 FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 

@@ -9,12 +9,12 @@ run to run.)
 
 While the study runs, one process or machine at a time is broken, at equal shares of its pipelines.
 The kinds of faults come in a random order:
-  worker   kill -9 of a process that computes a stage
-  raylet   kill -9 of a worker node's Ray, which ends its stages too; the node comes back
-  notice   SIGTERM to all processes of a worker node, as when a spot instance is preempted; the
-           node comes back
-  link     the link of a worker node is cut, and restored after --cut-seconds
-  driver   kill -9 of search/run.py, which is then started again with --resume
+  worker      kill -9 of a process that computes a stage
+  raylet      kill -9 of a worker node's Ray, which ends its stages too; the node comes back
+  preemption  SIGTERM to all processes of a worker node, as when a spot instance is preempted; the
+              node comes back
+  link        the link of a worker node is cut, and restored after --cut-seconds
+  driver      kill -9 of search/run.py, which is then started again with --resume
 
 The benchmark reports for every fault the stages that it interrupted, the work that was lost in each
 (CPU seconds since the stage's last checkpoint, or since its start), and the seconds until all of
@@ -226,7 +226,7 @@ def describe(fault: Fault) -> str:
     """Describe a fault in one line."""
     wait = "never" if fault.recovery_seconds is None else f"{fault.recovery_seconds:.1f} s"
     return (
-        f"{fault.at:6.0f} s  {fault.kind:<6} on node {fault.node}: {len(fault.victims)} stages "
+        f"{fault.at:6.0f} s  {fault.kind:<10} on node {fault.node}: {len(fault.victims)} stages "
         f"interrupted, {fault.lost_seconds:.1f} s of work lost, resumed after {wait}"
     )
 

@@ -22,7 +22,7 @@ RECOVERY_SECONDS = 180.0  # after this time a fault counts as not recovered
 RETURN_SECONDS = 180.0  # limit for a node to come back
 START_SECONDS = 180.0  # limit for a driver to start the study
 CHOICE_SECONDS = 120.0  # limit until a stage runs where the fault should hit
-NODE_FAULTS: tuple[FaultKind, ...] = ("raylet", "notice", "link")
+NODE_FAULTS: tuple[FaultKind, ...] = ("raylet", "preemption", "link")
 
 
 class Victim(NamedTuple):
@@ -274,7 +274,7 @@ class Breaker:
             raylet = self._cluster.raylet(node)
             if kind == "raylet":
                 _kill(raylet)
-            elif kind == "notice":
+            elif kind == "preemption":
                 _shut_down(raylet)
             else:
                 self._cluster.set_link(node, is_up=False)
