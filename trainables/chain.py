@@ -159,7 +159,7 @@ def find_settings(stages: Sequence[str], short: str) -> list[str]:
 
 
 def list_choosers(stages: Sequence[str]) -> list[str]:
-    """Return the full names of the settings that choose options with settings of their own."""
+    """Return the full names of the settings that choose options that have settings themselves."""
     return list(
         dict.fromkeys(
             f"{name.partition('.')[0]}.{entry.choice[0]}"

@@ -76,7 +76,7 @@ class NetworkConfig:
         weights: File of weights of the whole network: a segfront checkpoint (pruned or not), a
             safetensors file, or a .pth of tensors. A relative path is also looked up below
             $SEGFRONT_WEIGHTS. None: random weights.
-        new_classes: Initialise the class layers anew if the weights have other classes.
+        new_classes: Initialise new class layers if the weights have other classes.
         num_outputs: Number of outputs of the network if it has more than the data have classes
             (such as one for void); the first outputs are then the classes. None: one per class.
         outputs: Index of the network's output for each class of the data, if the order differs.

@@ -45,7 +45,7 @@ class ChannelGroup:
     A unit is a set of channels that can only be removed together: the channels of a residual sum,
     the corresponding channels in each group of a grouped convolution, mirrored channels where
     halves are split and shuffled. Where a layer reads a concatenation channel by channel (a
-    depthwise convolution), each concatenated part is a group of its own, so that none of them is
+    depthwise convolution), each concatenated part is a separate group, so that none of them is
     removed completely.
 
     Attributes:

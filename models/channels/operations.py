@@ -82,8 +82,8 @@ def _keep(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, r
 
 _WHY = {
     "native_group_norm": "GroupNorm normalises over its channels",
-    "native_batch_norm": "a normalisation that is no BatchNorm layer reads it",
-    "convolution": "a convolution that is no layer of its own reads it",
+    "native_batch_norm": "a normalisation that is not a BatchNorm layer reads it",
+    "convolution": "a convolution that is not a layer reads it",
     "as_strided": "memory is read by number",
     "gather": "channels are picked by number",
     "index": "channels are picked by number",

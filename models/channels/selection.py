@@ -20,8 +20,8 @@ def count_globally(scores: Sequence[NDArray[np.float64]], pruning_ratio: float) 
     """Count the channels that each of several groups keeps, by one ranking.
 
     Every group keeps at least a sixteenth of its channels (less only at very high ratios), because
-    a network without one of its layers computes nothing. Equal scores are removed from all groups
-    in turn, so that an untrained network is pruned evenly.
+    a network without one of its layers computes nothing. Channels with equal scores are removed
+    from all groups alternately, so that an untrained network is pruned evenly.
 
     Source: Liu et al., "Network slimming", https://arxiv.org/abs/1708.06519, section 3.
     Differs: every group keeps a smallest share; in the paper whole layers can be removed.

@@ -105,7 +105,7 @@ def count_by_sensitivity(sensitivity: Sensitivity, pruning_ratio: float) -> list
     for number, group in enumerate(groups):
         spare = group.size - max(1, math.ceil(group.size * share))
         prices = _price_channels(group, sensitivity.loss)[:spare] / savings[number]
-        # Equal prices are taken from all groups in turn, so that free groups are pruned evenly.
+        # Equal prices are taken from all groups alternately, so that free groups are pruned evenly.
         candidates += [(price, i / group.size, number) for i, price in enumerate(prices)]
     candidates.sort()
     keeps = [group.size for group in groups]

@@ -23,7 +23,7 @@ class Structure:
 
     Attributes:
         name: Network name, as for `models.create_model`.
-        kwargs: JSON-able keywords of `models.create_model`, `num_classes` among them.
+        kwargs: Keywords of `models.create_model`, JSON-serialisable, including `num_classes`.
         widths: Values of the `WIDTH_ATTRIBUTES` of each layer, by layer name.
     """
 

@@ -17,7 +17,7 @@ def read_torch_file(path: Path) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise errors of their own
+    except Exception as error:  # pickle, zip and torch raise their own error types
         reason = str(error).split("Please file an issue")[0].strip().splitlines()
         raise ValueError(
             f"{path} cannot be read as a file of tensors only "

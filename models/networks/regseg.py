@@ -15,8 +15,9 @@ GROUP_WIDTH = 16
 class RegSeg(SegmentationNetwork):
     """A network down to 1/16 only; dilations up to 14 give it a large field of view.
 
-    3.367 M parameters with 19 classes; published 3.34 M, the number of the author's code, which
-    squeezes a block to a quarter of its input channels instead of its own channels.
+    The network has 3.367 M parameters with 19 classes. The published number, 3.34 M, is that of the
+    author's code, which squeezes a block to a quarter of its input channels instead of its output
+    channels.
 
     Source: Gao, https://arxiv.org/abs/2111.09957, table 1 and figures 1 to 3, and the author's
         code, https://github.com/RolandGao/RegSeg

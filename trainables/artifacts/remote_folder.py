@@ -2,7 +2,7 @@
 
 `python -m trainables.artifacts.remote_folder URI DIR` downloads a whole folder, such as a run.
 
-Nobody sees a half-written file: an object store shows an upload once it is complete, and on any
+No reader sees a half-written file: an object store shows an upload once it is complete, and on any
 other file system a temporary file is renamed. An operation that fails is tried again for a while. A
 storage that does not respond for a minute therefore causes a delay and no loss.
 

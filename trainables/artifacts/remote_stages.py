@@ -105,7 +105,7 @@ class RemoteStages:
         (self._remote / name).delete(RESULT_FILE)
 
     def remove(self, name: str) -> None:
-        """Delete an artefact, its `result.json` first, so that nobody sees a part of it."""
+        """Delete an artefact, its `result.json` first, so that no reader sees a part of it."""
         self.withdraw(name)
         for file in (there := self._remote / name).list():
             there.delete(file)
@@ -119,8 +119,8 @@ class RemoteStages:
     def keep_state(self, path: Path) -> None:
         """Upload a saved state, after the results of earlier rungs; it replaces the state before.
 
-        If the storage refuses, a warning is logged and the training goes on: the state is lost only
-        if this node is lost too.
+        If the storage refuses, a warning is logged and the training continues. The state is then
+        lost only if this node is lost too.
 
         Args:
             path: File of the state, in a folder `<stage>-<key>.partial`.

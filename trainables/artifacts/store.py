@@ -54,8 +54,8 @@ class ArtifactStore:
     A stage works in `<stage>-<key>.partial`. That folder survives a killed process, and the next
     process continues there. When the stage has ended, its result and the checksums of all files are
     written, and the folder is renamed. A lock per key keeps two processes from computing the same
-    stage. It covers all nodes that share the root; where each node has a root of its own and
-    `remote` joins them, it covers one node.
+    stage. It covers all nodes that share the root; where each node has its own root and `remote`
+    joins them, it covers one node.
 
     With `remote`, an artefact is returned only once it is completely in storage. The driver
     schedules each stage once, but two nodes can still compute the same stage, if one of them was

@@ -97,7 +97,7 @@ def note_progress(place: str) -> None:
 def waiting() -> Iterator[None]:
     """Suspend the time limit in the block, which waits for another process.
 
-    That process has a watchdog of its own.
+    That process has its own watchdog.
     """
     if _watched is None:
         yield
