@@ -200,7 +200,7 @@ def test_another_result_leaves_the_old_file(
     translation = onnx_graph.Translation(b"new", unpools)
     monkeypatch.setattr(export, "translate", lambda *_, **__: translation)
     monkeypatch.setattr(export, "_run_onnx", lambda _, images: 1.05 * tiny.eval()(images).detach())
-    with pytest.raises(ExportError, match=f"error of its logits is 0.05, the limit {limit}"):
+    with pytest.raises(ExportError, match=f"error of its logits is 0.05, the limit is {limit}"):
         export_onnx(tiny, path, image_size=(64, 64))
     assert path.read_bytes() == b"old"
     export_onnx(tiny, path, image_size=(64, 64), max_error=0.06)

@@ -66,5 +66,5 @@ def test_a_distiller_of_frame_pairs_is_refused_on_still_images(tmp_path: Path) -
     config = replace(
         config, space=space, pipeline=replace(config.pipeline, data=data), cache_dir=tmp_path
     )
-    with pytest.raises(ValueError, match=r"consistency needs neighbouring frames of a drive"):
+    with pytest.raises(ValueError, match=r"consistency needs consecutive frames of a drive"):
         check_study(config)

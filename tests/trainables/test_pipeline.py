@@ -200,7 +200,7 @@ def test_frame_pairs_teach_and_consistency_is_measured(tiny_config, context, sto
     with pytest.raises(ValueError, match="no consecutive frames"):
         run_pipeline(tiny_config, make_chain(distiller="consistency"), store, context)
     still = make_chain((*config.chain, "consistency"), distiller="none")
-    with pytest.raises(ValueError, match=r"consistency needs neighbouring frames in synthetic"):
+    with pytest.raises(ValueError, match=r"consistency needs consecutive frames in synthetic"):
         run_pipeline(tiny_config, still, store, context)
 
 

@@ -70,7 +70,7 @@ def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, A
     [
         (
             {"source_hash": "0123"},
-            r"^node .*: its code \(\w+\) is not the driver's \(0123\); bring",
+            r"^node .*: its code \(\w+\) is not the driver's \(0123\); copy",
         ),
         (
             {"versions": {"torch": "1.0"}},

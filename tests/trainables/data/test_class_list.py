@@ -50,7 +50,7 @@ def test_comments_headers_and_empty_lines_at_the_end_are_no_classes():
         (["a 0 0 0", "b 0 0 0"], "colour twice"),
         (["a 0 0 0", "b"], "b has no colour"),
         (["a 0 0 256", "b 0 0 0"], "above 255"),
-        (["background"], "names 'background' alone"),
+        (["background"], "names only 'background'"),
         ([f"c{i}" for i in range(256)], "must name 1 to 255"),
     ],
 )

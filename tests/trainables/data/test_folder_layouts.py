@@ -146,7 +146,9 @@ def test_names_of_folders_and_lists_are_flags(tree):
         (tree.root / "ImageSets" / f"{split}.lst").write_text(stem)
     options = {"images": "JPEGImages", "masks": "SegmentationClass", "lists": "ImageSets/{}.lst"}
     assert names_of(tree.open("val", **options)) == ["img1"]
-    with pytest.raises(DataError, match=r"holds ImageSets/, JPEGImages/.*--pipeline.data.images"):
+    with pytest.raises(
+        DataError, match=r"contains ImageSets/, JPEGImages/.*--pipeline.data.images"
+    ):
         tree.open()
     with pytest.raises(DataError, match=r"must contain \{\}"):
         tree.open(**options | {"lists": "train.txt"})
