@@ -72,33 +72,33 @@ class WorkerConfig:
 
 
 def make_trainable(
-    config: PipelineConfig, workplace: WorkerConfig
+    config: PipelineConfig, worker: WorkerConfig
 ) -> Callable[[dict[str, Any]], None]:
     """Make the function that Tune runs.
 
     Its config comes from `describe_task`. It reports progress, and at the end "outcome" ("complete"
     or "failed") with the result or the reason. Every report has the lines logged since the last one
-    in "remarks".
+    in "messages".
 
     Args:
         config: Configuration of the study.
-        workplace: Configuration of the worker.
+        worker: Configuration of the worker.
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
         keep_freed_memory()
-        stalls = stall_report(workplace.stalls_dir, trial)
+        stalls = stall_report(worker.stalls_dir, trial)
         with (
-            LogCollector() as remarks,
-            blaming(trial["chain"][-1][0], workplace.device),
-            watched(workplace.stall_seconds, stalls),
+            LogCollector() as messages,
+            blaming(trial["chain"][-1][0], worker.device),
+            watched(worker.stall_seconds, stalls),
         ):
-            if workplace.installation is not None:  # a node may have joined after the start
-                check_installation(workplace.installation)
-                check_user_code(workplace.user_code)
-            report = Reporter(remarks)
-            outcome = _run(config, workplace, trial, report)
-        tune.report({**outcome, "remarks": remarks.take(), TIMESTEPS_TOTAL: report.step})
+            if worker.installation is not None:  # a node may have joined after the start
+                check_installation(worker.installation)
+                check_user_code(worker.user_code)
+            report = Reporter(messages)
+            outcome = _run(config, worker, trial, report)
+        tune.report({**outcome, "messages": messages.take(), TIMESTEPS_TOTAL: report.step})
 
     return run_trial
 
@@ -171,21 +171,21 @@ def stall_report(stalls_dir: Path, trial: Mapping[str, Any]) -> Path:
 
 
 def _run(
-    config: PipelineConfig, workplace: WorkerConfig, trial: Mapping[str, Any], report: Reporter
+    config: PipelineConfig, worker: WorkerConfig, trial: Mapping[str, Any], report: Reporter
 ) -> dict[str, Any]:
     """Run a trial and return its last report."""
     chain = read_chain(trial)
     stage = chain[-1].stage
-    store = open_store(workplace.stages_dir, workplace.remote_store)
+    store = open_store(worker.stages_dir, worker.remote_store)
     context = StageContext(
-        cache_dir=workplace.cache_dir,
-        device=workplace.device,
-        num_threads=workplace.num_threads_root if is_root(trial) else workplace.num_threads,
-        num_workers=workplace.num_workers,
-        checkpoint_seconds=workplace.checkpoint_seconds,
+        cache_dir=worker.cache_dir,
+        device=worker.device,
+        num_threads=worker.num_threads_root if is_root(trial) else worker.num_threads,
+        num_workers=worker.num_workers,
+        checkpoint_seconds=worker.checkpoint_seconds,
         report=report,
         keep_state=store.keep_state,
-        device_lock=DeviceLock(workplace.device),
+        device_lock=DeviceLock(worker.device),
     )
     try:
         seed = trial["fine_tuning_seed"]
@@ -235,15 +235,15 @@ class Reporter:
     """Reports progress to Tune: every new stage and accuracy, otherwise at most once a second.
 
     Args:
-        remarks: Collected messages, which are reported with the progress.
+        messages: Collected messages, which are reported with the progress.
 
     Attributes:
         step: Step of the training at its last loss, which is TensorBoard's x axis.
     """
 
-    def __init__(self, remarks: LogCollector) -> None:
+    def __init__(self, messages: LogCollector) -> None:
         self.step = 0
-        self._remarks = remarks
+        self._messages = messages
         self._stage = ""
         self._reported = 0.0
 
@@ -260,7 +260,7 @@ class Reporter:
             tune.report(
                 {
                     "progress": progress._asdict(),
-                    "remarks": self._remarks.take(),
+                    "messages": self._messages.take(),
                     TIMESTEPS_TOTAL: self.step,
                 }
             )

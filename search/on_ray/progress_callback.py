@@ -94,7 +94,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Show the progress and the log lines that a worker reported."""
-        for line in str(result.get("remarks", "")).splitlines():
+        for line in str(result.get("messages", "")).splitlines():
             self._display.note(f"{trial.config['label']}: {line}")
         self._addresses[trial.trial_id] = str(result.get("node_ip", ""))
         activity = self._board.activities.get(trial.trial_id)
