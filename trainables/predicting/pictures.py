@@ -23,8 +23,8 @@ from torch import Tensor
 from models.checkpoint import CheckpointError, load_checkpoint
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset
+from trainables.data.palette import Colour
 from trainables.learning.evaluation import evaluate
-from trainables.predicting.class_colors import IGNORED, Color, get_class_colors
 from trainables.predicting.evaluations import ImageScores, choose_images
 from trainables.predicting.run_networks import RunNetwork
 
@@ -150,7 +150,7 @@ def _write_images(
     notes: list[str],
 ) -> dict[int, dict[str, Any]]:
     """Write every picture, network by network, and remove the last images above the size limit."""
-    palette = _flatten(get_class_colors(dataset))
+    palette = _flatten(dataset.colours)
     entries: dict[int, dict[str, Any]] = {}
     for place, index in enumerate(indices):
         image, target = dataset[index]
@@ -202,15 +202,16 @@ def _limit(
     return image.resize((width, height), resampling)
 
 
-def _flatten(colors: Sequence[Color]) -> list[int]:
-    rows = [*colors, *[IGNORED] * (256 - len(colors))]
-    return [value for color in rows for value in color]
+def _flatten(colours: Sequence[Colour]) -> list[int]:
+    """Make a palette of 256 colours, in which what has no class is black."""
+    rows = [*colours, *[(0, 0, 0)] * (256 - len(colours))]
+    return [value for colour in rows for value in colour]
 
 
 def _describe_classes(dataset: SegmentationDataset) -> list[dict[str, str]]:
     return [
         {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color)}
-        for name, color in zip(dataset.classes, get_class_colors(dataset), strict=True)
+        for name, color in zip(dataset.classes, dataset.colours, strict=True)
     ]
 
 
