@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with a network's structure, tensors and metadata.
 
 The metadata of the header hold five strings: `format`, `version`, `structure` (JSON, see
-`models.channels.structure.Structure`), `normalization` (JSON, see `models.normalization`) and
+`models.structure.Structure`), `normalization` (JSON, see `models.normalization`) and
 `metadata` (the caller's JSON). Nothing is unpickled, code that only the file names is not imported,
 and a pruned network loads without being pruned again.
 """
@@ -16,17 +16,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from models.channels.structure import (
+from models.files.atomic_file import write_atomically
+from models.network import SegmentationNetwork
+from models.normalization import IMAGENET, Normalization
+from models.resolving import UntrustedNetworkError
+from models.structure import (
     Structure,
     build_empty,
     describe_structure,
     get_shared_parameters,
     share_parameters,
 )
-from models.files.atomic_file import write_atomically
-from models.network import SegmentationNetwork
-from models.normalization import IMAGENET, Normalization
-from models.resolving import UntrustedNetworkError
 
 FORMAT = "segfront"
 VERSION = "1"

@@ -23,11 +23,11 @@ from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import Installation, check_installation, check_user_code
 from trainables.process.memory import keep_freed_memory
-from trainables.process.stage_errors import blaming
 from trainables.process.watchdog import waiting, watched
 from trainables.ray_internals import set_process_title
 from trainables.settings import flatten, restore
 from trainables.stages import STAGES
+from trainables.stages.stage_errors import blaming
 
 logger = logging.getLogger(__name__)
 

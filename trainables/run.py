@@ -30,8 +30,8 @@ from trainables.pipeline import build_baselines, build_stages, check_data
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.memory import keep_freed_memory
-from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
 from trainables.stages import Stage
+from trainables.stages.stage_errors import OutOfMemory, SurroundingsError, blaming
 
 PROGRAM = "python -m trainables.run"
 

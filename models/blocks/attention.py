@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.blocks.channel_layers import ChannelLayer
 from models.blocks.layers import ConvBN, ConvBNReLU
-from models.channels.layers import ChannelLayer
 
 
 class EfficientChannelAttention(ChannelLayer):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from models.channels.layers import ChannelLayer
+from models.blocks.channel_layers import ChannelLayer
 from models.channels.record import KeptChannels, get_num_channels, replay
 from models.network import SegmentationNetwork
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.channels.layers import ChannelLayer
+from models.blocks.channel_layers import ChannelLayer
 from models.channels.widths import get_resizable_layers, get_width, set_width
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from models.blocks.channel_layers import ChannelHalf, ChannelLayer
 from models.channels.equivalence import ChannelPartition, Labels
-from models.channels.layers import ChannelHalf, ChannelLayer
 from models.channels.operations import follow
 from models.channels.record import get_num_channels
 from models.channels.widths import get_resizable_layers

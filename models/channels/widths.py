@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models.blocks.attention import EfficientChannelAttention, PlaceWeights, SpatialAttention
-from models.channels.layers import ChannelHalf, ChannelShuffle, ChannelSum, ChannelTotal
+from models.blocks.channel_layers import ChannelHalf, ChannelShuffle, ChannelSum, ChannelTotal
 
 _CHANNELS = ("in_channels", "out_channels")
 _CONVOLUTION = (*_CHANNELS, "groups")

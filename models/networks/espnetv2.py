@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.channel_layers import ChannelSum
 from models.blocks.layers import BNPReLU, ConvBN, ConvBNPReLU
-from models.channels.layers import ChannelSum
 from models.network import SegmentationNetwork
 
 SCALES = (0.5, 1.0, 1.25, 1.5, 2.0)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.channel_layers import ChannelHalf, ChannelShuffle
 from models.blocks.conv_pool_downsampling import ConvPoolDownsampling
 from models.blocks.layers import resize
-from models.channels.layers import ChannelHalf, ChannelShuffle
 from models.network import SegmentationNetwork
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.channel_layers import ChannelTotal
 from models.blocks.layers import BNReLUConv, ConvBN, ConvBNReLU, resize
 from models.blocks.pooled_views import PooledViews
 from models.blocks.residual import BasicBlock, Bottleneck, make_stage
-from models.channels.layers import ChannelTotal
 from models.network import SegmentationNetwork
 from models.networks.ddrnet import make_head
 

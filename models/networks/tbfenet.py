@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.attention import CoordinateAttention, EfficientChannelAttention, SpatialAttention
+from models.blocks.channel_layers import ChannelShuffle
 from models.blocks.layers import BNPReLU, ConvBNPReLU, resize
-from models.channels.layers import ChannelShuffle
 from models.network import SegmentationNetwork
 
 DILATIONS = ((1,), (1, 2), (1, 2, 5), (2, 5, 7, 9), (2, 5, 7, 9, 17))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from models.channels.layers import ChannelSum
+from models.blocks.channel_layers import ChannelSum
 from models.networks.espnetv2 import POOLING_SCALES
 from models.pretrained.renaming import Rewrites, Tensors, drop, rename, split
 

@@ -14,14 +14,14 @@ from ray.util.metrics import Gauge
 
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
-from search.run_files.progress import ProgressBoard
-from search.run_files.stage_use import (
+from search.pipelines.stage_use import (
     PipelineStages,
     StageFacts,
     StageUse,
     count_use,
     read_stage_facts,
 )
+from search.run_files.progress import ProgressBoard
 from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
 
 logger = logging.getLogger(__name__)

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from search.pipelines.front import front_mask
-from search.pipelines.stage_tree import Task
-from search.pipelines.study import PipelineStudy
-from search.run_files.retrainings import (
+from search.pipelines.retrainings import (
     CONFIRMATION_FILE,
     Retraining,
     read_retrainings,
     write_retrainings,
 )
-from search.run_files.stage_use import PipelineStages
+from search.pipelines.stage_tree import Task
+from search.pipelines.stage_use import PipelineStages
+from search.pipelines.study import PipelineStudy
 from trainables.pipeline import StageResult
 from trainables.stages import STAGES
 

@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from models.files.atomic_file import write_atomically
 from search.config import CONFIG_FILE, StudyConfig, load_config
 from search.pipelines.front import front_and_equals
+from search.pipelines.retrainings import CONFIRMATION_FILE
 from search.pipelines.study import JOURNAL_FILE, TrialRecord
 from search.run_files.driver_lease import LEASE_FILE, DriverLease, repeated
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
-from search.run_files.retrainings import CONFIRMATION_FILE
 from search.run_files.run_folder import create_run_folder
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
 from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages

@@ -18,7 +18,6 @@ from torch import nn
 
 import models
 from models import MODELS, SegmentationNetwork, create_model
-from models.channels.structure import Structure, describe_structure
 from models.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -27,6 +26,7 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.pruning import prune
+from models.structure import Structure, describe_structure
 
 SMALL: dict[str, dict[str, Any]] = {
     "dual_branch": {"backbone": "tu-resnet18d", "width": 0.25, "auxiliary": True},

@@ -20,13 +20,13 @@ from search.config import StudyConfig
 from search.interrupts import Interrupts
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.retrainings import CONFIRMATION_FILE
 from search.pipelines.retries import RETRY_SECONDS, Failure
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import now, write_metadata
 from search.run_files.results_writer import ResultsWriter
-from search.run_files.retrainings import CONFIRMATION_FILE
 from search.run_files.summary import print_confirmation, print_next_steps
 from trainables.chain import flatten_chain, make_settings
 from trainables.pipeline import Baseline, DatasetSummary, StageResult

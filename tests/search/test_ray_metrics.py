@@ -27,9 +27,9 @@ from search.on_ray.metrics import (
     measure_stages,
 )
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.stage_use import StageUse
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard
-from search.run_files.stage_use import StageUse
 from trainables.artifacts.remote_folder import RemoteFolder
 from trainables.artifacts.remote_stages import RemoteStages
 from trainables.artifacts.store import ArtifactStore

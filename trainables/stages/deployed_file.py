@@ -36,10 +36,10 @@ from trainables.deployment import (
     resize_image,
     run_in_torch,
 )
-from trainables.learning.rounded_training import train_with_rounding
 from trainables.pipeline_config import PipelineConfig
 from trainables.stages.computation import Computation
 from trainables.stages.reference import ReferenceStage
+from trainables.stages.rounded_training import train_with_rounding
 from trainables.stages.stage import NetworkStage
 from trainables.stages.timing import describe_measurement, measure_alone
 

@@ -11,7 +11,7 @@ import torch
 
 from trainables.data import DataError
 from trainables.learning.training import TrainingDiverged
-from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
+from trainables.stages.stage_errors import OutOfMemory, SurroundingsError, blaming
 
 HOST = socket.gethostname()
 CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 8")
