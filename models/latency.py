@@ -21,11 +21,11 @@ from models.engines import (
     resolve_engine,
 )
 from models.engines.deployed_graph import translate_for_engine
-from models.engines.engine import draw_images
+from models.engines.engine import Run, draw_images
 from models.engines.pytorch import quiet
 from models.hardware import describe_hardware, read_clocks
 from models.timing.host import ask_host
-from models.timing.timed_runs import Precision, Run, Timing, time_runs
+from models.timing.timed_runs import Precision, Timing, time_runs
 
 Network = nn.Module | Path | bytes
 """A network to time, or a file (or its bytes) for an engine that reads files."""

@@ -29,9 +29,10 @@ from trainables.context import Progress, StageContext, detect_device
 from trainables.pipeline import build_baselines, build_stages, check_data
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 from trainables.process.memory import keep_freed_memory
 from trainables.stages import Stage
-from trainables.stages.stage_errors import OutOfMemory, SurroundingsError, blaming
+from trainables.stages.stage_errors import blaming
 
 PROGRAM = "python -m trainables.run"
 

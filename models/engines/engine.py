@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.engines.settings import EngineSettings
-from models.timing.timed_runs import Run
+
+Run = Callable[[], float]
+"""A function that does something once and returns a number, usually its time in milliseconds."""
 
 
 class Session(ABC):

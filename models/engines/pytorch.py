@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.engines.batchnorm_folding import fold_batchnorms
-from models.engines.engine import Engine, Session
+from models.engines.engine import Engine, Run, Session
 from models.engines.settings import DTYPES, EngineError, EngineSettings
-from models.timing.timed_runs import Run
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 

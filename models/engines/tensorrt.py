@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.engines.engine import FileEngine, Session
+from models.engines.engine import FileEngine, Run, Session
 from models.engines.settings import EngineError, EngineSettings
-from models.timing.timed_runs import Run
 
 WORKSPACE_BYTES = 4 * 2**30
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from models.engines.engine import FileEngine, Session
+from models.engines.engine import FileEngine, Run, Session
 from models.engines.settings import EngineError, EngineSettings
-from models.timing.timed_runs import Run
 
 PROGRAM = "trtexec"
 USUAL_PLACE = Path("/usr/src/tensorrt/bin/trtexec")  # on a Jetson

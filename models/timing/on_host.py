@@ -16,10 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from models.engines.engine import FileEngine, draw_images
+from models.engines.engine import FileEngine, Run, draw_images
 from models.engines.settings import EngineError, EngineSettings
 from models.machine import ask_nvidia_smi, describe_machine, read_cpu_clocks
-from models.timing.timed_runs import Precision, Run, time_runs
+from models.timing.timed_runs import Precision, time_runs
 
 ENGINES = {
     "onnxruntime": ("models.engines.onnxruntime", "OnnxRuntime"),

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 
+from models.engines.engine import Run
 from models.timing.median_interval import compute_median_interval
 
 TURN_SECONDS = 0.05
 MIN_TURNS = 10
-
-Run = Callable[[], float]
-"""A function that does something once and returns a number, usually its time in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from search.pipelines.retries import Failure, Fault
 from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay
 from trainables.chain import describe_settings, flatten_chain
 from trainables.context import Progress
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 from trainables.process.watchdog import read_stall
 from trainables.ray_pipeline import read_chain, stall_report
 from trainables.stages import STAGES
-from trainables.stages.stage_errors import OutOfMemory, SurroundingsError
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial

@@ -23,9 +23,9 @@ from search.on_ray.progress_callback import (
 from search.pipelines.retries import Failure
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard, ProgressDisplay
-from trainables.stages.stage_errors import OutOfMemory, SurroundingsError
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 
-ERRORS = "trainables.stages.stage_errors"
+ERRORS = "trainables.process.machine_errors"
 TRACEBACK = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
   File "trainables/learning/training.py", line 1, in train
     loss.backward()

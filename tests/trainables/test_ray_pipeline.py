@@ -16,6 +16,7 @@ from trainables.network_config import NetworkConfig
 from trainables.pipeline import hash_networks
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.installation import check_user_code, inspect_installation
+from trainables.process.machine_errors import SurroundingsError
 from trainables.ray_pipeline import (
     LogCollector,
     Reporter,
@@ -23,7 +24,6 @@ from trainables.ray_pipeline import (
     describe_task,
     make_trainable,
 )
-from trainables.stages.stage_errors import SurroundingsError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from importlib import metadata as packages
 from pathlib import Path
 
 from models.user_code import hash_user_code
-from trainables.stages.stage_errors import SurroundingsError
+from trainables.process.machine_errors import SurroundingsError
 
 PACKAGES = ("segfront", "ray", "torch", "torchvision", "numpy")
 SOURCE_FOLDERS = ("models", "search", "trainables")

@@ -45,6 +45,7 @@ class DenseStage(NetworkStage):
     Settings: ClassVar[type[Any]] = RootSettings
     reveals = ("miou", *COSTS)
     trains = True
+    schedule = "dense"
 
     def __init__(self, network: NetworkConfig, learning: Learning) -> None:
         self.parents = {}

@@ -92,6 +92,7 @@ class DistilledStage(NetworkStage):
     follows = ("pruned",)
     reveals = ("miou", "iou/")
     trains = True
+    schedule = "distil"
     can_pause = True
 
     def __init__(

@@ -65,6 +65,7 @@ class QuantisedStage(Stage):
     Settings: ClassVar[type[Any]] = QuantisedSettings
     follows = ("dense", "pruned", "distilled")
     reveals = ("miou", "iou/", "latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
+    schedule = "distil"
     is_exclusive = True
 
     def __init__(

@@ -52,6 +52,7 @@ class SparseStage(NetworkStage):
     Settings: ClassVar[type[Any]] = SparseSettings
     follows = ("dense",)
     trains = True
+    schedule = "sparse"
 
     def __init__(self, network: NetworkStage, sparsity_lambda: float, learning: Learning) -> None:
         self.origin = network

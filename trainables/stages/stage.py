@@ -57,6 +57,7 @@ class Stage(ABC):
         changes_structure: Whether it changes the layer widths or the number format of the network,
             so that earlier measurements are no longer valid.
         trains: Whether it trains, so that sharing it saves much time.
+        schedule: Field of `PipelineConfig` with the schedule of its training; "" if it has none.
         can_pause: Whether it can pause after a fraction of its work (`advance`).
         is_exclusive: Whether it needs the device for itself, so that only one runs at a time.
         rising_setting: Setting that must be higher each time the stage is applied again to the same
@@ -70,6 +71,7 @@ class Stage(ABC):
     reveals: ClassVar[tuple[str, ...]] = ()
     changes_structure: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    schedule: ClassVar[str] = ""
     can_pause: ClassVar[bool] = False
     is_exclusive: ClassVar[bool] = False
     rising_setting: ClassVar[str] = ""

@@ -11,21 +11,8 @@ import torch
 from models.files.storage import explain_storage_error
 from trainables.artifacts.remote_folder import StorageError
 from trainables.data.dataset import DataError
-
-_TRAININGS = {
-    "teacher": "teacher-training",
-    "dense": "dense",
-    "sparse": "sparse",
-    "distilled": "distil",
-}
-
-
-class OutOfMemory(RuntimeError):  # noqa: N818 - the name says what happened
-    """A stage ran out of memory; the message says what to change."""
-
-
-class SurroundingsError(RuntimeError):
-    """Disk, storage or data cannot be used; other settings of the pipeline would not help."""
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
+from trainables.stages import STAGES
 
 
 @contextmanager
@@ -70,8 +57,9 @@ def _explain_memory(stage: str, device: str, error: Exception) -> str:
     remedy = (
         "a larger --gpus-per-trial" if device.startswith("cuda") else "a lower --max-concurrent"
     )
-    if stage in _TRAININGS:
-        remedy += f" or a smaller --pipeline.{_TRAININGS[stage]}.batch-size"
+    schedule = STAGES[stage].schedule.replace("_", "-") if stage in STAGES else ""
+    if schedule:
+        remedy += f" or a smaller --pipeline.{schedule}.batch-size"
     first_sentence = " ".join(str(error).split()).partition(". ")[0][:120]
     return (
         f"{stage} needs more memory than there is on {device} of {socket.gethostname()} "

@@ -15,6 +15,7 @@ class TeacherStage(DenseStage):
     """Trains the teacher in the same way as `DenseStage` trains a student."""
 
     name = "teacher"
+    schedule = "teacher_training"
     Settings: ClassVar[type[Any]] = NoSettings
 
     @classmethod
