@@ -36,6 +36,7 @@ from search.on_ray.session import (
 )
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.front import find_front
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
 from search.preflight import check_store, check_study, fetch_data, settle_paths
@@ -378,23 +379,24 @@ def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
     print_summary(run.study, run.results.baselines, run.console)
     for role, reason in baseline_errors.items():
         run.console.print(f"{role} failed: {reason}", markup=False)
-    complete = [record for record in run.study.records.values() if record.state == "complete"]
+    front = find_front(run.study.records.values(), run.config.objectives, with_equals=True)
     report = None
-    if complete and run.remote:
+    if front and run.remote:
         with run.console.status("fetching the networks of the front"):
-            networks = [baseline.stage for baseline in run.results.baselines]
-            run.remote.fetch_front(complete, run.config.objectives, networks)
+            baselines = [baseline.stage for baseline in run.results.baselines]
+            run.remote.fetch_networks([*baselines, *(record.network for record in front)])
     is_over = not run.study.num_unfinished and not run.confirmation.num_left
-    if complete and is_over:
+    if front and is_over:
         write_answer(run)
-    if complete:
+    if front:
         with run.console.status("writing the report"):
             report = write_report(run.folder)
-    if complete and is_over and run.config.keep == "front":
-        keep_front(run.study, run.folder, run.remote.stages if run.remote else None)
+    if front and is_over and run.config.keep == "front":
+        stages = run.remote.stages if run.remote else None
+        keep_front(run.study, run.folder, stages, read_kept_out(run.folder))
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
-    return bool(complete)
+    return bool(front)
 
 
 def write_answer(run: Run) -> None:
@@ -406,7 +408,8 @@ def write_answer(run: Run) -> None:
     kept_out = read_kept_out(run.folder)
     if run.config.deploy:
         with run.console.status("writing and running the files to deploy"):
-            kept_out = deploy_front(run.study, run.folder, context)
+            fetch = run.remote.fetch_networks if run.remote else None
+            kept_out = deploy_front(run.study, run.folder, context, fetch)
         run.results.write_trials()
     with run.console.status("drawing what the networks see"):
         notes = write_pictures_and_scores(run.study, run.folder, context, test=run.config.test)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.pipelines.front import front_mask
+from search.pipelines.front import find_front
 from search.pipelines.retrainings import (
     CONFIRMATION_FILE,
     Retraining,
@@ -64,9 +64,8 @@ class Confirmation:
         if self._study.num_unfinished:
             return ()
         if self._members is None:
-            complete = [r for r in self._study.records.values() if r.state == "complete"]
-            mask = front_mask([r.metrics for r in complete], self._study.config.objectives)
-            self._members = tuple(r.number for r, on in zip(complete, mask, strict=True) if on)
+            front = find_front(self._study.records.values(), self._study.config.objectives)
+            self._members = tuple(record.number for record in front)
         return self._members
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import moocore
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.objectives import OBJECTIVES, Objective
+from search.pipelines.study import TrialRecord
 
 
 def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> list[bool]:
@@ -26,18 +27,32 @@ def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
     return [bool(flag) for flag in mask]
 
 
-def front_and_equals(
-    metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
-) -> list[bool]:
-    """Tell for each network whether it is on the front; equal ones all are, as in the report.
+def find_front(
+    records: Iterable[TrialRecord],
+    objectives: Sequence[str],
+    kept_out: Container[int] = (),
+    *,
+    with_equals: bool = False,
+) -> list[TrialRecord]:
+    """Select the complete trials whose network no other one dominates, in the order given.
 
     Args:
-        metrics: Metrics of each network.
+        records: Trials in any state; only complete ones count.
         objectives: Keys of `OBJECTIVES`.
+        kept_out: Numbers of trials that do not count, because their network cannot be deployed.
+        with_equals: Return all trials of equal values, as the report shows them, not the first one.
     """
-    values = [tuple(entry[name] for name in objectives) for entry in metrics]
-    front = {v for v, member in zip(values, front_mask(metrics, objectives), strict=True) if member}
-    return [value in front for value in values]
+    complete = [r for r in records if r.state == "complete" and r.number not in kept_out]
+    mask = front_mask([record.metrics for record in complete], objectives)
+    front = [record for record, member in zip(complete, mask, strict=True) if member]
+    if not with_equals:
+        return front
+
+    def select(record: TrialRecord) -> tuple[float, ...]:
+        return tuple(record.metrics[name] for name in objectives)
+
+    values = set(map(select, front))
+    return [record for record in complete if select(record) in values]
 
 
 def hypervolume_fraction(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from models.deployment.run_folder import find_network_folder
 from models.files.atomic_file import write_atomically
-from search.pipelines.front import front_mask
+from search.pipelines.front import find_front
 from search.pipelines.study import PipelineStudy, TrialRecord
 from search.run_files.results import METADATA_FILE
 from trainables.artifacts.artifact_files import RESULT_FILE
@@ -25,18 +25,12 @@ KEPT_OUT_FILE = "kept_out.json"
 logger = logging.getLogger(__name__)
 
 
-def find_front(study: PipelineStudy, kept_out: dict[int, str]) -> list[TrialRecord]:
-    """Return the members of a study's front, without the networks that are kept out of it."""
-    complete = [
-        record
-        for record in study.records.values()
-        if record.state == "complete" and record.number not in kept_out
-    ]
-    mask = front_mask([record.metrics for record in complete], study.config.objectives)
-    return [record for record, member in zip(complete, mask, strict=True) if member]
-
-
-def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> dict[int, str]:
+def deploy_front(
+    study: PipelineStudy,
+    folder: Path,
+    context: StageContext,
+    fetch: Callable[[Sequence[str]], None] | None = None,
+) -> dict[int, str]:
     """Write `deploy/<trial>/` for each member of the front, after running it in its engine.
 
     A network is kept out of the front if its file does not compute what the network computes in
@@ -47,6 +41,8 @@ def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> d
         study: Study that is over.
         folder: Folder of the run.
         context: Device and folders for running the files.
+        fetch: Function that fetches networks from storage into the folder, given the names of their
+            stages; None if the run is in a local folder.
 
     Returns:
         Reasons why networks are kept out, by trial number; also written to
@@ -55,7 +51,14 @@ def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> d
     place = folder / DEPLOY_FOLDER
     kept_out = read_kept_out(folder)
     tried: set[int] = set()
-    while left := [r for r in find_front(study, kept_out) if r.number not in tried]:
+    objectives = study.config.objectives
+    while left := [
+        record
+        for record in find_front(study.records.values(), objectives, kept_out)
+        if record.number not in tried
+    ]:
+        if fetch is not None:
+            fetch([record.network for record in left])
         for record in left:
             tried.add(record.number)
             if (place / str(record.number)).is_dir():
@@ -116,7 +119,7 @@ def collect_warnings(
 ) -> list[str]:
     """Collect the warnings of the stages of the uncompressed networks and of the front."""
     stages = dict.fromkeys(baseline.stage for baseline in baselines)
-    for record in find_front(study, kept_out):
+    for record in find_front(study.records.values(), study.config.objectives, kept_out):
         stages |= dict.fromkeys(record.stages.values())
     return list(dict.fromkeys(text for name in stages for text in _read_warnings(folder, name)))
 

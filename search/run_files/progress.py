@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.pipelines.confirmation import Confirmation
-from search.pipelines.front import front_mask, hypervolume_fraction
+from search.pipelines.front import find_front, hypervolume_fraction
 from search.pipelines.study import PipelineStudy
 from trainables.context import Progress
 
@@ -75,7 +75,7 @@ class ProgressBoard:
             self._last_finished = time.monotonic()
         if self.study.num_running and self._search_started is None:
             self._search_started = time.monotonic()
-        self.front_size = sum(front_mask(metrics, self.study.config.objectives))
+        self.front_size = len(find_front(records, self.study.config.objectives))
         self.best_miou = max((entry["miou"] for entry in metrics), default=None)
         if self.reference:
             self.hypervolume = hypervolume_fraction(metrics, self.reference)

@@ -11,9 +11,8 @@ from tempfile import TemporaryDirectory
 
 from models.files.atomic_file import write_atomically
 from search.config import CONFIG_FILE, StudyConfig, load_config
-from search.pipelines.front import front_and_equals
 from search.pipelines.retrainings import CONFIRMATION_FILE
-from search.pipelines.study import JOURNAL_FILE, TrialRecord
+from search.pipelines.study import JOURNAL_FILE
 from search.run_files.driver_lease import LEASE_FILE, DriverLease, repeated
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
 from search.run_files.run_folder import create_run_folder
@@ -103,24 +102,15 @@ class RemoteRun:
                     remote.put(path, name)
                     self._brought[name] = mark
 
-    def fetch_front(
-        self,
-        records: list[TrialRecord],
-        objectives: tuple[str, ...],
-        baselines: Sequence[str] = (),
-    ) -> None:
-        """Fetch the networks of the front to the copy, for the report and the files to deploy.
+    def fetch_networks(self, names: Sequence[str]) -> None:
+        """Fetch networks to the copy, for the report and the files to deploy.
 
         Args:
-            records: Complete trials.
-            objectives: Objectives of the study.
-            baselines: Folders of the uncompressed networks, which are fetched too.
+            names: Names of the stages that made the networks.
         """
         store = ArtifactStore(self.folder / STAGES_FOLDER, self.stages)
-        mask = front_and_equals([record.metrics for record in records], objectives)
         try:
-            front = [r.network for r, on_front in zip(records, mask, strict=True) if on_front]
-            for network in (*baselines, *front):
+            for network in names:
                 stage, _, key = network.partition("-")
                 if store.find(stage, key) is None:
                     logger.warning("the network %s is not in storage", network)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.pipelines.confirmation import Confirmation
-from search.pipelines.front import front_mask
+from search.pipelines.front import find_front
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from trainables.chain import describe_settings
 from trainables.pipeline import Baseline
@@ -39,11 +39,10 @@ def write_report(run_dir: Path) -> Path | None:
 
 def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: Console) -> None:
     """Print the baselines, the front, and the failed and stopped pipelines with their reasons."""
-    complete = [record for record in study.records.values() if record.state == "complete"]
-    mask = front_mask([record.metrics for record in complete], study.config.objectives)
-    front = [record for record, member in zip(complete, mask, strict=True) if member]
+    front = find_front(study.records.values(), study.config.objectives)
+    num_complete = sum(record.state == "complete" for record in study.records.values())
     if front or baselines:
-        table = Table(title=f"Pareto front: {len(front)} of {len(complete)} complete pipelines")
+        table = Table(title=f"Pareto front: {len(front)} of {num_complete} complete pipelines")
         for column in ("network", "mIoU", "latency", "params", "MACs", "settings"):
             table.add_column(
                 column, justify="left" if column in ("network", "settings") else "right"

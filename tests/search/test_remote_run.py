@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from search.config import StudyConfig
+from search.pipelines.front import find_front
 from search.pipelines.study import TrialRecord
 from search.run import main
 from search.run_files import driver_lease, remote_run
@@ -146,7 +147,8 @@ def test_networks_of_the_front_are_fetched(run: RemoteRun, tmp_path: Path) -> No
                 network=stages["distilled"],
             )
         )
-    run.fetch_front(records, ("miou", "num_params"))
+    front = find_front(records, ("miou", "num_params"), with_equals=True)
+    run.fetch_networks([record.network for record in front])
     fetched = {path.name for path in (run.folder / "stages").iterdir()}
     assert fetched == {".locks", "distilled-0", "distilled-1"}
 
