@@ -291,6 +291,8 @@ class PipelineStudy:
             seed=self.config.seed,
             trial_number=len(self.records),
             num_pipelines=self.config.num_pipelines,
+            distributions=self._distributions,
+            read_settings=self._read_settings,
             estimates=self._estimates,
             history=self._history,
             max_history=self._max_history,
@@ -327,6 +329,10 @@ class PipelineStudy:
         if continues is None:
             return {**space.suggest(loop.head, suggest), **own}, None
         return self._inherit(continues) | own, continues
+
+    def _read_settings(self, number: int) -> Mapping[str, Any]:
+        """What a pipeline chooses and inherits; nothing for one of an earlier run."""
+        return self.records[number].settings if number in self.records else {}
 
     def _inherit(self, number: int) -> dict[str, Any]:
         """Return a pipeline's settings for the stages before the loop, which others inherit."""

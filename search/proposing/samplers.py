@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import (
     BaseSampler,
@@ -17,6 +18,7 @@ from optuna.samplers import (
 )
 
 from search.proposing.bounded_history import MAX_HISTORY, BoundedHistorySampler, TrialHistory
+from search.proposing.conditional_settings import CompletingSampler
 from search.proposing.one_split_tpe import OneSplitTPESampler
 from search.proposing.optuna_internals import get_first_generation
 from search.proposing.rung_estimates import EstimatingSampler, RungEstimates
@@ -33,6 +35,7 @@ SAMPLERS: dict[str, Callable[[int, int], BaseSampler]] = {
     "random": lambda seed, num: RandomSampler(seed=seed),
 }
 
+COMPLETED = ("nsga2", "nsga3", "gp")  # samplers that need the same settings in all trials
 BOUNDED = ("tpe",)  # samplers whose suggestions are slow after thousands of trials
 
 # Attributes for trials of other runs: genetic samplers ignore a trial that has no generation.
@@ -45,6 +48,8 @@ def create_sampler(
     seed: int,
     trial_number: int,
     num_pipelines: int,
+    distributions: Mapping[str, BaseDistribution] | None = None,
+    read_settings: Callable[[int], Mapping[str, Any]] = lambda number: {},
     estimates: RungEstimates | None = None,
     history: TrialHistory | None = None,
     max_history: int | None = MAX_HISTORY,
@@ -59,6 +64,9 @@ def create_sampler(
         seed: Seed of the study.
         trial_number: Number of trials that exist already.
         num_pipelines: Number of pipelines of the study.
+        distributions: Distributions of all searched settings; None if every trial has all of them.
+        read_settings: Function from the number of a trial to the settings of its pipeline, as far
+            as they are known.
         estimates: Estimates of the pipelines that wait at a rung; None if there are none.
         history: History of the study's trials; None: read it from the study.
         max_history: Largest number of finished trials that a sampler of `BOUNDED` sees; None: all.
@@ -72,6 +80,8 @@ def create_sampler(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # NSGA-III
         sampler: BaseSampler = SAMPLERS[name](derived, num_pipelines)
+    if distributions is not None and name in COMPLETED:
+        sampler = CompletingSampler(sampler, distributions, read_settings)
     if estimates is not None:
         sampler = EstimatingSampler(sampler, estimates)
     if name in BOUNDED and max_history is not None:
