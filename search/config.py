@@ -83,7 +83,8 @@ class StudyConfig:
         first_points: Pipelines to try first, each as "stage.setting" -> value. Those of a recipe
             that lie outside the space are left out.
         warm_start: Folders of earlier runs whose finished pipelines the sampler knows from the
-            start. They must have the same data, networks, trainings and objectives.
+            start. They must have the same data, networks and trainings, and have measured every
+            objective.
     """
 
     recipe: Annotated[str, tyro.conf.Suppress] = "custom"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shlex
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -83,8 +83,8 @@ def print_confirmation(confirmation: Confirmation, report: Path | None, console:
             console.print(text + entry.reason, markup=False)
     if report is None:
         return
-    with report.with_name("front.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("retrained_miou_mean")]
+    front = pd.read_csv(report.with_name("front.csv"), dtype=str, keep_default_na=False)
+    rows = [row for row in front.to_dict("records") if row.get("retrained_miou_mean")]
     if not rows:
         return
     wanted, left = confirmation.num_wanted, confirmation.num_left

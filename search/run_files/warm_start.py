@@ -91,9 +91,19 @@ def _read_run(run_dir: Path, config: StudyConfig) -> list[KnownPipeline]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         rows = table[table["state"] == "complete"].to_dict("records")
-        found = [_read_row(run_dir, row, config) for row in rows]
     except OSError as error:
         raise ValueError(f"warm_start: {path} cannot be read: {error.strerror}") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"warm_start: {path} is not a table of trials: {error!r}") from None
+    # A run measures more than its objectives; what it did not measure nobody can learn from it.
+    unmeasured = [n for n in config.objectives if any(row.get(n, "") == "" for row in rows)]
+    if unmeasured:
+        raise ValueError(
+            f"warm_start: {run_dir} did not measure the objective {unmeasured[0]}; leave it out of "
+            "--objectives, or this run out of --warm-start"
+        )
+    try:
+        found = [_read_row(run_dir, row, config) for row in rows]
     except (KeyError, ValueError) as error:
         raise ValueError(f"warm_start: {path} is not a table of trials: {error!r}") from None
     inside = [pipeline for pipeline in found if config.space.contains(pipeline.settings)]
@@ -118,8 +128,6 @@ def _read_row(run_dir: Path, row: Mapping[Any, str], config: StudyConfig) -> Kno
 
 
 def _find_differences(there: StudyConfig, here: StudyConfig) -> Iterator[str]:
-    if set(there.objectives) != set(here.objectives):
-        yield f"objectives: {' '.join(there.objectives)} there, {' '.join(here.objectives)} here"
     if there.pipeline.data.name == here.pipeline.data.name and not _is_same_data(
         there.pipeline, here.pipeline
     ):

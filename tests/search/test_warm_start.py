@@ -135,9 +135,6 @@ def change_pipeline(config: StudyConfig, **changes: Any) -> StudyConfig:
 def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     pipeline = config.pipeline
     others = {
-        "objectives: miou macs there, miou latency_ms num_params here": replace(
-            config, objectives=("miou", "macs")
-        ),
         "pipeline.data.num_samples: 80 there, 160 here": change_pipeline(
             config, data=replace(pipeline.data, num_samples=80)
         ),
@@ -170,6 +167,22 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     config = replace(config, objectives=("miou", "macs"), warm_start=(folder,))
     assert len(read_known(config)) == 12
     check_latency(config, "cuda", {"gpu": "another"})
+
+
+def test_objectives_may_be_added_that_the_earlier_run_has_measured(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    earlier = replace(config, objectives=("miou", "num_params"))
+    folder = write_run(tmp_path / "earlier", earlier)
+    more = replace(config, objectives=("miou", "num_params", "macs"), warm_start=(folder,))
+    known = read_known(more)
+    assert len(known) == 12
+    assert known[0].metrics == {"miou": 0.0, "num_params": 1e5, "macs": 1e9}
+    assert start(more, tmp_path / "run").ask() is not None
+    trials = folder / "trials.csv"
+    trials.write_text(trials.read_text().replace(",macs", ",other"))
+    with pytest.raises(ValueError, match=f"{folder} did not measure the objective macs; leave"):
+        read_known(more)
 
 
 def test_pipelines_outside_the_space_are_left_out(warm: StudyConfig, tmp_path: Path) -> None:
