@@ -156,7 +156,7 @@ class RecordedPipelines:
             self._trials = [(_read_settings(row), row) for row in rows]
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{run_dir} is not the folder of a finished run: {error}") from None
-        self._baselines = {entry["name"]: Baseline(**entry) for entry in entries}
+        self._baselines = {entry["name"]: Baseline.restore(entry) for entry in entries}
         if not rows or set(self._baselines) != set(BASELINES):
             raise ValueError(f"{run_dir} must contain both baselines and a complete trial")
         self._shape = SyntheticPipelines(noise=0.0)

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from trainables.stages import STAGES
 
-ObjectiveName = Literal["miou", "latency_ms", "num_params", "macs", "consistency"]
+OBJECTIVES = {entry.name: entry for stage in STAGES.values() for entry in stage.objectives}
+"""Objectives that the stages declare, by name."""
 
-
-class Objective(NamedTuple):
-    """One metric to optimise.
-
-    Attributes:
-        name: Key in a pipeline's metrics.
-        direction: "maximize" or "minimize".
-        unit: Unit of the metric, "" if it has none.
-        label: Name to print.
-    """
-
-    name: ObjectiveName
-    direction: Literal["maximize", "minimize"]
-    unit: str
-    label: str
-
-    @property
-    def ideal(self) -> float:
-        """Best value possible; the corner of the box in which hypervolume is measured."""
-        return 1.0 if self.direction == "maximize" else 0.0
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "miou": Objective("miou", "maximize", "", "mIoU"),
-    "latency_ms": Objective("latency_ms", "minimize", "ms", "Latency"),
-    "num_params": Objective("num_params", "minimize", "", "Parameters"),
-    "macs": Objective("macs", "minimize", "", "MACs"),
-    "consistency": Objective("consistency", "maximize", "", "Temporal consistency"),
-}
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:  # so that the command line lists them
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 
 def complete_chain(chain: Sequence[str], objectives: Sequence[str]) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class Baseline(NamedTuple):
         latency_raw_ms: Latency by the clock, see `StageResult`; None in records of older versions.
         reference_ms: Latency of the reference, see `StageResult`; None also without drift
             compensation.
+        more: Other metrics that its stages measured, by name.
     """
 
     name: str
@@ -68,6 +69,19 @@ class Baseline(NamedTuple):
     stage: str
     latency_raw_ms: float | None = None
     reference_ms: float | None = None
+    more: Mapping[str, float] = {}
+
+    @classmethod
+    def restore(cls, entry: Mapping[str, Any]) -> Baseline:
+        """Rebuild a baseline from what `to_entry` made."""
+        more = {name: value for name, value in entry.items() if name not in cls._fields}
+        return cls(**{name: entry[name] for name in entry.keys() - more.keys()}, more=more)
+
+    def to_entry(self) -> dict[str, Any]:
+        """Its description in metadata.json: a flat mapping."""
+        entry = self._asdict()
+        del entry["more"]
+        return {**entry, **self.more}
 
     @property
     def role(self) -> Literal["teacher", "student"]:
@@ -194,13 +208,9 @@ def describe_baseline(name: str, config: PipelineConfig, result: StageResult) ->
     is_teacher = name == TeacherStage.name
     root = STUDENT if name == config.chain[0] else name
     network = config.teacher if is_teacher else config.get_student(root)
-    known = {key: value for key, value in result.metrics.items() if key in Baseline._fields}
-    return Baseline(
-        name=name,
-        model=network.name,
-        stage=result.network,
-        **known,  # type: ignore[arg-type]
-    )
+    metrics = {key: value for key, value in result.metrics.items() if "/" not in key}
+    own = {"name": name, "model": network.name, "stage": result.network}
+    return Baseline.restore({**metrics, **own})
 
 
 def run_stage(

@@ -9,8 +9,9 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from search.objectives import OBJECTIVES, Objective
+from search.objectives import OBJECTIVES
 from search.pipelines.study import TrialRecord
+from trainables.objective import Objective
 
 
 def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> list[bool]:

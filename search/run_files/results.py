@@ -92,7 +92,7 @@ def reference_point(config: StudyConfig, baselines: Sequence[Baseline]) -> dict[
     Returns:
         Worst value that counts, by objective; empty until there is a student.
     """
-    students = [baseline._asdict() for baseline in baselines if baseline.role == "student"]
+    students = [baseline.to_entry() for baseline in baselines if baseline.role == "student"]
     if not students:
         return {}
     return {
@@ -149,7 +149,7 @@ def write_metadata(
             "device": device,
             "resolution": latency.resolution or dataset.resolution,
         },
-        "baselines": [baseline._asdict() for baseline in baselines],
+        "baselines": [baseline.to_entry() for baseline in baselines],
         "hardware": describe_hardware(device) if hardware is None else hardware,
         "versions": {
             "python": platform.python_version(),

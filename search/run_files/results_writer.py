@@ -44,7 +44,7 @@ class ResultsWriter:
         self.baselines: list[Baseline] = []
         if not study.num_unfinished and (folder / METADATA_FILE).exists():
             content = json.loads((folder / METADATA_FILE).read_text())
-            self.baselines = [Baseline(**entry) for entry in content["baselines"]]
+            self.baselines = [Baseline.restore(entry) for entry in content["baselines"]]
 
     @property
     def config(self) -> StudyConfig:

@@ -19,6 +19,7 @@ from trainables.data.optical_flow import find_motion
 from trainables.data_source import DataConfig
 from trainables.learning.training import autocast, place
 from trainables.metrics import TemporalConsistency
+from trainables.objective import Objective
 from trainables.process.watchdog import note_progress
 from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
@@ -37,6 +38,7 @@ class ConsistencyStage(Computation, Stage):
     version = 1
     follows = ("dense", "teacher", "sparse", "pruned", "distilled")
     reveals = ("consistency",)
+    objectives = (Objective("consistency", "maximize", "", "Temporal consistency"),)
 
     def __init__(self, network: NetworkStage, data: DataConfig) -> None:
         self.parents: dict[str, Computation] = {"network": network}

@@ -23,6 +23,7 @@ from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, build_loss, check_combination
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, place
+from trainables.objective import Objective
 from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import FloatRange, options_of, setting
 from trainables.settings import choose, complete_options, flatten
@@ -91,6 +92,7 @@ class DistilledStage(NetworkStage):
     Settings: ClassVar[type[Any]] = DistilledSettings
     follows = ("pruned",)
     reveals = ("miou", "iou/")
+    objectives = (Objective("miou", "maximize", "", "mIoU"),)
     trains = True
     schedule = "distil"
     can_pause = True

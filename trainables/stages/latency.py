@@ -9,6 +9,7 @@ from typing import Any
 from models.checkpoint import load_checkpoint, read_structure
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext
+from trainables.objective import Objective
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
@@ -28,6 +29,7 @@ class LatencyStage(Stage):
     name = "latency"
     follows = ("dense", "teacher", "pruned")
     reveals = ("latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
+    objectives = (Objective("latency_ms", "minimize", "ms", "Latency"),)
     is_exclusive = True
 
     def __init__(self, network: NetworkStage, config: PipelineConfig) -> None:

@@ -19,6 +19,7 @@ from trainables.context import StageContext, within_threads
 from trainables.data import TrainingStream
 from trainables.data_source import DataConfig
 from trainables.learning.taylor import score_by_taylor
+from trainables.objective import Objective
 from trainables.ranges import FloatRange, setting
 from trainables.stages.computation import Computation
 from trainables.stages.learning import evaluate_and_save
@@ -83,6 +84,10 @@ class PrunedStage(NetworkStage):
     Settings: ClassVar[type[Any]] = PrunedSettings
     follows = ("dense", "sparse", "distilled")
     reveals = ("miou_pruned", "num_params", "macs")
+    objectives = (
+        Objective("num_params", "minimize", "", "Parameters"),
+        Objective("macs", "minimize", "", "MACs"),
+    )
     changes_structure = True
     rising_setting = "pruning_ratio"
     kept_settings = ("scope", "round_to", "importance")

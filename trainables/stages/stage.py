@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
+from trainables.objective import Objective
 from trainables.pipeline_config import PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
@@ -54,6 +55,7 @@ class Stage(ABC):
         follows: Names of the stages whose network it can continue from; empty for a root.
         reveals: Metrics that are known after the stage; a name that ends in "/" stands for all
             metrics with that prefix.
+        objectives: Those of these metrics that a study can optimise; one stage declares each.
         changes_structure: Whether it changes the layer widths or the number format of the network,
             so that earlier measurements are no longer valid.
         trains: Whether it trains, so that sharing it saves much time.
@@ -69,6 +71,7 @@ class Stage(ABC):
     Settings: ClassVar[type[Any]] = NoSettings
     follows: ClassVar[tuple[str, ...]] = ()
     reveals: ClassVar[tuple[str, ...]] = ()
+    objectives: ClassVar[tuple[Objective, ...]] = ()
     changes_structure: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     schedule: ClassVar[str] = ""
