@@ -39,7 +39,7 @@ FOLDER_MAY_IMPORT: dict[str, set[str]] = {
     "trainables/learning": {"artifacts", "context", "data", "losses", "metrics", "process"},
     "trainables/stages": {
         "artifacts", "context", "data", "data_source", "deployment", "distillers", "learning",
-        "losses", "metrics", "network_config", "pipeline_config", "process", "ranges",
+        "losses", "metrics", "network_config", "objective", "pipeline_config", "process", "ranges",
         "sensitivity", "settings",
     },
     "trainables/predicting": {"context", "data", "learning", "metrics"},
