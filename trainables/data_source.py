@@ -6,7 +6,7 @@ import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +15,7 @@ from trainables.data import (
     AugmentationConfig,
     CachedDataset,
     DataError,
+    DatasetName,
     SegmentationDataset,
     cache_dataset,
     create_dataset,
@@ -66,7 +67,7 @@ class DataConfig:
         augmentation: Augmentation of the training images: random scale, crop, flip and colour.
     """
 
-    name: Literal["synthetic", "synthetic_drives", "camvid", "cityscapes", "folder"] = "synthetic"
+    name: DatasetName = "synthetic"
     root: Annotated[Path | None, tyro.conf.arg(aliases=["--data-root"])] = None
     size: tuple[int, int] | None = None
     num_samples: int = 160

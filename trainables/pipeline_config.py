@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from models.engines import ENGINES, EngineName
 from trainables.data_source import DataConfig
 from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.learning.training import TrainConfig
@@ -45,9 +46,7 @@ class LatencyConfig:
             `trainables.stages.reference`. Otherwise latencies are those of the clock.
     """
 
-    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt", "pytorch", "torch_compile"] = (
-        "auto"
-    )
+    engine: EngineName = "auto"
     host: Annotated[str | None, tyro.conf.arg(aliases=["--latency-host"])] = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_threads: int = 1
@@ -60,11 +59,11 @@ class LatencyConfig:
     compensate_drift: bool = True
 
     def __post_init__(self) -> None:
-        if self.host is not None and self.engine in ("pytorch", "torch_compile"):
+        with_files = [name for name, engine in ENGINES.items() if engine.reads_files]
+        if self.host is not None and self.engine not in ("auto", *with_files):
             raise ValueError(
-                f"latency.engine {self.engine} runs no files, so {self.host} cannot measure it: "
-                "choose "
-                "onnxruntime, openvino or tensorrt"
+                f"latency.engine {self.engine} runs no files, so {self.host} cannot measure it: choose "
+                f"{', '.join(with_files)}"
             )
         for name in ("num_threads", "batch_size"):
             if getattr(self, name) < 1:

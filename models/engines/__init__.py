@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
 
 from models.engines.engine import Engine, FileEngine, Session
 from models.engines.onnxruntime import OnnxRuntime
@@ -20,9 +21,14 @@ ENGINES: dict[str, Engine] = {
     "torch_compile": TorchCompile(),
 }
 
+if TYPE_CHECKING:
+    EngineName = str
+else:  # so that the command line lists them
+    EngineName = Literal[("auto", *ENGINES)]
+
 __all__ = [
-    "ENGINES", "Engine", "EngineError", "EngineSettings", "FileEngine", "Session", "get_engine",
-    "resolve_engine",
+    "ENGINES", "Engine", "EngineError", "EngineName", "EngineSettings", "FileEngine", "Session",
+    "get_engine", "resolve_engine",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainables.data.augmentation import Augmentation, AugmentationConfig
 from trainables.data.cache import CachedDataset, cache_dataset
@@ -39,6 +39,7 @@ __all__ = [
     "Cityscapes",
     "DataError",
     "DataReport",
+    "DatasetName",
     "FolderDataset",
     "Sample",
     "SegmentationDataset",
@@ -63,6 +64,11 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
     "cityscapes": Cityscapes,
     "folder": FolderDataset,
 }
+
+if TYPE_CHECKING:
+    DatasetName = str
+else:  # so that the command line lists them
+    DatasetName = Literal[tuple(DATASETS)]
 
 
 def create_dataset(
