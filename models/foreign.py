@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from models.blocks.layers import resize
 from models.channels.groups import find_output_layers
 from models.network import SegmentationNetwork
 from models.resolving import Factory, canonical_name, find_factory
+from models.torch_internals import LAYERS_THAT_TRAIN_DIFFERENTLY
 
 CLASS_KEYWORDS = ("num_classes", "classes", "n_classes")
 NO_DOWNLOAD: dict[str, tuple[str, ...]] = {
@@ -168,7 +167,7 @@ def _flatten(values: list[Any]) -> list[Tensor]:
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether a module is a layer that may compute differently in training, such as a BatchNorm."""
-    if isinstance(module, _NormBase | _DropoutNd):
+    if isinstance(module, LAYERS_THAT_TRAIN_DIFFERENTLY):
         return True
     return type(module).__module__.startswith("torch.nn.")
 

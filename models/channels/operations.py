@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from models.channels.equivalence import ChannelPartition, Labels
+from models.torch_internals import describe_operation, tree_leaves, tree_map_only
 
 _logger = logging.getLogger(__name__)
 
@@ -52,12 +52,11 @@ def follow(trace: LabelledTensors, func: Any, args: Any, kwargs: Any, result: An
         kwargs: Keyword arguments of the operation.
         result: Return value of the operation.
     """
-    name = func._schema.name.removeprefix("aten::")
-    names = [argument.name for argument in func._schema.arguments]
+    name, overload, names = describe_operation(func)
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     plain = name.removesuffix("_") if name.endswith("_") and not name.endswith("__") else name
     rule = _RULES.get(plain)
-    if func._overloadname == "other" or (rule is None and torch.Tag.pointwise in func.tags):
+    if overload == "other" or (rule is None and torch.Tag.pointwise in func.tags):
         rule = _combine
     if rule is None:
         rule = _keep

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from models.blocks.channel_layers import ChannelHalf, ChannelLayer
 from models.channels.equivalence import ChannelPartition, Labels
 from models.channels.operations import follow
 from models.channels.record import get_num_channels
 from models.channels.widths import get_resizable_layers
+from models.torch_internals import TorchDispatchMode, tree_leaves
 
 IMAGE = "it is tied to the channels of the image"
 CLASSES = "its channels are the classes"
@@ -143,7 +142,7 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.set_labels(output, self.get_labels(features))
             return
         computes = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
-        if computes and layer._parameters.get("weight") is None:
+        if computes and "weight" not in dict(layer.named_parameters(recurse=False)):
             self._fix_layer(name, "its weights are computed from others, as by a weight norm")
         dim = _find_channel_dim(layer, features)
         if len(inputs) > 1 and any(isinstance(other, Tensor) for other in inputs[1:]):
