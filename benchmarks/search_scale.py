@@ -71,8 +71,9 @@ from search.on_ray.searcher import PipelineSearcher, read_result
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.front import front_mask, hypervolume_fraction
 from search.pipelines.journal import WholeLineBackend
+from search.pipelines.records import StoppedBy, TrialRecord
 from search.pipelines.retries import Failure
-from search.pipelines.study import PipelineStudy, StoppedBy, TrialRecord
+from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import BOUNDED, SamplerName
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import reference_point, write_trials

@@ -28,7 +28,8 @@ from models import create_model
 from models.pretrained import load_pretrained
 from search.config import StudyConfig, save_config
 from search.on_ray.node_check import inspect_node
-from search.pipelines.study import PipelineStudy, TrialRecord
+from search.pipelines.records import TrialRecord
+from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
 from search.run_files.results import now, write_metadata, write_trials
 from trainables.artifacts.store import ArtifactStore

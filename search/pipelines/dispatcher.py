@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.records import Outcome, StoppedBy
 from search.pipelines.retries import Failure, ObstacleError, Retries
 from search.pipelines.rungs import Rungs
 from search.pipelines.stage_tree import Ending, StageTree, Task
-from search.pipelines.study import Outcome, PipelineStudy, StoppedBy
+from search.pipelines.study import PipelineStudy
 from trainables.pipeline import Baseline, StageResult, build_baselines, describe_baseline
 from trainables.stages import STAGES
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.objectives import OBJECTIVES
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from trainables.objective import Objective
 
 

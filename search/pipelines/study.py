@@ -7,11 +7,11 @@ import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -24,6 +24,14 @@ from search.objectives import OBJECTIVES
 from search.pipelines.accuracy_bound import SIZES, find_dominating
 from search.pipelines.continuation import choose_origin, find_loop, plan_sweeps
 from search.pipelines.journal import BatchingJournal, repair
+from search.pipelines.records import (
+    KnownPipeline,
+    Obstacle,
+    Outcome,
+    Proposal,
+    StoppedBy,
+    TrialRecord,
+)
 from search.proposing.bounded_history import MAX_HISTORY, TrialHistory
 from search.proposing.optuna_internals import begin_trial, end_trial, get_trial_id, read_trial
 from search.proposing.rung_estimates import RungEstimates
@@ -41,7 +49,6 @@ from trainables.pipeline import StageResult
 STUDY_NAME = "segfront"
 JOURNAL_FILE = "study.journal"
 
-Outcome = Literal["complete", "failed", "stopped"]
 _OPTUNA_STATES = {
     "complete": TrialState.COMPLETE,
     "failed": TrialState.FAIL,
@@ -49,8 +56,6 @@ _OPTUNA_STATES = {
 }
 CONTINUES = "continues"  # attribute: number of the trial from whose network a trial continues
 EARLIER = "warm_start"  # attribute that marks trials of earlier runs
-StoppedBy = Literal["", "limit", "bound", "rung"]
-"""What stopped a pipeline early: a limit set by the user, the bound on its accuracy, or a rung."""
 
 _OUTCOME_FIELDS = (
     "reason",
@@ -62,87 +67,6 @@ _OUTCOME_FIELDS = (
     "finished_at",
     "elapsed_hours",
 )
-
-
-class Obstacle(NamedTuple):
-    """A reason not to distil a pruned network.
-
-    Attributes:
-        reason: Reason in one line.
-        stopped_by: Kind of the reason.
-    """
-
-    reason: str
-    stopped_by: StoppedBy
-
-
-class Proposal(NamedTuple):
-    """A pipeline to run.
-
-    Attributes:
-        number: Trial number in the study.
-        chain: Steps of the pipeline.
-    """
-
-    number: int
-    chain: Chain
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings of the pipeline, "stage.setting" -> value."""
-        return flatten_chain(self.chain)
-
-
-class KnownPipeline(NamedTuple):
-    """A finished pipeline of an earlier run.
-
-    Attributes:
-        run_dir: Folder of that run.
-        number: Trial number in that run.
-        settings: Settings of the pipeline, "stage.setting" -> value.
-        metrics: Metrics of the pipeline, including the objectives.
-    """
-
-    run_dir: str
-    number: int
-    settings: Mapping[str, Any]
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRecord:
-    """The record of one trial.
-
-    Attributes:
-        number: Trial number in the study.
-        state: State of the trial: complete, failed, stopped or running.
-        settings: Settings of its pipeline, "stage.setting" -> value.
-        reason: Reason why it failed or was stopped; "" if it is complete.
-        stopped_by: What stopped it early; "" otherwise.
-        metrics: Measured metrics by name.
-        stages: Folder in the store by stage name.
-        seconds: Seconds charged to this trial by stage name.
-        network: Folder of its finished network in the store.
-        continues: Number of the trial from whose network it continues; None if it begins at the
-            root.
-        started_at: Time of the start, ISO 8601 in UTC.
-        finished_at: Time of the end, ISO 8601 in UTC; "" while running.
-        elapsed_hours: Working time of the study until the trial ended; None while running.
-    """
-
-    number: int
-    state: Outcome | Literal["running"]
-    settings: Mapping[str, Any]
-    reason: str = ""
-    stopped_by: StoppedBy = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    stages: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    network: str = ""
-    continues: int | None = None
-    started_at: str = ""
-    finished_at: str = ""
-    elapsed_hours: float | None = None
 
 
 class PipelineStudy:

@@ -10,7 +10,8 @@ from pathlib import Path
 from models.deployment.run_folder import find_network_folder
 from models.files.atomic_file import write_atomically
 from search.pipelines.front import find_front
-from search.pipelines.study import PipelineStudy, TrialRecord
+from search.pipelines.records import TrialRecord
+from search.pipelines.study import PipelineStudy
 from search.run_files.results import METADATA_FILE
 from trainables.artifacts.artifact_files import RESULT_FILE
 from trainables.artifacts.remote_stages import STAGES_FOLDER

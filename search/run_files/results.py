@@ -19,7 +19,7 @@ from models.files.atomic_file import write_atomically
 from models.hardware import describe_hardware
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from trainables.pipeline import Baseline, DatasetSummary
 
 TRIALS_FILE = "trials.csv"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from search.config import CONFIG_FILE, StudyConfig, load_config
-from search.pipelines.study import KnownPipeline
+from search.pipelines.records import KnownPipeline
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
 from trainables.chain import build_chain, flatten_chain
 from trainables.network_config import NetworkConfig

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from search.pipelines.front import find_front, front_mask, hypervolume_fraction
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 
 OBJECTIVES = ("miou", "latency_ms")
 POINTS = [

@@ -12,7 +12,7 @@ import pytest
 
 from search.config import StudyConfig
 from search.pipelines.front import find_front
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from search.run import main
 from search.run_files import driver_lease, remote_run
 from search.run_files.driver_lease import LEASE_FILE

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from search.config import StudyConfig
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from search.run_files.results import describe_git, reference_point, write_metadata, write_trials
 from trainables.chain import make_settings
 from trainables.pipeline import Baseline, DatasetSummary

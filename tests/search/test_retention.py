@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.config import StudyConfig
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from search.run_files.retention import keep_front
 from trainables.artifacts.remote_folder import RemoteFolder
 from trainables.artifacts.remote_stages import RemoteStages

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from search.config import StudyConfig, save_config
-from search.pipelines.study import EARLIER, PipelineStudy, TrialRecord
+from search.pipelines.records import TrialRecord
+from search.pipelines.study import EARLIER, PipelineStudy
 from search.proposing.samplers import SAMPLERS
 from search.run_files.results import write_trials
 from search.run_files.warm_start import check_latency, read_known
