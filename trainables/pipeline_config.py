@@ -62,8 +62,8 @@ class LatencyConfig:
         with_files = [name for name, engine in ENGINES.items() if engine.reads_files]
         if self.host is not None and self.engine not in ("auto", *with_files):
             raise ValueError(
-                f"latency.engine {self.engine} runs no files, so {self.host} cannot measure it: choose "
-                f"{', '.join(with_files)}"
+                f"latency.engine {self.engine} runs no files, so {self.host} cannot measure it: "
+                f"choose {', '.join(with_files)}"
             )
         for name in ("num_threads", "batch_size"):
             if getattr(self, name) < 1:
