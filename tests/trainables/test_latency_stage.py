@@ -133,7 +133,7 @@ def test_the_engine_is_part_of_what_is_measured(tiny_config, context, store, eng
         ({"num_threads": 0}, "latency.num_threads must be at least 1, got 0"),
         ({"batch_size": -1}, "latency.batch_size must be at least 1, got -1"),
         ({"resolution": (0, 96)}, r"latency.resolution must be at least 1 x 1, got \(0, 96\)"),
-        ({"confidence": 1.0}, r"latency.confidence must lie within 0\.\.1, .* got 1.0"),
+        ({"confidence": 1.0}, r"latency.confidence must .* got 1.0"),
         ({"relative_margin": 0.0}, "latency.relative_margin must be greater than 0, got 0.0"),
         ({"max_seconds": float("nan")}, "latency.max_seconds must be greater than 0, got nan"),
         (
