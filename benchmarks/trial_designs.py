@@ -422,8 +422,15 @@ def run_design(design: str, workshop: Workshop, seed: int, budget: int) -> Ledge
         if design == "sweep":
             search_sweeps(workshop, ledger, seed)
         elif design != "single":
-            continues = design in ("continuing", "hybrid")
-            search_networks(workshop, ledger, seed, continues=continues, as_paper=design == "paper")
+            search_networks(
+                workshop,
+                ledger,
+                seed,
+                continues=design in ("continuing", "hybrid", "any scope", "polishing"),
+                polishes=design == "polishing",
+                any_scope=design == "any scope",
+                as_paper=design == "paper",
+            )
     except BudgetSpent:
         pass
     return ledger
