@@ -35,11 +35,18 @@ class DeviceLock:
         self._device = folder / f"{stem}.device"
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Share the device with other training steps."""
+    def shared(self, *, wait: bool = True) -> Iterator[None]:
+        """Share the device with other training steps.
+
+        Args:
+            wait: Wait while a measurement has it, or is about to.
+
+        Raises:
+            BlockingIOError: A measurement does, and `wait` is False.
+        """
         with ExitStack() as held:
-            with locked(self._turnstile, shared=True):
-                held.enter_context(locked(self._device, shared=True))
+            with locked(self._turnstile, shared=True, wait=wait):
+                held.enter_context(locked(self._device, shared=True, wait=wait))
             yield
 
     @contextmanager
