@@ -46,7 +46,10 @@ CONFIG = TrainConfig(
 
 
 class Net(nn.Module):
-    """Two BatchNorms, one of them without a scale and over single pixels, and two dropouts."""
+    """Three BatchNorms, one of them without a scale and over single pixels, and two dropouts.
+
+    In double precision, in which no rounding turns a ReLU the other way.
+    """
 
     def __init__(self, width: int = 6) -> None:
         super().__init__()
@@ -62,14 +65,14 @@ class Net(nn.Module):
         self.classes = nn.Sequential(nn.Dropout(0.2), nn.Conv2d(width, 19, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.second(self.first(images))
+        maps = self.second(self.first(images.to(self.classes[1].weight.dtype)))
         logits = self.classes(maps.relu() + 0.1 * self.pooled(maps))
         return nn.functional.interpolate(logits, scale_factor=4, mode="bilinear")
 
 
 def build(seed: int = 0, width: int = 6) -> Net:
     torch.manual_seed(seed)
-    return Net(width)
+    return Net(width).double()
 
 
 def open_images() -> Any:
@@ -97,7 +100,7 @@ def make_context(folder: Path) -> StageContext:
 
 def train_dense(folder: Path, **changes: Any) -> Outcome:
     model = build()
-    weights = torch.linspace(0.5, 2.0, 19)
+    weights = torch.linspace(0.5, 2.0, 19).double()
     result = train(
         model, make_stream(), CONFIG, name="dense", state_path=folder / "state",
         context=changes.pop("context", make_context(folder)),
@@ -111,8 +114,11 @@ def train_dense(folder: Path, **changes: Any) -> Outcome:
 
 
 def train_sparse(folder: Path) -> Outcome:
-    model = build()
-    config = replace(CONFIG, optimizer=OptimizerConfig(lr=0.05), average_share=0.0)
+    """In mixed precision."""
+    model = build().float()
+    config = replace(
+        CONFIG, optimizer=OptimizerConfig(lr=0.05), average_share=0.0, precision="bfloat16"
+    )
     train(
         model, make_stream(), config, name="sparse", state_path=folder / "state",
         context=make_context(folder),
@@ -128,6 +134,7 @@ def train_distilled(folder: Path) -> Outcome:
     methods = {name: DISTILLERS[name].Settings() for name in ("dkd", "cwd_features")}
     torch.manual_seed(2)
     loss = build_loss(methods, student=student, teacher=teacher, image_size=(32, 32))
+    loss = loss.double()
     ask = ask_live(teacher)
     with (
         FeatureTaps(student, loss.student_layers) as own,
@@ -164,7 +171,7 @@ def ask_distillers(folder: Path) -> Outcome:
     own = slice(part.start, part.stop)
     for name in (*DISTILLERS, "kd+skd"):
         for weights in (None, torch.linspace(0.5, 2.0, 19)):
-            student, teacher = build().double(), build(1, width=8).double().eval()
+            student, teacher = build(), build(1, width=8).eval()
             methods = {part: DISTILLERS[part].Settings() for part in name.split("+")}
             torch.manual_seed(2)
             loss = build_loss(methods, student=student, teacher=teacher, image_size=(32, 48))
