@@ -34,7 +34,8 @@ EVICTED = Failure(
 )
 LOST = Failure("the worker's machine died or was cut off", "machine")
 HELPER_DIED = Failure(
-    "a process that shared the training died: killed, out of memory, or crashed (see ray.log)"
+    "a process that shared the training died: killed, out of memory, or crashed (see ray.log)",
+    "machine",  # a process dies before Ray knows that its machine is taken away
 )
 _KINDS: dict[type[Exception], Fault] = {OutOfMemory: "memory", SurroundingsError: "surroundings"}
 _FAULTS = {f"{kind.__module__}.{kind.__name__}": fault for kind, fault in _KINDS.items()}
