@@ -136,26 +136,43 @@ def share_file(path: Path) -> None:
 
 @contextmanager
 def sharing_device(lock: DeviceLock) -> Iterator[None]:
-    """Hold the lock of this process's device shared for a step, once all processes can.
+    """Hold the lock of this process's device shared for a step of all processes.
 
-    A process that kept the lock while it waited for another one would keep a measurement waiting,
-    which may be what the other one waits for.
+    While a measurement wants a device, a process that has the lock must not wait for another one
+    that waits for the same lock. So all take theirs at once; where one cannot, the locks are taken
+    one after the other, in an order that all trainings keep, each by one of its processes.
+
+    Args:
+        lock: Of the device of this process; processes of one node may have the same.
     """
     if count_processes() == 1:
         with lock.shared():
             yield
         return
-    while True:
-        with ExitStack() as held:
-            try:
-                held.enter_context(lock.shared(wait=False))
-                is_free = True
-            except BlockingIOError:
-                is_free = False
-            with waiting():
-                num_free = int(sum_over_processes(torch.tensor(is_free, dtype=torch.int64)))
-            if num_free == count_processes():
-                yield
-                return
-        with lock.shared():
-            pass
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.shared(wait=False))
+            num_refused = 0
+        except BlockingIOError:
+            num_refused = 1
+        if _agree_on(num_refused):
+            held.close()
+            for holder in _find_holders(lock):
+                if holder == get_rank():
+                    held.enter_context(lock.shared())
+                _agree_on(0)
+        yield
+
+
+def _agree_on(number: int) -> int:
+    """Sum of a number over all processes; the time that one waits for the others does not count."""
+    with waiting():
+        return int(sum_over_processes(torch.tensor(number)))
+
+
+def _find_holders(lock: DeviceLock) -> list[int]:
+    """Rank of a process for each of their locks, in the order of the locks."""
+    identities = torch.zeros(count_processes(), dtype=torch.int64)
+    identities[get_rank()] = lock.identity
+    found = sum_over_processes(identities).tolist()
+    return [found.index(identity) for identity in sorted(set(found))]
