@@ -1,9 +1,9 @@
-"""The processes that help a Ray worker with a training: one on each further bundle of its trial.
+"""Helpers: processes that share the training of a Ray worker.
 
-Tune starts a trial in the first bundle of its placement group. If there are more, the worker leads:
-it starts a helper on each, on whatever node Ray has put it, and they train together
-(`trainables.learning.distributed`). A helper does what the leader does, in a folder of its own that
-is thrown away.
+Tune starts a trial in the first bundle of its placement group. If there are more bundles, the
+worker is the leader: it starts a helper in each of them, on whatever node Ray has placed it, and
+they train together (`trainables.learning.distributed`). A helper runs the same stage as the
+leader, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -37,29 +37,28 @@ from trainables.learning.distributed import joined
 from trainables.process.watchdog import waiting
 from trainables.ray_internals import set_process_title
 
-START_TIMEOUT = timedelta(minutes=10)  # for a helper's process, once its resources are there
-GRACE_SECONDS = 60.0  # for a leader to notice by itself that a helper is gone
+START_TIMEOUT = timedelta(minutes=10)  # of a helper
+GRACE_SECONDS = 60.0  # in which a leader should notice that a helper is gone
 _PEERS_GONE = (RuntimeError, DistBackendError, DistNetworkError, DistStoreError)
 _READ_ADDRESS = 0x8915  # SIOCGIFADDR of netdevice(7)
 
 
 class HelperLost(RuntimeError):  # noqa: N818 - says what happened
-    """A process that helped with a training died, or its machine was lost."""
+    """A helper died, or its machine was lost."""
 
 
 @contextmanager
 def helped(assist: Callable[[], None], title: str, report: Path) -> Iterator[None]:
-    """Share the training in the block with a helper on each further bundle of this trial.
+    """Share the training in the block with a helper in every further bundle of this trial.
 
     Args:
-        assist: What a helper does once all have joined: the training of the block.
+        assist: Function that a helper runs once all have joined, for the training in the block.
         title: Name of the training, for `ps` and Ray's dashboard.
-        report: File for the reason if this process has to end because a helper is gone without
-            its connections having been closed.
+        report: File to which the reason is written if this process must kill itself (`_watch`).
 
     Raises:
         HelperLost: A helper died.
-        Exception: What ended a helper, if that was its own error.
+        Exception: The error of a helper, if an error of its own ended it.
     """
     group = get_current_placement_group()
     num_processes = 1 if group is None else group.bundle_count
@@ -86,6 +85,7 @@ def helped(assist: Callable[[], None], title: str, report: Path) -> Iterator[Non
         _wait_for_all(store, answers)
         with joined(store, 0, num_processes):
             yield
+        ray.wait(list(answers), num_returns=len(answers), timeout=GRACE_SECONDS)  # they clean up
     except RuntimeError as error:
         _raise_what_ended_a_helper(answers, error)
         raise
@@ -96,7 +96,7 @@ def helped(assist: Callable[[], None], title: str, report: Path) -> Iterator[Non
 
 
 class _Helper:
-    """Actor on one bundle."""
+    """Actor in one bundle."""
 
     def run(
         self,
@@ -107,7 +107,7 @@ class _Helper:
         rank: int,
         num_processes: int,
     ) -> None:
-        """Join the leader at its address and assist."""
+        """Join the leader and assist it."""
         set_process_title(f"ray::{title} helper {rank}")
         _speak_through(_find_address())
         store = TCPStore(address, port, is_master=False, timeout=START_TIMEOUT)
@@ -117,7 +117,7 @@ class _Helper:
 
 
 def _find_address() -> str:
-    """Address by which Ray knows this node."""
+    """Return the address of this node in Ray."""
     return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
 
 
@@ -138,7 +138,7 @@ def _ready(rank: int) -> str:
 
 
 def _wait_for_all(store: Store, answers: Sequence[Any]) -> None:
-    """Wait until every helper is there; none answers before, unless it has failed."""
+    """Wait until every helper has joined; a helper that ends before has failed."""
     keys = [_ready(rank) for rank in range(1, len(answers) + 1)]
     with waiting():
         while not store.check(keys):
@@ -148,9 +148,10 @@ def _wait_for_all(store: Store, answers: Sequence[Any]) -> None:
 
 
 def _watch(answers: Sequence[Any], is_over: threading.Event, report: Path) -> None:
-    """End this process if it still waits, long after a helper has died, for an answer from it.
+    """Kill this process if a helper has died and the training does not notice it.
 
-    A machine that is cut off closes no connection, and NCCL does not look at connections.
+    A machine that is cut off closes no connection, and NCCL does not watch its connections. The
+    training would then wait for the helper.
     """
     ended, _ = ray.wait(list(answers), num_returns=1)
     try:
@@ -163,7 +164,7 @@ def _watch(answers: Sequence[Any], is_over: threading.Event, report: Path) -> No
 
 
 def _raise_what_ended_a_helper(answers: Sequence[Any], error: RuntimeError) -> None:
-    """Raise a helper's own error; none is raised if all have only lost their connections."""
+    """Raise the error of a helper, unless the helpers have only lost their connections."""
     ray.wait(list(answers), num_returns=len(answers), timeout=GRACE_SECONDS)
     for answer in answers:
         try:
@@ -182,7 +183,7 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _speak_through(address: str) -> None:
-    """Let this worker's gloo and NCCL connect by the address that Ray knows its node by."""
+    """Let gloo and NCCL use the network interface of this address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             try:

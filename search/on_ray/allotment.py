@@ -1,4 +1,4 @@
-"""What each trial gets of the machines: cores, GPUs, and how many processes share a training."""
+"""Resources of each trial: cores, GPUs, and the number of processes that share a training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ from trainables.stages import STAGES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialResources:
-    """What each trial gets of the machines.
+    """Resources of each trial.
 
-    Only trainings are shared by several processes; every other stage has one.
+    Several processes share a training; every other stage has one process.
 
     Attributes:
         device: Torch device of all trials.
-        num_cpus: Cores of a process of a pipeline's stage.
-        num_gpus: GPUs of such a process.
-        num_cpus_baseline: Cores of a process that trains the teacher or a dense student.
-        num_gpus_baseline: GPUs of such a process.
-        max_concurrent: Most stages at a time.
-        max_exclusive: Most stages at a time that need their device to themselves: one on each.
-        num_processes: Processes that share a training of a pipeline.
-        num_processes_baseline: Processes that share the training of teacher or dense student.
+        num_cpus: Number of cores of each process of a pipeline's stage.
+        num_gpus: Number of GPUs of each process of a pipeline's stage.
+        num_cpus_baseline: Number of cores of each process that trains the teacher or the dense
+            student.
+        max_concurrent: Largest number of stages at a time.
+        num_gpus_baseline: Number of GPUs of each process that trains the teacher or the dense
+            student.
+        max_exclusive: Largest number of stages at a time that need a whole device; there is one on
+            each device.
+        num_processes: Number of processes that share a training of a pipeline.
+        num_processes_baseline: Number of processes that share the training of the teacher or of
+            the dense student.
     """
 
     device: str
@@ -44,11 +48,11 @@ class TrialResources:
     def list_bundles(
         self, trial: Mapping[str, Any], config: PipelineConfig
     ) -> list[dict[str, float]]:
-        """What a trial needs: a bundle of cores and GPUs for each of its processes.
+        """List the resources of a trial, a bundle for each of its processes.
 
         Args:
-            trial: Its config, of `describe_task`.
-            config: What all pipelines share.
+            trial: Config of the trial, from `describe_task`.
+            config: Settings that all pipelines share.
         """
         chain = read_chain(trial)
         cpus, gpus, count = self.num_cpus, self.num_gpus, self.num_processes
@@ -73,21 +77,21 @@ def allot(
     """Divide the machines among the trials.
 
     Args:
-        config: What the user asked for; the rest is derived.
-        num_cpus: Cores that there are.
-        num_gpus: GPUs that there are.
-        node_cpus: Cores of the largest node; a process cannot span two.
-        num_nodes: Nodes that have cores.
-        node_gpus: GPUs of the node that has most; default: all are in one node.
-        can_grow: Whether stages that wait may bring more machines: then --max-concurrent is taken
-            as it is said.
+        config: Configuration of the study; resources that it does not set are derived.
+        num_cpus: Number of cores of all machines.
+        num_gpus: Number of GPUs of all machines.
+        node_cpus: Number of cores of the largest node; a process runs on one node.
+        num_nodes: Number of nodes that have cores.
+        node_gpus: Number of GPUs of the node that has most; default: all GPUs are in one node.
+        can_grow: Whether an autoscaler starts machines for waiting stages. If so, --max-concurrent
+            is not limited by the machines that there are now.
 
     Raises:
-        ValueError: One trial asks for more than there is.
+        ValueError: One trial needs more than the machines have.
     """
     if node_cpus == 0:
         raise ValueError(
-            "the cluster has no machine for trials; start its workers, or say what a stage needs "
+            "the cluster has no machine for trials; start its workers, or state what a stage needs "
             "(--gpus-per-trial, --cpus-per-trial) so that the autoscaler starts one"
         )
     gpus = min(1.0, num_gpus) if config.gpus_per_trial is None else config.gpus_per_trial
@@ -129,16 +133,16 @@ def allot(
 
 
 def _count_processes(gpus: float, processes: int) -> int:
-    """One process for each GPU, or as many as are wanted where there is none."""
+    """Return one process per GPU, or the wanted number on a machine without GPUs."""
     return max(1, int(gpus)) if gpus else processes
 
 
 def _choose_baseline_gpus(
     config: StudyConfig, gpus: float, num_gpus: float, node_gpus: float | None
 ) -> float:
-    """GPUs that train a root: all of a node, shared out among the roots that train meanwhile.
+    """Choose the GPUs of a root: all of a node, divided among the roots that train at a time.
 
-    Never more than a batch has images, nor less than a pipeline's stage has.
+    There are at most as many as a batch has images, and at least those of a pipeline's stage.
     """
     if not gpus or config.gpus_per_baseline is not None:
         return config.gpus_per_baseline or 0.0

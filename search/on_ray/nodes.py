@@ -123,7 +123,7 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def _count_room(needed: dict[str, int]) -> int:
-    """Processes with such needs for which the nodes have room."""
+    """Count the processes with these needs for which the nodes have room."""
     wanted = [(name, count) for name, count in needed.items() if count]
     return sum(
         min(int(node["Resources"].get(name, 0)) // count for name, count in wanted)

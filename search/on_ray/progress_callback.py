@@ -35,7 +35,7 @@ EVICTED = Failure(
 LOST = Failure("the worker's machine died or was cut off", "machine")
 HELPER_DIED = Failure(
     "a process that shared the training died: killed, out of memory, or crashed (see ray.log)",
-    "machine",  # a process dies before Ray knows that its machine is taken away
+    "machine",  # its machine may be going, which Ray learns later
 )
 _KINDS: dict[type[Exception], Fault] = {OutOfMemory: "memory", SurroundingsError: "surroundings"}
 _FAULTS = {f"{kind.__module__}.{kind.__name__}": fault for kind, fault in _KINDS.items()}
@@ -194,5 +194,5 @@ def describe_failure(text: str) -> Failure:
 
 
 def _tells_of_a_lost_machine(text: str) -> bool:
-    # Ray says "unavailable" of an actor that it cannot reach while its node counts as alive.
+    # Ray calls an actor "unavailable" if it cannot reach it although the node counts as alive.
     return "its node has died" in text or " is unavailable: " in text

@@ -1,12 +1,13 @@
-"""One training on several processes: each takes its part of every batch, together they are one.
+"""One training on several processes, each of which computes its part of every batch.
 
-The processes are those of torch.distributed's default process group, which exists while they share
-a training (`joined`). Without a group one process does everything: it takes the whole batch, and a
-sum over the processes is what it has itself.
+The processes form the default process group of torch.distributed, which exists while they share a
+training (`joined`). Without a group one process does everything: its part is the whole batch, and
+a sum over the processes is its own value.
 
-What each process computes is its share of what one process would compute of the whole batch: a loss
-divides by the valid pixels of all (`sum_over_processes`), so that the shares of the loss, and of
-its gradient, add up. `trainables.learning.whole_batch` does the same inside the network.
+Each process computes its share of what one process would compute for the whole batch. A loss, for
+example, divides by the number of valid pixels in all processes (`sum_over_processes`), so the
+shares of the loss and of its gradient add up. `trainables.learning.whole_batch` does the same for
+the layers of a network.
 """
 
 from __future__ import annotations
@@ -25,20 +26,19 @@ from models.files.atomic_file import write_atomically
 from trainables.process.device_lock import DeviceLock
 from trainables.process.watchdog import waiting
 
-LONGEST_WAIT = timedelta(hours=1)  # for a process that decodes its node's images first
+LONGEST_WAIT = timedelta(hours=1)  # a process may have to decode the images for its node first
 
 
 @contextmanager
 def joined(store: Store, rank: int, num_processes: int) -> Iterator[None]:
-    """Be one of the processes that share a training in the block.
+    """Share a training with other processes in the block.
+
+    If a process dies, the others get a RuntimeError from the next sum over the processes.
 
     Args:
-        store: Where they find each other.
-        rank: Number of this process; 0 leads.
-        num_processes: How many there are; the block begins when all are there.
-
-    Raises:
-        RuntimeError: One of them is gone: in the block, whatever reaches out to it.
+        store: Store through which the processes find each other.
+        rank: Number of this process, from 0; process 0 leads.
+        num_processes: Number of processes; the block begins once all have joined.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with waiting():
@@ -52,24 +52,24 @@ def joined(store: Store, rank: int, num_processes: int) -> Iterator[None]:
 
 
 def count_processes() -> int:
-    """Number of processes that share the training."""
+    """Return the number of processes that share the training."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def get_rank() -> int:
-    """Number of this process among them, from 0; 0 leads."""
+    """Return the number of this process, from 0; process 0 leads."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def take_part(batch_size: int, num_together: int = 1) -> range:
-    """Places within each batch that this process computes; all processes cover the batch.
+    """Return the places in each batch that this process computes.
 
     Args:
-        batch_size: Images of a batch.
-        num_together: Neighbouring images that stay in one process.
+        batch_size: Number of images in a batch.
+        num_together: Number of neighbouring images that must stay in one process.
 
     Raises:
-        ValueError: There are more processes than images to divide.
+        ValueError: The batch is too small to be divided among the processes.
     """
     num_processes, rank = count_processes(), get_rank()
     if num_processes == 1:
@@ -85,13 +85,13 @@ def take_part(batch_size: int, num_together: int = 1) -> range:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Sum what each process has, for losses: the valid pixels of the whole batch, for example.
+    """Add up a tensor over all processes, such as the number of valid pixels.
 
     Args:
-        values: Of one shape in all processes; no gradient flows through the sum.
+        values: Values of this process, of the same shape in all. No gradient flows through the sum.
 
     Returns:
-        The sum, the same in all of them.
+        The sum, which is the same in all processes.
     """
     if count_processes() == 1:
         return values
@@ -101,7 +101,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def sum_gradients(modules: Iterable[nn.Module]) -> None:
-    """Replace the gradients of each process's part by those of the whole batch."""
+    """Replace the gradients of this process's part of the batch by those of the whole batch."""
     if count_processes() == 1:
         return
     gradients = [p.grad for module in modules for p in module.parameters() if p.grad is not None]
@@ -112,10 +112,10 @@ def sum_gradients(modules: Iterable[nn.Module]) -> None:
 
 
 def share_file(path: Path) -> None:
-    """Give every process the leader's file, whichever node it is on.
+    """Copy a file of the leader to all other processes, on whatever nodes they are.
 
     Args:
-        path: File in the leader; in the others where it goes. All wait until the leader has it.
+        path: Path of the file in the leader, and of the copy in each other process.
     """
     if count_processes() == 1:
         return
@@ -136,14 +136,15 @@ def share_file(path: Path) -> None:
 
 @contextmanager
 def sharing_device(lock: DeviceLock) -> Iterator[None]:
-    """Hold the lock of this process's device shared for a step of all processes.
+    """Hold the lock of this process's device for one step of all processes.
 
-    While a measurement wants a device, a process that has the lock must not wait for another one
-    that waits for the same lock. So all take theirs at once; where one cannot, the locks are taken
-    one after the other, in an order that all trainings keep, each by one of its processes.
+    A process that holds a lock must not wait for a process that waits for the same lock: with a
+    latency measurement between the two, all three would wait forever. So all processes try to take
+    their locks at once. If one fails, all let go, and the locks are taken one after the other, in
+    the order that every training uses, and each by a single process.
 
     Args:
-        lock: Of the device of this process; processes of one node may have the same.
+        lock: Lock of this process's device; processes on one node may have the same lock.
     """
     if count_processes() == 1:
         with lock.shared():
@@ -165,13 +166,13 @@ def sharing_device(lock: DeviceLock) -> Iterator[None]:
 
 
 def _agree_on(number: int) -> int:
-    """Sum of a number over all processes; the time that one waits for the others does not count."""
+    """Add up a number over all processes; the watchdog does not count the time of waiting."""
     with waiting():
         return int(sum_over_processes(torch.tensor(number)))
 
 
 def _find_holders(lock: DeviceLock) -> list[int]:
-    """Rank of a process for each of their locks, in the order of the locks."""
+    """Return the rank of one process per lock, in the order in which locks are taken."""
     identities = torch.zeros(count_processes(), dtype=torch.int64)
     identities[get_rank()] = lock.identity
     found = sum_over_processes(identities).tolist()

@@ -1,8 +1,8 @@
-"""Layers that see a whole batch of which this process has a part: BatchNorm and dropout.
+"""BatchNorm and dropout over a whole batch of which this process computes a part.
 
-torch's own SyncBatchNorm takes the place of BatchNorm2d in a network, which channels, pruning and
-checkpoints know, and it runs on CUDA alone. Here the network stays as it is: what it calls,
-`torch.nn.functional.batch_norm` and the dropouts, is answered in another way while it trains.
+torch's own SyncBatchNorm runs only on CUDA, and it would replace the BatchNorm2d layers that
+pruning and checkpoints expect. Here the network does not change. Instead, the functions that its
+layers call, such as `torch.nn.functional.batch_norm`, are replaced during a training step.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
 
 def as_whole_batch(part: range, batch_size: int) -> AbstractContextManager[Any]:
-    """Let networks in the block compute their part of a batch as they would in the whole of it.
+    """Let networks in the block treat their images as a part of a whole batch.
 
-    BatchNorms normalise by the statistics of the whole batch. Dropout and stochastic depth draw for
-    the whole batch, so that an image loses what it would lose in one process; all processes must
-    have seeded torch alike. Random numbers that a network draws otherwise are each process's own.
+    BatchNorm uses the statistics of the whole batch. Dropout and stochastic depth draw the random
+    numbers of the whole batch, so each image loses the same activations as in one process. For
+    this, all processes must have the same random state. If a network draws random numbers in any
+    other way, each process draws its own.
 
     Args:
-        part: Places of this process's images in the batch, of `take_part`.
-        batch_size: Images of the whole batch.
+        part: Places of this process's images in the batch, from `take_part`.
+        batch_size: Number of images in the whole batch.
     """
     return nullcontext() if count_processes() == 1 else _WholeBatch(part, batch_size)
 
@@ -73,8 +74,8 @@ class _WholeBatch(TorchFunctionMode):
         return input.mul_(mask) if inplace else input * mask
 
     def _draw_whole(self, like: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
-        """Part of this process in what is drawn for the whole batch, in the layout of `like`."""
-        times = len(like) // len(self._part)  # windows of an image stand one after the other
+        """Draw for the whole batch in the layout of `like` and return this process's part."""
+        times = len(like) // len(self._part)  # some layers fold windows of images into the batch
         shape = (times * self._batch_size, *like.shape[1:])
         ones = torch.ones(shape, dtype=like.dtype, device=like.device)
         if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
@@ -92,7 +93,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """As `torch.nn.functional.batch_norm`, with the statistics of the whole batch in training."""
+    """Do the same as `torch.nn.functional.batch_norm`, in training over the whole batch."""
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     mean, var, count = _measure_whole(input)
@@ -107,10 +108,10 @@ def _batch_norm(
 
 @torch.no_grad()
 def _measure_whole(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and biased variance of each channel over all processes, (C,), and over how many.
+    """Compute mean and biased variance of each channel, (C,), and the number of values, ().
 
-    Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983,
-        equation 2.1: variances are joined without the cancellation of E[x^2] - E[x]^2.
+    Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983, which
+        combines variances without the cancellation of E[x^2] - E[x]^2.
     """
     wide = values if values.dtype == torch.float64 else values.float()
     own_var, own_mean = torch.var_mean(wide, dim=_but_channels(values), correction=0)
@@ -127,7 +128,7 @@ def _measure_whole(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalisation by statistics of the whole batch, through which gradients flow too."""
+    """Normalisation by the statistics of the whole batch, on which the gradient depends too."""
 
     @staticmethod
     def forward(
@@ -148,7 +149,7 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         values, weight, mean, var, count = ctx.saved_tensors
-        # As if the statistics were constants; then what comes back through them.
+        # The gradient as if the statistics were constant, then the part that flows through them.
         gradient, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
             upstream, values, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )

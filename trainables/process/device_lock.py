@@ -38,7 +38,7 @@ class DeviceLock:
 
     @property
     def identity(self) -> int:
-        """Number, within 63 bits, that tells this lock from those of other devices and machines."""
+        """Number of 56 bits that differs between the locks of devices, and between machines."""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         place = self._folder.stat()
         text = f"{boot}/{place.st_dev}/{place.st_ino}/{self._stem}"
