@@ -87,6 +87,7 @@ def helped(assist: Callable[[], None], title: str, report: Path) -> Iterator[Non
             yield
         ray.wait(list(answers), num_returns=len(answers), timeout=GRACE_SECONDS)  # they clean up
     except RuntimeError as error:
+        is_over.set()
         _raise_what_ended_a_helper(answers, error)
         raise
     finally:
