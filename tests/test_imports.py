@@ -35,7 +35,7 @@ FOLDER_MAY_IMPORT: dict[str, set[str]] = {
     "trainables/process": set(),
     "trainables/artifacts": {"process"},
     "trainables/data": {"process"},
-    "trainables/distillers": {"losses", "ranges", "settings"},
+    "trainables/distillers": {"losses", "process", "ranges", "settings"},
     "trainables/learning": {"artifacts", "context", "data", "losses", "metrics", "process"},
     "trainables/stages": {
         "artifacts", "context", "data", "data_source", "deployment", "distillers", "learning",

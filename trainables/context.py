@@ -61,7 +61,7 @@ class StageContext:
             saved.
         device_lock: Lock that separates latency measurements from training steps.
         helpers: Function that makes a context manager in which other processes share a training
-            (`trainables.learning.distributed`); by default no process does.
+            (`trainables.process.distributed`); by default no process does.
         began: `time.monotonic` at the start of the work, including the preparation of a training.
     """
 

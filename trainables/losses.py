@@ -1,6 +1,6 @@
 """Losses on logits in log space; those of distillation keep only their gradient in memory.
 
-If several processes share a batch (`trainables.learning.distributed`), each computes its share of
+If several processes share a batch (`trainables.process.distributed`), each computes its share of
 the loss of the whole batch: a mean divides by the count in all of them.
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainables.learning.distributed import count_processes, sum_over_processes
+from trainables.process.distributed import count_processes, sum_over_processes
 
 # Numbers that are processed at once, chosen to fit the caches of a core.
 _CHUNK_NUMEL = {"cpu": 2**17}

@@ -2,7 +2,7 @@
 
 Tune starts a trial in the first bundle of its placement group. If there are more bundles, the
 worker is the leader: it starts a helper in each of them, on whatever node Ray has placed it, and
-they train together (`trainables.learning.distributed`). A helper runs the same stage as the
+they train together (`trainables.process.distributed`). A helper runs the same stage as the
 leader, in a temporary folder.
 """
 
@@ -33,7 +33,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 from torch.distributed.distributed_c10d import Store
 
-from trainables.learning.distributed import joined
+from trainables.process.distributed import joined
 from trainables.process.watchdog import waiting
 from trainables.ray_internals import set_process_title
 

@@ -25,13 +25,13 @@ from trainables.context import Progress, StageContext
 from trainables.data import AugmentationConfig, TrainingStream, create_dataset
 from trainables.data.frame_pairs import FramePairStream
 from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, build_loss
-from trainables.learning.distributed import get_rank, joined, sum_over_processes, take_part
 from trainables.learning.evaluation import evaluate
 from trainables.learning.optimization import OptimizerConfig
 from trainables.learning.training import Batch, TrainConfig, train
 from trainables.learning.whole_batch import as_whole_batch
 from trainables.losses import cross_entropy
 from trainables.process.device_lock import DeviceLock
+from trainables.process.distributed import get_rank, joined, sum_over_processes, take_part
 from trainables.stages.distilled import ask_live
 from trainables.stages.sparse import add_l1_subgradient
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables.learning.distributed import take_part
+from trainables.process.distributed import take_part
 
 ROOT = Path(__file__).parents[2]
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -94,10 +94,10 @@ def test_the_loss_of_a_process_ends_the_others_and_nothing_that_was_saved_is_los
 def test_a_batch_is_divided_into_neighbouring_parts(
     monkeypatch, batch_size, num_processes, num_together, expected
 ):
-    monkeypatch.setattr("trainables.learning.distributed.count_processes", lambda: num_processes)
+    monkeypatch.setattr("trainables.process.distributed.count_processes", lambda: num_processes)
     parts = []
     for rank in range(num_processes):
-        monkeypatch.setattr("trainables.learning.distributed.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("trainables.process.distributed.get_rank", lambda rank=rank: rank)
         parts.append(take_part(batch_size, num_together))
     assert [len(part) for part in parts] == expected
     assert [place for part in parts for place in part] == list(range(batch_size))
@@ -105,6 +105,6 @@ def test_a_batch_is_divided_into_neighbouring_parts(
 
 
 def test_a_batch_that_is_too_small_to_divide_is_named(monkeypatch):
-    monkeypatch.setattr("trainables.learning.distributed.count_processes", lambda: 3)
+    monkeypatch.setattr("trainables.process.distributed.count_processes", lambda: 3)
     with pytest.raises(ValueError, match=r"batch_size must be at least 6 .* 3 processes, got 5"):
         take_part(5, 2)

@@ -16,7 +16,7 @@ from trainables.distillers.combination import SumOfLosses
 from trainables.distillers.cwd import LogitCWDLoss
 from trainables.distillers.distiller import Distiller, Lesson, TeachingLoss, require_teacher
 from trainables.distillers.feature_pairs import FeaturePairs, pair_fusion, pair_stages
-from trainables.learning.distributed import sum_over_processes
+from trainables.process.distributed import sum_over_processes
 from trainables.ranges import FloatRange, setting
 
 WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.distillers.layers import Layer
-from trainables.learning.distributed import sum_over_processes
 from trainables.losses import cross_entropy
+from trainables.process.distributed import sum_over_processes
 
 NO_FEATURES: Mapping[str, Tensor] = {}
 

@@ -17,7 +17,7 @@ from trainables.distillers.feature_pairs import FeaturePairs, pair_fusion, pair_
 from trainables.distillers.maps import shrink_to_nodes, valid_cells
 from trainables.distillers.similarity import similarities, similarity_loss
 from trainables.distillers.skd import SpatialStructureLoss
-from trainables.learning.distributed import sum_over_processes
+from trainables.process.distributed import sum_over_processes
 from trainables.ranges import FloatRange, setting
 
 WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.learning.distributed import sum_over_processes
+from trainables.process.distributed import sum_over_processes
 
 
 def similarity_loss(

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Subset
 
 from trainables.context import StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
-from trainables.learning.distributed import count_processes, get_rank, sum_over_processes
 from trainables.learning.training import Precision, autocast, place
 from trainables.metrics import ConfusionMatrix
+from trainables.process.distributed import count_processes, get_rank, sum_over_processes
 from trainables.process.watchdog import note_progress
 
 
@@ -29,7 +29,7 @@ def evaluate(
 ) -> ConfusionMatrix:
     """Compare predictions with labels at each image's full size, one image at a time.
 
-    Several processes (`trainables.learning.distributed`) divide the images and all learn the sum.
+    Several processes (`trainables.process.distributed`) divide the images and all learn the sum.
 
     Args:
         model: Network, which is moved to `context.device` and left in eval mode.

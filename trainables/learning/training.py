@@ -26,7 +26,12 @@ from trainables.data import (
     normalization_of,
     normalize,
 )
-from trainables.learning.distributed import (
+from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
+from trainables.learning.training_state import load_training_state, save_training_state
+from trainables.learning.weight_average import WeightAverage
+from trainables.learning.whole_batch import as_whole_batch
+from trainables.losses import cross_entropy
+from trainables.process.distributed import (
     count_processes,
     get_rank,
     share_file,
@@ -35,11 +40,6 @@ from trainables.learning.distributed import (
     sum_over_processes,
     take_part,
 )
-from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
-from trainables.learning.training_state import load_training_state, save_training_state
-from trainables.learning.weight_average import WeightAverage
-from trainables.learning.whole_batch import as_whole_batch
-from trainables.losses import cross_entropy
 from trainables.process.preemption import must_save, note_saved, saving_before_the_end
 from trainables.process.watchdog import note_progress
 
@@ -152,7 +152,7 @@ def train(
 
     Order, augmentation, learning rate and dropout are functions of the step and the seed, so an
     interrupted training continues as if it had not been interrupted (bit by bit on a CPU with the
-    same number of threads). Several processes (`trainables.learning.distributed`) divide each batch
+    same number of threads). Several processes (`trainables.process.distributed`) divide each batch
     and reach the same weights up to rounding, and a training may be resumed by any number of them.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from trainables.learning.distributed import count_processes, get_rank, sum_over_processes
+from trainables.process.distributed import count_processes, get_rank, sum_over_processes
 
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
 
