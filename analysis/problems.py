@@ -30,7 +30,8 @@ class ProblemsInfo(NamedTuple):
     """Everything that a reader should know before trusting a run.
 
     Attributes:
-        warnings: Warnings about the data, layers that could not be pruned, pictures and the like.
+        warnings: What the time limit left out, then warnings about the data, layers that could not
+            be pruned, pictures and the like.
         ended_early: Trials that ended early: failed, then kept out, then stopped; within each
             state the most frequent reason first.
     """
@@ -51,7 +52,8 @@ def get_problems_info(results: Results) -> ProblemsInfo:
     for run in results.runs:
         notes = run.pictures.notes if run.pictures else ()
         prefix = f"{run.name}: " if several else ""
-        warnings += [prefix + text for text in (*run.warnings, *notes)]
+        left_out = (run.metadata.get("time") or {}).get("left_out", ())
+        warnings += [prefix + text for text in (*left_out, *run.warnings, *notes)]
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in results.trials:
         kept_out = results.get_run(trial).kept_out

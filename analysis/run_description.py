@@ -38,6 +38,29 @@ def describe_latency(run: Run) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def describe_time(run: Run) -> str:
+    """Return e.g. "1:02:10 of at most 1:30:00, 2.1 GPU-hours, cost 4.20, sharing saved 3.3".
+
+    "" if the metadata do not say.
+    """
+    time = run.metadata.get("time") or {}
+    if "worked_seconds" not in time:
+        return ""
+    text = _duration(time["worked_seconds"])
+    if time.get("limit_seconds"):
+        text += f" of at most {_duration(time['limit_seconds'])}"
+    if time.get("estimated_seconds"):
+        text += f" (estimated {_duration(time['estimated_seconds'])})"
+    parts = [text]
+    if "unit" in time:
+        parts.append(f"{time['spent_hours']:.3g} {time['unit']}")
+    if time.get("cost") is not None:
+        parts.append(f"cost {time['cost']:.2f}")
+    if time.get("saved_hours"):
+        parts.append(f"sharing saved {time['saved_hours']:.3g}")
+    return ", ".join(parts)
+
+
 def describe_facts(run: Run) -> dict[str, str]:
     """Return by name all facts that a reader needs to repeat the run."""
     facts = {
@@ -46,10 +69,17 @@ def describe_facts(run: Run) -> dict[str, str]:
         "segfront": str(run.metadata.get("segfront_version", "")),
         "data": describe_data(run),
         "latency": describe_latency(run),
+        "time": describe_time(run),
     }
     for key in ("hardware", "versions", "git"):
         facts |= flatten_facts(run.metadata.get(key) or {}, key if key == "git" else "")
     return {name: text for name, text in facts.items() if text}
+
+
+def _duration(seconds: float) -> str:
+    """Return hours, minutes and seconds, such as 1:02:10."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _resolution(source: dict[str, Any]) -> str:

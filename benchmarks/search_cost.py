@@ -211,8 +211,8 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     if arguments.runs is not None:
         runs = arguments.runs / f"{way}, seed {seed}"
     program = str(ROOT / "search" / "run.py")
-    command = [sys.executable, program, RECIPE, "--no-dashboard", "--seed", str(seed),
-               "--num-pipelines", str(times * arguments.num_pipelines),
+    command = [sys.executable, program, RECIPE, "--no-dashboard", "--no-estimate",
+               "--seed", str(seed), "--num-pipelines", str(times * arguments.num_pipelines),
                "--output-dir", str(runs), "--cache-dir", str(folder / "cache"),
                *STUDY, *arguments.flags, *flags]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -39,7 +39,7 @@ from search.recipes import quickstart
 
 ROOT = Path(__file__).parents[1]
 STUDY = shlex.split("""
-    quickstart --sampler tpe --no-stop-hopeless --no-dashboard --cpus-per-trial 1
+    quickstart --sampler tpe --no-stop-hopeless --no-dashboard --no-estimate --cpus-per-trial 1
     --pipeline.data.size 64 128 --pipeline.data.num-samples 8
     --pipeline.data.augmentation.crop-size 64 64 --pipeline.latency.max-seconds 0.1
     --pipeline.teacher.width 0.125 --pipeline.student.width 0.125

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,12 @@ from rich.markup import escape
 from models.cost import count_cost
 from models.pruning import prune
 from search.config import StudyConfig
+from search.forecast.estimate import describe_estimate
+from search.forecast.planning import plan_study, time_stages
+from search.on_ray.rehearsals import count_places
+from search.on_ray.session import allot, count_own_devices
 from search.preflight import name_networks
+from search.study_time import make_tariff
 from trainables.context import StageContext, detect_device
 from trainables.data import write_preview
 from trainables.learning.evaluation import evaluate
@@ -64,6 +70,8 @@ class StudyCheck:
             for role, network in name_networks(self._config):
                 self._step(role, functools.partial(self._try, role, network, summary))
         self._step("engine", self._describe_engine)
+        if summary is not None and not self.problems and self._config.estimate:
+            self._step("time", self._estimate)
         for text in self.doubts:
             self._console.print(f"  [yellow]look at:[/] {escape(text)}", soft_wrap=True)
         for text in self.problems:
@@ -146,6 +154,17 @@ class StudyCheck:
         name = describe_measurement(latency, device)["engine"]["name"]
         where = f" on {latency.host}" if latency.host else ""
         return f"latency is measured in {name}{where}", None
+
+    def _estimate(self) -> tuple[str, None]:
+        """Time a few steps of every kind of stage on this machine, and say what they come to."""
+        resources = allot(self._config, *count_own_devices())
+        places = count_places(resources)
+        context = replace(self._context, num_threads=resources.num_cpus)
+        timed = time_stages(self._config, context, resources.num_cpus_baseline)
+        config, estimate = plan_study(self._config, *timed, places)
+        tariff = make_tariff(config, resources.num_gpus)
+        lines = describe_estimate(config, estimate, places, tariff)
+        return "; ".join(lines), None
 
 
 def check(config: StudyConfig, console: Console, preview: Path) -> bool:

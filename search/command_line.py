@@ -10,12 +10,14 @@ from typing import Annotated
 import tyro
 
 from search.config import StudyConfig
+from search.duration import parse_duration
 from search.network_flags import put_networks
 from search.recipes import RECIPES, describe_recipe
 from search.short_flags import lengthen_flags
 
 DEFAULT_RECIPE = "quickstart"
 PROGRAM = "python search/run.py"
+NO_LIMIT = "none"
 
 DESCRIPTION = """Search for the Pareto front of compressed segmentation networks.
 
@@ -28,7 +30,8 @@ recipes (first argument; quickstart if left out):
 {recipes}
 
 main flags: --data-root DIR, --num-pipelines N, --sampler NAME, --objectives A B,
-  --pipeline.dense.num-steps N, --space.pruning-ratio.high P, --gpus-per-trial F, --output-dir DIR;
+  --pipeline.dense.num-steps N, --space.pruning-ratio.high P, --gpus-per-trial F, --output-dir DIR,
+  --time-limit 8h, --price-per-hour X;
   all flags are below, with the defaults of {recipe}.
 
 examples:
@@ -54,7 +57,8 @@ class Arguments:
             or a URI that pyarrow understands: s3://bucket/prefix, optionally with ?region=... or
             ?endpoint_override=..., without credentials in it.
         resume: Continue the run in this folder (a path or a URI) with its saved configuration. The
-            only other flags allowed with it are --confirm, --address and --no-dashboard.
+            only other flags allowed with it are --confirm, --time-limit, --price-per-hour,
+            --address and --no-dashboard.
         address: Address of a running Ray cluster. On one of its nodes: auto or HOST:PORT. From any
             other machine: http://HOST:PORT of its dashboard; the study is then submitted together
             with this code and runs there by itself. Default: start Ray on this machine.
@@ -74,6 +78,8 @@ class Arguments:
         teacher: Network that teaches, named like --student. same: the uncompressed student teaches.
         teacher_weights: Trained weights of the teacher, which is then not trained.
         new_confirm: Value of --confirm given with --resume. None: keep the value in config.json.
+        new_time_limit: Value of --time-limit given with --resume, likewise.
+        new_price_per_hour: Value of --price-per-hour given with --resume, likewise.
     """
 
     study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
@@ -90,6 +96,8 @@ class Arguments:
     teacher: str | None = None
     teacher_weights: str | None = None
     new_confirm: Annotated[int | None, tyro.conf.Suppress] = None
+    new_time_limit: Annotated[str | None, tyro.conf.Suppress] = None
+    new_price_per_hour: Annotated[float | None, tyro.conf.Suppress] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,14 +108,23 @@ class ResumeArguments:
         resume: Folder of the run, a path or a URI.
         confirm: Number of times (2 or more; 0: never) that every network of the front is fine-tuned
             again with other seeds once the search is over. The value is saved in config.json.
+        time_limit: Time from now on after which the study ends with an answer: 8h, 90m, 1h30m or
+            seconds. none: no limit. Default: the rest of the study's own limit.
+        price_per_hour: Price of a GPU for an hour, or of a worker on CPUs.
         address: Address of a running Ray cluster or of its dashboard, as without --resume.
         dashboard: Start Ray's dashboard when Ray is started on this machine.
     """
 
     resume: str
     confirm: int | None = None
+    time_limit: str | None = None
+    price_per_hour: float | None = None
     address: str | None = None
     dashboard: bool = True
+
+    def __post_init__(self) -> None:
+        if self.time_limit not in (None, NO_LIMIT):
+            parse_duration(self.time_limit)
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -153,4 +170,6 @@ def _parse_resume(argv: list[str]) -> Arguments:
         address=given.address,
         dashboard=given.dashboard,
         new_confirm=given.confirm,
+        new_time_limit=given.time_limit,
+        new_price_per_hour=given.price_per_hour,
     )

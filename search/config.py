@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from models.files.atomic_file import write_atomically
+from search.duration import parse_duration
 from search.objectives import OBJECTIVES, ObjectiveName, complete_chain
 from search.proposing.samplers import SAMPLERS, SamplerName
 from search.space import SearchSpace
@@ -69,6 +71,13 @@ class StudyConfig:
             training. For machines without GPUs; otherwise each GPU has its process.
         processes_per_baseline: The same for the teacher and for uncompressed students.
         max_concurrent: Largest number of stages at a time. Default: as many as fit.
+        time_limit: Time after which the study ends with an answer: 8h, 90m, 1h30m or seconds. No
+            training starts that cannot end in time, and the report says what was left out. A later
+            session can continue: --resume RUN_DIR --time-limit 2h.
+        price_per_hour: Price of a GPU for an hour, or of a worker on CPUs, in any currency. The
+            progress then shows the cost of the study so far.
+        estimate: Time a few steps of every kind of stage before the study, and print how long the
+            study will take. A time limit needs this.
         reuse_workers: Run the next stage in the process of a finished one. Otherwise each stage
             starts its own process, which takes seconds and returns its memory at the end.
         store: Folder of stages that several studies share; it is created if it is missing. A study
@@ -114,6 +123,9 @@ class StudyConfig:
     processes_per_trial: int = 1
     processes_per_baseline: int = 1
     max_concurrent: int | None = None
+    time_limit: str | None = None
+    price_per_hour: float | None = None
+    estimate: bool = True
     reuse_workers: bool = True
     store: str | None = None
     deploy: bool = True
@@ -149,6 +161,15 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
+        if self.price_per_hour is not None and not 0 <= self.price_per_hour < math.inf:
+            raise ValueError(f"price_per_hour must be at least 0, got {self.price_per_hour}")
+        if self.time_limit is not None:
+            try:
+                parse_duration(self.time_limit)
+            except ValueError as error:
+                raise ValueError(f"time_limit: {error}") from None
+            if not self.estimate:
+                raise ValueError("time_limit needs an estimate; leave --no-estimate out")
         if self.store is not None and self.keep != "all":
             raise ValueError(
                 f"keep must be all when studies share a store (--store); got {self.keep!r}"
@@ -207,6 +228,11 @@ class StudyConfig:
                         f"{name} must be at most {most}, the images of a batch "
                         f"(pipeline.{training}.batch_size), which it divides; got {value:g}"
                     )
+
+    @property
+    def limit_seconds(self) -> float | None:
+        """The time limit in seconds; None: there is none."""
+        return None if self.time_limit is None else parse_duration(self.time_limit)
 
 
 def save_config(config: StudyConfig, path: Path) -> None:

@@ -18,14 +18,18 @@ from rich.markup import escape
 from models.files.storage import explain_storage_error
 from models.hardware import describe_hardware
 from search.check import check
-from search.command_line import Arguments, parse_arguments
+from search.command_line import NO_LIMIT, Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
+from search.duration import parse_duration
+from search.forecast.estimate import Estimate, describe_estimate, load_estimate, save_estimate
+from search.forecast.planning import plan_study
 from search.interrupts import Interrupts
 from search.on_ray.allotment import TrialResources, allot
 from search.on_ray.jobs import is_job_server, submit_study
 from search.on_ray.metrics import StudyMetrics, metrics_address
 from search.on_ray.nodes import check_cluster, describe_worker, read_file, summon_worker
 from search.on_ray.progress_callback import BoardCallback
+from search.on_ray.rehearsals import count_places, time_on_worker
 from search.on_ray.searcher import PipelineSearcher
 from search.on_ray.session import (
     count_devices,
@@ -59,6 +63,7 @@ from search.run_files.summary import (
     write_report,
 )
 from search.run_files.warm_start import check_latency, read_known
+from search.study_time import StudyTime, make_budget, make_tariff
 from trainables.artifacts.remote_folder import StorageError, is_uri
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import DatasetSummary
@@ -131,9 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return check_alone(arguments, console)
         folder, remote, config, dataset = prepare(arguments, console)
         with locked(folder), remote.held() if remote else contextlib.nullcontext():
-            if arguments.new_confirm is not None:
-                save_config(config, folder / CONFIG_FILE)  # for the next --resume
             study = open_study(config, folder, console)
+            if arguments.resume is not None:
+                limit_from_now(study, arguments.new_time_limit)
+                save_config(study.config, folder / CONFIG_FILE)  # for the next --resume
             run = Run(
                 arguments=arguments,
                 folder=folder,
@@ -203,6 +209,8 @@ def prepare(
         config = load_config(folder / CONFIG_FILE)
         if arguments.new_confirm is not None:
             config = replace(config, confirm=arguments.new_confirm)
+        if arguments.new_price_per_hour is not None:
+            config = replace(config, price_per_hour=arguments.new_price_per_hour)
     else:
         storage = connect(output_dir) if is_uri(output_dir) else None
         config = fetch_data(arguments.study) if arguments.download else arguments.study
@@ -238,6 +246,15 @@ def open_study(config: StudyConfig, folder: Path, console: Console) -> PipelineS
     return study
 
 
+def limit_from_now(study: PipelineStudy, new: str | None) -> None:
+    """Set the time limit of a resumed study, which counts from now on; None leaves the old one."""
+    if new == NO_LIMIT:
+        study.config = replace(study.config, time_limit=None)
+    elif new is not None:
+        limit = study.worked_seconds + parse_duration(new)
+        study.config = replace(study.config, time_limit=f"{limit:.0f}s", estimate=True)
+
+
 def search(run: Run) -> int:
     """Run the rest of the study and of its confirmation, and write the report in any case.
 
@@ -259,12 +276,12 @@ def search(run: Run) -> int:
         except ObstacleError as error:
             status = EXIT_OBSTACLE
             print_error(error)
-    is_complete = finish(run, baseline_errors)
+    is_complete = finish(run, baseline_errors, was_cut_off=status is not None)
     return (EXIT_OK if is_complete else EXIT_FAILED) if status is None else status
 
 
 def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
-    """Start Ray and run the baselines, pipelines and retrainings that are not done yet.
+    """Start Ray, print an estimate, and run what is not done yet and fits into the time limit.
 
     Args:
         run: Run to continue.
@@ -276,7 +293,8 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C, or SIGTERM arrived.
         ObstacleError: A disk, the storage or the data failed.
-        ValueError: A trial needs more than the machines have, or the nodes of a cluster differ.
+        ValueError: A trial needs more than the machines have, the nodes of a cluster differ, or
+            the time limit is too short for any answer.
     """
     address, dashboard = run.arguments.address, run.arguments.dashboard
     with (
@@ -297,13 +315,48 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
         if run.config.warm_start and not run.study.records:
             here = hardware or describe_hardware(resources.device)
             check_latency(run.config, resources.device, here)
-        return run_stages(run, interrupts, resources, hardware)
+        estimate = plan(run, interrupts, resources)
+        return run_stages(run, interrupts, resources, hardware, estimate)
+
+
+def plan(run: Run, interrupts: Interrupts, resources: TrialResources) -> Estimate | None:
+    """Time a few steps of every kind of stage, and say what the study will take.
+
+    Args:
+        run: That is to be searched; a new one is changed where its time limit asks for that.
+        interrupts: Asks for the end.
+        resources: Of its trials.
+
+    Returns:
+        What is expected, also of an earlier session; None if nobody wants to know.
+    """
+    config, study = run.config, run.study
+    estimate = load_estimate(run.folder)
+    if estimate is not None or not config.estimate:
+        return estimate
+    places = count_places(resources)
+    with run.console.status("timing a few steps of every kind of stage"):
+        timed = time_on_worker(config, resources, lambda: bool(interrupts))
+        study.config, estimate = plan_study(
+            config, *timed, places, worked=study.worked_seconds, may_change=not study.records
+        )
+    save_config(study.config, run.folder / CONFIG_FILE)
+    save_estimate(estimate, run.folder)
+    tariff = make_tariff(config, resources.num_gpus)
+    for line in describe_estimate(run.config, estimate, places, tariff):
+        run.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return estimate
 
 
 def run_stages(
-    run: Run, interrupts: Interrupts, resources: TrialResources, hardware: dict[str, Any] | None
+    run: Run,
+    interrupts: Interrupts,
+    resources: TrialResources,
+    hardware: dict[str, Any] | None,
+    estimate: Estimate | None,
 ) -> dict[str, str]:
     """Run stages in Tune until the dispatcher has no more; returns and raises as its caller."""
+    budget = make_budget(run.study, run.folder, estimate)
     board = ProgressBoard(run.study, run.confirmation)
     board.reference = run.results.reference
     board.refresh()
@@ -314,6 +367,15 @@ def run_stages(
             max_exclusive=resources.max_exclusive,
             on_retry=display.note,
             confirmation=run.confirmation,
+            budget=budget,
+        )
+        study_time = StudyTime(
+            dispatcher,
+            board,
+            run.results,
+            tariff=make_tariff(run.config, resources.num_gpus),
+            places=count_places(resources),
+            estimate=estimate,
         )
         metrics = StudyMetrics(
             board,
@@ -326,19 +388,25 @@ def run_stages(
 
         def should_stop() -> bool:
             is_lost = run.remote is not None and run.remote.is_lost
-            return bool(interrupts or dispatcher.problem or is_lost)
+            return bool(interrupts or dispatcher.problem or is_lost or budget.is_used_up)
 
         def note_change() -> None:
             run.results.update(list(dispatcher.baselines.values()), resources.device, hardware)
             board.reference = run.results.reference
             board.refresh()
 
+        def tick() -> None:
+            metrics.tick()
+            study_time.tick(metrics.saved_seconds)
+
         callback = BoardCallback(
             board,
             display,
             run.folder,
             should_stop=should_stop,
-            on_step=metrics.tick,
+            on_step=tick,
+            on_start=lambda trial_id: searcher.note_start(trial_id),
+            on_progress=lambda trial_id, progress: searcher.note_progress(trial_id, progress),
             read_elsewhere=read_file if run.remote else None,
         )
         searcher = PipelineSearcher(
@@ -357,18 +425,23 @@ def run_stages(
                 remote_store=run.remote_store,
                 installation=inspect_installation() if run.arguments.address else None,
             )
+        except KeyboardInterrupt:
+            if interrupts or not budget.is_used_up:
+                raise
         finally:
+            study_time.finish(metrics.saved_seconds, run.confirmation)
             if dispatcher.problem is not None:
                 raise dispatcher.problem
         return dispatcher.baseline_errors
 
 
-def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
+def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -> bool:
     """Write the last results and the report, and print the summary.
 
     Args:
         run: Run that is over or interrupted.
         baseline_errors: Errors of the uncompressed networks that could not be trained, by name.
+        was_cut_off: Whether the run was interrupted, rather than over or out of time.
 
     Returns:
         True if at least one pipeline is complete.
@@ -385,7 +458,10 @@ def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
             baselines = [baseline.stage for baseline in run.results.baselines]
             run.remote.fetch_networks([*baselines, *(record.network for record in front)])
     is_over = not run.study.num_unfinished and not run.confirmation.num_left
-    if front and is_over:
+    for text in run.results.time.get("left_out", ()):
+        run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
+    has_ended = is_over or (run.config.time_limit is not None and not was_cut_off)
+    if front and has_ended:
         write_answer(run)
     if front:
         with run.console.status("writing the report"):

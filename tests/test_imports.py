@@ -30,8 +30,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 FOLDER_MAY_IMPORT: dict[str, set[str]] = {
     "search/proposing": {"space"},
     "search/pipelines": {"config", "objectives", "proposing", "space"},
-    "search/run_files": {"config", "objectives", "pipelines", "proposing", "space"},
-    "search/on_ray": {"command_line", "config", "objectives", "pipelines", "run_files", "space"},
+    "search/forecast": {"config", "duration", "pipelines", "run_files", "space"},
+    "search/run_files": {"config", "duration", "objectives", "pipelines", "proposing", "space"},
+    "search/on_ray": {
+        "command_line", "config", "forecast", "objectives", "pipelines", "run_files", "space",
+    },
     "trainables/process": set(),
     "trainables/artifacts": {"process"},
     "trainables/data": {"process"},

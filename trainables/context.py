@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
@@ -45,6 +45,14 @@ def leave_state(path: Path) -> None:
     """Leave a saved state where it is."""
 
 
+Unit = Literal["step", "image"]
+"""What a stage does many times: a step of a training, an image of an evaluation."""
+
+
+def ignore_unit(unit: Unit) -> None:
+    """Count nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageContext:
     """Machine and folders of a stage, which are not part of its content key.
@@ -62,6 +70,8 @@ class StageContext:
         device_lock: Lock that separates latency measurements from training steps.
         helpers: Function that makes a context manager in which other processes share a training
             (`trainables.process.distributed`); by default no process does.
+        count: Function that is called after every step of a training and every image of an
+            evaluation.
         began: `time.monotonic` at the start of the work, including the preparation of a training.
     """
 
@@ -74,6 +84,7 @@ class StageContext:
     keep_state: Callable[[Path], None] = leave_state
     device_lock: DeviceLock = field(default_factory=lambda: DeviceLock("cpu"))
     helpers: Callable[[], AbstractContextManager[None]] = nullcontext
+    count: Callable[[Unit], None] = ignore_unit
     began: float = field(default_factory=time.monotonic)
 
     def alone(self) -> StageContext:

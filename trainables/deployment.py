@@ -34,7 +34,7 @@ from models.engines import (
 from models.engines.onnxruntime import OnnxRuntime
 from models.export import export_bundle
 from models.normalization import Normalization, Normalize
-from trainables.context import StageContext
+from trainables.context import StageContext, Unit, ignore_unit
 from trainables.data import SegmentationDataset
 from trainables.data.normalization import normalization_of
 from trainables.metrics import ConfusionMatrix
@@ -196,14 +196,20 @@ def _is_here(engine: FileEngine, settings: EngineSettings, host: str | None) -> 
 
 
 def evaluate_session(
-    session: Session, dataset: SegmentationDataset, image_size: tuple[int, int]
+    session: Session,
+    dataset: SegmentationDataset,
+    image_size: tuple[int, int],
+    count: Callable[[Unit], None] = ignore_unit,
 ) -> ConfusionMatrix:
     """Compare a file's predictions with the labels; see `evaluate_predictions`."""
-    return evaluate_predictions(session.run, dataset, image_size)
+    return evaluate_predictions(session.run, dataset, image_size, count)
 
 
 def evaluate_predictions(
-    predict: Predict, dataset: SegmentationDataset, image_size: tuple[int, int]
+    predict: Predict,
+    dataset: SegmentationDataset,
+    image_size: tuple[int, int],
+    count: Callable[[Unit], None] = ignore_unit,
 ) -> ConfusionMatrix:
     """Compare predictions with the labels of every image, resizing as a bundle's predict.py does.
 
@@ -212,6 +218,7 @@ def evaluate_predictions(
         dataset: Images and labels.
         image_size: Height and width that it accepts. Images of other sizes are resized to it, and
             the predictions back.
+        count: Function that is called after every image.
     """
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     for index in range(len(dataset)):
@@ -224,6 +231,7 @@ def evaluate_predictions(
             picture = Image.fromarray(classes).resize((size[1], size[0]), Image.Resampling.NEAREST)
             classes = np.array(picture)
         matrix.update(torch.from_numpy(classes), target)
+        count("image")
     return matrix
 
 

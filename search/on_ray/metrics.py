@@ -130,6 +130,9 @@ class StudyMetrics:
         device: Torch device of the trials.
         confirmation: Retrainings of the front; None if there are none.
         remote: Stages in storage; None if the run is in a local folder.
+
+    Attributes:
+        saved_seconds: Seconds of all stages that pipelines reused instead of computing them.
     """
 
     def __init__(
@@ -150,6 +153,7 @@ class StudyMetrics:
         self._confirmation = confirmation
         self._gauges: dict[str, Gauge] = {}
         self._facts: dict[str, StageFacts] = {}
+        self.saved_seconds = 0.0
         self._was_set: float | None = None
         self._has_failed = False
 
@@ -175,6 +179,7 @@ class StudyMetrics:
             pipelines += self._confirmation.stages
         baselines = {role: entry.stage for role, entry in self._dispatcher.baselines.items()}
         use = count_use(pipelines, baselines, self._read_facts)
+        self.saved_seconds = sum(use.saved.values())
         self._export(measure_stages(use, self._device))
 
     def _export(self, samples: Iterable[Sample]) -> None:

@@ -51,6 +51,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         should_stop: Called between Tune's steps. If it returns True, a KeyboardInterrupt ends the
             run at that point, where nothing is half-done.
         on_step: Called between Tune's steps, many times a second.
+        on_start: Function that is called with the id of a trial when its machine is there.
+        on_progress: Function that is called with the id of a trial and its last report.
         read_elsewhere: Function (node's address, path) -> text of a file on that node, "" if it is
             missing. None if all nodes share the run's folder.
     """
@@ -62,6 +64,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         run_dir: Path,
         should_stop: Callable[[], bool],
         on_step: Callable[[], None] = lambda: None,
+        on_start: Callable[[str], None] = lambda trial_id: None,
+        on_progress: Callable[[str, Progress], None] = lambda trial_id, progress: None,
         read_elsewhere: Callable[[str, Path], str] | None = None,
     ) -> None:
         self._board = board
@@ -69,6 +73,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         self._display = display
         self._should_stop = should_stop
         self._on_step = on_step
+        self._on_start = on_start
+        self._on_progress = on_progress
         self._read_elsewhere = read_elsewhere
         self._addresses: dict[str, str] = {}  # trial id -> address of its node
         self._trials: dict[str, Trial] = {}
@@ -85,6 +91,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     ) -> None:
         """Show a new trial, or a retried one."""
         self._trials[trial.trial_id] = trial
+        self._on_start(trial.trial_id)
         if self._read_elsewhere is not None:
             # Remove the report of the last attempt: a worker removes only files on its own node.
             stall_report(self._stalls_dir, trial.config).unlink(missing_ok=True)
@@ -105,6 +112,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         activity = self._board.activities.get(trial.trial_id)
         if activity is not None and "progress" in result:
             activity.progress = Progress(**result["progress"])
+            self._on_progress(trial.trial_id, activity.progress)
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

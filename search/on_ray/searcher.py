@@ -12,6 +12,7 @@ from ray.tune.utils import flatten_dict
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.retries import Failure
 from search.pipelines.stage_tree import Task
+from trainables.context import Progress
 from trainables.pipeline import StageResult
 from trainables.ray_pipeline import describe_task
 
@@ -73,6 +74,18 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             self._on_change()
         except Exception as problem:  # Tune would treat it as the trial's error and continue
             self._dispatcher.problem = problem
+
+    def note_start(self, trial_id: str) -> None:
+        """Pass on that a stage has got its machine."""
+        task = self._tasks.get(trial_id)
+        if task is not None:
+            self._dispatcher.budget.begin(task.node)
+
+    def note_progress(self, trial_id: str, progress: Progress) -> None:
+        """Pass on how far a stage is; what is reported of a stage before it does not count."""
+        task = self._tasks.get(trial_id)
+        if task is not None and progress.stage == task.stage and progress.loss is not None:
+            self._dispatcher.budget.advance(task.node, progress.step / progress.num_steps)
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing: the study's journal holds everything."""

@@ -28,6 +28,7 @@ for _variable, _value in _ENVIRONMENT.items():
 warnings.filterwarnings("ignore", module=r"ray\b.*")
 
 import ray  # noqa: E402
+import torch  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.exceptions import AuthenticationError  # noqa: E402
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
@@ -120,6 +121,12 @@ def count_devices() -> tuple[int, float, int, int, float]:
     cpus = [int(resources.get("CPU", 0)) for resources in nodes]
     gpus = [float(resources.get("GPU", 0)) for resources in nodes]
     return sum(cpus), sum(gpus), max(cpus), sum(count > 0 for count in cpus), max(gpus)
+
+
+def count_own_devices() -> tuple[int, float, int, int]:
+    """What `count_devices` will say of a session on this machine alone."""
+    cpus = len(os.sched_getaffinity(0))
+    return cpus, float(torch.cuda.device_count()), cpus, 1
 
 
 def run_tune(

@@ -8,12 +8,15 @@ from search.pipelines.confirmation import Confirmation
 from search.pipelines.records import Outcome, StoppedBy
 from search.pipelines.retries import Failure, ObstacleError, Retries
 from search.pipelines.rungs import Rungs
+from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Ending, StageTree, Task
 from search.pipelines.study import PipelineStudy
+from search.pipelines.time_budget import TimeBudget
 from trainables.pipeline import Baseline, StageResult, build_baselines, describe_baseline
 from trainables.stages import STAGES
 
 OPEN_PIPELINES_PER_PLACE = 2
+MOST_REFUSED = 8  # stages without the time for them, above which no further pipeline is asked for
 
 
 class Dispatcher:
@@ -32,12 +35,16 @@ class Dispatcher:
         max_exclusive: Largest number of stages at a time that need a whole device.
         on_retry: Called with a line for the user when a stage will run again.
         confirmation: Retrainings of the front; None if there are none.
+        budget: Time of the study. Default: one without a limit.
 
     Attributes:
+        budget: The argument `budget`.
         baselines: Uncompressed networks that are trained and measured, by name.
         baseline_errors: Errors of failed baselines by name; any error ends the search.
         problem: Error that makes it useless to continue, such as a full disk. It ends the search,
             and unfinished pipelines are left for the next session.
+        is_out_of_time: Whether no stage runs and none of those that are left fits into the time.
+            This ends the search in the same way.
     """
 
     def __init__(
@@ -48,11 +55,14 @@ class Dispatcher:
         max_exclusive: int = 1,
         on_retry: Callable[[str], None] = lambda text: None,
         confirmation: Confirmation | None = None,
+        budget: TimeBudget | None = None,
     ) -> None:
         self.study = study
         self.baselines: dict[str, Baseline] = {}
         self.baseline_errors: dict[str, str] = {}
         self.problem: Exception | None = None
+        self.budget = budget or TimeBudget(StageSeconds(study.config, {}))
+        self.is_out_of_time = False
         self._baseline_chains = build_baselines(study.config.pipeline)
         self._tree = StageTree(self._baseline_chains, study.config.rungs)
         self._rungs = Rungs(study)
@@ -63,6 +73,7 @@ class Dispatcher:
         self._retries = Retries()
         self._running: dict[str, Task] = {}
         self._is_exhausted = False
+        self._num_refused = 0
 
     @property
     def open_results(self) -> list[StageResult]:
@@ -70,17 +81,29 @@ class Dispatcher:
         return [self._tree.get_result(number) for number in self._tree.open_pipelines]
 
     @property
+    def num_paused(self) -> int:
+        """Pipelines that wait at a rung."""
+        return len(self._rungs.paused)
+
+    def list_open(self) -> list[list[Task]]:
+        """Stages that each network and each pipeline still needs that does not wait at a rung."""
+        names: list[int | str] = [n for n in self._baseline_chains if n not in self.baselines]
+        names += [n for n in self._tree.open_pipelines if n not in self._rungs.paused]
+        return [self._tree.list_left(name) for name in names if name not in self.baseline_errors]
+
+    @property
     def is_over(self) -> bool:
-        """Whether nothing is left to run, or a problem has ended the search."""
-        if self.baseline_errors or self.problem:
+        """Whether nothing is left to run, or a problem or the time has ended the search."""
+        if self.baseline_errors or self.problem or self.is_out_of_time:
             return True
         is_busy = self._running or self._retries.is_waiting or self._tree.open_pipelines
         return self._is_exhausted and not is_busy
 
     def take(self) -> Task | None:
         """Return the next stage to run; None to wait, or because the study `is_over`."""
-        if self.baseline_errors or self.problem:
+        if self.baseline_errors or self.problem or self.is_out_of_time:
             return None
+        self._num_refused = 0
         self._go_on()
         running = sum(not task.is_root for task in self._running.values())
         if running >= self._max_concurrent:
@@ -88,11 +111,16 @@ class Dispatcher:
         task = self._next_task() or self._next_retraining()
         if task is not None:
             self._running[task.node] = task
+            self.budget.hand_out(task)
+        elif self._num_refused and not self._running and not self._retries.is_waiting:
+            self.is_out_of_time = True
         return task
 
     def finish(self, task: Task, result: StageResult) -> None:
         """Record the result of a stage, and tell the study of every pipeline that ends with it."""
         del self._running[task.node]
+        seconds = self.budget.end(task, was_run=sum(result.seconds.values()) > 0)
+        self.study.spent_seconds += seconds
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.finish(task.node, result)
             return
@@ -109,7 +137,8 @@ class Dispatcher:
 
     def fail(self, task: Task, reason: str) -> None:
         """Record that a stage has failed, and with it every pipeline that needs it."""
-        self._running.pop(task.node, None)
+        if self._running.pop(task.node, None) is not None:
+            self.study.spent_seconds += self.budget.end(task, was_run=False)
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.fail(task.node, reason)
             return
@@ -120,6 +149,7 @@ class Dispatcher:
     def retry(self, task: Task, failure: Failure) -> None:
         """Run a stage again whose worker failed, or let it fail after its last attempt."""
         del self._running[task.node]
+        self.study.spent_seconds += self.budget.end(task, was_run=False)
         seconds = self._retries.postpone(task.node, failure.fault)
         if seconds is not None:
             self._on_retry(f"{task.label} is run again in {seconds:g} s: {failure.reason}")
@@ -134,12 +164,17 @@ class Dispatcher:
         most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
         exclusive = sum(STAGES[task.stage].is_exclusive for task in self._running.values())
         while True:
-            task = self._tree.take(may_be_exclusive=exclusive < self._max_exclusive)
+            task = self._tree.take(
+                may_be_exclusive=exclusive < self._max_exclusive, may_start=self._may_start
+            )
             if task is not None and STAGES[task.stage].trains and self._give_up(task):
                 continue
             is_full = self._count_open() >= most_open
             if task is not None or is_full or not self._has_students:
                 return task
+            if self._num_refused > MOST_REFUSED or self.budget.is_used_up:
+                self._num_refused += 1
+                return None
             proposal = self.study.ask(self._tree.trained)
             if proposal is None:
                 self._is_exhausted = True
@@ -148,6 +183,16 @@ class Dispatcher:
             self._tell(self._tree.settle())
             if proposal.number in self._tree.open_pipelines:
                 self._stop_if_hopeless(proposal.number)
+
+    def _may_start(self, task: Task) -> bool:
+        """Whether a pipeline, or a baseline, that needs a stage could end in time with it."""
+        if self.budget.limit is None:
+            return True
+        needed_by = self._tree.list_waiting(task.node)
+        left = (self.budget.find_remaining(self._tree.list_left(name)) for name in needed_by)
+        fits = self.budget.fits(min(left))
+        self._num_refused += not fits
+        return fits
 
     def _count_open(self) -> int:
         """Count the open pipelines that do not wait at a rung or for the pipeline they continue."""
@@ -165,13 +210,20 @@ class Dispatcher:
 
     def _next_retraining(self) -> Task | None:
         """Take the next retraining, once no pipeline is open any more."""
-        if not self._is_exhausted:
+        if not self._is_exhausted or self._num_refused:
             return None
         if not self._running and not self._retries.is_waiting:
             self._stop_paused()
         # A resumed search has no open pipeline until its baselines have been looked up.
         is_early = self._tree.open_pipelines or len(self.baselines) < len(self._baseline_chains)
-        return None if is_early or self._confirmation is None else self._confirmation.take()
+        if is_early or self._confirmation is None:
+            return None
+        task = self._confirmation.take()
+        if task is None or self.budget.fits(self.budget.find_remaining((task,))):
+            return task
+        self._confirmation.retry(task.node)
+        self._num_refused += 1
+        return None
 
     def _go_on(self) -> None:
         """Retry the stages whose time has come, and continue the pipelines that are promoted."""

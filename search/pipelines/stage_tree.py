@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any, Literal, NamedTuple
@@ -165,13 +165,20 @@ class StageTree:
             self._nodes[held[0]].is_held = False
             self._enqueue(held[0])
 
-    def take(self, *, may_be_exclusive: bool = True) -> Task | None:
+    def take(
+        self,
+        *,
+        may_be_exclusive: bool = True,
+        may_start: Callable[[Task], bool] = lambda task: True,
+    ) -> Task | None:
         """Return the deepest stage that can run, the oldest of equals; None if there is none.
 
         A stage that no open pipeline needs any more is not handed out.
 
         Args:
             may_be_exclusive: Whether a stage that needs a whole device may run now.
+            may_start: Function that says whether a stage may start. A stage that may not is
+                considered again at the next call.
         """
         passed = []
         taken = None
@@ -181,6 +188,9 @@ class StageTree:
             if not self._may_run(entry[-1]):
                 continue
             if STAGES[node.task.stage].is_exclusive and not may_be_exclusive:
+                passed.append(entry)
+                continue
+            if not may_start(node.task):
                 passed.append(entry)
                 continue
             node.state = "running"
@@ -264,6 +274,20 @@ class StageTree:
     def waiting_for(self, node: str) -> tuple[int, ...]:
         """Return the open pipelines whose path contains a stage."""
         return tuple(number for number in self._nodes[node].waiting if isinstance(number, int))
+
+    def list_waiting(self, node: str) -> tuple[int | str, ...]:
+        """The open pipelines and baselines that need a stage."""
+        return tuple(self._nodes[node].waiting)
+
+    def list_left(self, number: int | str) -> list[Task]:
+        """The stages that an open pipeline or baseline needs and that are not done.
+
+        Args:
+            number: Number of the pipeline, or name of the baseline.
+        """
+        path = self._paths[number]
+        nodes = [self._nodes[name] for name in dict.fromkeys((*path.helpers, *path.nodes))]
+        return [node.task for node in nodes if node.state != "done"]
 
     def get_result(self, number: int | str) -> StageResult:
         """Merge the results so far of an open pipeline's stages.

@@ -86,6 +86,7 @@ class PipelineStudy:
     Attributes:
         config: The argument `config`.
         records: Record of every trial that was handed out, by number.
+        spent_seconds: Seconds for which stages have held their places, over all sessions.
 
     Raises:
         ValueError: The journal names a folder of a stage outside the run.
@@ -133,6 +134,7 @@ class PipelineStudy:
         self._worked_before = max(
             float(self._study.user_attrs.get("worked_seconds", 0.0)), *clocks, 0.0
         )
+        self.spent_seconds = float(self._study.user_attrs.get("spent_seconds", 0.0))
         self._opened = time.monotonic()
 
     @property
@@ -360,6 +362,7 @@ class PipelineStudy:
     def save_clock(self) -> None:
         """Save the working time for the next session; every outcome saves it too."""
         self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
+        self._study.set_user_attr("spent_seconds", round(self.spent_seconds, 3))
 
     def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> Obstacle | None:
         """Return why a network need not be trained further; None while it may enter the front.

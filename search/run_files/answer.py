@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def deploy_front(
                 kept_out[record.number] = reason
                 logger.warning("trial %d is kept out of the front: %s", record.number, reason)
     if place.is_dir():
+        front = find_front(study.records.values(), objectives, kept_out)
+        members = {*kept_out, *(record.number for record in front)}
+        for path in list(place.iterdir()):
+            # Left by an earlier answer of this study, if a better network has been found since.
+            if path.name.isdigit() and int(path.name) not in members:
+                shutil.rmtree(path)
         content = {str(number): reason for number, reason in kept_out.items()}
         write_atomically(place / KEPT_OUT_FILE, json.dumps(content, indent=1) + "\n")
     return kept_out

@@ -13,9 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.duration import format_duration
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.front import find_front, hypervolume_fraction
 from search.pipelines.study import PipelineStudy
+from search.run_files.spending import Spending
 from trainables.context import Progress
 
 LINE_SECONDS = 15.0
@@ -48,6 +50,9 @@ class ProgressBoard:
     Attributes:
         activities: Running stages by any key; the caller keeps them up to date.
         reference: Reference point of the hypervolume, once it is known.
+        spending: Hours and money spent so far; None if they are not counted.
+        expected: Predicted seconds left, and the moment (`time.monotonic`) of the prediction. None:
+            estimate from the pipelines that have finished.
     """
 
     def __init__(self, study: PipelineStudy, confirmation: Confirmation | None = None) -> None:
@@ -55,6 +60,8 @@ class ProgressBoard:
         self._confirmation = confirmation
         self.activities: dict[str, Activity] = {}
         self.reference: Mapping[str, float] = {}
+        self.spending: Spending | None = None
+        self.expected: tuple[float, float] | None = None
         self._finished_before = study.config.num_pipelines - study.num_unfinished
         self._search_started: float | None = None
         self._last_finished: float | None = None
@@ -88,6 +95,9 @@ class ProgressBoard:
         way from the retrainings of the front.
         """
         left = self.study.num_unfinished
+        if left and self.expected is not None:
+            seconds, moment = self.expected
+            return max(0.0, seconds - (time.monotonic() - moment))
         if self._confirmation is not None and self._confirmation.num_left:
             return self._confirmation.seconds_left
         finished = self.study.config.num_pipelines - left - self._finished_before
@@ -116,8 +126,9 @@ class ProgressBoard:
         left = self.seconds_left
         return (
             f"best mIoU {best} | front {self.front_size} | hypervolume {volume} | "
-            f"elapsed {format_seconds(self.study.worked_seconds)} | "
-            f"left {'-' if left is None else format_seconds(left)}"
+            f"elapsed {format_duration(self.study.worked_seconds)} | "
+            f"left {'-' if left is None else format_duration(left)}"
+            + (f" | {self.spending.describe()}" if self.spending else "")
         )
 
     def line(self) -> str:
@@ -155,7 +166,7 @@ class ProgressBoard:
                     steps = f"{entry.progress.step}/{entry.progress.num_steps}"
                 if entry.progress.loss is not None:
                     loss = f"{entry.progress.loss:.3f}"
-            spent = format_seconds(time.monotonic() - entry.started)
+            spent = format_duration(time.monotonic() - entry.started)
             table.add_row(entry.label, entry.detail, stage, bar, steps, loss, spent)
         return Group(heading, Text(self.numbers()), table)
 
@@ -203,13 +214,6 @@ class ProgressDisplay:
         if self._live is None and now - self._printed >= LINE_SECONDS:
             self._printed = now
             self._console.print(self._board.line(), highlight=False, soft_wrap=True)
-
-
-def format_seconds(seconds: float) -> str:
-    """Format seconds as 1:05 or 2:01:05."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _fraction(progress: Progress) -> float:

@@ -15,7 +15,7 @@ from search.pipelines.retrainings import CONFIRMATION_FILE
 from search.pipelines.study import JOURNAL_FILE
 from search.run_files.driver_lease import LEASE_FILE, DriverLease, repeated
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
-from search.run_files.run_folder import create_run_folder
+from search.run_files.run_folder import ESTIMATE_FILE, create_run_folder
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
 from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
 from trainables.artifacts.store import ArtifactStore, content_key
@@ -28,7 +28,10 @@ SYNC_SECONDS = 1.0
 REST_PER_WORK, LONGEST_REST_SECONDS = 10.0, 30.0  # the longer an upload takes, the rarer it is
 # The journal is uploaded first, because the other files follow from it.
 TEST_FILE = "test.csv"
-FILES = (JOURNAL_FILE, CONFIG_FILE, METADATA_FILE, TRIALS_FILE, CONFIRMATION_FILE, TEST_FILE)
+FILES = (
+    JOURNAL_FILE, CONFIG_FILE, METADATA_FILE, TRIALS_FILE, CONFIRMATION_FILE, TEST_FILE,
+    ESTIMATE_FILE,
+)  # fmt: skip
 FOLDERS = ("report", "stalls", "pictures", "deploy")
 
 

@@ -112,6 +112,7 @@ def write_metadata(
     device: str,
     created_at: str,
     hardware: Mapping[str, Any] | None = None,
+    time: Mapping[str, Any] | None = None,
 ) -> None:
     """Write metadata.json, with which a run's results can be read without the project.
 
@@ -123,6 +124,7 @@ def write_metadata(
         device: Torch device on which latency was measured.
         created_at: Time when the run was created, ISO 8601.
         hardware: Hardware of the machine on which latency was measured; default: this machine.
+        time: Time and money spent so far, see `ResultsWriter.write_time`.
     """
     reference = reference_point(config, baselines)
     latency = config.pipeline.latency
@@ -156,6 +158,7 @@ def write_metadata(
             **{name: _version(name) for name in PACKAGES},
         },
         "git": describe_git(Path(__file__).parent),
+        "time": dict(time or {}),
     }
     write_atomically(path, json.dumps(content, indent=1) + "\n")
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.files.atomic_file import write_atomically
 from search.config import StudyConfig
 from search.pipelines.study import PipelineStudy
 from search.run_files.answer import read_kept_out
@@ -33,6 +34,7 @@ class ResultsWriter:
         dataset: Summary of the data set.
 
     Attributes:
+        time: Time and money spent and what was left out, as in metadata.json.
         baselines: Uncompressed networks measured so far, also in an earlier session.
     """
 
@@ -41,6 +43,7 @@ class ResultsWriter:
         self._folder = folder
         self._dataset = dataset
         self._write_again_at = 0.0
+        self.time: Mapping[str, Any] = {}
         self.baselines: list[Baseline] = []
         if not study.num_unfinished and (folder / METADATA_FILE).exists():
             content = json.loads((folder / METADATA_FILE).read_text())
@@ -78,12 +81,25 @@ class ResultsWriter:
                 device=device,
                 created_at=created_at,
                 hardware=hardware,
+                time=self.time,
             )
         started = time.monotonic()
         if started >= self._write_again_at:
             self.write_trials()
             ended = time.monotonic()
             self._write_again_at = ended + (ended - started) / WRITING_SHARE
+
+    def write_time(self, content: Mapping[str, Any]) -> None:
+        """Write into metadata.json, once there is one, what the study has spent and left out.
+
+        Args:
+            content: JSON-able; takes the place of what was there.
+        """
+        self.time = content
+        path = self._folder / METADATA_FILE
+        if path.exists():
+            metadata = json.loads(path.read_text())
+            write_atomically(path, json.dumps({**metadata, "time": content}, indent=1) + "\n")
 
     def write_trials(self) -> None:
         """Write trials.csv."""

@@ -13,6 +13,7 @@ from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.process import file_lock
 
 LOCK_FILE = ".lock"
+ESTIMATE_FILE = "estimate.json"
 
 
 def create_run_folder(output_dir: Path, config: StudyConfig) -> Path:

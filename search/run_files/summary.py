@@ -141,7 +141,8 @@ def print_next_steps(
     if (run_dir / "deploy").is_dir():
         rows.append(("files to deploy", str(run_dir / "deploy")))
     if study.num_unfinished or confirmation.num_left:
-        rows.append(("continue", f"python search/run.py --resume {place}"))
+        more = "" if study.config.time_limit is None else " --time-limit 1h"
+        rows.append(("continue", f"python search/run.py --resume {place}{more}"))
     elif not study.config.confirm and "miou" in study.config.objectives:
         rows.append(("confirm the front", f"python search/run.py --resume {place} --confirm 3"))
     rows.append(("browse the study", f"optuna-dashboard {folder}/{JOURNAL_FILE}"))

@@ -14,6 +14,7 @@ from analysis.lineage import build_tree, get_ancestors
 from analysis.problems import get_problems_info, list_labels
 from analysis.report import main, write_report
 from analysis.results import ResultsError, combine_runs, load_run
+from analysis.run_description import describe_facts
 from analysis.summary import summarize
 
 NETWORKS = [(0.64, 60.0, 1.0e6), (0.60, 50.0, 0.9e6), (0.58, 55.0, 0.3e6), (0.57, 99.0, 2.0e6)]
@@ -233,3 +234,19 @@ def test_a_network_that_is_kept_out_is_no_answer_but_a_problem(load, rows):
         ResultsError, match=r"kept_out\.json: must contain a reason by trial number"
     ):
         load_run(folder)
+
+
+def test_what_a_time_limit_left_out_is_a_problem_and_the_time_a_fact(make):
+    text = "the time limit of 1:00:00 left out 4 of 12 pipelines"
+    time = {
+        "worked_seconds": 3550.0, "limit_seconds": 3600.0, "estimated_seconds": 5000.0,
+        "unit": "GPU-hours", "spent_hours": 1.9, "saved_hours": 0.25, "price_per_hour": 2.0,
+        "cost": 3.8, "left_out": [text],
+    }  # fmt: skip
+    run = load_run(make.run(None, {**make.metadata, "time": time}))
+    assert get_problems_info(combine_runs([run])).warnings[0] == text
+    assert describe_facts(run)["time"] == (
+        "0:59:10 of at most 1:00:00 (estimated 1:23:20), 1.9 GPU-hours, cost 3.80, "
+        "sharing saved 0.25"
+    )
+    assert "time" not in describe_facts(load_run(make.run(name="old")))

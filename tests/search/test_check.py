@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from models import create_model
+from search.config import StudyConfig
+from search.forecast.typical_chains import choose_typical_chains
 from search.run import main
+from trainables.rehearsal import StageRate, name_kind
 
 SMALL = [
     "--pipeline.data.size", "64", "96", "--pipeline.data.num-samples", "8",
@@ -20,7 +24,7 @@ SMALL = [
 
 def check(tmp_path: Path, *flags: str) -> int:
     folders = ["--output-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache")]
-    return main(["quickstart", "--check", *folders, *flags])
+    return main(["quickstart", "--check", "--no-estimate", *folders, *flags])
 
 
 def test_a_good_study_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +60,23 @@ def test_weights_that_know_nothing_of_the_data_are_doubted(
     output = " ".join(capsys.readouterr().out.split())
     assert "% mIoU with the given weights" in output
     assert "look at: " in output
+
+
+def test_it_is_said_what_the_study_will_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_stages(config: StudyConfig, *machine: Any) -> tuple[dict[str, StageRate], list[str]]:
+        chains = choose_typical_chains(config)
+        parts = [chain[:n] for chain in chains for n in range(1, len(chain) + 1)]
+        return {name_kind(part): StageRate(fixed_seconds=30.0) for part in parts}, ["not all"]
+
+    monkeypatch.setattr("search.check.time_stages", time_stages)
+    flags = ["--estimate", "--cpus-per-trial", "1", "--max-concurrent", "1", "--time-limit", "150s"]
+    flags += ["--price-per-hour", "6", "--num-pipelines", "3"]
+    assert check(tmp_path, *SMALL, *flags) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "the teacher (dual_branch) is not trained" in output
+    assert "time: estimate: 2:30 (dense 1:00, 1 pipelines" in output or "pipelines" in output
+    assert "worker-hours, cost 0." in output
+    assert "within 150s about" in output
+    assert "not all" in output

@@ -11,8 +11,9 @@ import pytest
 
 from search.command_line import parse_arguments
 from search.config import StudyConfig, load_config, save_config
+from search.pipelines.study import PipelineStudy
 from search.recipes import RECIPES, quickstart
-from search.run import main
+from search.run import limit_from_now, main
 from search.run_files.run_folder import LOCK_FILE, create_run_folder, locked
 from trainables.ranges import FloatRange
 
@@ -195,3 +196,26 @@ def test_resume_takes_confirm(
     assert run("--resume", str(tmp_path), "--confirm", "1") == 2
     assert "confirm must be 0 or at least 2" in capsys.readouterr().err
     assert load_config(tmp_path / "config.json").confirm == 0
+
+
+def test_a_resumed_study_gets_time_from_now_on(tmp_path: Path) -> None:
+    given = parse_arguments(["--resume", "runs/a", "--time-limit", "90m", "--price-per-hour", "2"])
+    assert (given.new_time_limit, given.new_price_per_hour) == ("90m", 2.0)
+    study = PipelineStudy(replace(quickstart(), time_limit="1h"), tmp_path)
+    limit_from_now(study, None)
+    assert study.config.time_limit == "1h"
+    limit_from_now(study, "90m")
+    assert study.config.limit_seconds == pytest.approx(5400, abs=30)
+    limit_from_now(study, "none")
+    assert study.config.time_limit is None
+
+
+@pytest.mark.parametrize("words", [["--time-limit", "soon"], ["--price-per-hour", "-1.0"]])
+def test_time_and_price_must_make_sense(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((SystemExit, ValueError)) as caught:
+        parse_arguments(words)
+    said = f"{caught.value} {capsys.readouterr()}"
+    assert words[0][2:].replace("-", "_") in said
+    assert words[1] in said

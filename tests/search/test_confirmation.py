@@ -322,7 +322,7 @@ def test_a_finished_run_starts_ray_for_retrainings_alone(
         return {}
 
     monkeypatch.setattr(program, "tune_pipelines", tune)
-    monkeypatch.setattr(program, "finish", lambda run, errors: True)
+    monkeypatch.setattr(program, "finish", lambda run, errors, was_cut_off: True)
     assert program.search(run) == 0
     # Measured beside the pipelines, not in this session, which may be on another machine.
     assert run.results.baselines == [Baseline(**entry) for entry in baselines]

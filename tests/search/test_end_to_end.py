@@ -25,7 +25,7 @@ from trainables.artifacts.remote_folder import RemoteFolder
 ROOT = Path(__file__).parents[2]
 SECRET = "kept-to-itself-93ab"
 TINY = shlex.split("""
-    --num-pipelines 4 --max-concurrent 2 --no-dashboard --pipeline.data.size 64 128
+    --num-pipelines 4 --max-concurrent 2 --no-dashboard --no-estimate --pipeline.data.size 64 128
     --pipeline.data.num-samples 16 --pipeline.data.augmentation.crop-size 64 64
     --pipeline.latency.max-seconds 0.2 --pipeline.teacher.name dual_branch
     --pipeline.teacher.backbone tu-resnet18 --pipeline.teacher.width 0.125

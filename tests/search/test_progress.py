@@ -17,7 +17,7 @@ from search.interrupts import Interrupts
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
-from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay, format_seconds
+from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay
 from search.run_files.results_writer import ResultsWriter
 from trainables.context import Progress
 from trainables.pipeline import DatasetSummary, StageResult
@@ -68,10 +68,6 @@ def test_the_display_shows_the_board(study: PipelineStudy, terminal: bool) -> No
     assert "best mIoU 0.500" in stream.getvalue()
     if not terminal:
         assert stream.getvalue().count("\n") == 2  # one tick and the end
-
-
-def test_times_are_readable() -> None:
-    assert [format_seconds(s) for s in (5, 65, 7265)] == ["0:05", "1:05", "2:01:05"]
 
 
 def end(study: PipelineStudy, folder: Path) -> tuple[int, str]:

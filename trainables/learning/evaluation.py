@@ -56,6 +56,7 @@ def evaluate(
             logits = model(normalize(images.to(device), normalization))
             prediction = logits.argmax(dim=1).cpu()  # waits for the device
         matrix.update(prediction, target)
+        context.count("image")
         if see is not None:
             see(chosen[index], prediction[0], target[0])
     matrix.counts = sum_over_processes(matrix.counts)

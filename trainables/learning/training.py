@@ -242,6 +242,7 @@ def train(
             )
         done = step + 1
         note_progress(f"step {done} of {config.num_steps}")
+        context.count("step")
         if done % record_every == 0 or done == config.num_steps:
             losses.append((done, value))
         now = time.monotonic()

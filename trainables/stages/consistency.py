@@ -38,6 +38,7 @@ class ConsistencyStage(Computation, Stage):
     version = 1
     follows = ("dense", "teacher", "sparse", "pruned", "distilled")
     reveals = ("consistency",)
+    evaluates = True
     objectives = (Objective("consistency", "maximize", "", "Temporal consistency"),)
 
     def __init__(self, network: NetworkStage, data: DataConfig) -> None:
@@ -105,6 +106,7 @@ def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContex
         context.report(Progress("consistency", number, len(pairs)))
         # Each frame is predicted once and kept until the pair with its next frame.
         kept = {i: kept[i] if i in kept else predict(i) for i in (first, second)}
+        context.count("image")
         meter.update(kept[first], kept[second], motion(first, second))
     return meter.miou
 

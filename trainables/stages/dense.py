@@ -13,10 +13,11 @@ from models.cost import count_cost
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
+from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import setting
 from trainables.stages.given import GivenStage
 from trainables.stages.learning import Learning, make_learning
-from trainables.stages.stage import NetworkStage, StageInputs
+from trainables.stages.stage import NetworkStage, StageInputs, Work
 
 COSTS = ("num_params", "macs")
 
@@ -46,6 +47,7 @@ class DenseStage(NetworkStage):
     reveals = ("miou", *COSTS)
     trains = True
     schedule = "dense"
+    evaluates = True
 
     def __init__(self, network: NetworkConfig, learning: Learning) -> None:
         self.parents = {}
@@ -54,10 +56,22 @@ class DenseStage(NetworkStage):
         self.learning = learning
 
     @classmethod
+    def choose_network(cls, settings: Any, config: PipelineConfig) -> NetworkConfig:
+        """The study's network that the stage trains."""
+        return config.get_student(settings.student)
+
+    @classmethod
+    def count_work(cls, settings: Any, config: PipelineConfig) -> Work:
+        """Steps and images; a network whose weights are given takes no step."""
+        work = super().count_work(settings, config)
+        is_given = cls.choose_network(settings, config).weights is not None
+        return work._replace(num_steps=0) if is_given else work
+
+    @classmethod
     def build(cls, settings: Any, inputs: StageInputs) -> NetworkStage:
         """Build the root of a student's pipelines: a training, or the given weights."""
         config = inputs.config
-        network = config.get_student(settings.student)
+        network = cls.choose_network(settings, config)
         if network.weights is not None:
             return GivenStage(network, config.data)
         return cls(network, make_learning(config, config.dense))

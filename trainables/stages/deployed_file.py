@@ -225,7 +225,7 @@ class _Writer:
 
     def evaluate(self, file: Path) -> Any:
         session = self.engine.load(file, (1, 3, *self.size), self.settings)
-        return evaluate_session(session, self.dataset, self.size)
+        return evaluate_session(session, self.dataset, self.size, self.context.count)
 
     def check_parity(self, found: float, expected: float) -> None:
         if abs(found - expected) <= MAX_DIFFERENCE:

@@ -95,6 +95,7 @@ class DistilledStage(NetworkStage):
     objectives = (Objective("miou", "maximize", "", "mIoU"),)
     trains = True
     schedule = "distil"
+    evaluates = True
     can_pause = True
 
     def __init__(

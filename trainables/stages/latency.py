@@ -14,7 +14,7 @@ from trainables.pipeline_config import LatencyConfig, PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
 from trainables.stages.reference import ReferenceStage
-from trainables.stages.stage import NetworkStage, Stage, StageInputs
+from trainables.stages.stage import NetworkStage, Stage, StageInputs, Work
 from trainables.stages.timing import describe_measurement, measure_alone
 
 
@@ -35,6 +35,11 @@ class LatencyStage(Stage):
     def __init__(self, network: NetworkStage, config: PipelineConfig) -> None:
         self.network = network
         self.config = config
+
+    @classmethod
+    def count_work(cls, settings: NoSettings, config: PipelineConfig) -> Work:
+        """The time that a measurement may take; most end earlier, once they are precise."""
+        return Work(longest_seconds=config.latency.max_seconds)
 
     @classmethod
     def build(cls, settings: NoSettings, inputs: StageInputs) -> LatencyStage:

@@ -89,6 +89,7 @@ class PrunedStage(NetworkStage):
         Objective("macs", "minimize", "", "MACs"),
     )
     changes_structure = True
+    evaluates = True
     rising_setting = "pruning_ratio"
     kept_settings = ("scope", "round_to", "importance")
 

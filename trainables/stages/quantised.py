@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from trainables.artifacts.store import Artifact, ArtifactStore
@@ -13,7 +13,7 @@ from trainables.ranges import options_of, setting
 from trainables.settings import NoSettings, complete_options
 from trainables.stages.deployed_file import DeployedFile
 from trainables.stages.latency import find_reference
-from trainables.stages.stage import NetworkStage, Stage, StageInputs
+from trainables.stages.stage import NetworkStage, Stage, StageInputs, Work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +67,7 @@ class QuantisedStage(Stage):
     reveals = ("miou", "iou/", "latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
     schedule = "distil"
     is_exclusive = True
+    evaluates = True
 
     def __init__(
         self, network: NetworkStage, settings: QuantisedSettings, config: PipelineConfig
@@ -74,6 +75,18 @@ class QuantisedStage(Stage):
         self.network = network
         self.settings = settings
         self.config = config
+
+    @classmethod
+    def count_work(cls, settings: QuantisedSettings, config: PipelineConfig) -> Work:
+        """Images of the evaluation in the engine, and steps where rounding is trained with."""
+        numbers = settings.numbers.get("int8")
+        num_steps = config.int8.num_steps if numbers and numbers.method == "qat" else 0
+        return super().count_work(settings, config)._replace(num_steps=num_steps)
+
+    @classmethod
+    def set_length(cls, config: PipelineConfig, num_steps: int) -> PipelineConfig:
+        """The configuration of a study whose training with rounding has so many steps."""
+        return replace(config, int8=replace(config.int8, num_steps=num_steps))
 
     @classmethod
     def build(cls, settings: QuantisedSettings, inputs: StageInputs) -> QuantisedStage:

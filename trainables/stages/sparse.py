@@ -53,6 +53,7 @@ class SparseStage(NetworkStage):
     follows = ("dense",)
     trains = True
     schedule = "sparse"
+    evaluates = True
 
     def __init__(self, network: NetworkStage, sparsity_lambda: float, learning: Learning) -> None:
         self.origin = network

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
@@ -42,6 +42,20 @@ class StageInputs:
         return self.network
 
 
+class Work(NamedTuple):
+    """What a stage has to do, so that its seconds can be told from a few timed units.
+
+    Attributes:
+        num_steps: Steps of its training.
+        num_images: Images of its evaluation.
+        longest_seconds: Longest time of its measurement; 0 where it measures nothing by the clock.
+    """
+
+    num_steps: int = 0
+    num_images: int = 0
+    longest_seconds: float = 0.0
+
+
 class Stage(ABC):
     """A step of a pipeline; one file, which declares everything that others rely on.
 
@@ -60,6 +74,7 @@ class Stage(ABC):
             so that earlier measurements are no longer valid.
         trains: Whether it trains, so that sharing it saves much time.
         schedule: Field of `PipelineConfig` with the schedule of its training; "" if it has none.
+        evaluates: Whether it predicts every validation image.
         can_pause: Whether it can pause after a fraction of its work (`advance`).
         is_exclusive: Whether it needs the device for itself, so that only one runs at a time.
         rising_setting: Setting that must be higher each time the stage is applied again to the same
@@ -75,6 +90,7 @@ class Stage(ABC):
     changes_structure: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     schedule: ClassVar[str] = ""
+    evaluates: ClassVar[bool] = False
     can_pause: ClassVar[bool] = False
     is_exclusive: ClassVar[bool] = False
     rising_setting: ClassVar[str] = ""
@@ -97,6 +113,33 @@ class Stage(ABC):
             ValueError: The data do not fit; the message names the reason and the remedy.
         """
         return  # most stages accept any data
+
+    @classmethod
+    def count_work(cls, settings: Any, config: PipelineConfig) -> Work:
+        """Count what the stage has to do.
+
+        Args:
+            settings: An instance of `Settings`.
+            config: What all pipelines of the study share.
+        """
+        return Work(
+            num_steps=getattr(config, cls.schedule).num_steps if cls.schedule else 0,
+            num_images=len(config.data.open("val")) if cls.evaluates else 0,
+        )
+
+    @classmethod
+    def set_length(cls, config: PipelineConfig, num_steps: int) -> PipelineConfig:
+        """The configuration of a study whose stages of this kind train for so many steps.
+
+        Args:
+            config: Of the study as it is.
+            num_steps: At least 1; without effect on a stage that does not train.
+        """
+        if not cls.schedule:
+            return config
+        training = replace(getattr(config, cls.schedule), num_steps=num_steps)
+        changes: dict[str, Any] = {cls.schedule: training}
+        return replace(config, **changes)
 
     @classmethod
     @abstractmethod

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from trainables.network_config import NetworkConfig
+from trainables.pipeline_config import PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages.dense import DenseStage
 from trainables.stages.given import GivenStage
@@ -17,6 +19,11 @@ class TeacherStage(DenseStage):
     name = "teacher"
     schedule = "teacher_training"
     Settings: ClassVar[type[Any]] = NoSettings
+
+    @classmethod
+    def choose_network(cls, settings: Any, config: PipelineConfig) -> NetworkConfig:
+        """The study's teacher."""
+        return config.teacher
 
     @classmethod
     def build(cls, settings: Any, inputs: StageInputs) -> NetworkStage:

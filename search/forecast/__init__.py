@@ -1,0 +1,1 @@
+"""How long a study will take, and what of it fits into a time limit."""

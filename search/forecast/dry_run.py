@@ -1,0 +1,202 @@
+"""A study on a virtual clock: the decisions are real, the stages last as long as predicted.
+
+So an estimate counts shared stages, chains that go on from each other, rungs and a time limit just
+as the study itself will: there is no second description of the schedule.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from search.config import StudyConfig
+from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.stage_seconds import StageSeconds
+from search.pipelines.stage_tree import Task
+from search.pipelines.study import PipelineStudy
+from search.pipelines.time_budget import TimeBudget
+from trainables.pipeline import StageResult
+from trainables.rehearsal import StageRate, find_width, name_kind
+from trainables.stages import STAGES, NetworkStage
+
+MOST_PIPELINES = 200
+"""Pipelines of a dry run; a longer study is taken to go on as it went until then."""
+
+LEAST_IN_USE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """How many stages the machines hold at a time.
+
+    Attributes:
+        count: Stages of pipelines at a time.
+        exclusive: Of these, stages that need their device to themselves.
+        of_root: Places that the training of an uncompressed network takes.
+    """
+
+    count: int
+    exclusive: int = 1
+    of_root: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What a study is expected to take.
+
+    Attributes:
+        seconds: By the clock, until its stages have ended.
+        spent_seconds: Seconds that its stages hold their places.
+        root_seconds: By the clock, until the uncompressed networks are trained and measured.
+        by_baseline: Seconds of the training of each uncompressed network that is trained.
+        num_complete: Pipelines that come to their end.
+        stages: Number of the pipelines' stages, and seconds of one, by their kind.
+        in_use: Share of the places that are in use once pipelines run, above 0.
+    """
+
+    seconds: float
+    spent_seconds: float
+    root_seconds: float
+    by_baseline: Mapping[str, float] = field(default_factory=dict)
+    num_complete: int = 0
+    stages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    in_use: float = 1.0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Clock:
+    """Seconds since the study began."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class _Machines:
+    """Places, and the stages that hold them or wait for them."""
+
+    def __init__(self, places: Places, clock: _Clock, budget: TimeBudget) -> None:
+        self._places = places
+        self._free = places.count
+        self._clock = clock
+        self._budget = budget
+        self._waiting: list[tuple[Task, float]] = []
+        self._running: list[tuple[float, int, Task, float]] = []
+        self._num_started = 0
+
+    def add(self, task: Task, seconds: float) -> None:
+        """Queue a stage."""
+        self._waiting.append((task, seconds))
+        self._start()
+
+    def pop(self) -> tuple[Task, float] | None:
+        """Go to where the next stage ends; the stage and its seconds, None if nothing runs."""
+        if not self._running:
+            return None
+        self._clock.now, _, task, seconds = heappop(self._running)
+        self._free += self._size(task)
+        self._start()
+        return task, seconds
+
+    def _start(self) -> None:
+        while self._waiting and self._size(self._waiting[0][0]) <= self._free:
+            task, seconds = self._waiting.pop(0)
+            self._free -= self._size(task)
+            self._num_started += 1
+            self._budget.begin(task.node)
+            end = self._clock.now + seconds
+            heappush(self._running, (end, self._num_started, task, seconds))
+
+    def _size(self, task: Task) -> int:
+        return min(self._places.of_root, self._places.count) if task.is_root else 1
+
+
+def dry_run(
+    config: StudyConfig,
+    rates: Mapping[str, StageRate],
+    places: Places,
+    limit: float | None = None,
+) -> Forecast:
+    """Run a study on a virtual clock.
+
+    Nothing is stopped early but at rungs, and the front is not confirmed: the study will take less
+    for the first and more for the second.
+
+    Args:
+        config: Of the study.
+        rates: What was timed beforehand.
+        places: Of the machines.
+        limit: Seconds of the whole study; None: there is no limit.
+    """
+    shortened = replace(
+        config,
+        num_pipelines=min(config.num_pipelines, MOST_PIPELINES),
+        sampler="random",
+        stop_hopeless=False,
+        max_latency_ms=None,
+        max_num_params=None,
+        max_macs=None,
+        warm_start=(),
+        confirm=0,
+    )
+    clock, seconds = _Clock(), StageSeconds(shortened, rates)
+    budget = TimeBudget(seconds, limit=limit, worked=clock, clock=clock, starts_at_once=False)
+    machines = _Machines(places, clock, budget)
+    by_baseline: dict[str, float] = {}
+    by_kind: dict[str, list[float]] = {}
+    root_seconds = root_spent = spent = 0.0
+    with TemporaryDirectory() as folder:
+        study = PipelineStudy(shortened, Path(folder))
+        dispatcher = Dispatcher(
+            study, max_concurrent=places.count, max_exclusive=places.exclusive, budget=budget
+        )
+        while True:
+            while (task := dispatcher.take()) is not None:
+                machines.add(task, seconds.expect(task))
+            ended = machines.pop()
+            if ended is None:
+                break
+            task, duration = ended
+            dispatcher.finish(task, _invent_result(task, duration))
+            spent += duration
+            if task.baseline:
+                root_seconds, root_spent = clock.now, root_spent + duration
+                by_baseline[task.baseline] = by_baseline.get(task.baseline, 0.0) + duration
+            else:
+                by_kind.setdefault(name_kind(task.chain), []).append(duration)
+        complete = sum(record.state == "complete" for record in study.records.values())
+    scale = config.num_pipelines / shortened.num_pipelines
+    searching = clock.now - root_seconds
+    room = searching * places.count
+    return Forecast(
+        seconds=root_seconds + scale * searching,
+        spent_seconds=root_spent + scale * (spent - root_spent),
+        root_seconds=root_seconds,
+        by_baseline=by_baseline,
+        num_complete=round(scale * complete),
+        stages={kind: (scale * len(s), statistics.mean(s)) for kind, s in by_kind.items()},
+        in_use=min(1.0, max(LEAST_IN_USE, (spent - root_spent) / room)) if room else 1.0,
+    )
+
+
+def _invent_result(task: Task, seconds: float) -> StageResult:
+    """What a stage might bring, by which no network is better than another.
+
+    The fewer channels are left, the smaller, the faster and the less accurate it is.
+    """
+    width, stage = find_width(task.chain), STAGES[task.stage]
+    if task.share < 1:
+        return StageResult(metrics={f"miou@{task.share:g}": width})
+    revealed = {metric: width for metric in stage.reveals if not metric.endswith("/")}
+    name = f"{task.stage}-{abs(hash(task.node)):x}"
+    return StageResult(
+        metrics=revealed,
+        stages={task.stage: name},
+        seconds={task.stage: seconds},
+        network=name if issubclass(stage, NetworkStage) else "",
+    )

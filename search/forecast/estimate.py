@@ -1,0 +1,104 @@
+"""What was timed and expected before a study, kept in the run's folder for its later sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from models.files.atomic_file import write_atomically
+from search.config import StudyConfig
+from search.duration import format_duration
+from search.forecast.dry_run import Forecast, Places
+from search.run_files.run_folder import ESTIMATE_FILE
+from search.run_files.spending import Spending, Tariff
+from trainables.pipeline import build_baselines
+from trainables.rehearsal import StageRate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """What is expected of a study.
+
+    Attributes:
+        rates: Seconds of a step, an image and the rest, by kind of stage.
+        forecast: Of the study from then on, within its limit if it has one.
+        worked_seconds: Seconds of the study that had passed by then.
+        changes: What was changed to make it fit the limit, a sentence for each change.
+        problems: Why stages could not be timed.
+    """
+
+    rates: Mapping[str, StageRate]
+    forecast: Forecast
+    worked_seconds: float = 0.0
+    changes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def seconds(self) -> float:
+        """Working time of the whole study, the timing of its stages included."""
+        return self.worked_seconds + self.forecast.seconds
+
+
+def save_estimate(estimate: Estimate, folder: Path) -> None:
+    """Write estimate.json."""
+    text = TypeAdapter(Estimate).dump_json(estimate, indent=1).decode()
+    write_atomically(folder / ESTIMATE_FILE, text + "\n")
+
+
+def load_estimate(folder: Path) -> Estimate | None:
+    """Read estimate.json of an earlier session; None if there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = folder / ESTIMATE_FILE
+    if not path.is_file():
+        return None
+    try:
+        return TypeAdapter(Estimate).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(
+            f"{path} cannot be read; delete it to time the stages anew: {error}"
+        ) from None
+
+
+def describe_estimate(
+    config: StudyConfig, estimate: Estimate, places: Places, tariff: Tariff
+) -> Iterator[str]:
+    """Say in a few lines what a study will take, and what of it fits.
+
+    Args:
+        config: Of the study, as it will be run.
+        estimate: Of it.
+        places: Of the machines.
+        tariff: How hours are counted, and what they cost.
+    """
+    forecast = estimate.forecast
+    spending = Spending(tariff=tariff, spent_seconds=forecast.spent_seconds)
+    trainings = [f"{name} {format_duration(s)}" for name, s in forecast.by_baseline.items()]
+    pipelines = (
+        f"{forecast.num_complete} pipelines "
+        f"{format_duration(forecast.seconds - forecast.root_seconds)}, {places.count} at a time"
+    )
+    yield (
+        f"estimate: {format_duration(forecast.seconds)} ({', '.join([*trainings, pipelines])}), "
+        f"{spending.describe()}"
+    )
+    yield from estimate.changes
+    if config.time_limit is not None:
+        yield from _describe_fit(config, forecast)
+    yield from estimate.problems
+
+
+def _describe_fit(config: StudyConfig, forecast: Forecast) -> Iterator[str]:
+    untrained = [n for n in build_baselines(config.pipeline) if n not in forecast.by_baseline]
+    if untrained:
+        yield f"within {config.time_limit} there is no time to train {', '.join(untrained)}"
+    if forecast.num_complete < config.num_pipelines:
+        yield (
+            f"within {config.time_limit} about {forecast.num_complete} of {config.num_pipelines} "
+            "pipelines fit; the others are left for a later session"
+        )

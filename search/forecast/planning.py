@@ -1,0 +1,113 @@
+"""The estimate of a study before anything is trained, and the study made to fit its limit."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from search.config import StudyConfig
+from search.forecast.dry_run import Forecast, Places, dry_run
+from search.forecast.estimate import Estimate
+from search.forecast.fitting import FittedStudy, fit_study
+from search.forecast.typical_chains import choose_typical_chains
+from trainables.context import StageContext
+from trainables.rehearsal import StageRate, name_family, rehearse
+
+TIMING_SHARE = 0.1
+"""Share of a time limit after which no further options of a stage are timed."""
+
+
+def time_stages(
+    config: StudyConfig, context: StageContext, num_threads_root: int
+) -> tuple[dict[str, StageRate], list[str]]:
+    """Time every kind of stage of a study in this process.
+
+    Args:
+        config: Of the study.
+        context: Machine of a pipeline's stage.
+        num_threads_root: CPU threads of the training of an uncompressed network.
+
+    Returns:
+        Rates by kind, and why a chain could not be timed.
+    """
+    most_seconds = math.inf
+    if config.limit_seconds is not None:
+        most_seconds = TIMING_SHARE * config.limit_seconds
+    rates: dict[str, StageRate] = {}
+    problems: list[str] = []
+    known: set[str] = set()
+    started, scratch = time.monotonic(), TemporaryDirectory()
+    logger = logging.getLogger("trainables")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what warns in small need not warn in the study
+    try:
+        for chain in choose_typical_chains(config):
+            families = {name_family(chain[:length]) for length in range(1, len(chain) + 1)}
+            if families <= known and time.monotonic() - started > most_seconds:
+                problems.append("not every kind of stage was timed, as the time limit is short")
+                break
+            known |= families
+            try:
+                rehearse(
+                    config.pipeline,
+                    chain,
+                    context,
+                    Path(scratch.name),
+                    num_threads_root=num_threads_root,
+                    rates=rates,
+                )
+            except (ValueError, ArithmeticError, RuntimeError, OSError) as error:
+                reason = " ".join(str(error).split())
+                problems.append(f"a stage could not be timed beforehand: {reason}")
+    finally:
+        scratch.cleanup()
+        logger.setLevel(level)
+    return rates, list(dict.fromkeys(problems))
+
+
+def plan_study(
+    config: StudyConfig,
+    rates: dict[str, StageRate],
+    problems: Sequence[str],
+    places: Places,
+    *,
+    worked: float = 0.0,
+    may_change: bool = True,
+) -> tuple[StudyConfig, Estimate]:
+    """Foretell a study, and change it where its time limit asks for that.
+
+    Args:
+        config: Of the study.
+        rates: What was timed.
+        problems: Why stages could not be.
+        places: Of the machines.
+        worked: Seconds of the study that have passed.
+        may_change: Whether nothing of the study has run yet.
+
+    Returns:
+        The study to run, and what is expected of it.
+
+    Raises:
+        ValueError: The limit is too short for any answer.
+    """
+
+    def predict(candidate: StudyConfig) -> Forecast:
+        limit = candidate.limit_seconds
+        return dry_run(candidate, rates, places, None if limit is None else limit - worked)
+
+    if config.limit_seconds is None or not may_change:
+        fitted = FittedStudy(config, predict(config))
+    else:
+        fitted = fit_study(config, predict)
+    estimate = Estimate(
+        rates=rates,
+        forecast=fitted.forecast,
+        worked_seconds=worked,
+        changes=fitted.changes,
+        problems=tuple(problems),
+    )
+    return fitted.config, estimate

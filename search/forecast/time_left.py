@@ -1,0 +1,51 @@
+"""How long a study will still take, from what runs, what waits and what is to come."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from search.forecast.dry_run import Forecast, Places
+from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.stage_tree import Task
+from trainables.rehearsal import name_kind
+
+
+def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places) -> float:
+    """Predict the seconds until the stages of all pipelines have ended.
+
+    The stages that are known count one by one; the pipelines that nobody has asked for yet count
+    as the forecast says, corrected by what its kinds of stages have turned out to take.
+
+    Args:
+        dispatcher: Of the running study.
+        forecast: From before it.
+        places: Of the machines.
+    """
+    budget, study = dispatcher.budget, dispatcher.study
+    tasks: dict[str, tuple[Task, float]] = {}  # with what is left of it
+    longest = 0.0
+    for needed in dispatcher.list_open():
+        along = 0.0
+        for task in needed:
+            if task.node not in tasks:
+                tasks[task.node] = task, budget.find_remaining((task,))
+            along += 0.0 if _runs_alone(task, places) else tasks[task.node][1]
+        longest = max(longest, along)
+    alone = math.fsum(left for task, left in tasks.values() if _runs_alone(task, places))
+    work = math.fsum(left for task, left in tasks.values() if not _runs_alone(task, places))
+
+    num_open = len(dispatcher.open_results)
+    to_come = study.num_unfinished - num_open + dispatcher.num_paused
+    known = Counter(name_kind(task.chain) for task, _ in tasks.values() if not task.baseline)
+    for kind, (count, seconds) in forecast.stages.items():
+        missing = count - budget.num_ended[kind] - known[kind]
+        expected = max(0.0, min(missing, to_come * count / study.config.num_pipelines))
+        work += expected * seconds * budget.seconds.find_factor(kind)
+    searching = max(work / (places.count * forecast.in_use), longest)
+    return min(alone + searching, max(0.0, budget.left))
+
+
+def _runs_alone(task: Task, places: Places) -> bool:
+    """Whether nothing else can run meanwhile."""
+    return task.is_root and places.of_root >= places.count > 1

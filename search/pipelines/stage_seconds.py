@@ -1,0 +1,136 @@
+"""How long stages take: from the steps that were timed beforehand, corrected by what has ended."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from search.config import StudyConfig
+from search.pipelines.stage_tree import Task
+from trainables.chain import Chain
+from trainables.rehearsal import StageRate, find_width, name_family, name_kind
+from trainables.stages import STAGES
+from trainables.stages.stage import Work
+
+CONSTANT_SHARE = 0.4
+"""Share of a training step's time that pruning does not save.
+
+Measured on CamVid: 0.38 + 0.62 times the share of the multiply-accumulates that are left.
+"""
+
+
+class StageSeconds:
+    """Predicts the seconds of a stage, and learns from those that have ended or are on their way.
+
+    Every kind of stage is off by a factor of its own, which is unknown until one of the kind has
+    run; until then it counts as that of all others together.
+
+    Args:
+        config: Of the study.
+        rates: What was timed beforehand, by kind (`trainables.rehearsal`). A kind that was not
+            counts as another one of its family.
+        is_done: Whether an earlier session has run a stage, so that it will only be found.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        rates: Mapping[str, StageRate],
+        is_done: Callable[[Chain], bool] = lambda chain: False,
+    ) -> None:
+        self._config = config
+        self._is_done = is_done
+        self._rates = dict(rates)
+        self._works: dict[str, Work] = {}
+        self._noted: dict[str, tuple[str, float, float]] = {}  # kind, expected, seconds by node
+        self._expected: dict[str, float] = defaultdict(float)  # by kind
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, float] = defaultdict(float)
+
+    def predict(self, task: Task) -> float:
+        """Predict the seconds of a stage; 0 where it is done, or nothing is known of its kind."""
+        if self._is_done(task.chain):
+            return 0.0
+        kind = name_kind(task.chain)
+        if self._find_rate(kind, task.chain) is None:
+            return self._seconds[kind] / self._counts[kind] if self._counts[kind] else 0.0
+        return self.expect(task) * self.find_factor(kind)
+
+    def expect(self, task: Task) -> float:
+        """Predict from what was timed beforehand alone; as `predict` otherwise."""
+        kind = name_kind(task.chain)
+        rate = self._find_rate(kind, task.chain)
+        if rate is None:
+            return 0.0
+        work = self._count_work(kind, task)
+        steps = rate.seconds_per_step * work.num_steps * (task.share - self.find_begin(task))
+        rest = rate.predict(work._replace(num_steps=0))
+        return steps * _size(find_width(task.chain)) / _size(rate.width) + rest
+
+    def find_begin(self, task: Task) -> float:
+        """Share of the stage's steps at which the task begins: that of the rung before it."""
+        return max((share for share in self._config.rungs if share < task.share), default=0.0)
+
+    def note(self, task: Task, seconds: float, share: float = 1.0) -> None:
+        """Note how long some of a stage has taken, instead of what was noted of it before.
+
+        Args:
+            task: The stage.
+            seconds: That it took.
+            share: Of its work that these seconds have brought, above 0.
+        """
+        self.forget(task)
+        kind, expected = name_kind(task.chain), self.expect(task) * share
+        self._noted[task.node] = kind, expected, seconds
+        self._add(kind, expected, seconds, share if share == 1 else 0.0)
+
+    def forget(self, task: Task) -> None:
+        """Take back what was noted of a stage, such as one that failed or was found."""
+        kind, expected, seconds = self._noted.pop(task.node, ("", 0.0, 0.0))
+        if kind:
+            self._add(kind, -expected, -seconds, 0.0)
+
+    def _find_rate(self, kind: str, chain: Chain) -> StageRate | None:
+        """Rate of a kind, else of another one of its family; None if none of them was timed."""
+        if kind not in self._rates:
+            family = name_family(chain)
+            like = [name for name in self._rates if f"{name} ".startswith(f"{family} ")]
+            if not like:
+                return None
+            self._rates[kind] = self._rates[like[0]]
+        return self._rates[kind]
+
+    def _add(self, kind: str, expected: float, seconds: float, count: float) -> None:
+        self._expected[kind] += expected
+        self._seconds[kind] += seconds
+        self._counts[kind] += count
+
+    def find_factor(self, kind: str) -> float:
+        """What a kind takes relative to what was timed; one more stage counts as like all others.
+
+        Args:
+            kind: As `trainables.rehearsal.name_kind` names it.
+        """
+        known = [name for name in self._expected if self._expected[name] > 0]
+        total = sum(self._expected[name] for name in known)
+        common = sum(self._seconds[name] for name in known) / total if total > 0 else 1.0
+        typical = self._rates[kind].predict(self._works[kind]) if kind in self._works else 0.0
+        expected = self._expected[kind] + typical
+        return (self._seconds[kind] + common * typical) / expected if expected > 0 else common
+
+    def _count_work(self, kind: str, task: Task) -> Work:
+        if kind not in self._works:
+            step = task.chain[-1]
+            work = STAGES[step.stage].count_work(step.settings, self._config.pipeline)
+            self._works[kind] = work
+        return self._works[kind]
+
+
+def _size(width: float) -> float:
+    """Time of a training step relative to that of the whole network.
+
+    Args:
+        width: Share of its channels that the network still has; multiply-accumulates go with the
+            square of it.
+    """
+    return CONSTANT_SHARE + (1 - CONSTANT_SHARE) * width**2

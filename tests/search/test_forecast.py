@@ -1,0 +1,217 @@
+"""What a study will take, and what of it is left out for a time limit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from search.config import StudyConfig
+from search.forecast.dry_run import Forecast, Places, dry_run
+from search.forecast.estimate import Estimate, describe_estimate, load_estimate, save_estimate
+from search.forecast.fitting import fit_study
+from search.forecast.time_left import find_seconds_left
+from search.forecast.typical_chains import choose_typical_chains
+from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.stage_seconds import StageSeconds
+from search.pipelines.study import PipelineStudy
+from search.pipelines.time_budget import TimeBudget
+from search.recipes import RECIPES, quickstart
+from search.run_files.spending import Tariff
+from trainables.pipeline import StageResult
+from trainables.rehearsal import StageRate, name_kind
+
+ONE = Places(count=1)
+
+
+def make_rates(config: StudyConfig, **seconds: float) -> dict[str, StageRate]:
+    """So many seconds for a step of each training stage and for the whole of each other one."""
+    rates = {}
+    for chain in choose_typical_chains(config):
+        for length in range(1, len(chain) + 1):
+            stage = chain[length - 1].stage
+            value = seconds.get(stage, 0.0)
+            is_training = stage in ("teacher", "dense", "sparse", "distilled")
+            rates[name_kind(chain[:length])] = StageRate(
+                seconds_per_step=value if is_training else 0.0,
+                fixed_seconds=0.0 if is_training else value,
+            )
+    return rates
+
+
+@pytest.fixture
+def study() -> StudyConfig:
+    return replace(quickstart(), num_pipelines=6)  # one chain along the ratios
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_kind_of_stage_is_timed_once(recipe: str) -> None:
+    config = RECIPES[recipe]()
+    chains = choose_typical_chains(config)
+    kinds = {name_kind(chain[:n]) for chain in chains for n in range(1, len(chain) + 1)}
+    distillers = config.space.get_choices("distilled.distiller")
+    assert sum(" distilled " in kind for kind in kinds) == len(distillers)
+    assert len(chains) == len(distillers) + 1 + max(1, len(config.pipeline.students))
+
+
+def test_shared_stages_count_once(study: StudyConfig) -> None:
+    rates = make_rates(study, teacher=0.1, dense=0.1, sparse=0.5, pruned=2.0, latency=1.0,
+                       distilled=0.1)  # fmt: skip
+    found = dry_run(study, rates, ONE)
+    # teacher and dense 21 s each with 1 s of latency; sparse 30 s once; the six networks of the
+    # chain 2 + 1 s each, and 90 steps of 0.1 s that get shorter with the network.
+    assert found.root_seconds == pytest.approx(44)
+    assert found.by_baseline == {"teacher": pytest.approx(22), "dense": pytest.approx(22)}
+    assert {kind: round(n) for kind, (n, _) in found.stages.items()} == {
+        "dense student sparse": 1, "dense student pruned": 6, "dense student latency": 6,
+        "dense student distilled none": 6,
+    }  # fmt: skip
+    kept = [(0.4 + 0.6 * (1 - p) ** 2) / 1.0 for p in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
+    assert found.seconds == pytest.approx(44 + 30 + 6 * 3 + 9 * sum(kept))
+    assert found.spent_seconds == pytest.approx(found.seconds)
+    assert found.num_complete == 6
+
+
+def test_chains_and_roots_bound_what_more_machines_help(study: StudyConfig) -> None:
+    rates = make_rates(study, teacher=0.1, dense=0.1, distilled=0.1, latency=1.0)
+    alone = dry_run(study, rates, Places(count=2, exclusive=2, of_root=2))
+    beside = dry_run(study, rates, Places(count=2, of_root=1))
+    assert alone.root_seconds == pytest.approx(43)  # one after the other, then both latencies
+    assert beside.root_seconds == pytest.approx(23)
+    searching = dry_run(study, rates, ONE).seconds - 44
+    assert alone.seconds - alone.root_seconds == pytest.approx(searching)
+    assert alone.in_use == pytest.approx(0.5)  # the chain leaves one of two places empty
+
+
+def test_a_long_study_goes_on_as_it_began(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.forecast.dry_run.MOST_PIPELINES", 12)
+    rates = make_rates(study, pruned=1.0)
+    found = dry_run(replace(study, num_pipelines=60), rates, ONE)
+    assert found.num_complete == 60
+    trained = [count for kind, (count, _) in found.stages.items() if " distilled " in kind]
+    assert sum(trained) == 60
+
+
+RATES = {"teacher": 1.0, "dense": 0.1, "sparse": 0.1, "distilled": 0.1}
+
+
+def fit(study: StudyConfig, limit: str, **more: float) -> tuple[StudyConfig, Forecast, str]:
+    limited, rates = replace(study, time_limit=limit), make_rates(study, **RATES, **more)
+    found = fit_study(limited, lambda c: dry_run(c, rates, ONE, c.limit_seconds))
+    return found.config, found.forecast, "; ".join(found.changes)
+
+
+def test_a_limit_that_holds_all_changes_nothing(study: StudyConfig) -> None:
+    config, forecast, changes = fit(study, "1h")
+    assert (config, changes) == (replace(study, time_limit="1h"), "")
+    assert forecast.num_complete == 6
+
+
+def test_pipelines_that_do_not_fit_are_left_to_the_search(study: StudyConfig) -> None:
+    config, forecast, changes = fit(study, "280s")
+    assert (config.pipeline, changes) == (study.pipeline, "")
+    assert 3 <= forecast.num_complete < 6
+    assert forecast.seconds <= 300
+
+
+def test_a_teacher_that_leaves_too_little_is_not_trained(study: StudyConfig) -> None:
+    config, forecast, changes = fit(study, "260s")
+    assert config.pipeline.self_teaching
+    assert "the teacher (dual_branch) is not trained" in changes
+    assert config.pipeline.dense == study.pipeline.dense
+    assert forecast.num_complete == 6
+
+
+def test_trainings_are_shortened_only_where_nothing_else_helps(study: StudyConfig) -> None:
+    slow = replace(study, pipeline=study.pipeline.dense and replace(
+        study.pipeline, dense=replace(study.pipeline.dense, num_steps=2000)))  # fmt: skip
+    config, forecast, changes = fit(slow, "120s")
+    assert forecast.num_complete >= 3
+    assert config.pipeline.sparse == study.pipeline.sparse
+    steps = config.pipeline.dense.num_steps
+    assert 0 < steps < 2000
+    assert f"the training dense is shortened from 2000 to {steps} steps" in changes
+    config, _, changes = fit(slow, "10s")
+    assert config.pipeline.distil.num_steps < study.pipeline.distil.num_steps
+    assert "the training distilled is shortened" in changes
+
+
+def test_a_limit_without_any_answer_is_refused(study: StudyConfig) -> None:
+    with pytest.raises(ValueError, match=r"time_limit 8s is too short for any answer: .* take 0:0"):
+        fit(study, "8s", latency=1.0, pruned=5.0)
+
+
+def test_an_estimate_outlives_its_session(study: StudyConfig, tmp_path: Path) -> None:
+    assert load_estimate(tmp_path) is None
+    rates = make_rates(study, **RATES)
+    saved = Estimate(rates=rates, forecast=dry_run(study, rates, ONE), changes=("less",))
+    save_estimate(saved, tmp_path)
+    assert load_estimate(tmp_path) == saved
+    (tmp_path / "estimate.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"estimate\.json cannot be read; delete it"):
+        load_estimate(tmp_path)
+
+
+def test_an_estimate_is_said_in_time_hours_and_money(study: StudyConfig) -> None:
+    forecast = Forecast(
+        seconds=7200.0, spent_seconds=10_800.0, root_seconds=3600.0,
+        by_baseline={"dense": 3600.0}, num_complete=4,
+    )  # fmt: skip
+    limited = replace(study, time_limit="2h", price_per_hour=2.0)
+    estimate = Estimate(rates={}, forecast=forecast, changes=("changed",), problems=("unknown",))
+    tariff = Tariff(unit="GPU", units_per_stage=0.5, price_per_hour=2.0)
+    assert list(describe_estimate(limited, estimate, Places(count=3), tariff)) == [
+        "estimate: 2:00:00 (dense 1:00:00, 4 pipelines 1:00:00, 3 at a time), 1.5 GPU-hours, "
+        "cost 3.00",
+        "changed",
+        "within 2h there is no time to train teacher",
+        "within 2h about 4 of 6 pipelines fit; the others are left for a later session",
+        "unknown",
+    ]
+
+
+@pytest.mark.parametrize("slower", [0.6, 1.0, 1.8])
+def test_after_a_quarter_the_time_left_is_right_within_a_quarter(
+    study: StudyConfig, tmp_path: Path, slower: float
+) -> None:
+    """The stages take another time than was foretold; the first quarter tells how much."""
+    rates = make_rates(study, teacher=0.3, dense=0.2, sparse=0.2, pruned=2.0, latency=1.0,
+                       distilled=0.2)  # fmt: skip
+    forecast = dry_run(study, rates, ONE)
+    actual = slower * forecast.seconds
+    clock = [0.0]
+    budget = TimeBudget(StageSeconds(study, rates), clock=lambda: clock[0], starts_at_once=False)
+    dispatcher = Dispatcher(PipelineStudy(study, tmp_path), max_concurrent=1, budget=budget)
+    checked = 0
+    running = []
+    while (task := dispatcher.take()) is not None or running:
+        if task is not None:
+            running.append(task)
+            if len(running) > 1:
+                continue
+        task = running[0]
+        ratios = [s.settings.pruning_ratio for s in task.chain if s.stage == "pruned"]
+        macs = 100 * (1 - ratios[-1]) ** 2 if ratios else 100.0
+        seconds = slower * budget.seconds.expect(task)
+        budget.begin(task.node)
+        for step in range(1, 11):
+            clock[0] += seconds / 10
+            budget.advance(task.node, step / 10)
+            if actual / 4 <= clock[0] < 0.9 * actual:
+                left = find_seconds_left(dispatcher, forecast, ONE)
+                assert left == pytest.approx(actual - clock[0], rel=0.25), task.label
+                checked += 1
+        running.pop(0)
+        number = len(dispatcher.study.records)
+        metrics = {"miou": 0.5 + 0.01 * number, "num_params": 900.0, "macs": macs,
+                   "latency_ms": 9.0, "latency_p95_ms": 9.0}  # fmt: skip
+        dispatcher.finish(
+            task,
+            StageResult(metrics=metrics, stages={task.stage: f"{task.stage}-{clock[0]:.3f}"},
+                        seconds={task.stage: seconds}, network="x"),
+        )  # fmt: skip
+    assert checked > 20
+    assert dispatcher.study.num_unfinished == 0
