@@ -15,8 +15,10 @@ from trainables.rehearsal import name_kind
 MARGIN = 1.1
 """A stage is started if so many times its predicted seconds are left."""
 
-ANSWER_SHARE, MOST_ANSWER_SECONDS = 0.05, 120.0
-"""Share of the limit, and most seconds, that are kept for deploying the front and the report."""
+ANSWER_SHARE, ANSWER_SECONDS = 0.05, (30.0, 120.0)
+MOST_ANSWER_SHARE = 0.2
+"""Share of the limit that is kept for deploying the front and for the report: a twentieth, but at
+least and at most so many seconds, and no more than a fifth."""
 
 NEW_SHARE = 0.1
 """A training whose first report lies below this share has not gone on from a checkpoint."""
@@ -92,7 +94,8 @@ class TimeBudget:
         """Seconds left for stages; infinite without a limit."""
         if self.limit is None:
             return math.inf
-        answer = min(ANSWER_SHARE * self.limit, MOST_ANSWER_SECONDS)
+        least, most = ANSWER_SECONDS
+        answer = min(max(ANSWER_SHARE * self.limit, least), most, MOST_ANSWER_SHARE * self.limit)
         return self.limit - answer - self._worked()
 
     @property

@@ -68,15 +68,15 @@ def test_it_is_said_what_the_study_will_take(
     def time_stages(config: StudyConfig, *machine: Any) -> tuple[dict[str, StageRate], list[str]]:
         chains = choose_typical_chains(config)
         parts = [chain[:n] for chain in chains for n in range(1, len(chain) + 1)]
-        return {name_kind(part): StageRate(fixed_seconds=30.0) for part in parts}, ["not all"]
+        return {name_kind(part): StageRate(fixed_seconds=10.0) for part in parts}, ["not all"]
 
     monkeypatch.setattr("search.check.time_stages", time_stages)
-    flags = ["--estimate", "--cpus-per-trial", "1", "--max-concurrent", "1", "--time-limit", "150s"]
+    flags = ["--estimate", "--cpus-per-trial", "1", "--max-concurrent", "1", "--time-limit", "10m"]
     flags += ["--price-per-hour", "6", "--num-pipelines", "3"]
     assert check(tmp_path, *SMALL, *flags) == 0
     output = " ".join(capsys.readouterr().out.split())
-    assert "the teacher (dual_branch) is not trained" in output
-    assert "time: estimate: 2:30 (dense 1:00, 1 pipelines" in output or "pipelines" in output
-    assert "worker-hours, cost 0." in output
-    assert "within 150s about" in output
-    assert "not all" in output
+    # Two networks and their latencies, one sparse network, three stages for each pipeline.
+    assert (
+        "time: estimate: 2:20 (teacher 0:20, dense 0:20, 3 pipelines 1:40, 1 at a time), "
+        "0.0389 worker-hours, cost 0.23; not all"
+    ) in output

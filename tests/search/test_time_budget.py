@@ -141,15 +141,21 @@ def test_a_training_that_goes_on_from_a_checkpoint_does_not_count_as_a_fast_one(
     assert seconds.predict(task) == pytest.approx(100)  # as its speed was, not 25
 
 
-def test_time_is_kept_for_the_answer(config: StudyConfig) -> None:
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(100, 20), (300, 30), (1200, 60), (3600, 120), (36_000, 120)]
+)
+def test_time_is_kept_for_the_answer(config: StudyConfig, limit: float, kept: float) -> None:
     clock = Clock()
-    budget = TimeBudget(StageSeconds(config, {}), limit=100.0, worked=clock, clock=clock)
-    assert budget.left == 95
-    assert budget.fits(86)
-    assert not budget.fits(87)  # with a margin of a tenth
-    clock.now = 95.0
+    budget = TimeBudget(StageSeconds(config, {}), limit=limit, worked=clock, clock=clock)
+    assert budget.left == limit - kept
+    assert budget.fits(budget.left / 1.11)
+    assert not budget.fits(budget.left / 1.09)  # with a margin of a tenth
+    clock.now = limit - kept
     assert budget.is_used_up
     assert not budget.fits(0)
+
+
+def test_without_a_limit_everything_fits(config: StudyConfig) -> None:
     assert TimeBudget(StageSeconds(config, {})).fits(1e9)
 
 
