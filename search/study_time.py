@@ -1,4 +1,4 @@
-"""A running study's time: its budget, what it has spent, how long it will still take."""
+"""The time of a running study: its budget, its spending, and the time that is left."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def make_tariff(config: StudyConfig, num_gpus: float) -> Tariff:
 
 
 class StudyTime:
-    """Keeps the time on a study's board and in its metadata.
+    """Keeps the times on a study's board and in its metadata up to date.
 
     Args:
-        dispatcher: Of the study.
-        board: Shows it.
-        results: Takes it down.
+        dispatcher: Dispatcher of the study.
+        board: Board that shows the times.
+        results: Results files, among them metadata.json.
         tariff: How hours are counted.
-        places: Of the machines.
-        estimate: From before the study; None: it is not known how long the study will take.
+        places: Places of the machines.
+        estimate: Estimate from before the study; None without one.
     """
 
     def __init__(

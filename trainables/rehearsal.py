@@ -1,7 +1,7 @@
-"""A few steps and images of every kind of stage, timed before a study begins.
+"""Times a few steps and images of every kind of stage before a study begins.
 
-The stages are the study's own: what a rehearsal runs is what the study will run, on the first
-images of each split and for a few steps. Their artefacts lie in a scratch folder.
+A rehearsal runs the stages of the study themselves, for a few steps on the first images of each
+split. It stores their artefacts in a scratch folder.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class StageRate(NamedTuple):
     """How long the stages of a kind take.
 
     Attributes:
-        seconds_per_step: Of training.
-        seconds_per_image: Of evaluation.
-        fixed_seconds: What the rest takes: loading, pruning, exporting, saving.
-        longest_share: Share of a measurement's longest time that it takes, at least 0.
-        width: Share of its channels that the network still had that was timed, within 0..1.
+        seconds_per_step: Seconds of a training step.
+        seconds_per_image: Seconds of an image in an evaluation.
+        fixed_seconds: Seconds of everything else: loading, pruning, exporting, saving.
+        longest_share: Duration of a measurement as a fraction of its longest duration, at least 0.
+        width: Fraction of its channels that the timed network still had, in 0..1.
     """
 
     seconds_per_step: float = 0.0

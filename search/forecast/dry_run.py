@@ -1,7 +1,7 @@
-"""A study on a virtual clock: the decisions are real, the stages last as long as predicted.
+"""Runs a study on a virtual clock: real decisions, stages that last as long as predicted.
 
-So an estimate counts shared stages, chains that go on from each other, rungs and a time limit just
-as the study itself will: there is no second description of the schedule.
+So an estimate treats shared stages, chains of networks, rungs and the time limit exactly as the
+study will, without a second description of the schedule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainables.rehearsal import StageRate, find_width, name_kind
 from trainables.stages import STAGES, NetworkStage
 
 MOST_PIPELINES = 200
-"""Pipelines of a dry run; a longer study is taken to go on as it went until then."""
+"""Largest number of pipelines of a dry run; a longer study is extrapolated from that."""
 
 LEAST_IN_USE = 0.1
 
@@ -34,9 +34,9 @@ class Places:
     """How many stages the machines hold at a time.
 
     Attributes:
-        count: Stages of pipelines at a time.
-        exclusive: Of these, stages that need their device to themselves.
-        of_root: Places that the training of an uncompressed network takes.
+        count: Number of stages of pipelines at a time.
+        exclusive: Number of stages at a time that need a whole device.
+        of_root: Number of places that the training of an uncompressed network takes.
     """
 
     count: int
@@ -49,13 +49,13 @@ class Forecast:
     """What a study is expected to take.
 
     Attributes:
-        seconds: By the clock, until its stages have ended.
-        spent_seconds: Seconds that its stages hold their places.
-        root_seconds: By the clock, until the uncompressed networks are trained and measured.
-        by_baseline: Seconds of the training of each uncompressed network that is trained.
-        num_complete: Pipelines that come to their end.
-        stages: Number of the pipelines' stages, and seconds of one, by their kind.
-        in_use: Share of the places that are in use once pipelines run, above 0.
+        seconds: Seconds until all of its stages have ended.
+        spent_seconds: Sum of the seconds of all of its stages.
+        root_seconds: Seconds until the uncompressed networks are trained and measured.
+        by_baseline: Seconds of the stages of each uncompressed network that is trained, by name.
+        num_complete: Number of pipelines that are completed.
+        stages: Number of the pipelines' stages and mean seconds of one, by kind.
+        in_use: Fraction of the places that are in use while pipelines run, above 0.
     """
 
     seconds: float
@@ -124,14 +124,14 @@ def dry_run(
 ) -> Forecast:
     """Run a study on a virtual clock.
 
-    Nothing is stopped early but at rungs, and the front is not confirmed: the study will take less
-    for the first and more for the second.
+    Pipelines stop early only at rungs, and the front is not retrained. So the study may take less
+    time if it stops hopeless pipelines, and takes more with --confirm.
 
     Args:
-        config: Of the study.
-        rates: What was timed beforehand.
-        places: Of the machines.
-        limit: Seconds of the whole study; None: there is no limit.
+        config: Configuration of the study.
+        rates: Rates by kind of stage.
+        places: Places of the machines.
+        limit: Time limit in seconds; None: no limit.
     """
     shortened = replace(
         config,

@@ -1,4 +1,4 @@
-"""What was timed and expected before a study, kept in the run's folder for its later sessions."""
+"""The estimate of a study, kept in the run's folder for later sessions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from trainables.rehearsal import StageRate
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What is expected of a study.
+    """Expected time of a study.
 
     Attributes:
-        rates: Seconds of a step, an image and the rest, by kind of stage.
-        forecast: Of the study from then on, within its limit if it has one.
-        worked_seconds: Seconds of the study that had passed by then.
-        changes: What was changed to make it fit the limit, a sentence for each change.
-        problems: Why stages could not be timed.
+        rates: Rates by kind of stage.
+        forecast: Forecast of the study from the estimate on, within its time limit.
+        worked_seconds: Seconds that the study had worked before the estimate.
+        changes: Changes that make the study fit its time limit, one sentence each.
+        problems: Reasons why stages could not be timed.
     """
 
     rates: Mapping[str, StageRate]

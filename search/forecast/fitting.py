@@ -1,13 +1,13 @@
-"""A study made to fit its time limit before anything is trained; what is left out is said.
+"""Changes a study before it starts if its time limit is too short for it; says each change.
 
-What the search decides by itself, pipelines that do not fit, needs no change of the study. Changes
-come in where hardly a pipeline would fit:
+Pipelines that do not fit need no change: the search leaves them out by itself. If too few pipelines
+would fit, the study is changed:
 
 1. A teacher whose training leaves time for less than half of the pipelines is not trained; the
    uncompressed student teaches instead (as with --teacher same).
-2. Where too few pipelines still fit for an answer, the training of the uncompressed networks is
-   shortened, as little as it takes.
-3. Where that does not do, all trainings are shortened.
+2. If fewer than three pipelines still fit, the trainings of the uncompressed networks are
+   shortened, by no more than necessary.
+3. If that is not enough, all trainings are shortened.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from trainables.pipeline import build_baselines
 from trainables.stages import STAGES
 
 LEAST_PIPELINES = 3
-"""Pipelines that make an answer; a front of fewer is none."""
+"""Least number of pipelines that is accepted as an answer before trainings are shortened."""
 
 SHORTENED = (0.8, 0.64, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02)
-"""Shares of their steps to which trainings are shortened, the first that does."""
+"""Fractions of the steps that are tried in this order when trainings are shortened."""
 
 Predict = Callable[[StudyConfig], Forecast]
 

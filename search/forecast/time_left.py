@@ -1,4 +1,4 @@
-"""How long a study will still take, from what runs, what waits and what is to come."""
+"""Predicts how long a study will still take, from its running, waiting and future stages."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from trainables.rehearsal import name_kind
 def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places) -> float:
     """Predict the seconds until the stages of all pipelines have ended.
 
-    The stages that are known count one by one; the pipelines that nobody has asked for yet count
-    as the forecast says, corrected by what its kinds of stages have turned out to take.
+    Known stages count one by one. Pipelines that have not been proposed yet count with the mean
+    seconds of the forecast, corrected by the measured times of their kinds of stages.
 
     Args:
-        dispatcher: Of the running study.
-        forecast: From before it.
-        places: Of the machines.
+        dispatcher: Dispatcher of the running study.
+        forecast: Forecast from before the study.
+        places: Places of the machines.
     """
     budget, study = dispatcher.budget, dispatcher.study
     tasks: dict[str, tuple[Task, float]] = {}  # with what is left of it

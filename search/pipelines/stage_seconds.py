@@ -1,4 +1,4 @@
-"""How long stages take: from the steps that were timed beforehand, corrected by what has ended."""
+"""Seconds of stages, predicted from timed steps and corrected by the stages that have run."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from trainables.stages import STAGES
 from trainables.stages.stage import Work
 
 CONSTANT_SHARE = 0.4
-"""Share of a training step's time that pruning does not save.
+"""Fraction of a training step's time that pruning does not save.
 
 Measured on CamVid: 0.38 + 0.62 times the share of the multiply-accumulates that are left.
 """
 
 
 class StageSeconds:
-    """Predicts the seconds of a stage, and learns from those that have ended or are on their way.
+    """Predicts the seconds of a stage, and learns from stages that have ended or are running.
 
-    Every kind of stage is off by a factor of its own, which is unknown until one of the kind has
-    run; until then it counts as that of all others together.
+    Each kind of stage has a correction factor. Until a stage of the kind has run, it is the common
+    factor of all kinds.
 
     Args:
-        config: Of the study.
-        rates: What was timed beforehand, by kind (`trainables.rehearsal`). A kind that was not
-            counts as another one of its family.
-        is_done: Whether an earlier session has run a stage, so that it will only be found.
+        config: Configuration of the study.
+        rates: Rates by kind of stage (`trainables.rehearsal`). A kind that is missing takes the
+            rate of another kind of its family.
+        is_done: Function that says whether the last stage of a chain is in the store already.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class StageSeconds:
         self._counts: dict[str, float] = defaultdict(float)
 
     def predict(self, task: Task) -> float:
-        """Predict the seconds of a stage; 0 where it is done, or nothing is known of its kind."""
+        """Predict the seconds of a stage; 0 if it is in the store, or its kind is unknown."""
         if self._is_done(task.chain):
             return 0.0
         kind = name_kind(task.chain)
@@ -57,7 +57,7 @@ class StageSeconds:
         return self.expect(task) * self.find_factor(kind)
 
     def expect(self, task: Task) -> float:
-        """Predict from what was timed beforehand alone; as `predict` otherwise."""
+        """Predict the seconds of a stage without correction."""
         kind = name_kind(task.chain)
         rate = self._find_rate(kind, task.chain)
         if rate is None:
@@ -68,16 +68,16 @@ class StageSeconds:
         return steps * _size(find_width(task.chain)) / _size(rate.width) + rest
 
     def find_begin(self, task: Task) -> float:
-        """Share of the stage's steps at which the task begins: that of the rung before it."""
+        """Return the fraction of the stage's steps at which a task begins: the previous rung."""
         return max((share for share in self._config.rungs if share < task.share), default=0.0)
 
     def note(self, task: Task, seconds: float, share: float = 1.0) -> None:
-        """Note how long some of a stage has taken, instead of what was noted of it before.
+        """Record the seconds of a stage, or of a part of it; replaces an earlier record.
 
         Args:
             task: The stage.
-            seconds: That it took.
-            share: Of its work that these seconds have brought, above 0.
+            seconds: Seconds that it took.
+            share: Fraction of its work that was done in these seconds, above 0.
         """
         self.forget(task)
         kind, expected = name_kind(task.chain), self.expect(task) * share
@@ -85,7 +85,7 @@ class StageSeconds:
         self._add(kind, expected, seconds, share if share == 1 else 0.0)
 
     def forget(self, task: Task) -> None:
-        """Take back what was noted of a stage, such as one that failed or was found."""
+        """Remove the record of a stage, for example because it failed or was found in the store."""
         kind, expected, seconds = self._noted.pop(task.node, ("", 0.0, 0.0))
         if kind:
             self._add(kind, -expected, -seconds, 0.0)
@@ -106,10 +106,12 @@ class StageSeconds:
         self._counts[kind] += count
 
     def find_factor(self, kind: str) -> float:
-        """What a kind takes relative to what was timed; one more stage counts as like all others.
+        """Return the measured time of a kind relative to its rate.
+
+        One more stage at the common factor counts in, so that a single stage does not decide.
 
         Args:
-            kind: As `trainables.rehearsal.name_kind` names it.
+            kind: Name of the kind (`trainables.rehearsal.name_kind`).
         """
         known = [name for name in self._expected if self._expected[name] > 0]
         total = sum(self._expected[name] for name in known)

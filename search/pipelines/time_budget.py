@@ -1,4 +1,4 @@
-"""The time of a study: what has been spent, what still fits, and who may not start any more."""
+"""The time of a study: the stages that run, the time that is left, and what still fits into it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from search.pipelines.stage_tree import Task
 from trainables.rehearsal import name_kind
 
 MARGIN = 1.1
-"""A stage is started if so many times its predicted seconds are left."""
+"""Factor by which the time that is left must exceed the predicted seconds of a stage."""
 
 ANSWER_SHARE, ANSWER_SECONDS = 0.05, (30.0, 120.0)
 MOST_ANSWER_SHARE = 0.2
-"""Share of the limit that is kept for deploying the front and for the report: a twentieth, but at
-least and at most so many seconds, and no more than a fifth."""
+"""Time that is kept for deploying the front and for the report: 5 % of the limit, but at least 30 s
+and at most 120 s, and never more than a fifth of the limit."""
 
 NEW_SHARE = 0.1
-"""A training whose first report lies below this share has not gone on from a checkpoint."""
+"""A training whose first report is below this fraction of its steps began at its first step."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,11 +30,11 @@ class _Running:
 
     Attributes:
         task: The stage.
-        started: On the clock; None while it waits for a machine.
-        seen: Share of its work that was done when it said so first, and when that was: a training
-            that goes on from a checkpoint has done some before.
-        share: Of its work that is done, 0..1.
-        moment: On the clock, when it was.
+        started: Time of its start; None while it waits for a machine.
+        seen: Fraction of its work that was done at its first report, and the time of that report. A
+            training that continues from a checkpoint has done part of its work before.
+        share: Fraction of its work that is done, in 0..1.
+        moment: Time of its last report.
     """
 
     task: Task
@@ -44,7 +44,7 @@ class _Running:
     moment: float = 0.0
 
     def time_itself(self) -> tuple[float, float]:
-        """Share of the work that was watched, and the seconds that it took."""
+        """Return the fraction of the work between first and last report, and its seconds."""
         if self.seen is None:
             return 0.0, 0.0
         share, moment = self.seen
@@ -52,19 +52,19 @@ class _Running:
 
 
 class TimeBudget:
-    """Watches the stages of a study and says which of those that may run still fit.
+    """Follows the running stages of a study and decides which further stages fit into its time.
 
     Args:
-        seconds: Predicts the seconds of stages.
-        limit: Seconds of the whole study; None: there is no limit.
-        worked: Says how many of them have passed.
-        clock: Seconds on any clock.
-        starts_at_once: Whether a stage begins when it is handed out; otherwise `begin` says so.
+        seconds: Predictions of the stages' seconds.
+        limit: Time limit of the whole study in seconds; None: no limit.
+        worked: Function that returns the seconds that the study has worked so far.
+        clock: Function that returns the time in seconds, from any origin.
+        starts_at_once: Whether a stage starts when it is handed out; otherwise `begin` is called.
 
     Attributes:
-        seconds: As given.
-        limit: As given.
-        num_ended: Stages of pipelines that have ended in this session, by their kind.
+        seconds: The argument `seconds`.
+        limit: The argument `limit`.
+        num_ended: Number of the pipelines' stages that have ended in this session, by kind.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class TimeBudget:
 
     @property
     def running_seconds(self) -> float:
-        """Seconds for which the stages that run now have held their places."""
+        """Sum of the seconds since the start of each running stage."""
         return math.fsum(map(self._elapsed, self._running.values()))
 
     @property
     def left(self) -> float:
-        """Seconds left for stages; infinite without a limit."""
+        """Seconds that are left for stages; infinite without a limit."""
         if self.limit is None:
             return math.inf
         least, most = ANSWER_SECONDS
@@ -108,22 +108,22 @@ class TimeBudget:
         return self.left > 0 and MARGIN * seconds <= self.left
 
     def hand_out(self, task: Task) -> None:
-        """Note that a stage was handed out."""
+        """Record that a stage was handed out."""
         self._running[task.node] = _Running(task=task)
         if self._starts_at_once:
             self.begin(task.node)
 
     def begin(self, node: str) -> None:
-        """Note that a stage has got its machine."""
+        """Record that a stage has started on a machine."""
         if node in self._running:
             self._running[node].started = self._clock()
 
     def advance(self, node: str, done: float) -> None:
-        """Note how far a stage is.
+        """Record the progress of a running stage.
 
         Args:
-            node: Of a stage that has begun.
-            done: Share of all steps of its training, 0..1.
+            node: Node of the stage.
+            done: Fraction of all steps of its training that are done, in 0..1.
         """
         running = self._running.get(node)
         if running is None or running.started is None or not done:
@@ -138,14 +138,14 @@ class TimeBudget:
             self.seconds.note(running.task, seconds, watched)
 
     def end(self, task: Task, *, was_run: bool) -> float:
-        """Note that a stage has ended.
+        """Record that a stage has ended.
 
         Args:
             task: The stage.
-            was_run: Whether all of its work was done now; otherwise it failed, or was found.
+            was_run: Whether it was computed; False if it failed or was found in the store.
 
         Returns:
-            Seconds that it held its place.
+            Seconds since its start.
         """
         running = self._running.pop(task.node)
         elapsed = self._elapsed(running)
@@ -158,10 +158,10 @@ class TimeBudget:
         return elapsed
 
     def find_remaining(self, tasks: Iterable[Task]) -> float:
-        """Predict the seconds of stages one after another, less what the running ones have done.
+        """Predict the seconds left of some stages, run one after another.
 
         Args:
-            tasks: Of one pipeline.
+            tasks: Stages, usually those of one pipeline.
         """
         return math.fsum(map(self._remaining, tasks))
 

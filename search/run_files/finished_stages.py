@@ -1,4 +1,4 @@
-"""Which stages an earlier session has finished, so that they will only be found."""
+"""Stages that earlier sessions have finished, which the study only has to look up."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainables.stages import NetworkStage
 
 
 class FinishedStages:
-    """Looks for the networks of stages in a run's folder; measurements are short and count as new.
+    """Looks up finished networks in a run's folder; measurements are short and count as new.
 
     Args:
-        config: What the pipelines of the study share.
+        config: Configuration that the study's pipelines share.
         run_dir: Folder of the run.
-        roots_only: Look for the uncompressed networks alone, which takes no time per pipeline.
+        roots_only: Look up only the uncompressed networks, which costs nothing per pipeline.
     """
 
     def __init__(self, config: PipelineConfig, run_dir: Path, *, roots_only: bool) -> None:
@@ -28,7 +28,7 @@ class FinishedStages:
         self._known: dict[str, bool] = {}
 
     def __call__(self, chain: Chain) -> bool:
-        """Whether the last stage of a chain was there when it was asked about first."""
+        """Whether the last stage of a chain was finished when this was first called for it."""
         if self._is_new or (self._roots_only and len(chain) > 1):
             return False
         name = repr(chain)

@@ -1,4 +1,4 @@
-"""What a time limit has left out of a study, in sentences for the screen and the report."""
+"""Sentences on what a time limit has left out of a study, for the screen and the report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from trainables.pipeline import build_baselines
 def describe_left_out(
     study: PipelineStudy, confirmation: Confirmation, measured: Collection[str]
 ) -> Iterator[str]:
-    """Say what there was no time for.
+    """Describe what there was no time for, one sentence each.
 
     Args:
-        study: That ended at its time limit.
+        study: Study that ended at its time limit.
         confirmation: Retrainings of its front.
-        measured: Names of the uncompressed networks that are trained and measured.
+        measured: Names of the uncompressed networks that have been trained and measured.
     """
     limit = f"the time limit of {format_duration(study.config.limit_seconds or 0.0)}"
     names = [name for name in build_baselines(study.config.pipeline) if name not in measured]

@@ -1,4 +1,4 @@
-"""What a study has spent in hours and money, and what the sharing of stages has saved."""
+"""Hours and money that a study has spent, and the hours that shared stages have saved."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ SECONDS_PER_HOUR = 3600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tariff:
-    """What is counted for a stage, and what it costs.
+    """How the hours of stages are counted, and their price.
 
     Attributes:
-        unit: What is paid for by the hour: GPU, or worker on CPUs.
-        units_per_stage: GPUs that a stage holds; 1 on CPUs.
-        price_per_hour: Of one unit, in any currency; None: not known.
+        unit: Unit that is paid by the hour: GPU, or worker on CPUs.
+        units_per_stage: Number of GPUs that a stage holds; 1 on CPUs.
+        price_per_hour: Price of one unit for an hour, in any currency; None if not known.
     """
 
     unit: str
@@ -30,12 +30,12 @@ class Tariff:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spending:
-    """What a study has spent until now.
+    """Hours and money that a study has spent so far.
 
     Attributes:
-        tariff: How it is counted.
-        spent_seconds: Seconds that stages have held their places.
-        saved_seconds: Seconds of the stages that pipelines had without computing them.
+        tariff: How hours are counted.
+        spent_seconds: Sum of the seconds of all stages, failed ones included.
+        saved_seconds: Sum of the seconds of stages that pipelines reused.
     """
 
     tariff: Tariff
