@@ -18,8 +18,9 @@ from models.pruning import prune
 from search.config import StudyConfig
 from search.forecast.estimate import describe_estimate
 from search.forecast.planning import plan_study, time_stages
+from search.on_ray.allotment import allot
 from search.on_ray.rehearsals import count_places
-from search.on_ray.session import allot, count_own_devices
+from search.on_ray.session import count_own_devices
 from search.preflight import name_networks
 from search.study_time import make_tariff
 from trainables.context import StageContext, detect_device

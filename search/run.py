@@ -356,7 +356,7 @@ def run_stages(
     estimate: Estimate | None,
 ) -> dict[str, str]:
     """Run stages in Tune until the dispatcher has no more; returns and raises as its caller."""
-    budget = make_budget(run.study, run.folder, estimate)
+    budget = make_budget(run.study, run.folder, estimate, count_places(resources))
     board = ProgressBoard(run.study, run.confirmation)
     board.reference = run.results.reference
     board.refresh()

@@ -26,13 +26,16 @@ LOOK_SECONDS = 2.0
 WRITE_SECONDS = 30.0
 
 
-def make_budget(study: PipelineStudy, run_dir: Path, estimate: Estimate | None) -> TimeBudget:
+def make_budget(
+    study: PipelineStudy, run_dir: Path, estimate: Estimate | None, places: Places
+) -> TimeBudget:
     """Make the budget of a session of a study.
 
     Args:
         study: Has the limit, and the time that its sessions have worked.
         run_dir: Folder of the run.
-        estimate: What was timed beforehand; None: nothing.
+        estimate: Estimate of the study; None without one.
+        places: Places of the machines.
     """
     config = study.config
     is_done = FinishedStages(config.pipeline, run_dir, roots_only=config.limit_seconds is None)
@@ -42,6 +45,7 @@ def make_budget(study: PipelineStudy, run_dir: Path, estimate: Estimate | None) 
         limit=config.limit_seconds,
         worked=lambda: study.worked_seconds,
         starts_at_once=False,
+        weigh=places.weigh,
     )
 
 
@@ -53,7 +57,7 @@ def make_tariff(config: StudyConfig, num_gpus: float) -> Tariff:
         num_gpus: That a stage holds.
     """
     if num_gpus:
-        return Tariff(unit="GPU", units_per_stage=num_gpus, price_per_hour=config.price_per_hour)
+        return Tariff(unit="GPU", price_per_hour=config.price_per_hour)
     return Tariff(unit="worker", price_per_hour=config.price_per_hour)
 
 
@@ -119,8 +123,9 @@ class StudyTime:
 
     def _look(self, saved_seconds: float) -> None:
         spent = self._dispatcher.study.spent_seconds + self._dispatcher.budget.running_seconds
+        saved = saved_seconds * self._places.units_of_training
         self._board.spending = Spending(
-            tariff=self._tariff, spent_seconds=spent, saved_seconds=saved_seconds
+            tariff=self._tariff, spent_seconds=spent, saved_seconds=saved
         )
         if self._estimate is not None:
             left = find_seconds_left(self._dispatcher, self._estimate.forecast, self._places)

@@ -37,11 +37,23 @@ class Places:
         count: Number of stages of pipelines at a time.
         exclusive: Number of stages at a time that need a whole device.
         of_root: Number of places that the training of an uncompressed network takes.
+        units: Number of GPUs (on CPUs: of processes) of a stage that does not train.
+        units_of_training: The same of a pipeline's training.
+        units_of_root: The same of the training of an uncompressed network.
     """
 
     count: int
     exclusive: int = 1
     of_root: int = 1
+    units: float = 1.0
+    units_of_training: float = 1.0
+    units_of_root: float = 1.0
+
+    def weigh(self, task: Task) -> float:
+        """Return the number of GPUs (on CPUs: of processes) that a stage holds."""
+        if task.is_root:
+            return self.units_of_root
+        return self.units_of_training if STAGES[task.stage].trains else self.units
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +62,8 @@ class Forecast:
 
     Attributes:
         seconds: Seconds until all of its stages have ended.
-        spent_seconds: Sum of the seconds of all of its stages.
+        spent_seconds: Sum of the seconds of all of its stages, times the GPUs (or processes) that
+            each of them holds.
         root_seconds: Seconds until the uncompressed networks are trained and measured.
         by_baseline: Seconds of the stages of each uncompressed network that is trained, by name.
         num_complete: Number of pipelines that are completed.
@@ -149,7 +162,7 @@ def dry_run(
     machines = _Machines(places, clock, budget)
     by_baseline: dict[str, float] = {}
     by_kind: dict[str, list[float]] = {}
-    root_seconds = root_spent = spent = 0.0
+    root_seconds = root_spent = spent = busy = 0.0
     with TemporaryDirectory() as folder:
         study = PipelineStudy(shortened, Path(folder))
         dispatcher = Dispatcher(
@@ -163,11 +176,12 @@ def dry_run(
                 break
             task, duration = ended
             dispatcher.finish(task, _invent_result(task, duration))
-            spent += duration
+            spent += duration * places.weigh(task)
             if task.baseline:
-                root_seconds, root_spent = clock.now, root_spent + duration
+                root_seconds, root_spent = clock.now, root_spent + duration * places.weigh(task)
                 by_baseline[task.baseline] = by_baseline.get(task.baseline, 0.0) + duration
             else:
+                busy += duration
                 by_kind.setdefault(name_kind(task.chain), []).append(duration)
         complete = sum(record.state == "complete" for record in study.records.values())
     scale = config.num_pipelines / shortened.num_pipelines
@@ -180,7 +194,7 @@ def dry_run(
         by_baseline=by_baseline,
         num_complete=round(scale * complete),
         stages={kind: (scale * len(s), statistics.mean(s)) for kind, s in by_kind.items()},
-        in_use=min(1.0, max(LEAST_IN_USE, (spent - root_spent) / room)) if room else 1.0,
+        in_use=min(1.0, max(LEAST_IN_USE, busy / room)) if room else 1.0,
     )
 
 

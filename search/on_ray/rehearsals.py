@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray.exceptions import RayError
 from search.config import StudyConfig
 from search.forecast.dry_run import Places
 from search.forecast.planning import time_stages
-from search.on_ray.session import TrialResources
+from search.on_ray.allotment import TrialResources
 from trainables.context import StageContext
 from trainables.process.device_lock import DeviceLock
 from trainables.rehearsal import StageRate
@@ -21,11 +22,19 @@ POLL_SECONDS = 0.2
 
 def count_places(resources: TrialResources) -> Places:
     """How many stages the machines hold at a time."""
-    of_root = 1
-    if resources.device == "cpu":
-        of_root = -(-resources.num_cpus_baseline // resources.num_cpus)
+    processes, of_baseline = resources.num_processes, resources.num_processes_baseline
+    if resources.num_gpus:
+        root = of_baseline * resources.num_gpus_baseline / (processes * resources.num_gpus)
+    else:
+        root = of_baseline * resources.num_cpus_baseline / (processes * resources.num_cpus)
+    single = resources.num_gpus or 1.0
     return Places(
-        count=resources.max_concurrent, exclusive=resources.max_exclusive, of_root=of_root
+        count=resources.max_concurrent,
+        exclusive=resources.max_exclusive,
+        of_root=max(1, math.ceil(root)),
+        units=single,
+        units_of_training=single * processes,
+        units_of_root=(resources.num_gpus_baseline or 1.0) * of_baseline,
     )
 
 
@@ -47,7 +56,7 @@ def time_on_worker(
     """
     task: Any = ray.remote(
         num_cpus=resources.num_cpus_baseline,
-        num_gpus=resources.num_gpus,
+        num_gpus=max(resources.num_gpus, resources.num_gpus_baseline),
         max_retries=0,
         max_calls=1,  # the process goes, and its memory with it
     )(_time)

@@ -60,6 +60,7 @@ class TimeBudget:
         worked: Function that returns the seconds that the study has worked so far.
         clock: Function that returns the time in seconds, from any origin.
         starts_at_once: Whether a stage starts when it is handed out; otherwise `begin` is called.
+        weigh: Function that returns the number of GPUs (on CPUs: of processes) that a stage holds.
 
     Attributes:
         seconds: The argument `seconds`.
@@ -75,19 +76,22 @@ class TimeBudget:
         worked: Callable[[], float] = time.monotonic,
         clock: Callable[[], float] = time.monotonic,
         starts_at_once: bool = True,
+        weigh: Callable[[Task], float] = lambda task: 1.0,
     ) -> None:
         self.seconds = seconds
         self.limit = limit
         self._worked = worked
         self._clock = clock
         self._starts_at_once = starts_at_once
+        self._weigh = weigh
         self._running: dict[str, _Running] = {}
         self.num_ended: Counter[str] = Counter()
 
     @property
     def running_seconds(self) -> float:
-        """Sum of the seconds since the start of each running stage."""
-        return math.fsum(map(self._elapsed, self._running.values()))
+        """Sum of the seconds since the start of each running stage, times what it holds."""
+        running = self._running.values()
+        return math.fsum(self._elapsed(entry) * self._weigh(entry.task) for entry in running)
 
     @property
     def left(self) -> float:
@@ -145,7 +149,7 @@ class TimeBudget:
             was_run: Whether it was computed; False if it failed or was found in the store.
 
         Returns:
-            Seconds since its start.
+            Seconds since its start, times the GPUs (or processes) that it held.
         """
         running = self._running.pop(task.node)
         elapsed = self._elapsed(running)
@@ -155,7 +159,7 @@ class TimeBudget:
             self.seconds.forget(task)
         elif running.seen is None or running.seen[0] < NEW_SHARE:
             self.seconds.note(task, elapsed)
-        return elapsed
+        return elapsed * self._weigh(task)
 
     def find_remaining(self, tasks: Iterable[Task]) -> float:
         """Predict the seconds left of some stages, run one after another.

@@ -14,18 +14,11 @@ class Tariff:
 
     Attributes:
         unit: Unit that is paid by the hour: GPU, or worker on CPUs.
-        units_per_stage: Number of GPUs that a stage holds; 1 on CPUs.
         price_per_hour: Price of one unit for an hour, in any currency; None if not known.
     """
 
     unit: str
-    units_per_stage: float = 1.0
     price_per_hour: float | None = None
-
-    @property
-    def hours_per_second(self) -> float:
-        """Hours of the unit for a second of a stage."""
-        return self.units_per_stage / SECONDS_PER_HOUR
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +27,8 @@ class Spending:
 
     Attributes:
         tariff: How hours are counted.
-        spent_seconds: Sum of the seconds of all stages, failed ones included.
+        spent_seconds: Sum of the seconds of all stages, failed ones included, times the units that
+            each of them held.
         saved_seconds: Sum of the seconds of stages that pipelines reused.
     """
 
@@ -45,12 +39,12 @@ class Spending:
     @property
     def hours(self) -> float:
         """Hours spent."""
-        return self.spent_seconds * self.tariff.hours_per_second
+        return self.spent_seconds / SECONDS_PER_HOUR
 
     @property
     def saved_hours(self) -> float:
         """Hours that sharing has saved."""
-        return self.saved_seconds * self.tariff.hours_per_second
+        return self.saved_seconds / SECONDS_PER_HOUR
 
     def describe(self) -> str:
         """Say it in a few words: "1.2 GPU-hours, costs 2.40, sharing saved 3.1 GPU-hours"."""

@@ -157,12 +157,12 @@ def test_an_estimate_outlives_its_session(study: StudyConfig, tmp_path: Path) ->
 
 def test_an_estimate_is_said_in_time_hours_and_money(study: StudyConfig) -> None:
     forecast = Forecast(
-        seconds=7200.0, spent_seconds=10_800.0, root_seconds=3600.0,
+        seconds=7200.0, spent_seconds=5400.0, root_seconds=3600.0,
         by_baseline={"dense": 3600.0}, num_complete=4,
     )  # fmt: skip
     limited = replace(study, time_limit="2h", price_per_hour=2.0)
     estimate = Estimate(rates={}, forecast=forecast, changes=("changed",), problems=("unknown",))
-    tariff = Tariff(unit="GPU", units_per_stage=0.5, price_per_hour=2.0)
+    tariff = Tariff(unit="GPU", price_per_hour=2.0)
     assert list(describe_estimate(limited, estimate, Places(count=3), tariff)) == [
         "estimate: 2:00:00 (dense 1:00:00, 4 pipelines 1:00:00, 3 at a time), 1.5 GPU-hours, "
         "cost 3.00",
@@ -215,3 +215,13 @@ def test_after_a_quarter_the_time_left_is_right_within_a_quarter(
         )  # fmt: skip
     assert checked > 20
     assert dispatcher.study.num_unfinished == 0
+
+
+def test_a_stage_costs_the_gpus_that_it_holds(study: StudyConfig) -> None:
+    rates = make_rates(study, dense=0.1, pruned=1.0, distilled=0.1)
+    plain = dry_run(study, rates, ONE).spent_seconds
+    places = Places(count=1, units=0.5, units_of_training=2.0, units_of_root=8.0)
+    pipelines = plain - 21
+    assert dry_run(study, rates, places).spent_seconds == pytest.approx(
+        8 * 21 + 0.5 * 6 + 2 * (pipelines - 6)
+    )

@@ -259,8 +259,8 @@ def test_what_was_left_out_is_said(config: StudyConfig, tmp_path: Path) -> None:
 
 
 def test_hours_money_and_what_sharing_saved() -> None:
-    tariff = Tariff(unit="GPU", units_per_stage=0.5, price_per_hour=3.0)
-    spending = Spending(tariff=tariff, spent_seconds=7200.0, saved_seconds=3600.0)
+    tariff = Tariff(unit="GPU", price_per_hour=3.0)
+    spending = Spending(tariff=tariff, spent_seconds=3600.0, saved_seconds=1800.0)
     assert spending.describe() == "1 GPU-hours, cost 3.00, sharing saved 0.5"
     assert spending.to_json() == {
         "unit": "GPU-hours", "spent_hours": 1.0, "saved_hours": 0.5, "price_per_hour": 3.0,
