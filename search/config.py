@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,9 @@ from search.objectives import OBJECTIVES, ObjectiveName, complete_chain
 from search.proposing.samplers import SAMPLERS, SamplerName
 from search.space import SearchSpace
 from trainables.chain import build_chain, check_stages
+from trainables.pipeline import build_baselines
 from trainables.pipeline_config import PipelineConfig
+from trainables.stages import STAGES
 
 CONFIG_FILE = "config.json"
 
@@ -213,7 +215,9 @@ class StudyConfig:
 
     def _check_batches(self) -> None:
         """Refuse more processes than a batch has images to divide among them."""
-        pipelines, roots = ("sparse", "distil"), ("teacher_training", "dense")
+        chains = build_baselines(self.pipeline).values()
+        roots = _list_schedules(chain[0].stage for chain in chains)
+        pipelines = _list_schedules(self.pipeline.chain[1:])
         for name, trainings in (
             ("gpus_per_trial", pipelines),
             ("processes_per_trial", pipelines),
@@ -233,6 +237,12 @@ class StudyConfig:
     def limit_seconds(self) -> float | None:
         """The time limit in seconds; None: there is none."""
         return None if self.time_limit is None else parse_duration(self.time_limit)
+
+
+def _list_schedules(stages: Iterable[str]) -> list[str]:
+    """Fields of `PipelineConfig` with the schedules of some stages' trainings."""
+    schedules = (STAGES[stage].schedule for stage in stages)
+    return [name for name in dict.fromkeys(schedules) if name]
 
 
 def save_config(config: StudyConfig, path: Path) -> None:
