@@ -268,6 +268,8 @@ class Arguments:
     Attributes:
         checkpoint: A checkpoint, the folder of a stage that holds one, or with --trial a run's
             folder.
+        factory: Of a network of yours, as the search was told: package.module:factory or
+            path/to/file.py:factory. Without it, code that only the checkpoint names is not run.
         trial: Number of a trial of the run; its last network is exported.
         output: The file to write; default with --trial: the folder RUN_DIR/deploy/TRIAL, with the
             engine's own files, model.json and predict.py.
@@ -287,6 +289,7 @@ class Arguments:
     """
 
     checkpoint: tyro.conf.Positional[Path]
+    factory: str | None = None
     trial: int | None = None
     output: Path | None = None
     image_size: tuple[int, int] = UNSET
@@ -308,6 +311,7 @@ def run(arguments: Arguments) -> str:
 
     Raises:
         ValueError: An argument is out of range, or the checkpoint states no normalisation.
+        UntrustedNetworkError: The checkpoint names code that nobody gave as the factory.
         CheckpointError: There is no readable checkpoint.
         RunFolderError: The run's folder does not have the trial.
         EngineError: The run's engine does not take the network.
@@ -325,7 +329,7 @@ def run(arguments: Arguments) -> str:
     path = path / CHECKPOINT if path.is_dir() else path
     metadata = read_metadata(path)
     export = export_onnx(
-        load_checkpoint(path),
+        load_checkpoint(path, factory=arguments.factory),
         output,
         image_size=image_size,
         batch_size=arguments.batch_size,
@@ -363,7 +367,7 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         made=made,
     )
     export = export_bundle(
-        load_checkpoint(path),
+        load_checkpoint(path, factory=arguments.factory),
         folder,
         content,
         image_size=arguments.image_size if arguments.image_size != UNSET else trial.resolution,

@@ -21,8 +21,9 @@ from trainables.data import DataError
 from trainables.pipeline import run_stage
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
-from trainables.process.installation import Installation, check_installation, check_user_code
+from trainables.process.installation import Installation, check_installation
 from trainables.process.memory import keep_freed_memory
+from trainables.process.shipped_code import ShippedCode, check_user_code
 from trainables.process.stage_errors import blaming
 from trainables.process.watchdog import waiting, watched
 from trainables.ray_internals import set_process_title
@@ -46,7 +47,7 @@ class WorkerConfig:
         remote_store: URI of the artefacts where they lie in storage; None: all nodes share their
             folder.
         installation: That every worker must have; None where nobody can have another.
-        user_code: Hash of the code of each network of the user's own, by its name.
+        user_code: Code of the networks that are the user's own, for machines that lack it.
         stalls_dir: Folder for what is known of stages that hung.
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Most work that a killed worker loses.
@@ -69,7 +70,7 @@ class WorkerConfig:
     num_workers: int = 0
     remote_store: str | None = None
     installation: Installation | None = None
-    user_code: Mapping[str, str] = field(default_factory=dict)
+    user_code: ShippedCode = field(default_factory=ShippedCode)
 
 
 def make_trainable(
@@ -96,7 +97,7 @@ def make_trainable(
         ):
             if workplace.installation is not None:  # a node may have joined after the start
                 check_installation(workplace.installation)
-                check_user_code(workplace.user_code)
+                check_user_code(workplace.user_code, workplace.cache_dir)
             report = Reporter(remarks)
             outcome = _run(config, workplace, trial, report)
         tune.report({**outcome, "remarks": remarks.take(), TIMESTEPS_TOTAL: report.step})

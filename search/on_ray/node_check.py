@@ -11,6 +11,7 @@ import torch
 
 from trainables.artifacts.remote_folder import RemoteFolder, is_uri
 from trainables.process.installation import Installation, find_differences, inspect_installation
+from trainables.process.shipped_code import ShippedCode, find_code_problems
 
 PROBE_PREFIX = ".node-check-"
 STORAGE_SECONDS = 10.0  # for a storage that fails to come round
@@ -27,6 +28,7 @@ class NodeReport(Installation):
         storage_error: Why it cannot use the storage that the run lies in; "" if it can.
         store_error: Why it cannot use the store that studies share; "" if it can, or need not.
         num_gpus: GPUs that PyTorch finds.
+        code_problems: Why it cannot use the code of the user's networks, with the remedies.
     """
 
     sees_data: bool = True
@@ -35,9 +37,16 @@ class NodeReport(Installation):
     storage_error: str = ""
     store_error: str = ""
     num_gpus: int = 0
+    code_problems: tuple[str, ...] = ()
 
 
-def inspect_node(data_root: Path | None, place: Path | str, store: str | None = None) -> NodeReport:
+def inspect_node(
+    data_root: Path | None,
+    place: Path | str,
+    store: str | None = None,
+    code: ShippedCode | None = None,
+    cache_dir: Path = Path(),
+) -> NodeReport:
     """Look at this machine.
 
     Args:
@@ -45,6 +54,8 @@ def inspect_node(data_root: Path | None, place: Path | str, store: str | None = 
         place: File that the driver has written to the run's folder; if that lies in storage, its
             URI.
         store: Path or URI of the artefacts that studies share; None: the run has its own.
+        code: Of the user's networks, which is brought here if it is not here already.
+        cache_dir: Where to.
     """
     shared = place if isinstance(place, Path) else None
     return NodeReport(
@@ -55,6 +66,7 @@ def inspect_node(data_root: Path | None, place: Path | str, store: str | None = 
         storage_error="" if isinstance(place, Path) else _try_storage(place),
         store_error="" if store is None else _try_store(store),
         num_gpus=torch.cuda.device_count(),
+        code_problems=() if code is None else tuple(find_code_problems(code, cache_dir)),
     )
 
 
@@ -102,6 +114,7 @@ def _find_problems(
     run_dir: Path,
 ) -> Iterator[str]:
     yield from find_differences(driver, node)
+    yield from node.code_problems
     if not node.sees_data:
         yield f"finds nothing in {data_root}; mount or copy the data set there under this path"
     if not node.sees_run:

@@ -36,7 +36,7 @@ from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig
 from search.on_ray.progress_callback import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.on_ray.searcher import PipelineSearcher  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
-from trainables.pipeline import hash_networks  # noqa: E402
+from trainables.pipeline import pack_networks  # noqa: E402
 from trainables.process.installation import Installation  # noqa: E402
 from trainables.ray_internals import listening_on_loopback, surviving_evictions  # noqa: E402
 from trainables.ray_pipeline import (  # noqa: E402
@@ -225,7 +225,7 @@ def run_tune(
         num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
         remote_store=remote_store,
         installation=installation,
-        user_code=hash_networks(config.pipeline),
+        user_code=pack_networks(config.pipeline),
     )
 
     def resources(trial: dict[str, Any]) -> PlacementGroupFactory:

@@ -18,6 +18,7 @@ from models import SegmentationNetwork, WithAuxiliary, create_model
 from models.channels.masking import mask_channels
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.export import export_onnx
+from models.export import main as export
 from models.foreign import split_outputs
 from models.pruning import PruningError, PruningRecord, prune
 from models.user_code import find_user_code
@@ -261,6 +262,26 @@ def test_a_network_in_a_file_loads_in_another_process(my_file: Path, tmp_path: P
     refused = load("")
     assert refused.returncode
     assert f"SEGFRONT_MODULES={my_file}" in refused.stderr
+
+
+def test_a_network_loads_and_is_exported_although_its_file_has_moved(
+    my_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr("models.resolving._allowed", set())
+    path, output = tmp_path / "a.safetensors", tmp_path / "a.onnx"
+    save_checkpoint(path, create_model(f"{my_file}:Net", num_classes=5).eval())
+    moved = tmp_path / "elsewhere" / my_file.name
+    moved.parent.mkdir()
+    my_file.rename(moved)
+    flags = [str(path), "--output", str(output), "--image-size", "64", "64"]
+    assert export([*flags]) == 2
+    assert f"--factory {my_file}:Net" in capsys.readouterr().err
+    for other in (f"{moved}:Other", f"{tmp_path / 'my_blocks.py'}:Net", "espnet"):
+        assert export([*flags, "--factory", other]) == 2
+    assert export([*flags, "--factory", f"{moved}:Net"]) == 0
+    assert load_checkpoint(path, factory=f"{moved}:Net").name == f"{moved}:Net"
+    monkeypatch.setenv("SEGFRONT_MODULES", str(moved))
+    assert export(flags) == 0
 
 
 def test_the_hash_of_a_network_is_that_of_all_its_code(my_file: Path):

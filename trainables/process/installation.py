@@ -11,7 +11,6 @@ from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
 
-from models.user_code import hash_user_code
 from trainables.process.stage_errors import SurroundingsError
 
 PACKAGES = ("segfront", "ray", "torch", "torchvision", "numpy")
@@ -84,27 +83,6 @@ def check_installation(driver: Installation) -> None:
     """
     for difference in find_differences(driver, inspect_installation()):
         raise SurroundingsError(f"node {socket.gethostname()}: {difference}")
-
-
-def check_user_code(expected: Mapping[str, str]) -> None:
-    """Make sure that a network of the user's own is the same code here as at the driver.
-
-    Args:
-        expected: Hash of the code by name of the network, as `hash_user_code` makes it.
-
-    Raises:
-        SurroundingsError: It is missing here, or other code; the message names this machine.
-    """
-    for name, wanted in expected.items():
-        try:
-            found = hash_user_code(name)
-        except (ValueError, OSError) as error:
-            found = f"missing: {error}"
-        if found != wanted:
-            raise SurroundingsError(
-                f"node {socket.gethostname()}: the code of {name} ({found}) is not the driver's "
-                f"({wanted}); bring the driver's files to the same path"
-            )
 
 
 def _without_build(version: str) -> str:
