@@ -92,7 +92,7 @@ def test_command_answers_a_budget(make, rows, capsys):
 )
 def test_the_export_of_a_network_of_the_users_names_its_code(make, rows, capsys, model, end):
     make.metadata["baselines"][1]["model"] = model
-    folder = make.run(rows, columns=list(rows[0]))
+    folder = make.run(rows, make.metadata, columns=list(rows[0]))
     assert main([str(folder), "--max-latency-ms", "52", "--max-num-params", "1e6"]) == 0
     assert f"{folder.resolve()} {end}\n" in capsys.readouterr().out
 
