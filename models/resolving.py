@@ -165,7 +165,15 @@ def import_module(module: str) -> ModuleType:
     try:
         return _import_file(locate(module)) if is_file(module) else _import_package(module)
     except Exception as error:  # code of the user's raises what it likes
-        raise ValueError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+            hint = (
+                f"; say where it lies (PYTHONPATH=FOLDER, or start in the folder that holds "
+                f"{error.name}), or name its file: path/to/file.py:factory"
+            )
+        raise ValueError(
+            f"{module} cannot be imported: {type(error).__name__}: {error}{hint}"
+        ) from error
 
 
 def _import_package(module: str) -> ModuleType:

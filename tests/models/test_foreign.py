@@ -125,6 +125,11 @@ def test_nothing_to_prune_is_an_error_that_names_layers_and_reason():
     assert all(torch.equal(before[k], t) for k, t in model.state_dict().items())
 
 
+def test_a_network_of_class_layers_alone_is_named_so():
+    with pytest.raises(PruningError, match="no linear layer besides those that give the classes"):
+        prune(make("ClassesAlone"), IMAGE, 0.5)
+
+
 def test_shared_weights_stay_shared(tmp_path: Path):
     model = make("Reused")
     prune(model, IMAGE, 0.5)
@@ -159,7 +164,8 @@ def test_the_number_of_classes_goes_by_the_name_that_a_factory_has(name: str):
         (f"{MODULE}:Plain", {"classes": 3}, "leave 'classes' out of the keywords"),
         (f"{MODULE}:Plain", {"depth": {1, 2}}, "must be JSON-able"),
         (f"{MODULE}:Plane", {}, "has no 'Plane'; it has .*Plain"),
-        ("no_such_package.of_mine:Plain", {}, "cannot be imported: ModuleNotFoundError"),
+        ("no_such_package.of_mine:Plain", {}, "ModuleNotFoundError.*PYTHONPATH=FOLDER, or start"),
+        (f"{MODULE}:CopiedByNobody", {}, "cannot be copied.*those of torch.nn.utils.parametriz"),
         ("/no/such/file.py:Plain", {}, "there is no file"),
         ("smp:Unit", {}, "has Unet, .*got 'Unit'"),
         ("torchvision:unet", {}, "torchvision has the networks .*got 'unet'"),
