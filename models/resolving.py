@@ -19,6 +19,7 @@ Factory = Callable[..., Any]
 TRUSTED_MODULES = "SEGFRONT_MODULES"
 """Environment variable: packages, comma separated, that a checkpoint may name."""
 LIBRARIES = ("smp", "torchvision")
+OUR_PACKAGES = ("analysis", "models", "search", "trainables")
 
 _allowed: set[str] = set()
 _places: dict[str, Path] = {}
@@ -165,15 +166,26 @@ def import_module(module: str) -> ModuleType:
     try:
         return _import_file(locate(module)) if is_file(module) else _import_package(module)
     except Exception as error:  # code of the user's raises what it likes
-        hint = ""
-        if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
-            hint = (
-                f"; say where it lies (PYTHONPATH=FOLDER, or start in the folder that holds "
-                f"{error.name}), or name its file: path/to/file.py:factory"
-            )
+        hint = _explain_import(error, module) if isinstance(error, ImportError) else ""
         raise ValueError(
             f"{module} cannot be imported: {type(error).__name__}: {error}{hint}"
         ) from error
+
+
+def _explain_import(error: ImportError, module: str) -> str:
+    """Say what to do about a module that was not found, or was another one's."""
+    top = (error.name or "").split(".")[0]
+    if top in OUR_PACKAGES:
+        return (
+            f"; segfront has a package {top}, which goes before yours of that name: rename yours, "
+            "or import relatively within a package of another name"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+        return (
+            f"; say where it lies (PYTHONPATH=FOLDER, or start in the folder that holds {top}), or "
+            "name its file: path/to/file.py:factory"
+        )
+    return ""
 
 
 def _import_package(module: str) -> ModuleType:

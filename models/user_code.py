@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.resolving import import_module, is_file, is_foreign, is_library, locate, split_name
+from models.resolving import (
+    OUR_PACKAGES,
+    import_module,
+    is_file,
+    is_foreign,
+    is_library,
+    locate,
+    split_name,
+)
 
 OURS = Path(__file__).parents[1]
-OUR_PACKAGES = ("analysis", "models", "search", "trainables")
 COMPANIONS = (".py", ".json", ".yaml", ".yml", ".toml")
 """Of the package that a network lies in, what goes to other machines with it."""
 MAX_COMPANION_BYTES = 2**20

@@ -16,14 +16,14 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-from models.resolving import is_file, is_foreign, split_name
+from models.resolving import OUR_PACKAGES, is_file, is_foreign, split_name
 from search.command_line import Arguments
 from trainables.artifacts.remote_folder import is_uri
 from trainables.pipeline import list_networks
 from trainables.process.shipped_code import ShippedCode, pack_code
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("analysis", "models", "search", "trainables")
+SHIPPED = OUR_PACKAGES
 STOPPED_STATUS = 143  # as after SIGTERM, which ends a job
 
 

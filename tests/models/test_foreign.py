@@ -166,6 +166,7 @@ def test_the_number_of_classes_goes_by_the_name_that_a_factory_has(name: str):
         (f"{MODULE}:Plane", {}, "has no 'Plane'; it has .*Plain"),
         ("no_such_package.of_mine:Plain", {}, "ModuleNotFoundError.*PYTHONPATH=FOLDER, or start"),
         (f"{MODULE}:CopiedByNobody", {}, "cannot be copied.*those of torch.nn.utils.parametriz"),
+        ("models.unet:Unet", {}, "segfront has a package models, which goes before yours"),
         ("/no/such/file.py:Plain", {}, "there is no file"),
         ("smp:Unit", {}, "has Unet, .*got 'Unit'"),
         ("torchvision:unet", {}, "torchvision has the networks .*got 'unet'"),
@@ -178,6 +179,16 @@ def test_what_cannot_be_built_is_refused_with_the_remedy(
 ):
     with pytest.raises(ValueError, match=message):
         create_model(name, num_classes=5, **kwargs)
+
+
+def test_a_file_that_imports_a_package_named_as_ours_is_told_so(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "unet.py").write_text("Unet = None")
+    for line in ("from models.unet import Unet", "from models import Unet"):
+        path = tmp_path / f"net{len(line)}.py"
+        path.write_text(line)
+        with pytest.raises(ValueError, match="segfront has a package models"):
+            create_model(f"{path}:Unet", num_classes=5)
 
 
 def test_logits_of_other_classes_are_refused_at_once():
