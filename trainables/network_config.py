@@ -12,11 +12,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from models import SegmentationNetwork, check_name, create_model
-from models.checkpoint import is_checkpoint, load_checkpoint
+from models.checkpoint import is_checkpoint, load_checkpoint, read_structure
 from models.class_layers import renew_class_layers
 from models.normalization import Normalization
 from models.pretrained.finding import load_weights
-from models.resolving import allow, canonical_name, is_file, is_foreign, split_name
+from models.resolving import (
+    UntrustedNetworkError,
+    allow,
+    canonical_name,
+    is_file,
+    is_foreign,
+    split_name,
+)
 from models.user_code import hash_user_code
 from trainables.artifacts.checksum import checksum
 
@@ -245,12 +252,17 @@ class NetworkConfig:
 
     def _load(self, path: Path, num_classes: int) -> SegmentationNetwork:
         """Read a checkpoint of ours: the file says how wide the network is."""
-        model = load_checkpoint(path, factory=self.name if is_foreign(self.name) else None)
-        expected = canonical_name(self.name) if is_foreign(self.name) else self.name
-        if model.name != expected:
-            raise ValueError(
-                f"{path} is a checkpoint of {model.name}; name that network instead of {self.name}"
-            )
+        is_own = is_foreign(self.name)
+        named = read_structure(path).name
+        other = ValueError(
+            f"{path} is a checkpoint of {named}; name that network instead of {self.name}"
+        )
+        try:
+            model = load_checkpoint(path, factory=self.name if is_own else None)
+        except UntrustedNetworkError:
+            raise other from None
+        if model.name != (canonical_name(self.name) if is_own else self.name):
+            raise other
         num_outputs = int(model.kwargs["num_classes"])
         known = num_outputs if model.outputs is None else len(model.outputs)
         if self.outputs is not None or self.num_outputs is not None:
