@@ -14,6 +14,7 @@ import tyro
 from models import SegmentationNetwork, check_name, create_model
 from models.checkpoint import is_checkpoint, load_checkpoint, read_structure
 from models.class_layers import renew_class_layers
+from models.foreign import CLASS_KEYWORDS
 from models.normalization import Normalization
 from models.pretrained.finding import load_weights
 from models.resolving import (
@@ -121,6 +122,12 @@ class NetworkConfig:
         check_name(self.name)
         if not isinstance(self.kwargs, Mapping):
             raise ValueError(f"kwargs must be a JSON object, got {self.kwargs!r}")
+        for key in sorted({"name", "num_classes", "outputs", *CLASS_KEYWORDS} & set(self.kwargs)):
+            raise ValueError(
+                f"kwargs must leave out {key}: the network has a field of its own for its name and "
+                "its outputs, and the number of classes comes from the data, or from num_outputs; "
+                f"got {self.kwargs[key]!r}"
+            )
         try:
             text = json.dumps(dict(self.kwargs), allow_nan=False)
         except (TypeError, ValueError) as error:
