@@ -310,7 +310,7 @@ def run(arguments: Arguments) -> str:
         What was written, in a line.
 
     Raises:
-        ValueError: An argument is out of range, or the checkpoint states no normalisation.
+        ValueError: An argument is out of range.
         UntrustedNetworkError: The checkpoint names code that nobody gave as the factory.
         CheckpointError: There is no readable checkpoint.
         RunFolderError: The run's folder does not have the trial.
@@ -328,12 +328,13 @@ def run(arguments: Arguments) -> str:
         raise ValueError("--output and --image-size are needed, except with --trial of a run")
     path = path / CHECKPOINT if path.is_dir() else path
     metadata = read_metadata(path)
+    model = load_checkpoint(path, factory=arguments.factory)
     export = export_onnx(
-        load_checkpoint(path, factory=arguments.factory),
+        model,
         output,
         image_size=image_size,
         batch_size=arguments.batch_size,
-        normalization=Normalization.from_metadata(metadata) if arguments.normalize else None,
+        normalization=model.normalization if arguments.normalize else None,
         fold_batchnorm=arguments.fold_batchnorm,
         opset=arguments.opset,
         source_size=arguments.source_size if arguments.source_size != UNSET else None,
@@ -354,6 +355,7 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         return f"{folder}: the quantised files of {trial.folder.name}"
     path = trial.folder / CHECKPOINT
     metadata = read_metadata(path)
+    model = load_checkpoint(path, factory=arguments.factory)
     measured = trial.metadata["latency"]
     engine: Engine = ENGINES[measured.get("engine", OnnxRuntime.name)]
     settings = EngineSettings(
@@ -362,12 +364,12 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     is_measured = isinstance(engine, FileEngine)
     content = BundleContent(
         classes=metadata["classes"],
-        normalization=Normalization.from_metadata(metadata),
+        normalization=model.normalization,
         latency_ms=trial.results.get("latency_ms") if is_measured else None,
         made=made,
     )
     export = export_bundle(
-        load_checkpoint(path, factory=arguments.factory),
+        model,
         folder,
         content,
         image_size=arguments.image_size if arguments.image_size != UNSET else trial.resolution,
