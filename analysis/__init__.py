@@ -1,6 +1,7 @@
-"""What came of a search: load a run's results files, Pareto maths, figures and the HTML report.
+"""Analyses a search: reads a run's results files, computes the front, draws figures and the report.
 
-Nothing here imports the packages that search, train or build networks: a run describes itself.
+It imports none of the packages that search, train or build networks, because the files of a run
+describe themselves.
 """
 
 from __future__ import annotations

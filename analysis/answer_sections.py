@@ -1,4 +1,4 @@
-"""Sections that answer a reader's questions: which one to take, what it costs, what went wrong."""
+"""Report sections that answer questions: which network to take, what it costs, what went wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def render_chooser(results: Results) -> str:
     data = get_chooser_data(results)
     parts = ['<section id="choose"><h2>Choose by budget</h2>']
     if not data["networks"] or not data["budgets"]:
-        parts.append(page.render_absent("No measured network states its mIoU and its costs."))
+        parts.append(page.render_absent("No measured network has both mIoU and costs."))
         return "\n".join([*parts, "</section>"])
     data["pictures"] = _find_pictures(results)
     sliders = "".join(
@@ -48,8 +48,8 @@ def render_chooser(results: Results) -> str:
         for label, text in best["texts"]
     )
     parts.append(
-        '<p class="hint">Move the sliders or type a budget: the most accurate network within it, '
-        "by the validation mIoU.</p>"
+        '<p class="hint">Move the sliders or type a budget. The network shown is the one with the '
+        "highest validation mIoU within it.</p>"
         f'<form id="chooser" onsubmit="return false">{sliders}</form>'
         '<div id="chosen" aria-live="polite"><p data-none hidden>No network is within this budget. '
         f"The smallest found: {escape(least)}.</p><div data-some><div>"
@@ -62,16 +62,16 @@ def render_chooser(results: Results) -> str:
 
 
 def render_class_iou(results: Results, summary: Summary) -> str:
-    """Return the heat map of the classes."""
+    """Return the heat map of IoU by class."""
     info = get_class_iou_info(results, summary)
-    heading = '<section id="classes"><h2>Who pays for the speed</h2>'
+    heading = '<section id="classes"><h2>IoU by class</h2>'
     if not info.classes or not info.networks:
         absent = page.render_absent("trials.csv has no IoU of single classes.")
         return f"{heading}{absent}</section>"
     if info.references:
         hint = (
-            "IoU of each class on the validation split: of an uncompressed network in percent, "
-            "of each member of the front as points above (blue) or below (red) that."
+            "IoU of each class on the validation split. The uncompressed network's is in percent; "
+            "each member of the front shows its difference in points, gains blue and losses red."
         )
     else:
         hint = "IoU of each class on the validation split, in percent."
@@ -79,7 +79,7 @@ def render_class_iou(results: Results, summary: Summary) -> str:
 
 
 def render_held_out(results: Results, summary: Summary) -> str:
-    """Return validation and test mIoU side by side; nothing without a test split."""
+    """Return validation and test mIoU side by side; "" without a test split."""
     rows = []
     for run in results.runs:
         prefix = f"{run.name}/" if len(results.runs) > 1 else ""
@@ -104,15 +104,15 @@ def render_held_out(results: Results, summary: Summary) -> str:
         ["Network", "mIoU on val (%)", "mIoU on test (%)", "Difference (points)"], rows
     )
     return (
-        '<section id="test"><h2>Validation and test</h2><p class="hint">The front was chosen by '
-        "the validation split, so its members' mIoU there is high by selection; the test split "
-        f"was looked at once, at the end.</p>{table}</section>"
+        '<section id="test"><h2>Validation and test</h2><p class="hint">The front was selected on '
+        "the validation split, so its members' mIoU there is optimistic. The test split was used "
+        f"once, at the end.</p>{table}</section>"
     )
 
 
 def render_lineage(results: Results, summary: Summary) -> str:
-    """Return which network came from which, over the plane and as a nested list."""
-    parts = ['<section id="chain"><h2>Which came from which</h2>']
+    """Return which network was made from which, as a figure and as a nested list."""
+    parts = ['<section id="chain"><h2>Which network was made from which</h2>']
     costs = [o.name for o in results.objectives if not o.maximize]
     try:
         figure = figures.plot_lineage(
@@ -121,21 +121,20 @@ def render_lineage(results: Results, summary: Summary) -> str:
     except FigureNotMadeError as reason:
         return "\n".join([*parts, page.render_absent(str(reason)), "</section>"])
     parts.append(
-        '<p class="hint">A solid line leads from a network to the one that was pruned from it '
-        "further, a dotted one from the uncompressed network to one that starts a chain.</p>"
+        '<p class="hint">A solid line leads from a network to the one that was pruned further from '
+        "it. A dotted line leads from the uncompressed network to the start of a chain.</p>"
     )
-    alt = "Lines over mIoU and cost from each network to the one it came from; the list below says"
+    alt = "Lines over mIoU and cost from each network to the one made from it; the list below has"
     parts.append(page.render_figure("lineage", figure, alt=f"{alt} the same in words."))
     tree = _render_nodes(build_tree(results, summary.front))
     parts.append(
-        f"<details><summary>The same as a list, with the stages that are shared</summary>{tree}"
-        "</details>"
+        f"<details><summary>The same as a list, with the shared stages</summary>{tree}</details>"
     )
     return "\n".join([*parts, "</section>"])
 
 
 def render_problems(results: Results) -> str:
-    """Return warnings, failed trials and trials that were stopped, by reason."""
+    """Return the warnings, and the failed and stopped trials by reason."""
     info = get_problems_info(results)
     parts = ['<section id="problems"><h2>Problems and early ends</h2>']
     if not info.warnings and not info.ended_early:
@@ -154,7 +153,7 @@ def render_problems(results: Results) -> str:
 
 
 def _find_pictures(results: Results) -> dict[str, str]:
-    """Address of each network's prediction for the first image, by run and key."""
+    """Return the address of each network's prediction for the first image, by run and key."""
     return {
         f"{run.name}/{key}": quote(f"{get_picture_folder(run)}/{file}")
         for run in results.runs

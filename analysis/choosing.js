@@ -1,6 +1,6 @@
 "use strict";
 
-// The two sliders: the most accurate network within the budget, its picture and its command.
+// The two sliders show the most accurate network within the budget, its picture and its command.
 function startChooser(form) {
   const data = JSON.parse(document.getElementById("chooser-data").textContent);
   const output = document.getElementById("chosen");
@@ -19,7 +19,7 @@ function startChooser(form) {
   });
 
   function choose() {
-    // A field that is empty limits nothing; half a thousandth of slack forgives rounding.
+    // An empty field sets no limit. The factor 1.0005 allows for rounding of the shown number.
     const limits = rows.map((row) => (row.value === "" ? Infinity : Number(row.value) * 1.0005));
     const best = data.networks.find((network) =>
       network.values.every((value, index) => value <= limits[index]),

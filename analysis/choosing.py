@@ -1,4 +1,4 @@
-"""Choose the network for a budget: the most accurate one that is fast and small enough."""
+"""Choose the most accurate network that is fast and small enough for a budget."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from analysis.quantities import get_quantity
 from analysis.results import Results, Trial
 
 BUDGETS = {"latency_ms": "Latency", "num_params": "Parameters"}
-"""Measures that a budget limits, with their labels."""
+"""Measures that a budget can limit, with their labels."""
 
 
 def find_candidates(results: Results) -> tuple[Trial, ...]:
-    """Return the measured trials whose network has every measure that a budget may limit."""
+    """Return the measured trials that have every measure that a budget can limit."""
     names = [name for name in BUDGETS if any(name in t.measures for t in results.measured)]
     return tuple(t for t in results.measured if all(name in t.measures for name in names))
 
@@ -22,12 +22,12 @@ def find_candidates(results: Results) -> tuple[Trial, ...]:
 def choose_trial(
     candidates: Sequence[Trial], limits: Mapping[str, float], *, accuracy: str = "miou"
 ) -> Trial | None:
-    """Return the most accurate network within the limits; of equal ones the first fastest.
+    """Return the most accurate network within the limits; among equals the fastest, then oldest.
 
     Args:
         candidates: Measured trials.
         limits: Measure -> largest value allowed, in the units of trials.csv.
-        accuracy: Measure of which more is better.
+        accuracy: Measure to maximise.
 
     Returns:
         The trial; None if no network is within the limits.
@@ -67,7 +67,7 @@ def _is_of_the_user(model: str) -> bool:
 
 
 def describe_numbers(trial: Trial) -> list[tuple[str, str]]:
-    """Return what a reader wants to know of a chosen network, as names and texts with units."""
+    """Return the main numbers of a chosen network, as names and texts with units."""
     labels = {"miou": "mIoU", **BUDGETS, "macs": "MACs"}
     return [
         (label, get_quantity(name, label).text(trial.measures[name]))
@@ -90,7 +90,7 @@ def describe_choice(results: Results, limits: Mapping[str, float]) -> str:
     candidates = find_candidates(results)
     trial = choose_trial(candidates, limits)
     if trial is None:
-        lines = [f"No network of {len(candidates)} measured has {asked}."]
+        lines = [f"None of the {len(candidates)} measured networks has {asked}."]
         for name in limits:
             known = [t.measures[name] for t in candidates if name in t.measures]
             if known:
@@ -109,12 +109,12 @@ def describe_choice(results: Results, limits: Mapping[str, float]) -> str:
 
 
 def get_chooser_data(results: Results) -> dict[str, Any]:
-    """Return what the report's sliders need, JSON-able.
+    """Return the data of the report's sliders, in a form that JSON can hold.
 
     Returns:
-        `budgets`: name, label, unit, scale and the least and most of each measure that is limited,
-        in shown units; `networks`: for each candidate its label, key, values in shown units, texts
-        and export command, the most accurate first.
+        `budgets` has the name, label, unit, smallest and largest value of each measure that can be
+        limited, in shown units. `networks` has the label, run, key, values in shown units, texts
+        and export command of each candidate, the most accurate first.
     """
     candidates = sorted(
         (trial for trial in find_candidates(results) if "miou" in trial.measures),

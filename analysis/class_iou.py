@@ -1,4 +1,4 @@
-"""Per-class IoU of every member of the front against the uncompressed network."""
+"""Compares the IoU of each class between the members of the front and the uncompressed network."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ IOU = "iou/"
 
 
 class ClassIoUInfo(NamedTuple):
-    """The heat map.
+    """The content of the heat map.
 
     Attributes:
-        classes: Names, in the order of the labels.
-        references: Uncompressed network -> class -> IoU in 0..1, for those that are known.
-        networks: Label of each member of the front, in the order of the front.
-        values: Member -> class -> IoU in 0..1; without the classes that never occur.
-        students: Member -> the uncompressed network that it began with, "" if not known.
+        classes: Names of the classes, in the order of their labels.
+        references: Uncompressed network -> class -> IoU in 0..1, if known.
+        networks: Labels of the members of the front, in the order of the front.
+        values: For each member, class -> IoU in 0..1, without classes that never occur.
+        students: For each member, the uncompressed network that it was made from; "" if unknown.
     """
 
     classes: list[str]
@@ -30,14 +30,14 @@ class ClassIoUInfo(NamedTuple):
     students: list[str]
 
     def get_change(self, network: int, name: str) -> float | None:
-        """IoU that a member gains over its uncompressed network, in -1..1, if both are known."""
+        """Return a member's IoU minus that of its uncompressed network; None if one is unknown."""
         before = self.references.get(self.students[network], {}).get(name)
         after = self.values[network].get(name)
         return None if before is None or after is None else after - before
 
 
 def get_class_iou_info(results: Results, summary: Summary) -> ClassIoUInfo:
-    """Collect the IoUs: of members from trials.csv, of uncompressed networks from their stage."""
+    """Collect the members' IoUs from trials.csv, and the uncompressed networks' from stages/."""
     values = [
         {
             name.removeprefix(IOU): value
@@ -64,7 +64,7 @@ def get_class_iou_info(results: Results, summary: Summary) -> ClassIoUInfo:
 
 
 def read_baseline_iou(run: Run, baseline: Baseline) -> Mapping[str, float]:
-    """Read a baseline's IoU by class where its stage lies here, else from the pictures."""
+    """Read a baseline's IoU by class from its stage if that is here, else from the pictures."""
     path = run.folder / "stages" / baseline.stage / "result.json"
     if baseline.stage and path.is_file():
         content = json.loads(path.read_text(encoding="utf-8"))

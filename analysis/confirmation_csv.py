@@ -1,4 +1,4 @@
-"""Read confirmation.csv, the table of the further fine-tunings of a run's front."""
+"""Read confirmation.csv, the table of the retrainings of a run's front."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def read_retrainings(path: Path) -> dict[int, tuple[float, ...]]:
     """Read the mIoUs of the complete retrainings.
 
     Args:
-        path: The file; a run that confirmed nothing has none.
+        path: Path of the file, which is missing if the run has no retrainings.
 
     Returns:
-        Number of the trial -> mIoUs in 0..1, in the order of the file.
+        Trial number -> mIoUs in 0..1, in the order of the file.
 
     Raises:
-        ResultsError: A column is missing, a cell is no number, or a trial has a seed twice; names
-            the line.
+        ResultsError: A column is missing, a cell is not a number, or a trial has a seed twice; the
+            message names the line.
     """
     if not path.is_file():
         return {}

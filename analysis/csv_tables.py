@@ -1,4 +1,4 @@
-"""Read a table of a run as texts, so that every cell can be checked and named."""
+"""Read a run's table as text, so that every cell can be checked and named in an error."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pandas as pd
 
 
 class ResultsError(ValueError):
-    """A results file is missing, broken or does not fit the others; the message names it."""
+    """Raised if a results file is missing, broken or does not fit the others; names the file."""
 
 
 def read_table(path: Path, *, required: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file whose cells all stay texts; an empty cell is "".
+    """Read a CSV file and keep all cells as text; an empty cell is "".
 
     Args:
-        path: The file.
+        path: Path of the file.
         required: Columns that it must have.
 
     Raises:
-        ResultsError: The file is missing or empty, a column is missing, or a row does not have the
-            cells of the header; names the line.
+        ResultsError: The file is missing or empty, a column is missing, or a row has more or fewer
+            cells than the header; the message names the line.
     """
     if not path.is_file():
         raise ResultsError(f"{path}: missing (is {path.parent} a run folder?)")
@@ -36,7 +36,7 @@ def read_table(path: Path, *, required: Sequence[str]) -> pd.DataFrame:
                 keep_default_na=False,
                 index_col=False,
                 encoding="utf-8",
-                engine="python",  # the others take a cell that is missing for an empty one
+                engine="python",  # the other engines read a missing cell as an empty one
             )
     except pd.errors.EmptyDataError:
         raise ResultsError(f"{path}: empty, not even a header") from None
@@ -48,21 +48,23 @@ def read_table(path: Path, *, required: Sequence[str]) -> pd.DataFrame:
     short = table.isna().any(axis=1).to_numpy()
     if short.any():
         line = line_number(int(short.argmax()))
-        raise ResultsError(f"{path}, line {line}: not the {len(table.columns)} cells of the header")
+        raise ResultsError(
+            f"{path}, line {line}: it does not have the {len(table.columns)} cells of the header"
+        )
     return table
 
 
 def parse_numbers(table: pd.DataFrame, column: str, path: Path, *, strict: bool) -> pd.Series:
-    """Read a column of finite numbers; NaN where a cell is empty.
+    """Read a column of finite numbers; an empty cell becomes NaN.
 
     Args:
-        table: From `read_table`.
+        table: Table from `read_table`.
         column: Name of a column.
-        path: The file, for messages.
-        strict: Whether a text that is no finite number is an error; else it is NaN.
+        path: Path of the file, for messages.
+        strict: Raise an error for text that is not a finite number; otherwise it becomes NaN.
 
     Raises:
-        ResultsError: Names the line and the text.
+        ResultsError: A cell is not a finite number; the message names its line and text.
     """
     texts = table[column]
     numbers = pd.to_numeric(texts, errors="coerce").astype(float)
@@ -78,9 +80,9 @@ def parse_numbers(table: pd.DataFrame, column: str, path: Path, *, strict: bool)
 
 
 def line_number(row: int) -> int:
-    """Line of a row, counting the header as line 1."""
+    """Return the line number of a row; the header is line 1."""
     return row + 2
 
 
 MISSING = ("", "nan", "NaN", "None")
-"""Texts of cells that hold nothing."""
+"""Texts of cells that have no value."""

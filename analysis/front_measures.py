@@ -1,4 +1,4 @@
-"""What is worked out for the members of the front: speed-ups, and how sure their place is."""
+"""Computes further measures of the front's members: speed-ups, and how certain their rank is."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ NOISY = "miou"
 
 
 def derive_measures(results: Results, front: Sequence[Trial]) -> list[dict[str, float]]:
-    """Work out further measures of every member of the front.
+    """Compute further measures of every member of the front.
 
-    `test_miou`: on the test split, where the run has evaluated it.
+    `test_miou` is the mIoU on the test split, if the run has evaluated it.
 
-    Against the dense network of the same run: `speedup`, its latency over the member's;
-    `speedup_theoretical`, its MACs over the member's; `speedup_realised_share`, the first over the
-    second: how much of the saved arithmetic the machine turns into time.
+    Compared with the dense network of the same run: `speedup` is the dense latency divided by the
+    member's, `speedup_theoretical` the same for MACs, and `speedup_realised_share` the first
+    divided by the second, which shows how much of the saved arithmetic becomes saved time.
 
-    Of members that were fine-tuned again: `num_retrainings`, `retrained_miou_mean`,
-    `retrained_miou_std` (n - 1) and `probability_non_dominated` among all members that were. The
-    search's own mIoU takes no part in these: it was selected for being high.
+    For members that were fine-tuned again: `num_retrainings`, `retrained_miou_mean`,
+    `retrained_miou_std` (with n - 1), and `probability_non_dominated` among all such members. These
+    leave out the search's own mIoU, because the front was selected by it.
 
     Args:
         results: The runs.
         front: Members of their front.
 
     Returns:
-        Measures by name for each member, without those that are not known.
+        Known measures of each member by name.
     """
     confirmed = _confirm(results, front)
     return [

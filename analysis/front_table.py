@@ -1,4 +1,4 @@
-"""The members of the front as a table: objectives, settings, and where the network lies."""
+"""The members of the front as a table: objectives, settings and the place of the network."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from analysis.trials_csv import SETTING
 
 
 class Cell(NamedTuple):
-    """One cell.
+    """One cell of a table.
 
     Attributes:
-        text: What is shown.
-        order: What it is sorted by; a text where the column holds texts.
-        link: Relative, quoted address, "" for none.
+        text: Text that is shown.
+        order: Value to sort by; it is a text if the column has texts.
+        link: Relative, quoted address; "" for none.
     """
 
     text: str
@@ -35,8 +35,8 @@ class Column(NamedTuple):
     """A column of the table that shows a measure.
 
     Attributes:
-        title: With the unit.
-        show: Stored value -> what is shown.
+        title: Title with the unit.
+        show: Function that turns a stored value into the text that is shown.
     """
 
     title: str
@@ -48,9 +48,9 @@ def _percent(value: float) -> str:
 
 
 NETWORK_FILES = ("checkpoint.safetensors", "model.json")
-"""What describes a network in its folder: a checkpoint, or one that is ready to be deployed."""
+"""Files that can describe a network in its folder: a checkpoint, or files ready to deploy."""
 
-# Beside the objectives.
+# Columns after the objectives.
 DERIVED = {
     "test_miou": Column("mIoU on test (%)", lambda value: f"{100 * value:.1f}"),
     "retrained_miou_mean": Column("Retrained: mean mIoU (%)", lambda value: f"{100 * value:.2f}"),
@@ -61,7 +61,7 @@ DERIVED = {
     "speedup_theoretical": Column("Speed-up by MACs (×)", format_number),
     "speedup_realised_share": Column("Realised / by MACs (%)", _percent),
 }
-# At the end.
+# Columns at the end.
 EXTRAS = {
     "macs": Column(get_quantity("macs", "MACs").title, get_quantity("macs").digits),
     "latency_p95_ms": Column("Latency p95 (ms)", get_quantity("latency_ms").digits),
@@ -73,9 +73,9 @@ class FrontTableInfo(NamedTuple):
     """The table of the front.
 
     Attributes:
-        columns: Titles.
+        columns: Titles of the columns.
         rows: Cells of each member, in the order of the front.
-        constants: Settings that all trials share, as "name value".
+        constants: Settings that are the same in all trials, as "name value".
     """
 
     columns: list[str]
@@ -88,8 +88,8 @@ def get_front_table_info(results: Results, summary: Summary, output: Path) -> Fr
 
     Args:
         results: The runs.
-        summary: Their summary.
-        output: Folder in which the report will lie.
+        summary: Summary of the runs.
+        output: Folder of the report.
     """
     varied = results.varied_settings
     known = _collect_measures(results, summary)
@@ -144,7 +144,7 @@ def write_front_csv(path: Path, results: Results, summary: Summary) -> None:
         }
         for trial, measures in zip(summary.front, known, strict=True)
     ]
-    # As objects: a column of numbers with gaps keeps the integers that it has.
+    # With dtype object, integers stay integers in a column with empty cells.
     pd.DataFrame(rows, columns=columns, dtype=object).to_csv(
         path, index=False, lineterminator="\n", encoding="utf-8"
     )

@@ -1,4 +1,4 @@
-"""The per-class IoU as a table whose cells are coloured: who pays for the speed."""
+"""Renders the IoU of each class as a table with coloured cells."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from html import escape
 from analysis.class_iou import ClassIoUInfo
 
 STRONGEST = 0.2
-"""Change of IoU at which the colour is full."""
+"""Change of IoU at which the colour reaches its full strength."""
 LOSS, GAIN = (179, 64, 26), (29, 95, 167)
 MOST_OPAQUE = 0.55
-"""Of a full colour, so that the text on it keeps its contrast in light and dark."""
+"""Opacity of the full colour; it keeps the text readable on light and dark pages."""
 
 
 def render_heat_map(info: ClassIoUInfo) -> str:
-    """Return the table: a row per class, a column per network, gains blue and losses red."""
+    """Return a table with a row per class and a column per network; gains are blue, losses red."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in info.networks)
     with_reference = "".join(
         f'<th scope="col">{escape(_name_reference(info, name))} (%)</th>'

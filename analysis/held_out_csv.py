@@ -1,4 +1,4 @@
-"""Read test.csv, the table of a run's networks on the test split."""
+"""Read test.csv, the scores of a run's networks on the test split."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ IOU = "iou/"
 
 
 class HeldOutScore(NamedTuple):
-    """A network on the test split.
+    """The score of a network on the test split.
 
     Attributes:
-        network: "teacher", "dense" or "trial-7".
-        miou: In 0..1.
+        network: Name of the network: "teacher", "dense" or "trial-7".
+        miou: mIoU in 0..1.
         iou: Class -> IoU in 0..1, for the classes that occur.
     """
 
@@ -30,10 +30,10 @@ def read_held_out_scores(path: Path) -> dict[str, HeldOutScore]:
     """Read the scores by network.
 
     Args:
-        path: The file; a run without a test split has none.
+        path: Path of the file, which is missing if the run has no test split.
 
     Raises:
-        ResultsError: A column is missing or a cell is no number; names the line.
+        ResultsError: A column is missing or a cell is not a number; the message names the line.
     """
     if not path.is_file():
         return {}

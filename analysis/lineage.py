@@ -1,4 +1,4 @@
-"""Which network came from which: what is shared, and what a chain continues."""
+"""Finds which network was made from which, through shared stages and continued chains."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FEWEST_SHARING = 2
 
 @dataclass(kw_only=True, slots=True)
 class Node:
-    """A network, or a stage that several networks share, with what came from it.
+    """A network, or a stage that several networks share, with the networks made from it.
 
     Attributes:
-        label: What a reader sees.
-        trial: The trial that ended here; None for a shared stage.
-        children: What came from it.
+        label: Text that is shown.
+        trial: Trial whose network this is; None for a shared stage.
+        children: Nodes that were made from it.
     """
 
     label: str
@@ -29,7 +29,7 @@ class Node:
 def get_ancestors(results: Results, trial: Trial) -> list[Trial]:
     """Return the trials that a trial continues, the nearest first.
 
-    A number that no trial of the run bears ends the chain, and so does one that leads in a circle.
+    The chain ends at a number that no trial of the run has, or that would lead in a circle.
     """
     by_number = {other.number: other for other in results.get_run(trial).trials}
     ancestors: list[Trial] = []
@@ -42,11 +42,11 @@ def get_ancestors(results: Results, trial: Trial) -> list[Trial]:
 
 
 def build_tree(results: Results, trials: Sequence[Trial]) -> list[Node]:
-    """Arrange trials, with all that they continue, below the stages that they share.
+    """Arrange trials, and the trials that they continue, below the stages that they share.
 
     Args:
         results: The runs.
-        trials: Members of the front, for example.
+        trials: Trials to show, for example the members of the front.
 
     Returns:
         The roots: the first stage of each pipeline.
@@ -81,7 +81,7 @@ def build_tree(results: Results, trials: Sequence[Trial]) -> list[Node]:
 
 
 def _own_stages(trial: Trial) -> list[tuple[str, str]]:
-    """Stages that made its network, root first: no teacher, no measurement."""
+    """Return the stages that made a trial's network, root first, without teacher and latency."""
     return [
         (name, folder)
         for name, folder in trial.stages.items()

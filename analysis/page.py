@@ -1,4 +1,4 @@
-"""Pieces of the report's HTML; everything that is shown passes through `escape` here."""
+"""Parts of the report's HTML; all shown text is escaped here."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SCRIPTS = ("choosing.js", "pictures.js", "report.js")
 
 
 def write_plotly(folder: Path) -> None:
-    """Write the library that draws the figures beside the page, which loads it after its texts."""
+    """Write plotly, which draws the figures, beside the page; the page loads it after its text."""
     (folder / PLOTLY_FILE).write_text(get_plotlyjs(), encoding="utf-8")
 
 
 def render_page(title: str, body: str) -> str:
-    """Return an HTML document that needs no network, only plotly.min.js and pictures beside it."""
+    """Return an HTML page that works offline, with plotly.min.js and the pictures beside it."""
     css = _read("report.css")
     scripts = "\n".join(f"{{\n{_read(name)}}}" for name in SCRIPTS)
     return (
@@ -43,19 +43,19 @@ def render_page(title: str, body: str) -> str:
 
 def render_data(name: str, content: Any) -> str:
     """Return a script element of JSON that the page's scripts read by its id."""
-    # In a script element only "</" and "<!--" are special; JSON may write "<" as \\u003c.
+    # Only "</" and "<!--" are special in a script element, and JSON can write "<" as \\u003c.
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{escape(name)}">{data}</script>'
 
 
 def render_figure(name: str, figure: go.Figure, *, alt: str, min_width: int = 0) -> str:
-    """Return the place of a figure and its data; the page's script draws it.
+    """Return a placeholder for a figure and its data; the page's script draws it.
 
     Args:
-        name: Unique in the page.
+        name: Name of the figure, unique in the page.
         figure: The figure.
-        alt: What it shows, for who cannot see it.
-        min_width: Pixels below which it scrolls sideways instead of getting narrower.
+        alt: Alternative text for readers who cannot see the figure.
+        min_width: Width in pixels below which the figure scrolls sideways instead of shrinking.
     """
     height = int(figure.layout.height)
     place = (
@@ -68,7 +68,7 @@ def render_figure(name: str, figure: go.Figure, *, alt: str, min_width: int = 0)
 
 
 def render_absent(reason: str) -> str:
-    """Return what stands where a figure could not be made."""
+    """Return the text that replaces a figure that could not be made."""
     return f'<p class="absent">Not drawn: {escape(reason)}</p>'
 
 
@@ -76,10 +76,10 @@ class Tile(NamedTuple):
     """A number at the top of the page.
 
     Attributes:
-        label: What it is.
-        value: The number.
-        remark: What stands below it, "" for nothing.
-        link: Address that the remark leads to, "" for none.
+        label: Name of the number.
+        value: The number as text.
+        remark: Text below the number; "" for none.
+        link: Address that the remark links to; "" for none.
     """
 
     label: str
@@ -89,7 +89,7 @@ class Tile(NamedTuple):
 
 
 def render_tiles(tiles: Sequence[Tile]) -> str:
-    """Return a row of numbers."""
+    """Return a row of tiles."""
     cells = "".join(
         f"<div><dt>{escape(tile.label)}</dt><dd>{escape(tile.value)}{_render_remark(tile)}</dd></div>"
         for tile in tiles
@@ -98,7 +98,7 @@ def render_tiles(tiles: Sequence[Tile]) -> str:
 
 
 def render_facts(facts: Mapping[str, str]) -> str:
-    """Return names and values below each other."""
+    """Return a list of names and values."""
     cells = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()
     )
@@ -106,7 +106,7 @@ def render_facts(facts: Mapping[str, str]) -> str:
 
 
 def render_notes(notes: Sequence[str]) -> str:
-    """Return a marked box of remarks, nothing without any."""
+    """Return a highlighted box of notes; "" if there are none."""
     if not notes:
         return ""
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
@@ -132,7 +132,7 @@ def render_front_table(info: FrontTableInfo) -> str:
 
 
 def render_text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a plain table of texts; the last column may wrap."""
+    """Return a plain table of texts, whose last column may wrap."""
     head = "".join(f'<th scope="col" class="text">{escape(title)}</th>' for title in columns)
     last = len(columns) - 1
     body = "".join(
@@ -149,7 +149,7 @@ def render_text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def flatten_facts(value: Any, name: str = "") -> dict[str, str]:
-    """Return nested JSON as one level of names ("cpu count") and texts."""
+    """Flatten nested JSON to one level of names (such as "cpu count") and texts."""
     if isinstance(value, Mapping):
         facts: dict[str, str] = {}
         for key, inner in value.items():

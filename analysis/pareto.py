@@ -1,4 +1,4 @@
-"""Non-dominated points and hypervolume, for objectives of mixed directions."""
+"""Computes non-dominated points and hypervolume for objectives of mixed directions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def non_dominated_mask(values: ArrayLike, directions: Sequence[str]) -> NDArray[
         (N,) bool, True for the points on the front.
 
     Raises:
-        ValueError: On a wrong shape or direction, or on a row with NaN or infinity (named).
+        ValueError: A shape or direction is wrong, or a row has NaN or infinity (it is named).
     """
     maximize = _check_directions(directions)
     points = _check_values(values, len(maximize))
@@ -36,7 +36,7 @@ def non_dominated_mask(values: ArrayLike, directions: Sequence[str]) -> NDArray[
 
 
 def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Sequence[str]) -> float:
-    """Measure the space that the points dominate, up to the reference point.
+    """Measure the volume that the points dominate, up to the reference point.
 
     Points that are not better than the reference in every objective add nothing.
 
@@ -52,7 +52,7 @@ def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Seque
         The volume, in the product of the units of the objectives; 0 without points.
 
     Raises:
-        ValueError: On a wrong shape or direction, or on NaN or infinity (the row is named).
+        ValueError: A shape or direction is wrong, or a row has NaN or infinity (it is named).
     """
     maximize = _check_directions(directions)
     points = _check_values(values, len(maximize))
@@ -71,20 +71,20 @@ def relative_hypervolume(
 ) -> float:
     """Measure the hypervolume as a share of the box between the reference and the ideal point.
 
-    The share does not depend on units, so it can be read and compared where the plain volume
-    (for example in mIoU x ms x parameters) cannot.
+    The share does not depend on units, so it can be read and compared, unlike the plain volume
+    (for example in mIoU x ms x parameters).
 
     Args:
         values: (N, M) finite numbers, one row per point; N may be 0.
         reference_point: (M,) the worst values that still count.
         directions: M of "maximize" ("max") and "minimize" ("min").
-        ideal_point: (M,) the best values that can be thought of, e.g. mIoU 1, latency 0.
+        ideal_point: (M,) the best values possible, e.g. mIoU 1, latency 0.
 
     Returns:
-        A number from 0 to 1 when no point is better than the ideal one; 0 where the box is empty.
+        A number from 0 to 1 if no point is better than the ideal one; 0 if the box is empty.
 
     Raises:
-        ValueError: As `hypervolume` does.
+        ValueError: As for `hypervolume`.
     """
     maximize = _check_directions(directions)
     points = _check_values(values, len(maximize))
@@ -117,7 +117,7 @@ def _check_values(values: ArrayLike, num_objectives: int) -> NDArray[np.float64]
     bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if len(bad):
         raise ValueError(f"values must be finite, row {bad[0]} is {points[bad[0]].tolist()}")
-    # Adding zero turns -0.0 into 0.0, which would otherwise be told apart.
+    # Adding zero turns -0.0 into 0.0; otherwise the two would count as different.
     return np.ascontiguousarray(points + 0.0)
 
 

@@ -14,19 +14,19 @@ from analysis.pictures import Pictures
 FOLDER = "pictures"
 NOT_LABELLED = 255
 COVERS = ((255, 255, 255, 0), (255, 255, 255, 225), (128, 128, 128, 255))
-"""What is laid over a prediction: nothing over errors, white over what is right, grey over what is
-not labelled: the errors are left in the colour of the class that was predicted."""
+"""Colours laid over a prediction: transparent over errors, white over correct pixels, and grey over
+unlabelled pixels. Only the errors stay visible, in the colour of the predicted class."""
 
 
 def write_picture_files(pictures: Pictures, output: Path) -> None:
-    """Copy the pictures and write the covers that leave the errors in sight.
+    """Copy the pictures, and write covers that leave only the errors visible.
 
     Args:
-        pictures: Of a run.
-        output: Folder to write to, replaced whole.
+        pictures: Pictures of a run.
+        output: Folder to write to; it is replaced.
 
     Raises:
-        ResultsError: A picture cannot be read; names it.
+        ResultsError: A picture cannot be read; the message names it.
     """
     shutil.rmtree(output, ignore_errors=True)
     for image in pictures.images:
@@ -37,14 +37,14 @@ def write_picture_files(pictures: Pictures, output: Path) -> None:
         for name in image.predictions.values():
             prediction = _read_mask(pictures.folder / name)
             if prediction.shape != label.shape:
-                raise ResultsError(f"{pictures.folder / name}: its size is not that of the label")
+                raise ResultsError(f"{pictures.folder / name}: its size differs from the label's")
             cover = np.where(prediction == label, 1, 0).astype(np.uint8)
             cover[label == NOT_LABELLED] = 2
             _save_cover(cover, output / get_errors_name(name))
 
 
 def get_errors_name(prediction: str) -> str:
-    """Return the file of the cover that belongs to a prediction."""
+    """Return the file name of a prediction's cover."""
     return prediction.removesuffix(".png") + ".errors.png"
 
 

@@ -10,22 +10,21 @@ from analysis.pictures import PicturedImage, PicturedNetwork, Pictures
 from analysis.results import Results, Run
 
 HINT = (
-    "Left of the line stands the first network, right of it the second; move the line with the "
-    "slider, with the arrow keys, or by moving over the picture. “Mark errors” leaves a prediction "
-    "in sight only where it is wrong, in the colour of the class that it says there; grey is not "
-    "labelled."
+    "The first network is shown left of the line and the second right of it. Move the line with "
+    "the slider, with the arrow keys, or by moving over the picture. “Mark errors” shows a "
+    "prediction only where it is wrong, in the colour of the predicted class; grey is not labelled."
 )
 
 
 def render_pictures(results: Results) -> str:
-    """Return the pictures of every run that has any, or how to make them."""
+    """Return the pictures of every run that has any, or else the command that makes them."""
     runs = [run for run in results.runs if run.pictures is not None and run.pictures.images]
-    parts = ['<section id="pictures"><h2>What the networks see</h2>']
+    parts = ['<section id="pictures"><h2>Predictions</h2>']
     if not runs:
         command = f"python -m trainables.predictions {results.runs[0].folder}"
         parts.append(
-            '<p class="absent">The run has no pictures. This writes them, then write the report '
-            f"again: <code>{escape(command)}</code></p>"
+            '<p class="absent">The run has no pictures. Write them with this command, then write '
+            f"the report again: <code>{escape(command)}</code></p>"
         )
     else:
         parts.append(f'<p class="hint">{escape(HINT)}</p>')
@@ -42,7 +41,7 @@ def get_picture_folder(run: Run) -> str:
 
 
 def name_network(network: PicturedNetwork) -> str:
-    """Return what a reader calls a network."""
+    """Return the name of a network in the report."""
     if network.trial is not None:
         return f"Trial {network.trial}"
     return "Uncompressed" if network.name == "dense" else network.name.capitalize()
@@ -76,8 +75,8 @@ def _render_run(run: Run) -> str:
         f'<div class="strip" role="group" aria-label="Choose an image">{strip}</div>'
         f'{_render_controls(pictures)}{images}<p class="hint">{len(pictures.images)} of '
         f"{pictures.num_images} images of the split {escape(pictures.split)}, chosen after "
-        f"{pictures.num_evaluated} were evaluated one by one. At most {pictures.max_side} pixels a "
-        f"side and {size:.0f} MB in all.</p></div>"
+        f"{pictures.num_evaluated} were evaluated one by one. Pictures have at most "
+        f"{pictures.max_side} pixels per side, and {size:.0f} MB in all.</p></div>"
     )
 
 

@@ -1,6 +1,6 @@
 "use strict";
 
-// One image at a time: two of its pictures under one line that can be moved, all of them below.
+// Shows one image at a time: two of its pictures side by side at a movable line, all of them below.
 function startPictures(root) {
   const cut = root.querySelector("[data-cut]");
   const errors = root.querySelector("[data-errors]");
@@ -66,7 +66,7 @@ function startPictures(root) {
       draw();
     });
   }
-  // The pictures of a section far below need not be fetched before a reader comes near.
+  // The pictures are fetched only when the reader scrolls near this section.
   new IntersectionObserver((entries, observer) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     observer.disconnect();

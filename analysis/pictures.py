@@ -1,4 +1,4 @@
-"""Read the folder pictures/ of a run: chosen images and what each network predicts on them."""
+"""Read the folder pictures/ of a run: selected images and each network's predictions on them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class PicturedNetwork(NamedTuple):
 
     Attributes:
         key: Name for files, such as "teacher", "dense" or "trial-7".
-        name: Name in tables; that of a member of the front is its key.
-        role: "teacher", "student" (before anything was taken away) or "front".
-        trial: Number of its trial; None for a baseline.
-        miou: Over the images that were evaluated, in 0..1.
-        iou: Class -> IoU in 0..1, likewise.
+        name: Name in tables; for a member of the front it equals the key.
+        role: "teacher", "student" (an uncompressed network) or "front".
+        trial: Trial number; None for a baseline.
+        miou: mIoU over the evaluated images, in 0..1.
+        iou: Class -> IoU over the evaluated images, in 0..1.
     """
 
     key: str
@@ -41,17 +41,17 @@ class PicturedNetwork(NamedTuple):
 
 
 class PicturedImage(NamedTuple):
-    """A chosen image.
+    """A selected image.
 
     Attributes:
-        name: Of the sample.
-        reasons: Why it was chosen.
+        name: Name of the sample.
+        reasons: Reasons why it was selected.
         shown_size: Height and width of the pictures, in pixels.
         image: File of the image, relative to the folder.
-        label: File of the label; values are classes, 255 is not labelled.
+        label: File of the label; its values are classes, and 255 is not labelled.
         predictions: Network -> file of its prediction.
-        miou: Network -> mIoU of this image alone, in 0..1.
-        wrong: Network -> share of labelled pixels that are wrong.
+        miou: Network -> mIoU on this image alone, in 0..1.
+        wrong: Network -> share of the labelled pixels that it gets wrong, in 0..1.
     """
 
     name: str
@@ -65,19 +65,20 @@ class PicturedImage(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """What the folder holds.
+    """The content of the folder.
 
     Attributes:
-        folder: Where the files lie.
-        split: Part of the data set.
-        num_images: Images in it.
-        num_evaluated: How many of them were looked at to choose, and count in `iou`.
-        max_side: Pixels to which the longest side was limited.
-        max_bytes: Size that the folder does not exceed.
-        classes: In the order of the labels.
-        networks: Baselines, then the front, the best first.
-        images: In the order of choice.
-        notes: What a reader should know.
+        folder: Folder of the files.
+        split: Split of the data set.
+        num_images: Number of images in the split.
+        num_evaluated: Number of images that were evaluated to make the selection and to measure
+            `iou`.
+        max_side: Largest length of a side, in pixels.
+        max_bytes: Largest size of the folder, in bytes.
+        classes: Classes in the order of their labels.
+        networks: Baselines, then the members of the front, the best first.
+        images: Images in the order of selection.
+        notes: Notes for the reader.
     """
 
     folder: Path
@@ -96,26 +97,26 @@ def read_pictures(folder: Path) -> Pictures | None:
     """Read index.json; the pictures themselves are not opened.
 
     Args:
-        folder: pictures/ of a run; a run without pictures has none.
+        folder: Folder pictures/ of a run, which is missing if the run has no pictures.
 
     Raises:
-        ResultsError: index.json is broken, of another version, or names a file that is outside of
-            the folder or missing.
+        ResultsError: index.json is broken or of another version, or names a file that is missing or
+            outside the folder.
     """
     path = folder / INDEX
     if not path.is_file():
         return None
     content = read_json(path)
     if content.get("version") != VERSION:
-        raise ResultsError(f"{path}: version {content.get('version')!r}, this reads {VERSION}")
+        raise ResultsError(f"{path}: version must be {VERSION}, got {content.get('version')!r}")
     try:
         pictures = _parse(folder, content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ResultsError(f"{path}: not as expected: {error!r}") from error
+        raise ResultsError(f"{path}: an entry is missing or wrong: {error!r}") from error
     for image in pictures.images:
         for name in (image.image, image.label, *image.predictions.values()):
             if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                raise ResultsError(f"{path}: {name!r} is outside of {folder}")
+                raise ResultsError(f"{path}: {name!r} is outside {folder}")
             if not (folder / name).is_file():
                 raise ResultsError(f"{path}: {name!r} is missing")
     return pictures

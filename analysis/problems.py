@@ -1,4 +1,4 @@
-"""What went wrong or is doubtful in a run, gathered in one place."""
+"""Collects the warnings of a run and the trials that failed or were stopped."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ STATES = ("failed", "kept out", "stopped")
 
 
 class EndedEarly(NamedTuple):
-    """Trials that ended early for one reason.
+    """Trials that ended early for the same reason.
 
     Attributes:
-        state: "failed", "kept out" (measured, but no answer) or "stopped".
-        reason: As the run states it.
-        trials: Their labels.
-        last_stage: Last stage that any of them finished, "" for none.
+        state: "failed", "kept out" (measured, but not usable) or "stopped".
+        reason: Reason as the run states it.
+        trials: Labels of the trials.
+        last_stage: Last stage that any of them finished; "" for none.
     """
 
     state: str
@@ -30,8 +30,9 @@ class ProblemsInfo(NamedTuple):
     """Everything that a reader should know before trusting a run.
 
     Attributes:
-        warnings: Of the data, of layers that could not be pruned, of pictures and the like.
-        ended_early: Failed trials first, then those that were stopped, the most frequent first.
+        warnings: Warnings about the data, layers that could not be pruned, pictures and the like.
+        ended_early: Trials that ended early: failed, then kept out, then stopped; within each
+            state the most frequent reason first.
     """
 
     warnings: list[str]
@@ -39,12 +40,12 @@ class ProblemsInfo(NamedTuple):
 
     @property
     def num_failed(self) -> int:
-        """Failed trials."""
+        """Number of failed trials."""
         return sum(len(entry.trials) for entry in self.ended_early if entry.state == "failed")
 
 
 def get_problems_info(results: Results) -> ProblemsInfo:
-    """Gather warnings and the reasons of trials that ended early."""
+    """Collect warnings, and the reasons of trials that ended early."""
     several = len(results.runs) > 1
     warnings = []
     for run in results.runs:
@@ -67,7 +68,7 @@ def get_problems_info(results: Results) -> ProblemsInfo:
 
 
 def list_labels(labels: list[str]) -> str:
-    """Return the first labels, and how many more there are."""
+    """Return the first labels as text, and the number of further ones."""
     more = len(labels) - MOST_LISTED
     return ", ".join(labels[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
 

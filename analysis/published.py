@@ -1,11 +1,11 @@
-"""The paper's own measurements, shown beside ours as reference marks.
+"""The paper's own measurements, shown as reference marks beside ours.
 
 Source: Chen Yujia, Ning Yuan, Tang Kunjun, Liunie Tianhe, "Lightweight dual-branch semantic
     segmentation algorithm based on model pruning and knowledge distillation", Intelligent Computer
     and Applications 16(2), 134-140, 2026, doi:10.20169/j.issn.2095-2163.24040903, tables 2 and 4.
 
-They were taken on another machine, data set and image size than ours, so they are never ranked
-together with ours: no front, hypervolume or table counts them.
+They were made with another machine, data set and image size, so they are never ranked together with
+ours: no front, hypervolume or table includes them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class PublishedPoint(NamedTuple):
     """One network as a paper reports it.
 
     Attributes:
-        name: Network, with its pruning ratio where it is pruned.
-        values: Measures by the names that a run uses: miou (0 to 1), latency_ms, num_params, macs.
+        name: Name of the network, with its pruning ratio if it is pruned.
+        values: Measures by the names that runs use: miou (0 to 1), latency_ms, num_params, macs.
     """
 
     name: str

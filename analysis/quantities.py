@@ -1,4 +1,4 @@
-"""How a measured number is shown: its label, its unit and its digits."""
+"""Formats measured numbers: label, unit and digits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Quantity(NamedTuple):
     """A measure as a reader sees it.
 
     Attributes:
-        label: Its name in words.
-        unit: The unit shown, "" where it has none.
-        scale: Shown number = stored number x scale.
+        label: Name to print.
+        unit: Unit that is shown; "" if there is none.
+        scale: Factor from the stored number to the shown one.
     """
 
     label: str
@@ -31,26 +31,26 @@ class Quantity(NamedTuple):
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def shown(self, value: float) -> float:
-        """Stored value in the shown unit."""
+        """Convert a stored value to the shown unit."""
         return value * self.scale
 
     def digits(self, value: float) -> str:
-        """Stored value as digits of the shown unit."""
+        """Format a stored value in the shown unit, without the unit."""
         return f"{value * 100:.1f}" if self.unit == "%" else format_number(value * self.scale)
 
     def text(self, value: float) -> str:
-        """Stored value as digits with the unit."""
+        """Format a stored value in the shown unit, with the unit."""
         return f"{self.digits(value)} {self.unit}" if self.unit else self.digits(value)
 
 
 def get_quantity(name: str, label: str = "", unit: str = "") -> Quantity:
-    """Return how the measure of this name is shown; unknown names keep their own unit."""
+    """Return how the measure of this name is shown; an unknown measure keeps its own unit."""
     shown_unit, scale = SHOWN_UNITS.get(name, (unit, 1.0))
     return Quantity(label or name, shown_unit, scale)
 
 
 def format_number(value: float) -> str:
-    """Write a number with three to four digits that mean something."""
+    """Format a number with about three significant digits."""
     size = abs(value)
     if size == 0:
         return "0"
@@ -66,7 +66,7 @@ def format_number(value: float) -> str:
 
 
 def format_setting(value: float | str | bool | None) -> str:
-    """Write one setting of a trial; a dash where the trial does not have it."""
+    """Format one setting of a trial; a dash if the trial does not have it."""
     if value is None:
         return "–"
     if isinstance(value, bool | str):

@@ -1,7 +1,7 @@
 "use strict";
 
 const NARROW = 560;
-// Where a finger scrolls the page, dragging over a figure must not zoom it.
+// On a touch screen a finger scrolls the page, so dragging over a figure must not zoom it.
 const TOUCH = window.matchMedia("(pointer: coarse)").matches;
 const DARK = window.matchMedia("(prefers-color-scheme: dark)");
 
@@ -14,7 +14,7 @@ function readFigure(name) {
   return JSON.parse(text);
 }
 
-// The library takes a second to read, so the page is shown first and does not wait for it.
+// The library takes a second to load, so the page is shown before it is loaded.
 const PLOTLY = document.currentScript.dataset.plotly;
 let library = null;
 function loadPlotly() {
@@ -73,7 +73,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A figure is drawn once a reader comes near it: eight at once would hold up the page.
+// A figure is drawn when the reader scrolls near it, because eight at once would block the page.
 const near = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {

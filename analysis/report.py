@@ -38,17 +38,18 @@ from analysis.summary import Summary, summarize
 
 
 def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = None) -> Path:
-    """Write index.html with what it loads, PNG copies of the main figures and front.csv.
+    """Write index.html and the files that it loads, PNG copies of the main figures, and front.csv.
 
     Args:
-        run_dirs: Run folders; several must share objectives, data set and latency measurement.
+        run_dirs: Folders of runs. They must have the same objectives, data set and latency
+            measurement.
         output: Folder to write to; RUN_DIR/report of the first run if not given.
 
     Returns:
         Path of index.html.
 
     Raises:
-        ResultsError: If a run cannot be read or the runs do not go together.
+        ResultsError: A run cannot be read, or the runs are not comparable.
     """
     results = combine_runs([load_run(folder) for folder in run_dirs])
     summary = summarize(results)
@@ -82,10 +83,10 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line; write the report, or answer which network suits a budget.
+    """Parse the command line, and write the report or print the best network for a budget.
 
     Returns:
-        Exit status: 0; 1 if a run cannot be read; 3 if no network is within the budget.
+        Exit status: 0 on success, 1 if a run cannot be read, 3 if no network is within the budget.
     """
     parser = argparse.ArgumentParser(description="Write the report of one or several runs.")
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="folder of a run")
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--max-{name}",
             type=_positive,
             metavar="NUMBER",
-            help=f"write no report but print the best network of at most so many {unit}",
+            help=f"print the best network with at most this many {unit}, and write no report",
         )
     options = parser.parse_args(arguments)
     limits = {name: most for name in BUDGETS if (most := getattr(options, f"max_{name}"))}
@@ -122,7 +123,7 @@ def _positive(text: str) -> float:
 
 
 def _write_pictures(folder: Path, results: Results) -> None:
-    """Write the pictures of all runs anew; those of an earlier report do not outlive it."""
+    """Write the pictures of all runs, and remove those of an earlier report."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
     for run in results.runs:
         if run.pictures is not None:
@@ -130,7 +131,7 @@ def _write_pictures(folder: Path, results: Results) -> None:
 
 
 def _write_pngs(folder: Path, results: Results, summary: Summary) -> None:
-    """Write the PNG copies, and remove those of an earlier report that no longer hold."""
+    """Write the PNG copies, and remove those of an earlier report that cannot be made again."""
     title = describe_data(results.runs[0]) or describe_recipes(results)
     first, *costs = results.objectives
     jobs: dict[Path, Callable[[Path], None]] = {}
@@ -150,7 +151,7 @@ def _write_pngs(folder: Path, results: Results, summary: Summary) -> None:
         try:
             write(path)
         except FigureNotMadeError:
-            # index.html says why, in the place of the same figure.
+            # index.html shows the reason in place of the figure.
             path.unlink(missing_ok=True)
 
 

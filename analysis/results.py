@@ -1,4 +1,4 @@
-"""What a run left behind, read from its folder: metadata.json and trials.csv."""
+"""Reads the results of a run from its folder: metadata.json, trials.csv and the other files."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ __all__ = [
 ]
 
 KEPT_OUT_FILE = "deploy/kept_out.json"
-# Settings of a latency measurement that say how exact it is, not what it measures.
+# Settings that change the precision of a latency measurement, but not what it measures.
 PRECISION_SETTINGS = {"confidence", "relative_margin", "max_seconds"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One run folder.
+    """The content of one run's folder.
 
     Attributes:
-        folder: Where it lies.
-        metadata: metadata.json as it stands.
-        objectives: The objectives that trials.csv has a column for.
-        missing_objectives: Names of the objectives that it has none for.
+        folder: Path of the folder.
+        metadata: Content of metadata.json.
+        objectives: Objectives that have a column in trials.csv.
+        missing_objectives: Names of the objectives without a column.
         baselines: Teacher, dense network and the like.
-        trials: Every trial, in the order of the file.
-        retrainings: Number of a trial -> mIoUs of its further fine-tunings (confirmation.csv).
-        held_out: Network ("dense", "trial-7") -> how it does on the test split (test.csv).
-        pictures: What its networks predict on chosen images (pictures/); None without.
-        warnings: What the run warned of.
-        kept_out: Number of a trial -> why its network is no answer although it was measured to the
-            end, such as an engine that does not take it (deploy/kept_out.json).
+        trials: All trials, in the order of the file.
+        retrainings: Trial number -> mIoUs of its retrainings (confirmation.csv).
+        held_out: Network ("dense", "trial-7") -> its score on the test split (test.csv).
+        pictures: Predictions on selected images (pictures/); None if there are none.
+        warnings: Warnings of the run.
+        kept_out: Trial number -> reason why its network is kept out of the front although it is
+            complete, for example because the engine cannot run it (deploy/kept_out.json).
     """
 
     folder: Path
@@ -72,24 +72,24 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of the run's folder."""
         return self.folder.name
 
     @property
     def recipe(self) -> str:
-        """Recipe it ran."""
+        """Name of the run's recipe."""
         return str(self.metadata.get("recipe", "unnamed"))
 
 
-@dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept
+@dataclass(frozen=True, kw_only=True)  # no slots, because cached_property needs a __dict__
 class Results:
     """One or several runs with the same objectives, as one set of trials.
 
     Attributes:
         runs: The runs.
-        objectives: Their common objectives, with the most generous reference of all.
+        objectives: Common objectives of the runs, each with the worst reference of all runs.
         trials: All trials of all runs.
-        notes: What a reader must know before trusting the figures.
+        notes: Notes that a reader must know before trusting the figures.
     """
 
     runs: tuple[Run, ...]
@@ -99,7 +99,7 @@ class Results:
 
     @cached_property
     def measured(self) -> tuple[Trial, ...]:
-        """The complete trials with a value for every objective, without those kept out."""
+        """Complete trials that have every objective and are not kept out of the front."""
         names = [objective.name for objective in self.objectives]
         kept_out = {(run.name, number) for run in self.runs for number in run.kept_out}
         return tuple(
@@ -117,7 +117,7 @@ class Results:
 
     @cached_property
     def baselines(self) -> tuple[Baseline, ...]:
-        """Baselines of the first run that has any (runs to be combined share them)."""
+        """Baselines of the first run that has any (combined runs have the same)."""
         return next((run.baselines for run in self.runs if run.baselines), ())
 
     @property
@@ -126,7 +126,7 @@ class Results:
         return tuple(item for item in self.baselines if item.role == "student")
 
     def find_student(self, trial: Trial) -> Baseline | None:
-        """Return the uncompressed network that a trial began with; None if it is not known."""
+        """Return the uncompressed network that a trial was made from; None if it is not known."""
         students = [item for item in self.get_run(trial).baselines if item.role == "student"]
         folders = set(trial.stages.values())
         named = [item for item in students if item.stage and item.stage in folders]
@@ -134,12 +134,12 @@ class Results:
 
     @cached_property
     def setting_names(self) -> list[str]:
-        """Every setting that any trial has, in the order of the files."""
+        """Names of all settings that any trial has, in the order of the files."""
         return list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
 
     @cached_property
     def varied_settings(self) -> list[str]:
-        """The settings that are not the same in all trials."""
+        """Names of the settings that differ between trials."""
         return [
             name
             for name in self.setting_names
@@ -148,13 +148,13 @@ class Results:
 
     @cached_property
     def setting_labels(self) -> dict[str, str]:
-        """What a reader sees for each setting: its last part, where no other one shares that."""
+        """Label of each setting: the last part of its name if that is unique, else the name."""
         short = {name: name.rsplit(".", 1)[-1] for name in self.setting_names}
         counts = Counter(short.values())
         return {name: label if counts[label] == 1 else name for name, label in short.items()}
 
     def find_objective(self, name: str) -> Objective | None:
-        """Return the objective of this name, None if the runs do not have it."""
+        """Return the objective of this name; None if the runs do not have it."""
         return next((item for item in self.objectives if item.name == name), None)
 
     def get_run(self, trial: Trial) -> Run:
@@ -162,15 +162,16 @@ class Results:
         return next(run for run in self.runs if run.name == trial.run)
 
     def label(self, trial: Trial) -> str:
-        """Name a trial so that it can be told from all others."""
+        """Return a label of a trial that is unique among all runs."""
         return f"{trial.number}" if len(self.runs) == 1 else f"{trial.run}/{trial.number}"
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run's metadata.json and trials.csv.
+    """Read the files of a run.
 
     Raises:
-        ResultsError: If the folder or a file is missing or broken; names the file and the place.
+        ResultsError: The folder or a file is missing or broken; the message names the file and the
+            place in it.
     """
     folder = Path(folder).resolve()
     if not folder.is_dir():
@@ -209,14 +210,14 @@ def _read_kept_out(path: Path) -> dict[int, str]:
     try:
         return {int(number): str(reason) for number, reason in read_json(path).items()}
     except ValueError as error:
-        raise ResultsError(f"{path}: must hold a reason by number of a trial: {error}") from error
+        raise ResultsError(f"{path}: must contain a reason by trial number: {error}") from error
 
 
 def combine_runs(runs: Sequence[Run]) -> Results:
-    """Put runs with the same objectives together.
+    """Combine runs that have the same objectives.
 
     Raises:
-        ResultsError: If objectives, data set or the way latency is measured differ between them.
+        ResultsError: The runs differ in objectives, data set or latency measurement.
     """
     if not runs:
         raise ResultsError("no run folder given")
@@ -227,11 +228,11 @@ def combine_runs(runs: Sequence[Run]) -> Results:
         if run.metadata.get("hardware") != first.metadata.get("hardware"):
             notes.append(
                 f"{run.name} and {first.name} ran on different hardware: "
-                "their latencies do not compare."
+                "their latencies are not comparable."
             )
     for run in runs:
         notes.extend(
-            f"trials.csv of {run.name} has no column {name}: left out everywhere."
+            f"trials.csv of {run.name} has no column {name}, so this objective is left out."
             for name in run.missing_objectives
         )
     results = Results(
@@ -243,8 +244,8 @@ def combine_runs(runs: Sequence[Run]) -> Results:
         missing = [o.name for o in results.objectives if o.name not in trial.measures]
         if trial.state == "complete" and missing:
             notes.append(
-                f"Trial {results.label(trial)} is complete but has no {', '.join(missing)}: "
-                "left out of the front."
+                f"Trial {results.label(trial)} is complete but has no {', '.join(missing)}, so it "
+                "is left out of the front."
             )
     return Results(
         runs=results.runs,
@@ -267,7 +268,7 @@ def _check_comparable(first: Run, run: Run) -> None:
 
 
 def _comparable_facts(run: Run) -> dict[str, Any]:
-    """Everything that must be the same in two runs before their networks compare, by name."""
+    """Return by name the facts that must be equal in two runs to compare their networks."""
     facts: dict[str, Any] = {"objectives": [(o.name, o.direction, o.unit) for o in run.objectives]}
     for key in ("dataset", "latency"):
         for name, value in (run.metadata.get(key) or {}).items():

@@ -1,4 +1,4 @@
-"""A run's data set, latency measurement and machine in words, from its metadata."""
+"""Describes a run's data set, latency measurement and machine in words, from its metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from analysis.results import Run
 
 
 def describe_data(run: Run) -> str:
-    """Return e.g. "camvid, 11 classes, 360 × 480"; "" if the metadata do not say."""
+    """Return e.g. "camvid, 11 classes, 360 × 480"; "" if the metadata do not state it."""
     dataset = run.metadata.get("dataset") or {}
     parts = [str(dataset.get("name") or "")]
     if dataset.get("num_classes"):
@@ -21,7 +21,7 @@ def describe_data(run: Run) -> str:
 def describe_latency(run: Run) -> str:
     """Return e.g. "cpu, float32, 1 thread, batch 1, 360 × 480, BatchNorm folded".
 
-    "" if the metadata do not say.
+    It returns "" if the metadata do not state it.
     """
     latency = run.metadata.get("latency") or {}
     threads = latency.get("num_threads")
@@ -39,7 +39,7 @@ def describe_latency(run: Run) -> str:
 
 
 def describe_facts(run: Run) -> dict[str, str]:
-    """Return everything that a reader needs to repeat the run, by name."""
+    """Return by name all facts that a reader needs to repeat the run."""
     facts = {
         "folder": str(run.folder),
         "created": str(run.metadata.get("created_at", "")),

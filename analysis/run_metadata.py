@@ -1,4 +1,4 @@
-"""The parts of metadata.json that figures are made of: objectives and baselines."""
+"""Parses the parts of metadata.json that the report needs: objectives, baselines and warnings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from analysis.quantities import Quantity, get_quantity
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    """One thing the search optimised, as metadata.json describes it.
+    """An objective of the search, as metadata.json describes it.
 
     Attributes:
         name: Column of trials.csv.
         direction: "maximize" or "minimize".
-        unit: Unit of the stored number, "" where it has none.
-        label: Name in words.
-        reference: The worst value that still counts for the hypervolume; None if not stated.
+        unit: Unit of the stored number; "" if it has none.
+        label: Name to print.
+        reference: Worst value that counts for the hypervolume; None if not stated.
     """
 
     name: str
@@ -40,12 +40,12 @@ class Objective:
 
     @property
     def quantity(self) -> Quantity:
-        """How its values are shown."""
+        """Quantity that formats the objective's values."""
         return get_quantity(self.name, self.label, self.unit)
 
     @property
     def maximize(self) -> bool:
-        """Whether more is better."""
+        """Whether larger values are better."""
         return DIRECTIONS[self.direction]
 
 
@@ -54,11 +54,11 @@ class Baseline:
     """A network that the search started from, e.g. the teacher or the dense student.
 
     Attributes:
-        name: As tables name it, such as "teacher" or "dense".
+        name: Name in tables, such as "teacher" or "dense".
         model: Name of its architecture.
-        values: Its measured numbers by name.
-        stage: Folder below stages/ that holds it, "" if not stated.
-        role: "teacher", or "student" for a network before anything was taken away.
+        values: Measured numbers by name.
+        stage: Folder of the network in stages/; "" if not stated.
+        role: "teacher", or "student" for an uncompressed network.
     """
 
     name: str
@@ -69,10 +69,10 @@ class Baseline:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
+    """Read a JSON file that contains one object.
 
     Raises:
-        ResultsError: If it is missing or does not; names the file.
+        ResultsError: The file is missing or contains something else; the message names it.
     """
     if not path.is_file():
         raise ResultsError(f"{path}: missing (is {path.parent} a run folder?)")
@@ -81,7 +81,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ResultsError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ResultsError(f"{path}: must hold a JSON object, holds a {type(content).__name__}")
+        raise ResultsError(
+            f"{path}: must contain a JSON object, contains a {type(content).__name__}"
+        )
     return content
 
 
@@ -89,7 +91,7 @@ def parse_objectives(metadata: Mapping[str, Any], path: Path) -> list[Objective]
     """Return the objectives that metadata.json lists.
 
     Raises:
-        ResultsError: If there is none or one is broken; names the file and the entry.
+        ResultsError: There is none, or one is broken; the message names the file and the entry.
     """
     entries = metadata.get("objectives")
     if not isinstance(entries, list) or not entries:
@@ -115,10 +117,10 @@ def parse_objectives(metadata: Mapping[str, Any], path: Path) -> list[Objective]
 
 
 def parse_baselines(metadata: Mapping[str, Any], path: Path) -> tuple[Baseline, ...]:
-    """Return the networks that metadata.json lists to compare with.
+    """Return the uncompressed networks that metadata.json lists.
 
     Raises:
-        ResultsError: If one has no name; names the file and the entry.
+        ResultsError: One has no name; the message names the file and the entry.
     """
     baselines = []
     for entry in metadata.get("baselines") or []:
@@ -138,10 +140,10 @@ def parse_baselines(metadata: Mapping[str, Any], path: Path) -> tuple[Baseline, 
 
 
 def parse_warnings(metadata: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Return what the run warned of: doubtful data, layers that could not be pruned.
+    """Return the warnings of the run, such as doubtful data or layers that cannot be pruned.
 
     Raises:
-        ResultsError: They are not a list of texts; names the file.
+        ResultsError: The entry is not a list of texts; the message names the file.
     """
     found = metadata.get("warnings") or []
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):

@@ -1,4 +1,4 @@
-"""The sections of the report, each one HTML from the results."""
+"""The sections of the report, each rendered to HTML from the results."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from analysis.summary import Summary
 
 COLUMN_HINTS = {
     "num_retrainings": (
-        "Retrained: fine-tuned again with other seeds (order of the data, augmentation, dropout) "
-        "from the same pruned network, so that the deviation is the noise of the fine-tuning and "
-        "not that of the stages before it. P(non-dominated): how probably no other retrained "
-        "member is at once as accurate, by its expected mIoU, and as cheap. The search's own mIoU "
-        "takes no part in this: a member is on the front for having a high one."
+        "Retrained: fine-tuned again from the same pruned network with other seeds (order of the "
+        "data, augmentation, dropout). The deviation is therefore the noise of the fine-tuning "
+        "alone, without the stages before it. P(non-dominated): the probability that no other "
+        "retrained member is at once as accurate, by its expected mIoU, and as cheap. The search's "
+        "own mIoU is left out, because the front was selected by it."
     ),
     "speedup_realised_share": (
-        "Speed-up against the dense network: in latency as measured, and by MACs, as if all of "
-        "them took the same time."
+        "Speed-up over the dense network: by measured latency, and by MACs, as if each MAC took "
+        "the same time."
     ),
 }
 _ALT_3D = "All three objectives at once; the table of the front has the numbers."
@@ -47,7 +47,7 @@ def describe_recipes(results: Results) -> str:
 
 
 def render_header(results: Results, summary: Summary) -> str:
-    """Return the title, the result in a sentence and the main numbers."""
+    """Return the title, the result in one sentence, and the main numbers."""
     runs = ", ".join(run.name for run in results.runs)
     states = summary.num_by_state
     others = [f"{n} {state}" for state, n in states.items() if state != "complete"]
@@ -98,12 +98,12 @@ def render_fronts(results: Results, summary: Summary) -> str:
     first, *costs = results.objectives
     parts = ['<section id="front"><h2>Pareto front</h2>']
     parts.append(
-        '<p class="hint">The line is what the front attains. Hover over a mark for its settings, '
-        "drag to zoom, double-click to go back. A click on a legend entry shows or hides it: "
-        f"“Published” are the paper's own numbers ({escape(CONDITIONS)}), for reference, "
-        "not for ranking. "
+        '<p class="hint">The line is the edge of the region that the front dominates. Hover over a '
+        "mark for its settings, drag to zoom, double-click to zoom out. Click a legend entry to "
+        f"show or hide it. “Published” are the paper's own numbers ({escape(CONDITIONS)}), for "
+        "reference only. "
         + (
-            f"“Front ({len(costs) + 1}-D)” are on the front thanks to an objective not shown.</p>"
+            f"“Front ({len(costs) + 1}-D)” are on the front because of an objective not shown.</p>"
             if len(costs) > 1
             else "</p>"
         )
@@ -122,15 +122,15 @@ def render_fronts(results: Results, summary: Summary) -> str:
     if panels:
         parts.append(f'<div class="pair">{"".join(panels)}</div>')
     else:
-        parts.append(page.render_absent("The run has one objective only, so no front."))
+        parts.append(page.render_absent("The run has only one objective, so there is no front."))
     if len(results.objectives) >= 3:
-        parts.append("<h2>All three at once</h2><p class='hint'>Drag to turn.</p>")
+        parts.append("<h2>All three objectives</h2><p class='hint'>Drag to turn.</p>")
         parts.append(_figure("front-3d", lambda: figures.plot_front_3d(results, summary), _ALT_3D))
     return "\n".join([*parts, "</section>"])
 
 
 def render_front_members(results: Results, summary: Summary, folder: Path) -> str:
-    """Return the table of the front, with links that hold from `folder`."""
+    """Return the table of the front, with links relative to `folder`."""
     info = get_front_table_info(results, summary, folder)
     parts = ['<section id="networks"><h2>Networks on the front</h2>']
     if not info.rows:
@@ -173,8 +173,8 @@ def render_progress(results: Results, summary: Summary) -> str:
     )
     return (
         '<section id="progress"><h2>Hypervolume</h2>'
-        '<p class="hint">Share that the front dominates of the box between the reference point '
-        f"({escape(reference)}) and the ideal point ({escape(ideal)}).</p>"
+        '<p class="hint">Share of the box between the reference point '
+        f"({escape(reference)}) and the ideal point ({escape(ideal)}) that the front dominates.</p>"
         f'<div class="pair"><div><h3>Over trials</h3>{trials}</div>'
         f"<div><h3>Over hours</h3>{hours}</div></div></section>"
     )
@@ -206,7 +206,7 @@ def render_settings(results: Results, summary: Summary) -> str:
 
 
 def render_conditions(results: Results, summary: Summary) -> str:
-    """Return data, machine and versions, and the sources."""
+    """Return the data, machine and versions of each run, and the sources."""
     parts = ['<section id="conditions"><h2>How it was measured</h2>']
     for run in results.runs:
         if len(results.runs) > 1:

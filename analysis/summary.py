@@ -1,4 +1,4 @@
-"""What a run comes to: the front, its hypervolume, and the result in one sentence."""
+"""Summarises a run: the front, its hypervolume, and the result in one sentence."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ class Summary:
     """The outcome of one or several runs.
 
     Attributes:
-        front: Complete trials that no other complete trial dominates, best first objective first.
+        front: Complete trials that no other one dominates, sorted by the first objective, best
+            first.
         dominated: The other complete trials.
         num_by_state: Number of trials by state.
         reference_point: (M,) worst values that count for the hypervolume.
-        ideal_point: (M,) best values that can be thought of; the other corner of its box.
-        hypervolume: Share of the box between the two that the front dominates, 0 to 1.
-        notes: What a reader must know before trusting the figures.
-        sentence: The result in plain words.
+        ideal_point: (M,) best values possible; the opposite corner of the box.
+        hypervolume: Share of the box between the two points that the front dominates, 0 to 1.
+        notes: Notes that a reader must know before trusting the figures.
+        sentence: The result in one sentence.
     """
 
     front: tuple[Trial, ...]
@@ -41,7 +42,7 @@ class Summary:
 
 
 def summarize(results: Results) -> Summary:
-    """Work out the front, its hypervolume and what to say about them."""
+    """Compute the front and its hypervolume, and describe them."""
     trials = results.measured
     values = measure_matrix(trials, results.objectives)
     mask = non_dominated_mask(values, results.directions)
@@ -84,8 +85,8 @@ def _reference_point(
         worst = float(seen.min() if objective.maximize else seen.max())
         point.append(worst + away * (abs(worst) or 1.0) * 0.1)
         notes.append(
-            f"metadata.json states no reference for {objective.name}: the hypervolume uses the "
-            "worst value seen and a tenth more, so it does not compare with that of other runs."
+            f"metadata.json has no reference for {objective.name}, so the hypervolume uses the "
+            "worst measured value plus 10 % and is not comparable with that of other runs."
         )
     return tuple(point)
 

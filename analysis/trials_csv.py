@@ -16,7 +16,7 @@ STATES = ("complete", "failed", "stopped", "running")
 TEXT_COLUMNS = ("state", "reason", "stopped_by", "network", "started_at", "finished_at")
 SETTING, STAGE = "config/", "stage/"
 MEASUREMENTS = ("latency",)
-"""Stages that measure a network and make none."""
+"""Stages that measure a network without making a new one."""
 
 Setting = float | str | bool
 
@@ -27,18 +27,18 @@ class Trial:
 
     Attributes:
         run: Name of the run's folder.
-        number: Number of the trial in its study.
-        state: "complete", "failed", "stopped" or "running".
-        reason: Why it ended, "" where it is complete.
-        settings: What was tried, by name without "config/"; a setting that the trial's other
-            choices leave unused is not in it.
-        measures: Every measured number by column name, objectives among them; no NaN.
-        stages: Folder below stages/ by stage, in the order in which they ran.
-        finished_at: ISO 8601, "" if not known.
-        elapsed_hours: Working time from the study's start to the end of this trial, if known.
-        network: Folder below stages/ of the network that it ended with, "" without one.
-        continues: Number of the trial whose network this one was pruned from further; None where
-            it starts from the uncompressed network.
+        number: Trial number in its study.
+        state: State of the trial: "complete", "failed", "stopped" or "running".
+        reason: Reason why it failed or was stopped; "" if it is complete.
+        settings: Settings by name, without "config/"; settings that the trial does not use are
+            left out.
+        measures: Measured numbers by column name, objectives included; never NaN.
+        stages: Folder in stages/ by stage, in the order in which the stages ran.
+        finished_at: Time of its end, ISO 8601; "" if not known.
+        elapsed_hours: Working time from the study's start to the trial's end; None if not known.
+        network: Folder in stages/ of its final network; "" if it has none.
+        continues: Number of the trial from whose network this one continues; None if it starts
+            from the uncompressed network.
     """
 
     run: str
@@ -60,15 +60,15 @@ def read_trials(
     """Read every trial of a trials.csv.
 
     Args:
-        path: The file.
-        run: Name of the run, carried by every trial.
-        objectives: Columns that must hold numbers where they are filled.
+        path: Path of the file.
+        run: Name of the run, stored in every trial.
+        objectives: Columns whose non-empty cells must be numbers.
 
     Returns:
         The trials in the order of the file, and the names of the columns.
 
     Raises:
-        ResultsError: If the file is missing or a cell cannot be what its column says.
+        ResultsError: The file is missing, or a cell is not valid in its column.
     """
     table = read_table(path, required=("trial", "state"))
     columns = [str(name) for name in table.columns]
@@ -103,7 +103,7 @@ def _make_trial(texts: Mapping[Any, str], numbers: Mapping[Any, float], run: str
     stages = {
         name.removeprefix(STAGE): text for name, text in cells.items() if name.startswith(STAGE)
     }
-    # Runs of older versions do not say which network they ended with: it is that of the last stage.
+    # Runs of older versions do not name the final network; it is that of the last stage.
     made = [folder for name, folder in stages.items() if name not in MEASUREMENTS]
     return Trial(
         run=run,
@@ -125,7 +125,7 @@ def _make_trial(texts: Mapping[Any, str], numbers: Mapping[Any, float], run: str
 
 
 def _check_folders(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
-    """Refuse a stage that does not name a folder in stages/, or leads out of it."""
+    """Refuse a cell that is not the name of a folder in stages/."""
     for name in columns:
         if not name.startswith(STAGE) and name != "network":
             continue

@@ -1,4 +1,4 @@
-"""What every benchmark does around its measurement: flags, errors, the file of results."""
+"""The common command line of all benchmarks: flags, errors, the file of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 
 
 class Arguments(Protocol):
-    """A frozen dataclass that tyro makes flags of.
+    """A frozen dataclass from which tyro makes the flags.
 
     Attributes:
         output: File for the results; None: no file.
@@ -38,16 +38,17 @@ def run_command(
     interrupted: str = "interrupted",
     console: Console | None = None,
 ) -> int:
-    """Parse, measure, write.
+    """Parse the flags, measure, and write the results.
 
     Args:
-        kind: The flags.
-        measure: Does the work and prints what it finds. Returns the results, JSON-able, or a whole
-            document, which goes to the standard output where there is no file for it.
+        kind: Dataclass of the flags.
+        measure: Function that measures and prints its findings. It returns JSON-serialisable
+            results, or a whole document, which is printed to the standard output if there is no
+            output file.
         argv: Command line; None: that of the process.
-        description: Of the benchmark, for --help.
-        interrupted: What to say after Ctrl-C.
-        console: Where errors and `measure` print; default: the standard output.
+        description: Description of the benchmark, for --help.
+        interrupted: Message after Ctrl-C.
+        console: Console of errors and of `measure`; default: the standard output.
 
     Returns:
         Exit status: 0, 1 if a training failed, 2 for bad input, 130 after Ctrl-C.
@@ -77,12 +78,12 @@ def run_command(
 def describe_measurement(
     benchmark: str, arguments: Any, hardware: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What was measured, when, on what and how: the head of the results, JSON-able.
+    """Describe the measurement (what, when, where and how), as JSON-serialisable values.
 
     Args:
-        benchmark: Its name.
-        arguments: Its flags, a dataclass.
-        hardware: From `models.hardware.describe_hardware`.
+        benchmark: Name of the benchmark.
+        arguments: Flags of the benchmark, a dataclass.
+        hardware: Hardware, from `models.hardware.describe_hardware`.
     """
     return {
         "benchmark": benchmark,

@@ -1,13 +1,14 @@
-"""What each distilling loss costs at the size of a Cityscapes step: time and peak memory.
+"""Measure the time and peak memory of each distillation loss at the size of a Cityscapes step.
 
-Measured of each loss, forward and backward, on logits of (batch, classes, height, width) and, for
-those on features, on maps of the stages and the fused map of a dual-branch network: the median time
-of `--rounds` passes, and the most memory that a pass takes beyond its inputs. Beside `dkd` stands
-its textbook form, the authors' code applied to every pixel. A training step of the student, on
-images of the same size, gives the scale; the quotient to it is what a loss adds to a step.
+Each loss is run forward and backward on logits of shape (batch, classes, height, width) and, if it
+needs features, on the stages and the fused map of a dual-branch network. The benchmark reports the
+median time of `--rounds` passes and the peak memory that a pass needs beyond its inputs. The
+textbook form of `dkd` (the authors' code applied to every pixel) is measured for comparison. A
+training step of the student on images of the same size gives the scale: each time is also reported
+as a share of this step.
 
-Each loss is measured in a process of its own, so that peaks do not hide each other. On a CPU the
-peak is that of the process's resident memory, sampled every 5 ms.
+Each loss is measured in its own process, so that one peak does not hide another. The peak is the
+largest resident memory of the process, sampled every 5 ms.
 
 Examples (minutes; seconds):
   python benchmarks/distill_losses.py --output distill_losses.json
@@ -51,15 +52,16 @@ LOSSES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is measured.
+    """Losses and sizes to measure.
 
     Attributes:
-        shape: Of the logits: images, classes, height, width; an even number of images.
-        losses: Names of `DISTILLERS`, and "dkd, textbook form".
-        rounds: Timed passes, after one to warm up.
-        width: Of the student, a dual-branch ResNet-18.
-        pruning_ratio: Of the student.
-        num_threads: CPU threads.
+        shape: Shape of the logits: images, classes, height and width; the number of images must be
+            even.
+        losses: Losses to measure: names of `DISTILLERS`, and "dkd, textbook form".
+        rounds: Number of timed passes, after one pass to warm up.
+        width: Width factor of the student, a dual-branch ResNet-18.
+        pruning_ratio: Pruning ratio of the student.
+        num_threads: Number of CPU threads.
         output: JSON file for the results.
     """
 
@@ -74,13 +76,13 @@ class Arguments:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.losses) - set(LOSSES))
         if unknown:
-            raise ValueError(f"losses must be of {', '.join(LOSSES)}; got {', '.join(unknown)}")
+            raise ValueError(f"losses must be among {', '.join(LOSSES)}; got {', '.join(unknown)}")
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1, got {self.rounds}")
 
 
 class PeakMemory:
-    """Most resident memory of this process in a block, beyond what it held at the beginning."""
+    """The peak resident memory of this process within a block, beyond what it held at the start."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -88,13 +90,13 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> PeakMemory:
-        """Begin to look."""
+        """Start sampling the memory."""
         self._start = _resident_bytes()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop to look."""
+        """Stop sampling the memory."""
         self._done.set()
         self._thread.join()
 
@@ -109,7 +111,7 @@ def _resident_bytes() -> int:
 
 
 def textbook_dkd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-    """Decoupled distillation as its authors write it, for every pixel; T 4, alpha 1, beta 8.
+    """Compute DKD as its authors' code does, for every pixel, with T 4, alpha 1 and beta 8.
 
     Source: https://github.com/megvii-research/mdistiller, mdistiller/distillers/DKD.py.
     """
@@ -131,7 +133,7 @@ def textbook_dkd(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
 
 
 def make_step(arguments: Arguments) -> Callable[[], Tensor]:
-    """A training step of the student by its labels alone, without the update."""
+    """Build a training step of the student on the labels alone, without the optimiser's update."""
     images, classes, height, width = arguments.shape
     student = create_model(
         "dual_branch", classes, backbone="tu-resnet18", width=arguments.width
@@ -144,7 +146,7 @@ def make_step(arguments: Arguments) -> Callable[[], Tensor]:
 
 
 def make_loss(name: str, arguments: Arguments) -> Callable[[], Tensor]:
-    """The teacher's part of a loss; the networks' outputs are drawn, not computed."""
+    """Build the teacher's part of a loss; random tensors stand in for the networks' outputs."""
     images, classes, height, width = arguments.shape
     student = create_model("dual_branch", classes, backbone="tu-resnet18", width=arguments.width)
     prune(student, torch.zeros(1, 3, 64, 96), arguments.pruning_ratio)
@@ -171,7 +173,7 @@ def make_loss(name: str, arguments: Arguments) -> Callable[[], Tensor]:
 
 
 def measure(name: str, arguments: Arguments, answer: Connection) -> None:
-    """Time one loss in this process and send what came of it."""
+    """Time one loss in this process and send the result."""
     keep_freed_memory()
     torch.set_num_threads(arguments.num_threads)
     torch.manual_seed(0)
@@ -187,12 +189,12 @@ def measure(name: str, arguments: Arguments, answer: Connection) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Measure the step and each loss, one process after the other."""
+    """Measure the training step and each loss, one process after the other."""
     context = multiprocessing.get_context("spawn")
     found: dict[str, Mapping[str, float]] = {}
     for name in (STEP, *arguments.losses):

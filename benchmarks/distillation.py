@@ -1,13 +1,15 @@
-"""Does distillation help? The same pruned student, fine-tuned with each distiller and each seed.
+"""Compare distillers by fine-tuning the same pruned student with each of them and each seed.
 
-Takes teacher, dense, sparse and pruned networks from a run of `search/run.py` (they are reused;
-what is missing is computed), fine-tunes the one pruned student with every distiller and every seed,
-and compares distillers pair by pair: a pair shares its seed, thus the order of the data, the
-augmentation and the dropout. Prints each val mIoU, mean and standard deviation, the mean paired
-difference with its standard error and 95 % t interval, what that says in words, and the hardware
-and date. The seeds vary the fine-tuning alone: teacher and pruned student are single draws.
+The benchmark takes the teacher, dense, sparse and pruned networks from a run of `search/run.py` and
+computes those that are missing. It fine-tunes the one pruned student with every distiller and every
+seed, and compares the distillers in pairs: the two fine-tunings of a pair share their seed, so they
+see the same order of the data, the same augmentation and the same dropout. The benchmark prints
+each val mIoU, the mean and standard deviation, the mean paired difference with its standard error
+and 95 % t interval, a verdict in words, and the hardware and date. The seeds vary only the
+fine-tuning: there is one teacher and one pruned student.
 
-Finished fine-tunings lie in the run's store, so that an interrupted benchmark goes on where it was.
+Finished fine-tunings are kept in the run's store, so an interrupted benchmark continues where it
+stopped.
 
 Example (the networks of the camvid recipe are trained by the run itself):
   python benchmarks/distillation.py --run-dir runs/camvid-20260101-120000 --round-to 8
@@ -52,24 +54,26 @@ WEIGHTS = ("temperature", "alpha", "beta", "eta")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is compared.
+    """Distillers, seeds and networks to compare.
 
     Attributes:
-        run_dir: Folder of a run, with config.json and stages/.
-        pruning_ratio: Of the student, as in the run's trials if its pruned network is to be reused.
-        sparsity_lambda: Of the student, likewise.
-        round_to: Of the student's channel counts, likewise.
-        seeds: Seeds of the fine-tuning, two or more.
-        distillers: Which to compare; "none" is the one that others are compared with.
-        temperature: T, of the distillers that have one; default: that of the distiller's paper.
-        alpha: Weight of TCKD, or of kd; default likewise.
-        beta: Weight of NCKD; default likewise.
-        eta: Weight of the cross-entropy beside DKD; default likewise.
-        lr: Peak learning rate of the fine-tuning; default: the run's.
-        num_steps: Steps of the fine-tuning; default: the run's.
-        teacher_logits: Cached or live teacher; default: the run's.
-        num_threads: CPU threads of each process.
-        jobs: Processes at a time.
+        run_dir: Folder of a run, which contains config.json and stages/.
+        pruning_ratio: Pruning ratio of the student; a pruned network of the run is reused if the
+            ratio is one of its trials' ratios.
+        sparsity_lambda: Sparsity lambda of the student, likewise.
+        round_to: Channel counts of the student are rounded to multiples of this, likewise.
+        seeds: Seeds of the fine-tunings, preferably two or more.
+        distillers: Distillers to compare; the others are compared with "none".
+        temperature: Temperature T of the distillers that have one; default: the value of the
+            distiller's paper.
+        alpha: Weight of TCKD, or of the loss of kd; default: likewise.
+        beta: Weight of NCKD; default: likewise.
+        eta: Weight of the cross-entropy that is added to DKD; default: likewise.
+        lr: Peak learning rate of the fine-tunings; default: that of the run.
+        num_steps: Number of steps of each fine-tuning; default: that of the run.
+        teacher_logits: Whether the teacher is cached or live; default: as in the run.
+        num_threads: Number of CPU threads of each process.
+        jobs: Number of processes at a time.
         device: cpu, cuda or cuda:N.
         output: JSON file for the results.
     """
@@ -96,33 +100,34 @@ class Arguments:
         for name in ("seeds", "distillers"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be one or more different ones, got {values}")
+                raise ValueError(f"{name} must be one or more distinct values, got {values}")
         for name in ("num_threads", "jobs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         parts = [part for distiller in self.distillers for part in choose(distiller)]
         if unknown := sorted(set(parts) - set(DISTILLERS)):
-            raise ValueError(f"distillers must be of {', '.join(DISTILLERS)}; got {unknown}")
+            raise ValueError(f"distillers must be among {', '.join(DISTILLERS)}; got {unknown}")
         unused = set(self.weights) - {name for part in parts for name in list_weights(part)}
         if unused:
             raise ValueError(
-                f"{', '.join(sorted(unused))} is given, but {', '.join(self.distillers)} has none"
+                f"{', '.join(sorted(unused))} was given, but {', '.join(self.distillers)} does not "
+                "use it"
             )
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of the losses that are given."""
+        """The weights of the losses that the user gave."""
         given = {name: getattr(self, name) for name in WEIGHTS}
         return {name: value for name, value in given.items() if value is not None}
 
 
 class FineTuning(NamedTuple):
-    """One fine-tuning, as it is sent to a process.
+    """A fine-tuning, as it is sent to a process.
 
     Attributes:
-        arguments: Of the benchmark.
+        arguments: Arguments of the benchmark.
         distiller: Key of `trainables.distillers.DISTILLERS`, or several joined by "+".
-        seed: Of the fine-tuning alone.
+        seed: Seed of the fine-tuning only.
     """
 
     arguments: Arguments
@@ -131,15 +136,15 @@ class FineTuning(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A distiller against a reference, paired by seed; differences of mIoU.
+    """A comparison of the mIoU of a distiller with that of a reference, paired by seed.
 
     Attributes:
-        distiller: Which.
-        reference: Against which.
-        differences: Distiller minus reference, by seed.
-        mean: Of the differences.
-        standard_error: Of that mean; NaN with a single pair.
-        interval: Its 95 % interval by Student's t; infinite with a single pair.
+        distiller: Name of the distiller.
+        reference: Name of the distiller that it is compared with.
+        differences: mIoU of the distiller minus that of the reference, for each seed.
+        mean: Mean of the differences.
+        standard_error: Standard error of the mean; NaN if there is a single pair.
+        interval: 95 % interval of the mean by Student's t; infinite if there is a single pair.
     """
 
     distiller: str
@@ -151,7 +156,7 @@ class Comparison(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What may be said of it."""
+        """The result of the comparison in words."""
         size = f"{100 * abs(self.mean):.2f} points of mIoU over {len(self.differences)} seeds"
         low, high = self.interval
         if low > 0:
@@ -166,21 +171,21 @@ class Comparison(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fine-tune, compare, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(
         Arguments,
         run,
         argv,
         description=__doc__,
-        interrupted="interrupted; the same command goes on from here",
+        interrupted="interrupted; the same command continues from here",
     )
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it.
+    """Run the benchmark and print its results.
 
     Returns:
-        JSON-able results.
+        Results that are JSON-serialisable.
 
     Raises:
         ValueError: The run, its data or a setting cannot be used.
@@ -224,12 +229,12 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 def compare(
     miou: Mapping[int, float], reference: Mapping[int, float], names: tuple[str, str]
 ) -> Comparison:
-    """Compare two distillers over the seeds they share.
+    """Compare two distillers over the seeds that they share.
 
     Args:
-        miou: Of the distiller, 0..1, by seed.
-        reference: Of the reference, 0..1, by seed.
-        names: Of the two.
+        miou: mIoU of the distiller, from 0 to 1, by seed.
+        reference: mIoU of the reference, from 0 to 1, by seed.
+        names: Names of the distiller and of the reference.
     """
     differences = tuple(miou[seed] - reference[seed] for seed in miou if seed in reference)
     size, mean = len(differences), statistics.fmean(differences)
@@ -241,7 +246,7 @@ def compare(
 
 
 def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
-    """Fine-tune the pruned student, or find that it was done; returns val mIoU and seconds."""
+    """Fine-tune the pruned student unless this was done; returns the val mIoU and the seconds."""
     arguments = task.arguments
     config = read_pipeline(arguments)
     config = replace(
@@ -259,7 +264,7 @@ def fine_tune(task: FineTuning) -> tuple[FineTuning, float, float]:
 def fine_tune_all(
     tasks: Sequence[FineTuning], jobs: int
 ) -> Iterator[tuple[FineTuning, float, float]]:
-    """Fine-tune in so many processes at a time; see `fine_tune`."""
+    """Run all fine-tunings, several processes at a time; see `fine_tune`."""
     if jobs == 1:
         yield from map(fine_tune, tasks)
         return
@@ -275,7 +280,7 @@ def fine_tune_all(
 
 
 def obtain_starting_points(arguments: Arguments) -> dict[str, float]:
-    """Find or make what every fine-tuning shares; val mIoU by name."""
+    """Find or compute what all fine-tunings share; returns the val mIoU by name."""
     keep_freed_memory()
     config, store = read_pipeline(arguments), open_store(arguments)
     context = make_context(arguments, arguments.num_threads * arguments.jobs)
@@ -295,23 +300,25 @@ def _read_config(run_dir: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(path.read_text())
         config["pipeline"]
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"--run-dir needs a run folder with a config.json: {error}") from error
+        raise ValueError(
+            f"--run-dir must be the folder of a run, which contains config.json: {error}"
+        ) from error
     return config
 
 
 def read_pipeline(arguments: Arguments) -> PipelineConfig:
-    """What all pipelines of the run share."""
+    """Read the configuration that all pipelines of the run share."""
     pipeline = _read_config(arguments.run_dir)["pipeline"]
     return TypeAdapter(PipelineConfig).validate_python(pipeline)
 
 
 def make_pruned(config: PipelineConfig, arguments: Arguments) -> Chain:
-    """The chain of the run's student that is fine-tuned."""
+    """Build the chain of the pruned student that is fine-tuned."""
     return make_chain(_stages_up_to(PrunedStage.name, config), **_choose_student(arguments))
 
 
 def make_distilled(config: PipelineConfig, arguments: Arguments, distiller: str) -> Chain:
-    """The chain of that student and its fine-tuning under a distiller."""
+    """Build the chain of that student and of its fine-tuning with a distiller."""
     own = {name for part in choose(distiller) for name in list_weights(part)}
     return make_chain(
         _stages_up_to(DistilledStage.name, config),
@@ -323,7 +330,7 @@ def make_distilled(config: PipelineConfig, arguments: Arguments, distiller: str)
 
 
 def list_weights(distiller: str) -> list[str]:
-    """Those of `WEIGHTS` that a distiller has."""
+    """List those of `WEIGHTS` that a distiller uses."""
     names = {entry.name for entry in fields(DISTILLERS[distiller].Settings)}
     return [name for name in WEIGHTS if name in names]
 
@@ -334,19 +341,21 @@ def _choose_student(arguments: Arguments) -> dict[str, Any]:
 
 
 def _stages_up_to(stage: str, config: PipelineConfig) -> tuple[str, ...]:
-    """Stages of the run's pipelines up to one."""
+    """List the stages of the run's pipelines up to the given one."""
     if stage not in config.chain:
-        raise ValueError(f"run_dir must be a run with a {stage} stage; it has {config.chain}")
+        raise ValueError(
+            f"run_dir must be a run with a {stage} stage; its stages are {config.chain}"
+        )
     return config.chain[: config.chain.index(stage) + 1]
 
 
 def open_store(arguments: Arguments) -> ArtifactStore:
-    """The run's finished stages."""
+    """Open the store of the run's finished stages."""
     return ArtifactStore(arguments.run_dir / "stages")
 
 
 def make_context(arguments: Arguments, num_threads: int) -> StageContext:
-    """This machine, with the run's cache."""
+    """Describe this machine, with the cache of the run."""
     default = Path.home() / ".cache" / "segfront"
     return StageContext(
         cache_dir=Path(_read_config(arguments.run_dir).get("cache_dir", default)),
@@ -391,7 +400,7 @@ def _print_tables(
 
 
 def without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """NaN and infinity are no JSON."""
+    """Replace NaN and infinity, which JSON does not know, by None."""
     if math.isnan(values["standard_error"]):
         return {**values, "standard_error": None, "interval": None}
     return values

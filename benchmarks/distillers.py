@@ -1,17 +1,18 @@
-"""Which distiller is worth its time: the same pruned student fine-tuned by each, with each seed.
+"""Compare the accuracy and cost of all distillers on the same pruned student, over several seeds.
 
-Trains a teacher and a student once, prunes the student, and fine-tunes the one pruned student under
-every method and every seed for the same number of steps. Methods are compared pair by pair: a pair
-shares its seed, thus the order of the data, the augmentation and the dropout. Methods on pairs of
-neighbouring frames see other batches, so they are compared with `none_on_pairs`. Printed are mean
-and 95 % t interval of the validation mIoU and of the difference, and the seconds of a step. The
-seeds vary the fine-tuning alone: teacher and pruned student are single draws.
+The benchmark trains a teacher and a student once, prunes the student, and fine-tunes the one pruned
+student with every method and every seed for the same number of steps. The methods are compared in
+pairs: the two fine-tunings of a pair share their seed, so they see the same order of the data, the
+same augmentation and the same dropout. Methods that train on pairs of neighbouring frames see other
+batches, so they are compared with `none_on_pairs`. The benchmark prints the mean and 95 % t
+interval of the validation mIoU and of the difference, and the time of a step. The seeds vary only
+the fine-tuning: there is one teacher and one pruned student.
 
-Every finished fine-tuning is a line of `results.jsonl` in the working folder, and finished networks
-lie beside it, so that the same command goes on where an earlier one ended; several may run at once
-with different seeds.
+Every finished fine-tuning is written as a line of `results.jsonl` in the working folder, next to
+the finished networks, so the same command continues where an earlier one stopped. Several commands
+with different seeds may run at the same time.
 
-Examples (SEGFRONT_CAMVID and SEGFRONT_WEIGHTS set; the first is what docs/distillers.md shows):
+Examples (SEGFRONT_CAMVID and SEGFRONT_WEIGHTS are set; docs/distillers.md shows the first one):
   python benchmarks/distillers.py --work-dir runs/distillers --steps 92 460
   python benchmarks/distillers.py --work-dir runs/d --methods none kd_t1 cwd --seeds 0 1 --steps 92
 """
@@ -63,11 +64,12 @@ LITE0 = NetworkConfig(
 
 
 class Method(NamedTuple):
-    """A row of the table.
+    """A method: a row of the table.
 
     Attributes:
-        settings: Of each part, by its name; what is left out has the default of its paper.
-        on_pairs: Whether the batches hold neighbouring frames.
+        settings: Settings of each loss, by its name; the others have the defaults of the loss's
+            paper.
+        on_pairs: Whether the batches contain pairs of neighbouring frames.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -103,24 +105,24 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is compared.
+    """Methods, seeds and networks to compare.
 
     Attributes:
-        work_dir: Networks and results of the benchmark; an earlier one's are gone on with.
-        methods: Keys of `METHODS`; default: all.
-        seeds: Of the fine-tunings.
-        steps: Lengths of the fine-tunings; each is a table of its own.
+        work_dir: Folder of the networks and results; those of an earlier command are reused.
+        methods: Methods to compare, keys of `METHODS`; default: all.
+        seeds: Seeds of the fine-tunings.
+        steps: Numbers of steps of the fine-tunings; there is a table for each number.
         data: Data set, a key of `trainables.data.DATASETS`.
-        data_root: Its folder; default: its environment variable.
+        data_root: Folder of the data set; default: the value of its environment variable.
         size: Height and width to which the images are scaled.
-        teacher: Checkpoint of a trained network; default: a DeepLabV3+ is trained.
-        teacher_steps: Steps of its training.
-        dense_steps: Steps of the student's training before it is pruned.
-        pruning_ratio: Of the student.
+        teacher: Checkpoint of a trained teacher; default: a DeepLabV3+ is trained.
+        teacher_steps: Number of steps of the teacher's training.
+        dense_steps: Number of steps of the student's training before it is pruned.
+        pruning_ratio: Pruning ratio of the student.
         batch_size: Images per step.
         lr: Peak learning rate of every fine-tuning.
-        num_threads: CPU threads.
-        max_minutes: Begin no further fine-tuning after this time; None: do all.
+        num_threads: Number of CPU threads.
+        max_minutes: No further fine-tuning is started after this time; None: run all of them.
         output: JSON file for the results.
     """
 
@@ -149,11 +151,13 @@ class Arguments:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.methods) - set(METHODS))
         if unknown:
-            raise ValueError(f"methods must be of {', '.join(METHODS)}; got {', '.join(unknown)}")
+            raise ValueError(
+                f"methods must be among {', '.join(METHODS)}; got {', '.join(unknown)}"
+            )
 
 
 class Run(NamedTuple):
-    """One fine-tuning: which, and what came of it."""
+    """A finished fine-tuning and its result."""
 
     method: str
     seed: int
@@ -163,7 +167,7 @@ class Run(NamedTuple):
 
 
 class Bench:
-    """Data, starting points and finished fine-tunings."""
+    """The data, the networks to start from and the finished fine-tunings."""
 
     def __init__(self, arguments: Arguments) -> None:
         self.arguments = arguments
@@ -181,7 +185,7 @@ class Bench:
         return cache_dataset(dataset, self.folder / "cache")
 
     def configure(self, num_steps: int, lr: float, backbone_lr_factor: float = 1.0) -> TrainConfig:
-        """Schedule of a training."""
+        """Make the configuration of a training."""
         optimizer = OptimizerConfig(
             name="adamw",
             lr=lr,
@@ -195,14 +199,14 @@ class Bench:
         )
 
     def stream(self, seed: int, *, on_pairs: bool = False) -> TrainingStream:
-        """Training samples."""
+        """Make the stream of training samples."""
         augmentation = AugmentationConfig(crop_size=self.arguments.size, scale_range=(0.75, 1.5))
         return (FramePairStream if on_pairs else TrainingStream)(
             self.train_set, augmentation, seed=seed
         )
 
     def obtain_teacher(self) -> Path:
-        """Checkpoint of the teacher; trained if none is given."""
+        """Get the checkpoint of the teacher; the teacher is trained if none was given."""
         path = self.arguments.teacher or self.folder / "teacher.safetensors"
         if not path.exists():
             torch.manual_seed(0)
@@ -211,7 +215,7 @@ class Bench:
         return path
 
     def obtain_student(self) -> Path:
-        """Checkpoint of the pruned student."""
+        """Get the checkpoint of the pruned student."""
         dense = self.folder / "dense.safetensors"
         if not dense.exists():
             torch.manual_seed(0)
@@ -234,11 +238,11 @@ class Bench:
         state.unlink(missing_ok=True)
 
     def measure(self, path: Path) -> float:
-        """Validation mIoU of a checkpoint."""
+        """Measure the validation mIoU of a checkpoint."""
         return evaluate(load_checkpoint(path), self.val_set, self.context).miou
 
     def fine_tune(self, name: str, seed: int, steps: int) -> Run:
-        """Fine-tune the pruned student by one method."""
+        """Fine-tune the pruned student with one method."""
         method = METHODS[name]
         student = load_checkpoint(self.obtain_student())
         teacher = load_checkpoint(self.obtain_teacher()).requires_grad_(False)
@@ -274,31 +278,31 @@ class Bench:
         return Run(name, seed, steps, miou, 1000 * trained.seconds / steps)
 
     def read_runs(self) -> list[Run]:
-        """Finished fine-tunings."""
+        """Read the finished fine-tunings."""
         path = self.folder / "results.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [Run(**json.loads(line)) for line in lines]
 
     def add_run(self, run: Run) -> None:
-        """Note a finished fine-tuning; a line is written at once."""
+        """Append a finished fine-tuning to the results, in a single write."""
         with (self.folder / "results.jsonl").open("a") as file:
             file.write(json.dumps(run._asdict()) + "\n")
         (self.folder / f"{run.method}-{run.seed}-{run.steps}.state").unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fine-tune, compare, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(
         Arguments,
         run,
         argv,
         description=__doc__,
-        interrupted="interrupted; the same command goes on from here",
+        interrupted="interrupted; the same command continues from here",
     )
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do what is left of the fine-tunings and print the tables."""
+    """Run the fine-tunings that are not finished and print the tables."""
     started = time.monotonic()
     bench = Bench(arguments)
     points = {
@@ -309,7 +313,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     points["dense"] = bench.measure(dense)
     console.print("  ".join(f"{name} {100 * miou:.1f} %" for name, miou in points.items()))
     done = {(r.method, r.seed, r.steps) for r in bench.read_runs()}
-    # Seed by seed, so that methods can be compared before the last seed.
+    # One seed after the other, so that methods can be compared before the last seed.
     wanted = [
         (method, seed, steps)
         for seed in arguments.seeds
@@ -322,7 +326,9 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
             arguments.max_minutes is not None
             and time.monotonic() - started > 60 * arguments.max_minutes
         ):
-            console.print(f"time is up; {len(wanted)} fine-tunings were left at the beginning")
+            console.print(
+                f"the time is up; {len(wanted)} fine-tunings were unfinished at the start"
+            )
             break
         found = bench.fine_tune(method, seed, steps)
         bench.add_run(found)
@@ -342,7 +348,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 
 
 def print_table(runs: Sequence[Run], arguments: Arguments, steps: int, console: Console) -> None:
-    """Print mean and 95 % interval of each method, and of its difference to no teacher."""
+    """Print the mIoU of each method and its difference to that without a teacher."""
     epochs = steps * arguments.batch_size
     table = Table(title=f"{steps} steps of {arguments.batch_size} images ({epochs} images)")
     for heading in ("method", "seeds", "mIoU %", "against none", "ms a step"):
@@ -368,7 +374,7 @@ def print_table(runs: Sequence[Run], arguments: Arguments, steps: int, console: 
 
 
 def describe_interval(values: Sequence[float], *, signed: bool = False) -> str:
-    """Mean and half the width of its 95 % t interval; "?" for a single value."""
+    """Format the mean and half the width of its 95 % t interval, or "?" for a single value."""
     if not values:
         return ""
     mean = statistics.fmean(values)

@@ -1,17 +1,17 @@
-"""How often a study stopped a pipeline that it should have finished.
+"""Count how often a study stopped a pipeline that it should have finished.
 
-Takes runs of search/run.py whose searches are over and finishes what they stopped: pipelines whose
-pruned network could not enter the front by the bound on its accuracy
-(search/pipelines/accuracy_bound.py),
-and those that were left behind at a rung. A stop was wrong if the finished network enters the front
-of those that the study did finish. What that cost is the hypervolume (share of the box up to the
-dense student) of all together, less that of the study's own front. Then the bound is asked about
-every network of the run, by those before it in random orders.
+The benchmark takes runs of search/run.py whose search is over and finishes the pipelines that they
+stopped: those whose pruned network could not enter the front according to the bound on its accuracy
+(search/pipelines/accuracy_bound.py), and those that were stopped at a rung. A stop was wrong if the
+finished network enters the front of the pipelines that the study did finish. The cost of all stops
+is the difference of two hypervolumes (as a share of the box up to the dense student): that of all
+networks minus that of the study's own front. Then the bound is tested on every network of the run,
+given the networks before it in random orders.
 
-The networks are added to the run's stages/ (another start finds them there); nothing else of the
-run is changed. Latency is known from the run.
+The finished networks are added to the run's stages/, where a second benchmark finds them; nothing
+else of the run is changed. Latency is taken from the run.
 
-Example (CamVid; some seconds for each stopped pipeline):
+Example (CamVid; it takes some seconds for each stopped pipeline):
   python search/run.py camvid --data-root ... --rungs 0.34 --num-pipelines 30
   python benchmarks/early_stops.py --run-dirs runs/camvid-... --output early_stops.json
 """
@@ -48,12 +48,12 @@ from trainables.pipeline import run_stage
 from trainables.process.memory import keep_freed_memory
 
 NUM_ORDERS = 20
-BOUND = re.compile(r"mIoU ([0-9.]+)")  # in the reason of a stop by the bound
+BOUND = re.compile(r"mIoU ([0-9.]+)")  # part of the reason of a stop by the bound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is finished.
+    """Runs to finish.
 
     Attributes:
         run_dirs: Folders of runs.
@@ -69,14 +69,14 @@ class Arguments:
 
 
 class Stop(NamedTuple):
-    """A pipeline that a study stopped, and what it would have come to.
+    """A pipeline that a study stopped, and the result that it would have had.
 
     Attributes:
-        trial: Its number.
-        by: "bound" or "rung".
-        miou: Once finished.
-        bound: mIoU that was believed to be its best; None at a rung.
-        was_wrong: Whether it enters the study's front.
+        trial: Number of its trial.
+        by: What stopped it: "bound" or "rung".
+        miou: mIoU of the finished network.
+        bound: Largest mIoU that the bound allowed it; None if it was stopped at a rung.
+        was_wrong: Whether the finished network enters the study's front.
     """
 
     trial: int
@@ -87,12 +87,13 @@ class Stop(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """What the bound does to a run's networks, each judged by those before it in random orders.
+    """Decisions of the bound on a run's networks, each given those before it in random orders.
 
     Attributes:
-        judged: Networks in all orders, from the first one on that has a bound.
-        stopped: Those that would not have been distilled.
-        wrong: Of these, how many would have entered the front of those before them.
+        judged: Number of networks that the bound judged, over all orders; the first ones have no
+            bound.
+        stopped: Number of these that would not have been distilled.
+        wrong: Number of the stopped ones that would have entered the front of those before them.
     """
 
     judged: int
@@ -101,15 +102,15 @@ class Replay(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the early stops of a run did.
+    """The effect of the early stops of a run.
 
     Attributes:
-        run_dir: Its folder.
-        num_finished: Pipelines that the study finished.
-        stops: Those that it stopped.
-        hypervolume: Of the study's own front.
-        hypervolume_of_all: With the stopped ones.
-        replays: Of the bound, by the costs that stand against mIoU.
+        run_dir: Folder of the run.
+        num_finished: Number of pipelines that the study finished.
+        stops: The pipelines that it stopped.
+        hypervolume: Hypervolume of the study's own front.
+        hypervolume_of_all: Hypervolume with the stopped pipelines included.
+        replays: Decisions of the bound, by the costs that are minimised besides mIoU.
     """
 
     run_dir: str
@@ -121,25 +122,27 @@ class Outcome(NamedTuple):
 
 
 def finish_stopped(run_dir: Path, console: Console) -> Outcome:
-    """Finish what a study stopped.
+    """Finish the pipelines that a study stopped.
 
     Args:
-        run_dir: Folder of its run.
-        console: Says how far it is.
+        run_dir: Folder of the study's run.
+        console: Console that shows the progress.
 
     Raises:
-        ValueError: The search is not over, or it has nothing finished.
+        ValueError: The search is not over, or it has not finished any pipeline.
     """
     config = load_config(run_dir / CONFIG_FILE)
     metadata = json.loads((run_dir / METADATA_FILE).read_text())
     reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
-    with tempfile.TemporaryDirectory() as scratch:  # to open a study is to write to its journal
+    with tempfile.TemporaryDirectory() as scratch:  # opening a study writes to its journal
         shutil.copy(run_dir / JOURNAL_FILE, scratch)
         study = PipelineStudy(config, Path(scratch))
     complete = [r.metrics for r in study.records.values() if r.state == "complete"]
     if study.num_unfinished or not complete:
-        raise ValueError(f"run_dirs must be runs whose search has succeeded; {run_dir} is not over")
-    # A limit of the user's cannot be wrong.
+        raise ValueError(
+            f"run_dirs must be runs whose search has finished; that of {run_dir} has not"
+        )
+    # A limit that the user set cannot be wrong.
     stopped = [r for r in study.records.values() if r.stopped_by in ("bound", "rung")]
     store = ArtifactStore(run_dir.absolute() / STAGES_FOLDER)
     keep_freed_memory()
@@ -179,14 +182,14 @@ def finish_stopped(run_dir: Path, console: Console) -> Outcome:
 def replay_bound(
     networks: Sequence[Mapping[str, float]], objectives: Sequence[str]
 ) -> dict[str, Replay]:
-    """Ask the bound about every network of a run, all of which are finished.
+    """Test the bound on every network of a run, all of which are finished.
 
-    A study stops few by it, as it must finish some before; here all are judged, in several orders,
-    with all costs against mIoU and with each alone.
+    The bound stops few networks in a study, because the study must finish some networks first. Here
+    all networks are judged, in several orders, once with all costs and once with each cost alone.
 
     Args:
-        networks: Their metrics.
-        objectives: Of the study.
+        networks: Metrics of the networks.
+        objectives: Objectives of the study.
     """
     costs = [name for name in objectives if name != "miou"]
     kinds = dict.fromkeys((tuple(costs), *((cost,) for cost in costs)))
@@ -207,8 +210,8 @@ def replay_bound(
 
 
 def report(outcomes: Sequence[Outcome], console: Console) -> None:
-    """Print a row per run."""
-    table = Table(title="early stops: wrong of all, and what they cost")
+    """Print the results, one row for each run."""
+    table = Table(title="early stops: number of wrong ones, and their cost")
     names = ("run", "finished", "by the bound", "above it", "at a rung", "hypervolume", "of all")
     for name in names:
         is_run = name == "run"
@@ -224,7 +227,7 @@ def report(outcomes: Sequence[Outcome], console: Console) -> None:
         name = Path(outcome.run_dir).name
         table.add_row(name, str(outcome.num_finished), *cells, *volumes)
     console.print(table)
-    replay = Table("run", "costs", title="the bound, asked of every network")
+    replay = Table("run", "costs", title="the bound, tested on every network")
     for name in ("stopped", "wrong"):
         replay.add_column(name, justify="right")
     for outcome in outcomes:
@@ -235,12 +238,12 @@ def report(outcomes: Sequence[Outcome], console: Console) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Finish, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it; returns JSON-able results."""
+    """Run the benchmark and print it; returns JSON-serialisable results."""
     outcomes = [finish_stopped(run_dir, console) for run_dir in arguments.run_dirs]
     report(outcomes, console)
     hardware = describe_hardware(detect_device())

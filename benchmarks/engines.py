@@ -1,10 +1,10 @@
-"""What a network's latency is in each engine: order of the networks, and what pruning is worth.
+"""Compare the latency of networks, dense and pruned, between inference engines.
 
-Every network, dense and pruned, is timed in every engine, in turns with one reference network in
-the same engine, so that a machine that others use too changes little. Printed and written: the
-latencies; Kendall's tau between engines and the pairs that they order the other way round by more
-than a tenth; how much of the speed-up that the multiply-accumulates promise is realised; and what
-rounding widths to multiples of 8 and 16 does.
+Every network, dense and pruned, is timed in every engine, alternately with one reference network in
+the same engine, so that other load on the machine changes the result little. The benchmark writes
+the latencies; Kendall's tau between the engines, with the number of pairs of networks that two
+engines order differently by more than a tenth; the speed-up that is realised compared with the
+speed-up by MACs; and the effect of rounding widths to multiples of 8 and 16.
 
 Example (10 minutes on an idle core):
   python benchmarks/engines.py --output docs/engines_table.md
@@ -33,23 +33,25 @@ from models.latency import Reference, measure_latency
 from models.pruning import prune
 
 REFERENCE = "fast_scnn"
-CLEAR = 1.1  # a pair is inverted if each engine puts another of the two ahead by more than this
+CLEAR = (
+    1.1  # a pair is inverted if each engine finds a different one faster by more than this factor
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is measured.
+    """Networks and engines to measure.
 
     Attributes:
-        output: Markdown file; default: print it.
-        networks: Keys of `models.MODELS`.
-        engines: Keys of `models.engines.ENGINES`.
+        output: Markdown file for the result; default: print it.
+        networks: Networks to time, keys of `models.MODELS`.
+        engines: Engines to time them in, keys of `models.engines.ENGINES`.
         ratios: Pruning ratios; 0 is the dense network.
-        rounded: Networks that are pruned at the highest ratio but one with widths rounded to
-            multiples of 8 and 16, too.
-        resolution: Height and width.
+        rounded: Networks that are also pruned with widths rounded to multiples of 8 and 16, at the
+            second highest ratio.
+        resolution: Height and width of the image.
         max_seconds: Longest time of one measurement.
-        num_threads: CPU threads.
+        num_threads: Number of CPU threads.
     """
 
     output: Path | None = None
@@ -67,8 +69,8 @@ class Case(NamedTuple):
 
     Attributes:
         network: Key of `models.MODELS`.
-        ratio: Pruning ratio; 0: dense.
-        round_to: Widths are multiples of this.
+        ratio: Pruning ratio; 0 for the dense network.
+        round_to: Widths are rounded to multiples of this.
     """
 
     network: str
@@ -77,7 +79,7 @@ class Case(NamedTuple):
 
 
 def measure(arguments: Arguments, console: Console) -> str:
-    """Time all cases in all engines and describe them."""
+    """Time all networks in all engines and return the document."""
     middle = sorted(arguments.ratios)[-2:][0]
     cases = [Case(n, p) for n in arguments.networks for p in arguments.ratios]
     cases += [Case(n, middle, r) for n in arguments.rounded for r in (8, 16)]
@@ -115,7 +117,7 @@ def _time(
 
 
 def count_inversions(first: Sequence[float], second: Sequence[float]) -> tuple[int, int]:
-    """Pairs that two engines clearly order the other way round, and pairs in all."""
+    """Count the pairs that two engines clearly order differently, and all pairs."""
     pairs = list(itertools.combinations(range(len(first)), 2))
     inverted = sum(
         (first[i] > CLEAR * first[j] and second[j] > CLEAR * second[i])

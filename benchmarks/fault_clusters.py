@@ -1,4 +1,4 @@
-"""Clusters of three nodes whose processes and links can be broken, and that mend."""
+"""Clusters of three nodes whose processes and links can be broken and repaired."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stage_watch import read_stat
 
 ROOT = Path(__file__).parents[1]
 NUM_NODES = 3
-HEAD = 1  # nodes are counted from 1
+HEAD = 1  # nodes are numbered from 1
 HEALTH_CHECK = {  # as in the cluster files
     "health_check_initial_delay_ms": 2000,
     "health_check_period_ms": 2000,
@@ -26,18 +26,18 @@ HEALTH_CHECK = {  # as in the cluster files
     "health_check_failure_threshold": 3,
 }
 
-FaultKind = Literal["worker", "raylet", "notice", "link", "driver"]
+FaultKind = Literal["worker", "raylet", "preemption", "link", "driver"]
 FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 
 class FaultCluster(Protocol):
-    """Nodes 1..`NUM_NODES` of one core each; the driver runs on the first.
+    """A cluster of `NUM_NODES` nodes with one core each; the driver runs on node 1.
 
     Attributes:
-        name: For people.
-        kinds: What can be broken.
-        folder: That all nodes see.
-        cache_dir: For decoded images, each node's own where they have one.
+        name: Name that is shown to the user.
+        kinds: Kinds of faults that it supports.
+        folder: Folder that all nodes share.
+        cache_dir: Folder for decoded images; on real hosts every node has its own.
     """
 
     name: str
@@ -52,31 +52,32 @@ class FaultCluster(Protocol):
         """End everything that was started."""
 
     def start_driver(self, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-        """Start search/run.py with these flags on the first node; what it prints goes to a file."""
+        """Start search/run.py with these flags on the first node; its output goes to a file."""
 
     def node_of(self, pid: int) -> int | None:
-        """The node that a process runs on; None if it is gone, or on none."""
+        """Find the node that a process runs on; None if it has ended or runs on no node."""
 
     def raylet(self, node: int) -> int | None:
-        """Process id of a node's raylet; None while there is none."""
+        """Find the process id of a node's raylet; None while there is none."""
 
     def restart(self, node: int) -> None:
-        """See to it that a node whose raylet is gone comes back; returns before it has."""
+        """Bring a node back whose raylet has ended; returns before the node is back."""
 
     def set_link(self, node: int, *, is_up: bool) -> None:
-        """Cut a node off from the others, or mend that."""
+        """Cut the link between a node and the others, or restore it."""
 
 
 class LocalCluster:
-    """Nodes that are only processes of this machine (`ray.cluster_utils.Cluster`).
+    """A cluster whose nodes are processes on this machine (`ray.cluster_utils.Cluster`).
 
-    They have no links: to cut one is to stop the node's raylet, so that it does not answer.
+    There are no network links: to simulate a cut link, the node's raylet is stopped, so that it
+    does not answer.
 
     Args:
-        kinds: What is to be broken.
+        kinds: Kinds of faults that will be used.
     """
 
-    name = "ray.cluster_utils.Cluster on one machine; a raylet that is stopped stands for a cut"
+    name = "ray.cluster_utils.Cluster on one machine; a stopped raylet stands for a cut link"
 
     def __init__(self, kinds: tuple[FaultKind, ...] = FAULT_KINDS) -> None:
         self.kinds = kinds
@@ -119,7 +120,7 @@ class LocalCluster:
         return raylets.get(_parent(pid))
 
     def places(self) -> dict[int, str]:
-        """Ray's node of every process that has been a worker, by process id."""
+        """List Ray's node of every process that has been a worker, by process id."""
         actors = self._cluster.global_state.actor_table(None).values()
         return {actor["Pid"]: actor["Address"]["NodeID"] for actor in actors}
 
@@ -131,7 +132,7 @@ class LocalCluster:
         return None
 
     def restart(self, node: int) -> None:
-        """See `FaultCluster`; another node takes the place."""
+        """See `FaultCluster`; a new node takes its place."""
         self._cluster.remove_node(self._nodes[node], allow_graceful=False)
         self._nodes[node] = self._cluster.add_node(num_cpus=1)
 
@@ -143,10 +144,10 @@ class LocalCluster:
 
 
 class LinkedHosts:
-    """Hosts with links, set up by `ray up`; the autoscaler brings a node back that has lost Ray.
+    """Hosts with network links, set up by `ray up`; the autoscaler restarts Ray on a node.
 
     Args:
-        script: Makes the hosts; see `host_cluster`.
+        script: Script that makes the hosts; see `host_cluster`.
     """
 
     name = "hosts of `ray up` with cluster.local.yaml"
@@ -158,13 +159,13 @@ class LinkedHosts:
             script=script, folder=Path(self._scratch.name), num_hosts=NUM_NODES, num_cpus=1
         )
         self.folder = self._hosts.folder / "shared"
-        self.cache_dir = Path("/tmp/segfront-cache")  # a host has a /tmp of its own
+        self.cache_dir = Path("/tmp/segfront-cache")  # every host has its own /tmp
 
     def start(self) -> None:
         """See `FaultCluster`."""
         self._hosts.start_hosts()
         if (number := self._hosts.ray_up()) < NUM_NODES:
-            raise RuntimeError(f"ray up brought {number} of {NUM_NODES} nodes")
+            raise RuntimeError(f"ray up started {number} of {NUM_NODES} nodes")
 
     def stop(self) -> None:
         """See `FaultCluster`."""
@@ -185,7 +186,7 @@ class LinkedHosts:
             )
 
     def node_of(self, pid: int) -> int | None:
-        """See `FaultCluster`; a host has a network namespace of its own."""
+        """See `FaultCluster`; every host has its own network namespace."""
         try:
             network = Path(f"/proc/{pid}/ns/net").stat().st_ino
         except OSError:
@@ -202,7 +203,7 @@ class LinkedHosts:
         return None
 
     def restart(self, node: int) -> None:
-        """See `FaultCluster`; nothing to do: the autoscaler notices after 30 s."""
+        """See `FaultCluster`; there is nothing to do, because the autoscaler notices after 30 s."""
 
     def set_link(self, node: int, *, is_up: bool) -> None:
         """See `FaultCluster`."""
@@ -210,7 +211,7 @@ class LinkedHosts:
 
 
 def wait_for(condition: Callable[[], Any], seconds: float) -> bool:
-    """Poll ten times a second; returns whether the condition came true in time."""
+    """Poll a condition ten times a second; returns whether it became true in time."""
     deadline = time.monotonic() + seconds
     while not (is_true := bool(condition())) and time.monotonic() < deadline:
         time.sleep(0.1)

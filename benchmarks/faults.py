@@ -1,29 +1,30 @@
-"""A study under random faults, and the same study left alone.
+"""Compare a study under random faults with the same study left undisturbed.
 
-Both have the same seed, random proposals, no early stops and one thread per stage, so that every
-suggestion is a function of the seed and the number of its trial, and every accuracy of the
-settings: whatever the order in which pipelines end, and whatever breaks, the same trials must come
-out with the same settings, mIoU, parameters and MACs, from the same stages. (Latency is measured,
-and the other samplers learn from it, so that their proposals would differ from run to run.)
+Both studies have the same seed, random proposals, no early stops and one thread per stage.
+Therefore every suggestion depends only on the seed and the number of its trial, and every accuracy
+depends only on the settings. In whatever order the pipelines end, and whatever breaks, both studies
+must have the same trials with the same settings, mIoU, parameters and MACs, from the same stages.
+(The other samplers learn from the latency, which is measured, so their proposals would differ from
+run to run.)
 
-One process or machine at a time is broken while the study runs, at the same share of its pipelines
-each, kinds in a random order:
-  worker   kill -9 of a process that computes a stage
-  raylet   kill -9 of a worker node's Ray, and with it of its stages; the node comes back
-  notice   SIGTERM to all processes of a worker node, as when a spot instance is taken back; the
-           node comes back
-  link     a worker node is cut off, and mended after --cut-seconds
-  driver   kill -9 of search/run.py, which is then started again with --resume
+While the study runs, one process or machine at a time is broken, at equal shares of its pipelines.
+The kinds of faults come in a random order:
+  worker      kill -9 of a process that computes a stage
+  raylet      kill -9 of a worker node's Ray, which ends its stages too; the node comes back
+  preemption  SIGTERM to all processes of a worker node, as when a spot instance is preempted; the
+              node comes back
+  link        the link of a worker node is cut, and restored after --cut-seconds
+  driver      kill -9 of search/run.py, which is then started again with --resume
 
-Reported for every fault: the stages that it cut short, the work that was lost in each (CPU seconds
-since the stage's last checkpoint, or since its beginning), and the seconds until all of them were
-worked on again. All of this is seen from outside, in the kernel's file locks and the run's folder.
-A cut host of this benchmark shares the disk with the others (real ones would lose the shared folder
-with their link), so that it may finish its stage while it is cut off.
+The benchmark reports for every fault the stages that it interrupted, the work that was lost in each
+(CPU seconds since the stage's last checkpoint, or since its start), and the seconds until all of
+them had resumed. All of this is observed from outside, in the kernel's file locks and the run's
+folder. In this benchmark a host whose link is cut still shares the disk with the others, so it may
+finish its stage meanwhile; a real host would lose the shared folder with its link.
 
-Nodes are those of `ray up` where SEGFRONT_HOSTS_SCRIPT names a script that makes hosts (see
-host_cluster.py), else processes of this machine, where a stopped raylet stands for a cut link. The
-head's Ray is not killed: a cluster does not outlive it.
+If SEGFRONT_HOSTS_SCRIPT names a script that makes hosts (see host_cluster.py), the nodes are hosts
+that `ray up` sets up. Otherwise they are processes of this machine, and a stopped raylet stands for
+a cut link. The head's Ray is not killed, because a cluster cannot survive without it.
 
 Examples (45 minutes, and 9, on two cores):
   python benchmarks/faults.py --num-steps 200 --output faults.json
@@ -60,21 +61,23 @@ STUDY = shlex.split("""
 """)
 STAGES_WITH_STEPS = ("teacher-training", "dense", "sparse", "distil")
 COMPARED = ("state", "miou", "num_params", "macs")
-SPARE_DRIVERS = 5  # that may end without having been killed
+SPARE_DRIVERS = 5  # drivers that may end without having been killed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is broken.
+    """The study and its faults.
 
     Attributes:
-        num_pipelines: Of the study.
-        num_faults: Spread over the study.
-        num_steps: Of each training.
-        checkpoint_seconds: Of the study: most work that a fault may cost a stage.
-        cut_seconds: Time that a link stays cut.
-        nodes: hosts: of `ray up`; local: processes; auto: hosts where there is a script for them.
-        seed: Of the study's proposals, and of the faults.
+        num_pipelines: Number of pipelines of the study.
+        num_faults: Number of faults, spread evenly over the study.
+        num_steps: Number of steps of each training.
+        checkpoint_seconds: Checkpoint interval of the study: the most work that a fault may cost a
+            stage.
+        cut_seconds: Time for which a link stays cut.
+        nodes: Kind of nodes: hosts that `ray up` sets up; local processes; or auto, which is hosts
+            if there is a script for them.
+        seed: Seed of the study's proposals and of the faults.
         output: JSON file for the results.
     """
 
@@ -99,15 +102,17 @@ class Arguments:
 
 
 class Outcome(NamedTuple):
-    """What came of a study.
+    """The result of a study.
 
     Attributes:
-        seconds: From its start to its end.
+        seconds: Seconds from its start to its end.
         trials: Rows of trials.csv.
-        stages: Folders of all stages that are done.
-        num_damaged: Stages that were set aside as damaged.
-        num_repeated: Stages begun again though no fault had cut them short.
-        num_drivers: Drivers that were started: one, and one more for each that had ended before.
+        stages: Folders of all finished stages.
+        num_damaged: Number of stages that were set aside as damaged.
+        num_repeated: Number of stages that were started again although no fault had interrupted
+            them.
+        num_drivers: Number of drivers that were started: one, and another for each that ended
+            early.
     """
 
     seconds: float
@@ -119,7 +124,7 @@ class Outcome(NamedTuple):
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it; returns JSON-able results."""
+    """Run the benchmark and print it; returns JSON-serialisable results."""
     script = os.environ.get(SCRIPT_VARIABLE)
     obstacle = find_obstacle(script)
     if arguments.nodes == "hosts" and obstacle:
@@ -159,14 +164,14 @@ def run_study(
     """Run the study once.
 
     Args:
-        arguments: Of the benchmark.
-        cluster: Where.
-        name: Of its folder.
-        console: Is told of every fault.
-        faults: Takes the faults; None: there are none.
+        arguments: Arguments of the benchmark.
+        cluster: Cluster on which it runs.
+        name: Name of its folder.
+        console: Console on which every fault is printed.
+        faults: List to which the faults are appended; None: there are no faults.
 
     Raises:
-        RuntimeError: It failed where no fault can be the reason.
+        RuntimeError: The study failed for a reason other than a fault.
     """
     session = Session(
         cluster=cluster,
@@ -208,7 +213,7 @@ def run_study(
 
 
 def make_flags(arguments: Arguments, cluster: FaultCluster) -> list[str]:
-    """Flags of search/run.py."""
+    """Make the flags of search/run.py."""
     flags = [*STUDY, "--num-pipelines", str(arguments.num_pipelines),
              "--seed", str(arguments.seed), "--cache-dir", str(cluster.cache_dir),
              "--checkpoint-seconds", str(arguments.checkpoint_seconds)]  # fmt: skip
@@ -218,32 +223,32 @@ def make_flags(arguments: Arguments, cluster: FaultCluster) -> list[str]:
 
 
 def describe(fault: Fault) -> str:
-    """One line."""
+    """Describe a fault in one line."""
     wait = "never" if fault.recovery_seconds is None else f"{fault.recovery_seconds:.1f} s"
     return (
-        f"{fault.at:6.0f} s  {fault.kind:<6} on node {fault.node}: {len(fault.victims)} stages cut "
-        f"short, {fault.lost_seconds:.1f} s of work lost, worked on again after {wait}"
+        f"{fault.at:6.0f} s  {fault.kind:<10} on node {fault.node}: {len(fault.victims)} stages "
+        f"interrupted, {fault.lost_seconds:.1f} s of work lost, resumed after {wait}"
     )
 
 
 def count_repeated(attempts: Iterable[Attempt], victims: Sequence[str]) -> int:
-    """Attempts at stages beyond the first that no fault explains.
+    """Count the attempts at stages, beyond the first one, that no fault explains.
 
     Args:
-        attempts: All of a study.
-        victims: Stages that faults cut short, each time.
+        attempts: All attempts of a study.
+        victims: Stages that faults interrupted, one entry for each time.
     """
     computed = [attempt.stage for attempt in attempts if not attempt.found]
     return sum(max(0, computed.count(stage) - 1 - victims.count(stage)) for stage in set(computed))
 
 
 def compare(calm: Outcome, disturbed: Outcome) -> dict[str, Any]:
-    """Say what differs between the study left alone and the disturbed one.
+    """List the differences between the undisturbed study and the disturbed one.
 
     Returns:
-        Trial numbers: lost (complete in the first alone), added (in the second alone), differing
-        (in settings or in what is measured without noise); numbers of trials and of stages that
-        are there twice; stages of one of them alone.
+        The numbers of the trials that are lost (complete only in the first study), added (only in
+        the second) or differing (in settings or in noiseless metrics); how many trials and stages
+        exist twice; and the stages that only one of the studies has.
     """
     first, second = ({row["trial"]: row for row in o.trials} for o in (calm, disturbed))
     complete = {number for number, row in first.items() if row["state"] == "complete"}
@@ -267,13 +272,13 @@ def compare(calm: Outcome, disturbed: Outcome) -> dict[str, Any]:
 def judge(
     arguments: Arguments, comparison: dict[str, Any], faults: Sequence[Fault], num_drivers: int
 ) -> dict[str, bool]:
-    """Say which goals are met.
+    """Decide which goals are met.
 
     Args:
-        arguments: Of the benchmark.
-        comparison: Of the two studies.
-        faults: All that there were.
-        num_drivers: Of the disturbed study.
+        arguments: Arguments of the benchmark.
+        comparison: Comparison of the two studies.
+        faults: All faults of the disturbed study.
+        num_drivers: Number of drivers of the disturbed study.
     """
     lost = [victim.lost_seconds for fault in faults for victim in fault.victims]
     return {
@@ -288,7 +293,7 @@ def judge(
             max(lost, default=0.0) <= arguments.checkpoint_seconds
         ),
         "recovered from every fault": all(f.recovery_seconds is not None for f in faults),
-        "no driver ended but those that were killed": (
+        "only drivers that were killed ended early": (
             num_drivers == 1 + sum(fault.kind == "driver" for fault in faults)
         ),
     }
@@ -303,11 +308,11 @@ def report(
     goals: dict[str, bool],
     console: Console,
 ) -> None:
-    """Print faults by kind, time lost, and the goals."""
+    """Print the faults by kind, the time that they cost, and the goals."""
     table = Table(title=f"{len(faults)} faults, a checkpoint every "
                         f"{arguments.checkpoint_seconds:g} s")  # fmt: skip
-    for column in ("fault", "number", "stages cut short", "s lost, mean", "s lost of a stage, most",
-                   "s to recover, median", "most"):  # fmt: skip
+    for column in ("fault", "number", "stages interrupted", "s lost, mean",
+                   "s lost of a stage, most", "s to recover, median", "most"):  # fmt: skip
         table.add_column(column, justify="left" if column == "fault" else "right")
     for kind in dict.fromkeys(fault.kind for fault in faults):
         group = [fault for fault in faults if fault.kind == kind]
@@ -323,7 +328,7 @@ def report(
     console.print(table)
     extra = disturbed.seconds - calm.seconds
     console.print(
-        f"left alone {calm.seconds:.0f} s, disturbed {disturbed.seconds:.0f} s: "
+        f"undisturbed {calm.seconds:.0f} s, disturbed {disturbed.seconds:.0f} s: "
         f"{extra / max(1, len(faults)):.1f} s per fault; {comparison['num_complete']} pipelines, "
         f"{len(calm.stages)} stages",
         highlight=False,
@@ -333,7 +338,7 @@ def report(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run both studies, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 

@@ -1,17 +1,17 @@
-"""Three machines within one: a real `ray up` of cluster.local.yaml, for benchmarks and tests.
+"""A real `ray up` of cluster.local.yaml on three hosts within one machine.
 
-The machines are network, process and mount namespaces that a script makes, which is not part of the
-project; it needs root and understands
+The hosts are network, process and mount namespaces. A script makes them, which is not part of the
+project; it needs root and supports these commands:
 
-  SCRIPT up N --bin DIR    start hosts with sshd, in network namespaces h1..hN, with DIR and what
-                           lies beside it; prints "hI ADDRESS" for each and "key FILE"
+  SCRIPT up N --bin DIR    start hosts with sshd, in network namespaces h1..hN, with DIR and its
+                           neighbouring folders; print "hI ADDRESS" for each and "key FILE"
   SCRIPT ssh I COMMAND     run a command on host I
-  SCRIPT cut I | mend I    take the link of host I down | up
+  SCRIPT cut I | mend I    cut or restore the link of host I
   SCRIPT down              end all of them
 
-and keeps what is theirs alone in the folder that $SEGFRONT_HOSTS names.
-The hosts share the disk but for /tmp, /root and /dev/shm, and reach nothing but each other, so that
-each finds the packages of this Python environment in ~/segfront-venv instead of downloading them.
+The script keeps the hosts' private files in the folder that $SEGFRONT_HOSTS names. The hosts share
+the disk except for /tmp, /root and /dev/shm, and they can reach only each other. Therefore each of
+them finds the packages of this Python environment in ~/segfront-venv instead of downloading them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SCRIPT_VARIABLE = "SEGFRONT_HOSTS_SCRIPT"
 TOOLS = ("ip", "rsync", "ssh", "sshd")
-JOIN_SECONDS = 240.0  # for the workers, which the head sets up one after another
-LEAVE_SECONDS = 120.0  # for the workers' Ray after `ray down`
+JOIN_SECONDS = 240.0  # until the workers, which the head sets up one after another, have joined
+LEAVE_SECONDS = 120.0  # until the workers' Ray has ended after `ray down`
 
-# A machine as `ray up` finds it: the shell's default start-up file, and the packages installed.
+# Prepares a host for `ray up`: the shell's default start-up file, and the installed packages.
 PREPARATION = """
 set -e
 cp /etc/skel/.bashrc ~/.bashrc
@@ -44,28 +44,28 @@ for name in pip ray; do
   chmod +x ~/segfront-venv/bin/$name
 done
 mkdir -p ~/.config/pip
-# pip reads "no-build-isolation" the other way round: false means none.
+# In pip's configuration, "no-build-isolation = false" turns the isolation off.
 printf '[global]\nno-index = true\n[install]\nno-build-isolation = false\n' > ~/.config/pip/pip.conf
 """
 
 
 def find_obstacle(script: str | None) -> str:
-    """Say why hosts cannot be made here; empty if they can.
+    """Say why hosts cannot be made here; the text is empty if they can.
 
     Args:
-        script: What the environment variable `SCRIPT_VARIABLE` says.
+        script: Value of the environment variable `SCRIPT_VARIABLE`.
     """
     if not script:
         return f"{SCRIPT_VARIABLE} names no script that makes hosts"
     if not os.access(script, os.X_OK):
-        return f"{SCRIPT_VARIABLE}: {script} cannot be run"
+        return f"{SCRIPT_VARIABLE} names {script}, which is not executable"
     if os.geteuid() != 0:
-        return "hosts within a machine need root"
+        return "making hosts within a machine requires root"
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        return f"{', '.join(missing)}: not installed (iproute2, rsync, openssh-server)"
+        return f"{', '.join(missing)} must be installed (from iproute2, rsync, openssh-server)"
     command = ["unshare", "--net", "--pid", "--mount", "--uts", "--fork", "true"]
     if subprocess.run(command, capture_output=True).returncode:
-        return "root may make no namespaces here"
+        return "root is not allowed to make namespaces here"
     return ""
 
 
@@ -75,14 +75,14 @@ def edit_cluster_file(
     """Fill in the five values of cluster.local.yaml as its user does.
 
     Args:
-        text: Of the file.
-        addresses: Of the machines, the head first.
-        user: For ssh.
+        text: Text of the file.
+        addresses: Addresses of the hosts, the head first.
+        user: User name for ssh.
         key: Private key for ssh.
-        shared: Folder that all machines see.
+        shared: Folder that all hosts share.
 
     Raises:
-        ValueError: The file does not have one of the example values once, where it is expected.
+        ValueError: One of the example values does not occur exactly once in the file.
     """
     head, *workers = addresses
     for example, value in (
@@ -93,7 +93,7 @@ def edit_cluster_file(
         ("SEGFRONT_SHARED=/mnt/segfront'", f"SEGFRONT_SHARED={shared}'"),
     ):
         if text.count(example) != 1:
-            raise ValueError(f"cluster.local.yaml must have {example!r} once")
+            raise ValueError(f"cluster.local.yaml must contain {example!r} exactly once")
         text = text.replace(example, value)
     return text
 
@@ -103,11 +103,11 @@ class HostCluster:
     """A cluster of hosts.
 
     Attributes:
-        script: Makes the hosts.
-        folder: Shared by all of them: not below /tmp, /root or /dev/shm.
-        num_hosts: The head among them.
-        num_cpus: Cores that Ray is told of on each host; None: as many as it finds.
-        addresses: Of the hosts, the head first.
+        script: Script that makes the hosts.
+        folder: Folder that all of them share; it must not be below /tmp, /root or /dev/shm.
+        num_hosts: Number of hosts, including the head.
+        num_cpus: Number of cores that Ray uses on each host; None: all that it finds.
+        addresses: Addresses of the hosts, the head first.
     """
 
     script: Path
@@ -123,14 +123,14 @@ class HostCluster:
 
     @property
     def hosts_environment(self) -> dict[str, str]:
-        """For the script: new machines for every cluster."""
+        """Environment variables of the script, which makes new hosts for every cluster."""
         return {**os.environ, "SEGFRONT_HOSTS": str(self.folder / "hosts")}
 
     def start_hosts(self) -> None:
-        """Make the hosts, prepare them, and write the cluster file for them.
+        """Make the hosts, prepare them, and write their cluster file.
 
         Raises:
-            RuntimeError: A command failed; says what it printed.
+            RuntimeError: A command failed; the message contains its output.
         """
         scripts = Path(sys.executable).parent
         printed = self.hosts("up", str(self.num_hosts), "--bin", str(scripts))
@@ -158,10 +158,10 @@ class HostCluster:
         """Start the cluster as docs/cluster.md says and wait for its workers.
 
         Returns:
-            Nodes that there are in the end.
+            The number of active nodes in the end.
 
         Raises:
-            RuntimeError: A command failed; says what it printed.
+            RuntimeError: A command failed; the message contains its output.
         """
         self.ray("get-auth-token", "--generate")
         self.ray("up", "-y", str(self.file))
@@ -171,27 +171,27 @@ class HostCluster:
         return number
 
     def count_nodes(self) -> int:
-        """Active nodes, as `ray status` on the head lists them; 0 before its autoscaler has looked.
+        """Count the active nodes that `ray status` lists; 0 before the autoscaler's first report.
 
         Raises:
-            RuntimeError: It failed, or says something unknown.
+            RuntimeError: The command failed, or its output is not understood.
         """
         status = self.ray("exec", str(self.file), "ray status")
         if "No cluster status" in status:
             return 0
         active = re.search(r"^Active:\n((?: .*\n)+)", status.replace("\r", ""), re.MULTILINE)
         if active is None:
-            raise RuntimeError(f"ray status lists no nodes: {status}")
+            raise RuntimeError(f"ray status did not list the nodes: {status}")
         return sum(int(count) for count in re.findall(r"^ +(\d+) \S", active[1], re.MULTILINE))
 
     def ray_down(self) -> float:
         """End the cluster.
 
         Returns:
-            Seconds until no host runs Ray any more.
+            Seconds until no host runs Ray any longer.
 
         Raises:
-            RuntimeError: It still runs after `LEAVE_SECONDS`.
+            RuntimeError: A host still runs Ray after `LEAVE_SECONDS`.
         """
         started = time.monotonic()
         self.ray("down", "-y", str(self.file))
@@ -207,18 +207,18 @@ class HostCluster:
         self.hosts("down")
 
     def ray(self, *arguments: str) -> str:
-        """Run `ray` on this machine, with a home of its own for the token.
+        """Run `ray` on this machine, with its own home folder for the token.
 
         Returns:
-            What it printed.
+            The output of the command.
 
         Raises:
-            RuntimeError: It failed.
+            RuntimeError: The command failed.
         """
         environment = {
             **os.environ,
             "HOME": str(self.folder / "home"),
-            "RAY_TMPDIR": str(self.folder),  # what `ray up` knows of a cluster of this name
+            "RAY_TMPDIR": str(self.folder),  # the state of `ray up` for a cluster of this name
             "RAY_UP_enable_autoscaler_v2": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
@@ -226,18 +226,18 @@ class HostCluster:
         return _run(command, environment)
 
     def ssh(self, number: int, command: str) -> str:
-        """Run a command on a host; see `ray` for what is returned and raised."""
+        """Run a command on a host; returns and raises the same as `ray`."""
         return self.hosts("ssh", str(number), command)
 
     def hosts(self, *arguments: str) -> str:
-        """Run the script; see `ray` for what is returned and raised."""
+        """Run the script; returns and raises the same as `ray`."""
         return _run([str(self.script), *arguments], self.hosts_environment)
 
 
 def _run(command: list[str], environment: dict[str, str]) -> str:
     ended = subprocess.run(
         command,
-        cwd=ROOT,  # file_mounts are relative to it
+        cwd=ROOT,  # file_mounts are relative to this folder
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -1,9 +1,9 @@
-r"""What int8 costs and brings: mIoU and latency of the very files, run in their engines, on CamVid.
+r"""Compare the mIoU and latency of float32 and int8 files, run in their engines, on CamVid.
 
-Each network is written in float32 and in int8, quantised after training (ptq) or fine-tuned with
-the rounding (qat), for each engine; accuracy is that of the file over the validation split, latency
-is measured in turns with the uncompressed student in the same engine. Layers that cost too much
-stay in float (--max-drop) and are counted.
+Each network is written for each engine in float32 and in int8, either quantised after training
+(ptq) or fine-tuned with quantisation (qat). The accuracy is that of the file on the validation
+split. The latency is measured alternately with the uncompressed student in the same engine. Layers
+whose quantisation costs too much accuracy stay in float (--max-drop); the benchmark counts them.
 
 Example, with the published ESPNet and a network of a run (5 minutes on an idle core):
   python benchmarks/int8.py --espnet WEIGHTS/camvid_espnet_orig/espnet_p2_q8_camvid12.safetensors \\
@@ -43,17 +43,17 @@ WAYS = {"float32": None, "int8 ptq": "ptq", "int8 qat": "qat"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is measured.
+    """Networks, engines and methods to measure.
 
     Attributes:
-        output: JSON file; default: none.
+        output: JSON file for the results; default: none.
         espnet: File of the published ESPNet's weights.
-        checkpoints: Of networks that were trained on CamVid.
-        engines: Keys of `models.quantization.QUANTIZERS`.
-        ways: Of float32, int8 ptq, int8 qat.
-        max_drop: Largest loss of mIoU by int8, in 0..1.
-        num_steps: Of the fine-tuning for qat.
-        max_seconds: Longest time of one measurement of latency.
+        checkpoints: Checkpoints of networks that were trained on CamVid.
+        engines: Engines, keys of `models.quantization.QUANTIZERS`.
+        ways: Forms of the file, from float32, int8 ptq and int8 qat.
+        max_drop: Largest loss of mIoU that int8 may cost, from 0 to 1.
+        num_steps: Number of steps of the fine-tuning for qat.
+        max_seconds: Longest time of one latency measurement.
     """
 
     output: Path | None = None
@@ -67,7 +67,7 @@ class Arguments:
 
 
 class Given(NetworkStage):
-    """A checkpoint that is there already.
+    """A stage whose network is an existing checkpoint.
 
     Args:
         path: The checkpoint.
@@ -81,22 +81,22 @@ class Given(NetworkStage):
 
     @classmethod
     def build(cls, settings: Any, inputs: Any) -> Given:
-        """Not offered."""
+        """Not supported."""
         raise NotImplementedError
 
     def content(self) -> dict[str, Any]:
-        """The file."""
+        """The path of the checkpoint."""
         return {"path": str(self.path)}
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Copy it."""
+        """Copy the checkpoint."""
         (folder / "checkpoint.safetensors").write_bytes(self.path.read_bytes())
         return {"seconds": 0.0}
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """None."""
+        """There are no metrics."""
         return {}
 
 
@@ -149,7 +149,7 @@ def _measure_all(arguments: Arguments, console: Console, folder: Path) -> list[d
 
 
 def _save_espnet(weights: Path, path: Path, config: PipelineConfig, context: StageContext) -> None:
-    """Save the published network with the accuracy that PyTorch finds, without its void class."""
+    """Save the published network without its void class, with its accuracy in PyTorch."""
     source = SOURCES["camvid_espnet"]
     known = range(len(source.classes) - 1)
     model = create_model("espnet", num_classes=len(source.classes), outputs=known)

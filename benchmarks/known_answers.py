@@ -1,11 +1,11 @@
-"""Test problems whose hypervolume is known, optimised through a study of this project.
+"""Test problems with known hypervolume, which are optimised through a study of this project.
 
 Source: Zitzler, Deb, Thiele, "Comparison of multiobjective evolutionary algorithms", 2000 (ZDT1 and
     ZDT2, section 3); Deb, Thiele, Laumanns, Zitzler, "Scalable test problems for evolutionary
-    multiobjective optimization", 2005 (DTLZ2, section 6.2). The hypervolumes are the box up to the
-    reference point less the volume under the front, as in BoTorch's test_functions
-    (https://github.com/meta-pytorch/botorch, multi_objective.py); g is 1 at the front of ZDT and 0
-    at that of DTLZ, so that they hold for every number of variables.
+    multiobjective optimization", 2005 (DTLZ2, section 6.2). The hypervolume is the volume of the
+    box up to the reference point minus the volume under the front, as in BoTorch's test_functions
+    (https://github.com/meta-pytorch/botorch, multi_objective.py). On the front, g is 1 for ZDT and
+    0 for DTLZ, so the hypervolumes hold for every number of variables.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ OBJECTIVE_NAMES: tuple[ObjectiveName, ...] = ("miou", "latency_ms", "num_params"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """A problem over x in [0, 1]^5.
+    """A test problem over x in [0, 1]^5.
 
     Attributes:
-        evaluate: x of shape (5,) -> objectives, to be minimised.
-        sample_front: Number of points -> points of the true front, (n, objectives).
-        under_front: Volume between the ideal, 0, and the true front.
-        reference: Worst value that counts, in every objective.
-        num_objectives: 2 or 3.
+        evaluate: Function of x, of shape (5,), that returns the objectives, which are minimised.
+        sample_front: Function of a number n that returns n points of the true front, (n,
+            objectives).
+        under_front: Volume between the ideal point 0 and the true front.
+        reference: Worst value that counts, the same for every objective.
+        num_objectives: Number of objectives, 2 or 3.
     """
 
     evaluate: Callable[[NDArray[Any]], NDArray[Any]]
@@ -64,7 +65,7 @@ class Problem:
 
     @property
     def hypervolume(self) -> float:
-        """Of the true front, as a share of the box between the reference and the ideal."""
+        """The hypervolume of the true front, as a share of the reference's box."""
         return 1 - self.under_front / self.reference**self.num_objectives
 
 
@@ -131,14 +132,15 @@ def optimise(
     num_evaluations: int,
     sees_all: bool = False,
 ) -> list[dict[str, float]]:
-    """Let a study choose x; returns the metrics of its pipelines, which are the objectives.
+    """Optimise a problem through a study; returns the objectives as metrics of its pipelines.
 
     Args:
-        name: Key of `PROBLEMS`.
-        sampler: Of the study.
-        seed: Of the study.
-        num_evaluations: Pipelines of the study.
-        sees_all: Show the sampler all finished pipelines, also one that is shown a part.
+        name: Name of the problem, a key of `PROBLEMS`.
+        sampler: Sampler of the study.
+        seed: Seed of the study.
+        num_evaluations: Number of pipelines of the study.
+        sees_all: Whether the sampler sees all finished pipelines, even if it normally sees only
+            some of them.
     """
     problem = PROBLEMS[name]
     config = StudyConfig(
@@ -147,10 +149,10 @@ def optimise(
         seed=seed,
         space=SPACE,
         objectives=OBJECTIVE_NAMES[: problem.num_objectives],
-        continuation=False,  # every variable is the sampler's
+        continuation=False,  # the sampler proposes every variable
     )
     max_history = None if sees_all else MAX_HISTORY
-    memory = Path("/dev/shm")  # the journal's every line waits for a disk
+    memory = Path("/dev/shm")  # every line of a journal would wait for the disk
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         study = PipelineStudy(config, Path(folder), max_history=max_history)
         while (proposal := study.ask()) is not None:
@@ -160,13 +162,13 @@ def optimise(
 
 
 def measure(name: str, metrics: Sequence[Mapping[str, float]]) -> float:
-    """Hypervolume as a share of the box between a problem's reference and the ideal."""
+    """Compute the hypervolume as a share of the box from a problem's reference to the ideal."""
     problem = PROBLEMS[name]
     return hypervolume_fraction(metrics, to_metrics([problem.reference] * problem.num_objectives))
 
 
 def to_variables(settings: ChainSettings) -> NDArray[Any]:
-    """Scale the continuous settings of a pipeline to [0, 1]^5, lr by its logarithm."""
+    """Scale the continuous settings of a pipeline to [0, 1]^5; lr is scaled by its logarithm."""
     scaled = []
     for name in VARIABLES:
         values, value = SPACE.get_range(name), settings[name]
@@ -179,7 +181,7 @@ def to_variables(settings: ChainSettings) -> NDArray[Any]:
 
 
 def to_metrics(values: Sequence[float] | NDArray[Any]) -> dict[str, float]:
-    """Name objectives after the study's; what is maximised is turned round at its ideal."""
+    """Name the objectives as the study does; a value v that is maximised becomes 1 - v."""
     names = OBJECTIVE_NAMES[: len(values)]
     return {
         name: 1.0 - float(value) if OBJECTIVES[name].direction == "maximize" else float(value)

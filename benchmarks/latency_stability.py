@@ -1,19 +1,20 @@
-"""How far a latency can be trusted: measured again and again, alone and beside a co-tenant.
+"""Measure how repeatable the latency is, alone and beside a competing process.
 
-The student of the camvid recipe, pruned at each of --pruning-ratios, is measured --rounds times in
-turn (A B A B ...), each time as the latency stage does it: holding the device alone, beside the
-uncompressed student as the reference. Three conditions take turns within a round, so that a machine
-that slows down slows all alike:
-  alone    nothing else of ours runs.
-  polite   a process bound to the same cores trains and, before each step, asks for the device, as
-           our stages do: it has to wait while we measure.
-  rude     the same process does not ask.
-Reported per network and condition, for the latency as the clock shows it (raw) and as a study
-states it (stated): the median, the coefficient of variation over the rounds, and the median's
-change against alone; and in how many of all pairs of measurements, of any rounds and conditions,
-the two networks come in the wrong order.
+The student of the camvid recipe is pruned at each of --pruning-ratios. Its latency is measured
+--rounds times, alternating between the networks (A B A B ...), each time as the latency stage does
+it: with the device locked, and with the uncompressed student as the reference. The three conditions
+alternate within a round, so that a machine that slows down slows all of them alike:
+  alone    no other process of ours runs.
+  polite   a process bound to the same cores trains and takes the device lock before each step, as
+           our stages do, so it waits while we measure.
+  rude     the same process does not take the lock.
+The benchmark reports the latency as the clock shows it (raw) and as a study states it (stated). For
+each network and condition it gives the median, the coefficient of variation over the rounds, and
+the relative change of the median from the condition alone. It also counts the pairs of
+measurements, from any rounds and conditions, in which the two networks are in the wrong order.
 
-On a machine that is shared by others, "alone" is not idle; the spread of the reference shows it.
+On a machine that others use too, "alone" does not mean idle; the variation of the reference shows
+how busy it was.
 
 Examples (16 minutes; seconds):
   python benchmarks/latency_stability.py --output latency_stability.json
@@ -57,16 +58,16 @@ CONDITIONS: tuple[Condition, ...] = ("alone", "polite", "rude")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """How much is measured.
+    """Networks, conditions and length of the measurement.
 
     Attributes:
-        pruning_ratios: Of the two networks; 0 is the reference itself.
-        conditions: Which of them.
-        rounds: Measurements of each network in each condition, at least 2.
+        pruning_ratios: Pruning ratios of the two networks; 0 is the reference itself.
+        conditions: Conditions to measure.
+        rounds: Number of measurements of each network in each condition, at least 2.
         resolution: Height and width of the images.
         device: cpu, cuda or cuda:N.
-        dtype: Numbers of the networks.
-        num_threads: CPU threads of the measurement, and of the co-tenant.
+        dtype: Number format of the networks.
+        num_threads: Number of CPU threads of the measurement, and of the competing process.
         max_seconds: Longest time of one measurement, after its warm-up.
         output: JSON file for the results.
     """
@@ -83,11 +84,15 @@ class Arguments:
 
     def __post_init__(self) -> None:
         if not all(0 <= ratio < 1 for ratio in self.pruning_ratios):
-            raise ValueError(f"pruning_ratios must lie in 0..1, got {self.pruning_ratios}")
+            raise ValueError(
+                f"pruning_ratios must be at least 0 and below 1, got {self.pruning_ratios}"
+            )
         if len(set(self.pruning_ratios)) < 2:
-            raise ValueError(f"pruning_ratios must differ, got {self.pruning_ratios}")
+            raise ValueError(f"pruning_ratios must be distinct, got {self.pruning_ratios}")
         if "alone" not in self.conditions or len(set(self.conditions)) < len(self.conditions):
-            raise ValueError(f"conditions must be different ones with alone, got {self.conditions}")
+            raise ValueError(
+                f"conditions must be distinct and include alone, got {self.conditions}"
+            )
         if self.rounds < 2 or self.num_threads < 1:
             raise ValueError(
                 "rounds must be at least 2 and num_threads at least 1, got "
@@ -99,12 +104,12 @@ class Spread(NamedTuple):
     """One row of the table.
 
     Attributes:
-        network: Name.
-        condition: Under which it was measured.
-        kind: raw, as the clock shows it, or stated, at the nominal speed.
-        median_ms: Over the rounds.
+        network: Name of the network.
+        condition: Condition under which it was measured.
+        kind: "raw", as the clock shows it, or "stated", at the nominal speed.
+        median_ms: Median over the rounds.
         variation: Coefficient of variation over the rounds.
-        change: Of the median against that alone, relative.
+        change: Relative change of the median from that of the condition alone.
     """
 
     network: str
@@ -116,12 +121,12 @@ class Spread(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it; returns JSON-able results."""
+    """Run the benchmark and print it; returns JSON-serialisable results."""
     networks = {f"p {ratio:g}": build(ratio) for ratio in arguments.pruning_ratios}
     with tempfile.TemporaryDirectory() as folder, bound(arguments):
         measured = measure_all(networks, arguments, Path(folder), console)
@@ -158,7 +163,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 
 
 def build(pruning_ratio: float) -> nn.Module:
-    """The student with so much of its channels gone; 0 leaves it whole."""
+    """Build the student and prune it at a ratio; 0 leaves it dense."""
     torch.manual_seed(0)
     model = create_model("dual_branch", NUM_CLASSES, **STUDENT)
     if pruning_ratio:
@@ -172,13 +177,13 @@ def measure_all(
     """Measure all networks in all conditions, round by round.
 
     Args:
-        networks: By name.
-        arguments: Of the benchmark.
-        folder: For the locks of the device.
-        console: For the progress.
+        networks: Networks by name.
+        arguments: Arguments of the benchmark.
+        folder: Folder for the lock of the device.
+        console: Console that shows the progress.
 
     Returns:
-        By network and condition, in the order of the rounds.
+        The measurements by network and condition, in the order of the rounds.
     """
     device = arguments.device
     lock = DeviceLock(device, folder)
@@ -201,7 +206,7 @@ def measure_all(
 
 @contextmanager
 def bound(arguments: Arguments) -> Iterator[None]:
-    """Keep this process, and those that it starts, on as many cores as it has threads on a CPU."""
+    """Bind this process and those that it starts to as many cores as it has threads (on a CPU)."""
     cores = os.sched_getaffinity(0)
     if torch.device(arguments.device).type == "cpu":
         os.sched_setaffinity(0, sorted(cores)[-arguments.num_threads :])
@@ -213,15 +218,15 @@ def bound(arguments: Arguments) -> Iterator[None]:
 
 @contextmanager
 def co_tenant(condition: Condition, arguments: Arguments, folder: Path) -> Iterator[None]:
-    """Have another process train on the same cores and device; it ends with the block.
+    """Run a process that trains on the same cores and device until the block ends.
 
     Args:
-        condition: Who it is; alone: there is none.
-        arguments: Of the benchmark.
-        folder: For the locks of the device.
+        condition: Condition of the measurement; there is no process if it is alone.
+        arguments: Arguments of the benchmark.
+        folder: Folder for the lock of the device.
 
     Raises:
-        RuntimeError: The process died.
+        RuntimeError: The process ended unexpectedly.
     """
     if condition == "alone":
         yield
@@ -234,10 +239,14 @@ def co_tenant(condition: Condition, arguments: Arguments, folder: Path) -> Itera
     try:
         while not trains.wait(1.0):
             if not process.is_alive():
-                raise RuntimeError("the co-tenant died, see above")
+                raise RuntimeError(
+                    "the competing process ended unexpectedly; its error is printed above"
+                )
         yield
         if not process.is_alive():
-            raise RuntimeError("the co-tenant died, see above")
+            raise RuntimeError(
+                "the competing process ended unexpectedly; its error is printed above"
+            )
     finally:
         process.terminate()
         process.join()
@@ -246,13 +255,13 @@ def co_tenant(condition: Condition, arguments: Arguments, folder: Path) -> Itera
 def train(
     trains: Event, arguments: Arguments, lock_folder: Path | None, num_steps: int | None = None
 ) -> None:
-    """Body of the co-tenant: step after step, forward and backward.
+    """Run training steps (forward and backward) without end, in the competing process.
 
     Args:
-        trains: Set after the first step.
-        arguments: Of the benchmark.
-        lock_folder: Where the lock is that it asks for; None: it does not ask.
-        num_steps: Ends after so many; None: never.
+        trains: Event that is set after the first step.
+        arguments: Arguments of the benchmark.
+        lock_folder: Folder of the lock that it takes before each step; None: it takes no lock.
+        num_steps: Number of steps after which it ends; None: it never ends.
     """
     torch.set_num_threads(arguments.num_threads)
     device = torch.device(arguments.device)
@@ -268,10 +277,10 @@ def train(
 
 
 def summarize(measured: Mapping[tuple[str, Condition], Sequence[Latency]]) -> list[Spread]:
-    """Median, spread and change of what was measured, raw and as stated.
+    """Compute the median, variation and change of the measured latencies, raw and as stated.
 
     Args:
-        measured: By network and condition, alone among them; at least two each.
+        measured: Measurements by network and condition, including alone; at least two each.
     """
     rows = []
     for (network, condition), entries in measured.items():
@@ -298,11 +307,11 @@ def count_wrong_order(
     """Count the pairs, one measurement of each network, that contradict the stated medians.
 
     Args:
-        measured: By network, of which there are two, and condition.
-        kind: raw or stated.
+        measured: Measurements by network, of which there are two, and by condition.
+        kind: "raw" or "stated".
 
     Returns:
-        Such pairs, and all pairs.
+        The number of such pairs, and the number of all pairs.
     """
     names = list(dict.fromkeys(network for network, _ in measured))
     entries = [
@@ -316,7 +325,7 @@ def count_wrong_order(
 
 
 def print_table(rows: Sequence[Spread], console: Console) -> None:
-    """Print one row per network, condition and kind."""
+    """Print one row for each network, condition and kind."""
     table = Table("network", "co-tenant", "latency")
     for heading in ("median ms", "variation", "against alone"):
         table.add_column(heading, justify="right")

@@ -1,8 +1,9 @@
-"""How a network of a recipe learns: loss and validation mIoU over a short training of its own.
+"""Show how a recipe's network learns: its loss and validation mIoU over a short training.
 
-The recipe's optimiser, batch, crop and schedule over `--num-steps` steps instead of its thousands,
-so the rate falls to its end within them; what is shown is that the recipe learns and how fast, not
-where it would end. The training pauses for each evaluation and goes on bit by bit as without.
+The training uses the recipe's optimiser, batch size, crop size and schedule, but only `--num-steps`
+steps instead of thousands. The learning rate reaches its final value within these steps. The result
+shows that the recipe learns and how fast, not the final accuracy of a full training. The training
+pauses for each evaluation; the pauses do not change its result.
 
 Example (the recipe of paper 3 on CamVid; half an hour on two cores):
   python benchmarks/learning_curve.py camvid_tbfenet --data-root /data/camvid --num-steps 60
@@ -33,18 +34,18 @@ Role = Literal["student", "teacher"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is trained.
+    """Network and training to show.
 
     Attributes:
-        recipe: Of search/run.py.
-        role: Which of the recipe's networks.
-        num_steps: Length of the training.
-        num_points: Evaluations, evenly over it.
+        recipe: Name of a recipe of search/run.py.
+        role: Which of the recipe's networks is trained.
+        num_steps: Number of steps of the training.
+        num_points: Number of evaluations, evenly spread over the training.
         data_root: Folder of the data set, if it has one.
-        cache_dir: Folder of the decoded images.
+        cache_dir: Folder for the decoded images.
         device: cpu, cuda or cuda:N.
-        num_threads: CPU threads; default: all cores.
-        seed: Of weights, order and augmentation.
+        num_threads: Number of CPU threads; default: that of all cores.
+        seed: Seed of the weights, the order and the augmentation.
         output: JSON file for the results.
     """
 
@@ -69,7 +70,7 @@ class Arguments:
 
 
 def measure(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Train, and print a line per evaluation; returns JSON-able results.
+    """Train and print a line for each evaluation; returns JSON-serialisable results.
 
     Raises:
         ArithmeticError: A loss is no longer finite.
@@ -103,7 +104,9 @@ def measure(arguments: Arguments, console: Console) -> dict[str, Any]:
                 f"step {step:>6}  mIoU {result['miou']:.4f}  {result['seconds']:.0f} s",
                 highlight=False,
             )
-    losses = cast("list[tuple[int, float]]", result["losses"])  # of the last: the whole training
+    losses = cast(
+        "list[tuple[int, float]]", result["losses"]
+    )  # those of the last evaluation cover the whole training
     return {
         **describe_measurement("learning_curve", arguments, describe_hardware(arguments.device)),
         "network": network.name,

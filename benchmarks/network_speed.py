@@ -1,13 +1,15 @@
-"""How much faster every network trains and infers here than in its plain PyTorch form.
+"""Measure how much faster every network trains and infers here than in its plain PyTorch form.
 
-Plain: float32 in contiguous memory and the libraries' own convolutions. Against it
-  training    our step: channels_last and the fast convolutions of
-  models/blocks/cpu_convolutions.py; then
-              bfloat16 autocast where the device is fast at it;
-  inference   channels_last; BatchNorms folded too; `torch.compile` on top of both, on request (it
-              takes half a minute a network on a CPU).
-All forms of a network work in turn in one process that keeps the memory it frees, so that a machine
-that slows down slows all alike; "times faster" is the median over the rounds of plain time / time.
+The plain form uses float32, contiguous memory and the libraries' own convolutions. It is compared
+with these forms:
+  training    our training step: channels_last and the fast convolutions of
+              models/blocks/cpu_convolutions.py; then bfloat16 autocast where the device is fast
+              at it;
+  inference   channels_last; then BatchNorms folded too; and on request `torch.compile` on top of
+              both (on a CPU it takes half a minute for each network).
+All forms of a network run alternately in one process that keeps the memory it frees, so that a
+machine that slows down slows all of them alike. "Times faster" is the median over the rounds of the
+plain form's time divided by the form's time.
 
 Examples (about 15 minutes on two idle cores; seconds):
   python benchmarks/network_speed.py --output docs/network_speed.md
@@ -46,18 +48,18 @@ NUM_CLASSES = 19
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """How much is measured.
+    """Networks and length of the measurement.
 
     Attributes:
-        output: Markdown file; default: print it.
-        networks: Keys of `models.MODELS`.
-        compiled: Those of them whose inference is measured under `torch.compile` too.
+        output: Markdown file for the result; default: print it.
+        networks: Networks to measure, keys of `models.MODELS`.
+        compiled: Those of them whose inference is also measured with `torch.compile`.
         device: cpu, cuda or cuda:N.
-        num_threads: CPU threads.
-        batch_size: Images of a training step, at least 2 for the BatchNorms.
-        crop_size: Height and width of them.
-        resolution: Height and width of the one image of an inference.
-        rounds: Timed rounds, after one to warm up.
+        num_threads: Number of CPU threads.
+        batch_size: Number of images of a training step; BatchNorm needs at least 2.
+        crop_size: Height and width of these images.
+        resolution: Height and width of the single image of an inference.
+        rounds: Number of timed rounds, after one round to warm up.
     """
 
     output: Path | None = None
@@ -75,7 +77,7 @@ class Arguments:
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown:
                 raise ValueError(
-                    f"{name} must be of {', '.join(allowed)}; got {', '.join(unknown)}"
+                    f"{name} must be among {', '.join(allowed)}; got {', '.join(unknown)}"
                 )
         for name, least in (("num_threads", 1), ("batch_size", 2), ("rounds", 1)):
             if getattr(self, name) < least:
@@ -100,7 +102,7 @@ def measure(arguments: Arguments, console: Console) -> str:
 
 
 def _time_network(name: str, arguments: Arguments) -> list[str]:
-    """Cells of one network: ms of the plain form and what the others gain, for both uses."""
+    """Fill a network's cells: ms of the plain form and the speed-ups of the others."""
     device = torch.device(arguments.device)
     plain = create_model(name, NUM_CLASSES)
     ours = copy.deepcopy(plain)
@@ -134,7 +136,7 @@ def _time_network(name: str, arguments: Arguments) -> list[str]:
 def _make_step(
     model: nn.Module, precision: Precision, arguments: Arguments, *, channels_last: bool = True
 ) -> Callable[[], object]:
-    """One training step of a network, as in `trainables.learning.training.train`."""
+    """Build the training step of a network, as in `trainables.learning.training.train`."""
     device = torch.device(arguments.device)
     place(model, device, channels_last=channels_last).train()
     optimizer = build_optimizer(model, OptimizerConfig(name="adamw", lr=1e-4))
@@ -167,7 +169,7 @@ def _make_inference(model: nn.Module, image: torch.Tensor) -> Callable[[], objec
 def _compare(
     forms: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, str]:
-    """Time all forms in turn: ms of "plain", of the others how many times faster they are."""
+    """Time all forms alternately: ms of "plain", and how many times faster the others are."""
     times: dict[str, list[float]] = {name: [] for name in forms}
     for index in range(rounds + 1):
         for name, work in forms.items():
@@ -202,22 +204,22 @@ COLUMNS = (
 )  # fmt: skip
 DOCUMENT = """# How fast the networks train and infer
 
-Made by `{command}`; do not edit.
+This file is written by `{command}`; do not edit it.
 
-Milliseconds of the plain PyTorch form (float32, contiguous memory, the libraries' convolutions) and
-how many times faster the other forms are, measured in turn: a training step of {training}, one
-inference of {inference}. "Ours" is channels_last with the convolutions of
-`models/blocks/cpu_convolutions.py`. Empty: not measured (bfloat16 only where the hardware has it,
-compiled
-on request). Keeping freed memory, which all forms have here, is worth as much again in training:
-see `benchmarks/step_time.py`. {hardware}.
+The table shows milliseconds of plain PyTorch (float32, contiguous memory, the libraries'
+convolutions) and how many times faster the other forms are, in alternating measurements of a
+training step of {training} and an inference of {inference}. "Ours" is channels_last with the
+convolutions of `models/blocks/cpu_convolutions.py`. An empty cell was not measured (bfloat16
+needs hardware that has it, and "compiled" is measured only on request). All forms here keep freed
+memory, which speeds up training by about as much again (see `benchmarks/step_time.py`).
+{hardware}.
 
 {table}
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     progress = Console(stderr=True)  # the document may go to the standard output
     return run_command(Arguments, measure, argv, description=__doc__, console=progress)
 

@@ -1,11 +1,11 @@
-"""Every network of the papers measured the same way: the reproduction table in docs/networks.md.
+"""Measure every network of the papers in the same way, for the table in docs/networks.md.
 
-Parameters and multiply-accumulates are counted at 1024x2048, as ours count (convolutions and
-matrix products) and as fvcore does, beside the published numbers; latency is measured at 512x1024
-and 360x480 with BatchNorms folded. Then the dual-branch network and TBFENet pruned at every ratio,
-and TBFENet's ablations.
+Parameters and multiply-accumulates (MACs) are counted at 1024x2048, as ours (convolutions and
+matrix products) and as fvcore counts them, and shown beside the published numbers. Latency is
+measured at 512x1024 and 360x480 with BatchNorms folded. Further tables show the dual-branch network
+and TBFENet pruned at every ratio, and the ablations of TBFENet.
 
-Example (20 minutes on an idle core; --latency-seconds 0 leaves latency out: two minutes):
+Example (20 minutes on an idle core; two minutes with --latency-seconds 0, which omits latency):
   python benchmarks/networks.py --output docs/networks.md
 """
 
@@ -36,11 +36,12 @@ TRACED = torch.zeros(1, 3, 64, 128)
 
 
 class Published(NamedTuple):
-    """What a paper states.
+    """The numbers that a paper states.
 
     Attributes:
         millions: Parameters in millions.
-        gmacs: MACs in G at 1024x2048, as the paper counts; None where it does not say.
+        gmacs: Billions of MACs at 1024x2048, as the paper counts them; None if it does not state
+            them.
     """
 
     millions: float
@@ -69,11 +70,11 @@ PUBLISHED = {
     "mscfnet": Published(1.15),
     "pspnet_resnet18": Published(12.6),
     "pspnet_resnet101": Published(65.6),
-    "ddrnet23_slim": Published(5.7, 36.3),  # its paper, table 4
-    "pidnet_s": Published(7.63, 47.6),  # the authors' code; its paper, table 7
-    "regseg": Published(3.34, 39.1),  # its paper
-    "pp_liteseg_t": Published(6.33),  # a reimplementation's, see the docstring
-    "stdc1": Published(7.79),  # a reimplementation's, see the docstring
+    "ddrnet23_slim": Published(5.7, 36.3),  # table 4 of its paper
+    "pidnet_s": Published(7.63, 47.6),  # the authors' code, and table 7 of its paper
+    "regseg": Published(3.34, 39.1),  # from its paper
+    "pp_liteseg_t": Published(6.33),  # from a reimplementation, see the network's docstring
+    "stdc1": Published(7.79),  # from a reimplementation, see the network's docstring
 }
 PRUNED = {
     "dual_branch": {
@@ -97,15 +98,15 @@ ABLATIONS: tuple[tuple[str, dict[str, Any], float], ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is measured.
+    """Networks and latency to measure.
 
     Attributes:
-        output: Markdown file; default: print it.
-        networks: Keys of `models.MODELS`.
-        device: For the latency: cpu, cuda or cuda:N.
-        dtype: For the latency.
-        num_threads: CPU threads of the latency.
-        latency_seconds: Longest time of one measurement; 0 leaves latency out.
+        output: Markdown file for the result; default: print it.
+        networks: Networks to measure, keys of `models.MODELS`.
+        device: Device of the latency measurement: cpu, cuda or cuda:N.
+        dtype: Number format of the latency measurement.
+        num_threads: Number of CPU threads of the latency measurement.
+        latency_seconds: Longest time of one measurement; 0 omits latency.
     """
 
     output: Path | None = None
@@ -118,11 +119,13 @@ class Arguments:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.networks) - set(MODELS))
         if unknown:
-            raise ValueError(f"networks must be of {', '.join(MODELS)}; got {', '.join(unknown)}")
+            raise ValueError(
+                f"networks must be among {', '.join(MODELS)}; got {', '.join(unknown)}"
+            )
 
 
 def time_network(model: SegmentationNetwork, arguments: Arguments) -> list[str]:
-    """Medians in ms at every size of `TIMED_AT`; a star where the interval stayed wider."""
+    """Measure the median ms at every size of `TIMED_AT`; a star means a too wide interval."""
     if not arguments.latency_seconds:
         return []
     cells = []
@@ -144,7 +147,7 @@ def time_network(model: SegmentationNetwork, arguments: Arguments) -> list[str]:
 def describe(
     model: SegmentationNetwork, published: Published | None, arguments: Arguments
 ) -> list[str]:
-    """Cells of one network: ours, published, difference, latency."""
+    """Fill a network's cells: our numbers, the published ones, the difference and the latency."""
     shape = (3, *COUNTED_AT)
     cost = count_cost(model, shape)
     fvcore = count_cost(model, shape, "fvcore")
@@ -166,7 +169,7 @@ def describe(
 
 
 def headings(first: Sequence[str], arguments: Arguments) -> list[str]:
-    """Names of the columns that `describe` fills, after the first ones."""
+    """Name the columns that `describe` fills, after the first ones."""
     timed = [f"ms at {h}x{w}" for h, w in TIMED_AT] if arguments.latency_seconds else []
     counted = ["M params", "published", "difference", "GMAC", "fvcore", "published"]
     return [*first, *counted, *timed]
@@ -209,7 +212,7 @@ def measure(arguments: Arguments, console: Console) -> str:
 
 
 def describe_setting(arguments: Arguments) -> str:
-    """One sentence on where and how latency was measured."""
+    """Say in one sentence where and how latency was measured."""
     if not arguments.latency_seconds:
         return "Latency was not measured."
     hardware = describe_hardware(arguments.device)
@@ -224,19 +227,20 @@ def describe_setting(arguments: Arguments) -> str:
 
 DOCUMENT = """# The networks, measured
 
-Made by `{command}`; do not edit.
+This file is written by `{command}`; do not edit it.
 
-Parameters with 19 classes, without auxiliary heads. GMAC counts multiply-accumulates of
-convolutions and matrix products for one image of 1024x2048; the fvcore column adds what fvcore
-(and with it mmengine and many papers) counts for BatchNorm, bilinear resizing and pooling. What
-the papers call FLOPs is this. Where a published count cannot be met, the docstring of the network
-says why. {hardware}
+Parameters are counted with 19 classes and without auxiliary heads. GMAC counts the
+multiply-accumulates of convolutions and matrix products for one image of 1024x2048. The fvcore
+column adds the operations that fvcore (and so mmengine and many papers) counts for BatchNorm,
+bilinear resizing and pooling; papers call this number FLOPs. If a published count cannot be
+reproduced, the docstring of the network says why. {hardware}
 
 {networks}
 
 ## Pruned evenly in every layer
 
-`models.pruning.prune(model, image, p)`; published: table 3 of paper 1.
+These networks are pruned by `models.pruning.prune(model, image, p)`. The published numbers are from
+table 3 of paper 1.
 
 {pruned}
 
@@ -247,7 +251,7 @@ says why. {hardware}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     progress = Console(stderr=True)  # the document may go to the standard output
     return run_command(Arguments, measure, argv, description=__doc__, console=progress)
 

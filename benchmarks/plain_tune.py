@@ -1,4 +1,4 @@
-"""Ray Tune with OptunaSearch as a good engineer sets it up, for ours to be measured against."""
+"""Ray Tune with OptunaSearch as a good engineer sets it up, for comparison with ours."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def run_plain_tune(
     seed: int,
     folder: Path,
 ) -> tune.ResultGrid:
-    """Run a function once per trial, one on every core, in a Ray of its own.
+    """Run a function once for each trial, one trial on every core, in a new local Ray.
 
     Args:
-        run_trial: Takes a point of the study's space, "stage.setting" -> value for the settings
-            that are searched, and reports its objectives.
-        study: Space, objectives and the points tried first.
-        num_trials: How many.
-        seed: Of the sampler.
-        folder: Takes Tune's files.
+        run_trial: Function that takes a point of the study's space (a value for each
+            "stage.setting" that is searched) and reports its objectives.
+        study: Study with the space, the objectives and the first points.
+        num_trials: Number of trials.
+        seed: Seed of the sampler.
+        folder: Folder for Tune's files.
     """
     kinds, stages = [OBJECTIVES[name] for name in study.objectives], study.pipeline.chain
     space = study.space.distributions(stages)

@@ -1,16 +1,18 @@
-"""Every network pruned in every way: does each still compute, train, save, load and export?
+"""Check that every network, pruned in every way, still computes, trains, saves, loads and exports.
 
-For each network, ratio, scope and rounding, with BatchNorms whose channels all differ:
+For each network, ratio, scope and rounding, with BatchNorms whose channels all differ, the
+benchmark checks or measures:
   error      of the pruned network's logits against the same network with the removed channels
              masked, relative to the largest logit, on an image of another size than in pruning
-  kept       its parameters, as a share of the dense network's
+  kept       the pruned network's parameters, as a share of the dense network's
   trains     a backward pass reaches every parameter with a finite gradient, and a step of SGD
              changes the logits
-  saved      what `load_checkpoint` returns computes bit for bit the same
-  exported   error of the ONNX file in onnxruntime, for --exported ratios only (10 to 40 s a file)
-A network that fails one of them ends the sweep, and is named.
+  saved      the network that `load_checkpoint` returns computes bit for bit the same
+  exported   error of the ONNX file in onnxruntime, only for the ratios of --exported (10 to 40 s
+             for each file)
+The sweep ends with an error that names the network as soon as a network fails one of these checks.
 
-Example (about 25 minutes on a core; --exported without a value leaves the export out):
+Example (about 25 minutes on a core; --exported without a value omits the export):
   python benchmarks/pruning_sweep.py --output docs/pruning.md
 """
 
@@ -41,7 +43,7 @@ from models.pruning import prune
 NUM_CLASSES = 19
 TRACED = torch.zeros(1, 3, 64, 96)
 COMPARED_AT = (65, 97)
-LARGEST_ERROR = 1e-4  # of a pruned network against the masked one
+LARGEST_ERROR = 1e-4  # largest allowed error of a pruned network against the masked one
 ROUNDINGS = (None, 8)
 
 Scope = Literal["local", "global"]
@@ -51,13 +53,14 @@ WAYS = tuple(itertools.product(SCOPES, ROUNDINGS))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is pruned.
+    """Networks and ratios to prune.
 
     Attributes:
-        output: Markdown file; default: print it.
-        networks: Keys of `models.MODELS`.
+        output: Markdown file for the result; default: print it.
+        networks: Networks to prune, keys of `models.MODELS`.
         ratios: Pruning ratios.
-        exported: Those of them whose local, unrounded form is exported.
+        exported: Those ratios at which the network that is pruned locally without rounding is
+            exported.
     """
 
     output: Path | None = None
@@ -69,7 +72,7 @@ class Arguments:
         for name, allowed in (("networks", tuple(MODELS)), ("exported", self.ratios)):
             unknown = sorted(set(getattr(self, name)) - set(allowed))
             if unknown:
-                raise ValueError(f"{name} must be of {allowed}; got {unknown}")
+                raise ValueError(f"{name} must be among {allowed}; got {unknown}")
 
 
 class Form(NamedTuple):
@@ -81,12 +84,12 @@ class Form(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of it.
+    """The result of pruning a network in one way.
 
     Attributes:
-        kept: Share of the parameters.
-        error: Against the masked network.
-        export_error: Of the ONNX file; None if there is none.
+        kept: Share of the parameters that are left.
+        error: Error against the masked network.
+        export_error: Error of the ONNX file; None if there is no file.
     """
 
     kept: float
@@ -95,10 +98,10 @@ class Outcome(NamedTuple):
 
 
 def sweep(arguments: Arguments, console: Console) -> str:
-    """Prune everything and return the document.
+    """Prune all networks and return the document.
 
     Raises:
-        ArithmeticError: A pruned network is not what it should be.
+        ArithmeticError: A pruned network fails a check.
     """
     rows = []
     for name in arguments.networks:
@@ -126,7 +129,7 @@ def sweep(arguments: Arguments, console: Console) -> str:
 
 
 def make_network(name: str) -> SegmentationNetwork:
-    """A network whose every channel matters: nothing in its BatchNorms is zero or equal."""
+    """Make a network in which every channel matters: no BatchNorm values are zero or equal."""
     torch.manual_seed(0)
     model = create_model(name, NUM_CLASSES)
     for layer in model.modules():
@@ -139,10 +142,10 @@ def make_network(name: str) -> SegmentationNetwork:
 
 
 def try_form(dense: SegmentationNetwork, form: Form, *, exports: bool) -> Outcome:
-    """Prune a copy in one way and try all that it must be able to.
+    """Prune a copy in one way and check everything that it must be able to do.
 
     Raises:
-        ArithmeticError: Names the network, the form and what it cannot.
+        ArithmeticError: A check fails; the message names the network, the form and the check.
     """
     masked, pruned = copy.deepcopy(dense), copy.deepcopy(dense)
     record = prune(pruned, TRACED, *form)
@@ -159,7 +162,10 @@ def try_form(dense: SegmentationNetwork, form: Form, *, exports: bool) -> Outcom
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pruned.safetensors"
         save_checkpoint(path, pruned)
-        check(torch.equal(_evaluate(load_checkpoint(path), images), found), "loads as another")
+        check(
+            torch.equal(_evaluate(load_checkpoint(path), images), found),
+            "computes something else after saving and loading",
+        )
         export = Path(folder) / "pruned.onnx"
         export_error = (
             export_onnx(pruned, export, image_size=COMPARED_AT).error if exports else None
@@ -170,7 +176,7 @@ def try_form(dense: SegmentationNetwork, form: Form, *, exports: bool) -> Outcom
 
 
 def describe(outcomes: dict[Form, Outcome], ratios: Sequence[float]) -> list[str]:
-    """Cells of one network."""
+    """Fill the cells of one network."""
     kept = [
         " / ".join(f"{outcomes[Form(r, scope, round_to)].kept:.1%}" for r in ratios)
         for scope, round_to in WAYS
@@ -190,7 +196,7 @@ def _evaluate(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _trains(model: SegmentationNetwork) -> bool:
-    # More than two images: BatchNorm over 1 x 1 features of two leaves their signs.
+    # Four images, because BatchNorm over 1 x 1 features of only two would leave only their signs.
     images, target = torch.randn(4, 3, 64, 96), torch.randint(0, NUM_CLASSES, (4, 64, 96))
     parameters = list(model.train().parameters())
     outputs = model(images)
@@ -207,21 +213,22 @@ def _trains(model: SegmentationNetwork) -> bool:
 
 DOCUMENT = """# Every network pruned in every way
 
-Made by `{command}`; do not edit.
+This file is written by `{command}`; do not edit it.
 
-Parameters that are left at p {ratios}, as a share of the dense network's, for channels ranked
-within each layer (local) or over all layers (global), and with widths that are multiples of 8. Each
-of these networks computes what the dense one computes with the removed channels masked (largest
-error over all of them, relative to the largest logit), trains a step, and is the same bit for bit
-after saving and loading. The ONNX file was compared with PyTorch at p {exported}, local. BatchNorm
-scales are drawn at random, so that "global" finds little to choose between layers.
+The table shows the parameters that remain at p {ratios}, as a share of the dense network's.
+Channels are ranked within each layer (local) or over all layers (global), with and without widths
+that are multiples of 8. Each of these networks gives the same output as the dense network with
+the removed channels masked (the column has the largest error of them, relative to the largest
+logit), trains for one step, and is the same bit for bit after saving and loading. The ONNX file
+was compared with PyTorch at p {exported}, local. BatchNorm scales are random, so "global" has
+little reason to prefer one layer to another.
 
 {table}
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Sweep and write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     progress = Console(stderr=True)  # the document may go to the standard output
     return run_command(Arguments, sweep, argv, description=__doc__, console=progress)
 

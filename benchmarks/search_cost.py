@@ -1,37 +1,41 @@
-"""What the same front costs with a plain Ray Tune script and with ours, on CamVid.
+"""Compare the cost of finding the same front with a plain Ray Tune script and with ours, on CamVid.
 
-The plain script is what a good engineer writes in a day: Tune's OptunaSearch over the same space
-and first points, a function that trains dense, sparse, pruned and distilled for each trial, the
-teacher trained once and run at every step of distillation, latency measured while the other trials
-go on, channels_last and mixed precision as ours, `reuse_actors=True`, and the same objectives.
-Networks, data, steps of a stage, number of pipelines, seeds and workers are equal; so is the code
-of the stages, so that the search alone is compared. Ours runs as a user would run it, and again
-with each of its parts switched off:
+The plain script is what a good engineer writes in a day. It uses Tune's OptunaSearch over the same
+space and first points, and a function that trains the dense, sparse, pruned and distilled networks
+of each trial. The teacher is trained once and runs at every step of the distillation, and latency
+is measured while the other trials run. The script has the same channels_last and mixed precision as
+ours, `reuse_actors=True`, and the same objectives. The networks, data, steps of each stage, number
+of pipelines, seeds and workers are equal, and so is the code of the stages, so that only the
+searches are compared. Ours runs as a user would run it, and again with each of its parts switched
+off:
 
-  nothing shared    lambda from a range instead of a grid, so that pipelines share the teacher and
-                    the dense student alone, and no sparse or pruned network and no latency
-  live teacher      the teacher runs at every step of distillation
-  no bound          networks that cannot enter the front are distilled all the same
+  nothing shared    lambda comes from a range instead of a grid, so pipelines share only the
+                    teacher and the dense student, and no sparse or pruned network and no latency
+  live teacher      the teacher runs at every step of the distillation
+  no bound          networks that cannot enter the front are distilled nevertheless
   no rungs          distillations are not stopped half-way
-  fresh processes   a new process for every stage
+  fresh processes   every stage gets a new process
   three times       as ours, with three times as many pipelines
 
-Two more opponents are run with --opponents "careful script" sweep:
-  careful script    the plain one, but the dense network too is trained once and shared
-  sweep             no search at all: one sparse network pruned by a fifth of its channels and
-                    fine-tuned on the labels, pruned a little further and fine-tuned, and so on
+Two more opponents run with --opponents "careful script" sweep:
+  careful script    the plain script, but the dense network is trained once and shared too
+  sweep             no search at all: one sparse network is pruned by a fifth of its channels and
+                    fine-tuned on the labels, then pruned further and fine-tuned again, and so on
 
-Reported: hypervolume (share of the box up to the dense student) over wall seconds, over seconds of
-all stages and over training steps (the teacher's are not counted), and what each search had spent
-when it first reached the plain script's final hypervolume: seed by seed, and the mean over the
-seeds. A pipeline counts as paid for, up to where it got, from its beginning on: those that wait at
-a rung are told only at the end.
+The benchmark reports the hypervolume (as a share of the box up to the dense student) over wall
+seconds, over the seconds of all stages and over training steps (those of the teacher are not
+counted). It also reports what each search had spent when it first reached the plain script's final
+hypervolume, for each seed and for the mean over the seeds. A pipeline's cost, up to the stage that
+it reached, counts from its start on, because pipelines that wait at a rung are reported only at the
+end.
 
-Networks and steps are the quickstart's; images are about a quarter of CamVid's height and width, so
-that a stage takes seconds. The objectives are mIoU, MACs and parameters. Latency is measured by all
-of them all the same, but how fast the machine was at each search would decide between them.
+The networks and steps are those of the quickstart recipe. The images have about a quarter of
+CamVid's height and width, so that a stage takes seconds. The objectives are mIoU, MACs and
+parameters. All searches measure latency too, but it is no objective, because the speed of the
+machine during each search would decide the comparison.
 
-Searches that lie in the output file are not run again: an interrupted benchmark goes on.
+Searches that the output file already contains are not repeated, so an interrupted benchmark
+continues.
 
 Example (an hour and a half on two idle cores):
   export SEGFRONT_CAMVID=...
@@ -99,11 +103,11 @@ SWEEP_SETTINGS = {"sparsity_lambda": 1e-4, "scope": "local", "distiller": "none"
 
 
 class Way(NamedTuple):
-    """A search of ours.
+    """A variant of our search.
 
     Attributes:
-        flags: Of search/run.py, beside those of the study.
-        times: So many times the plain script's number of pipelines.
+        flags: Flags of search/run.py, in addition to those of the study.
+        times: Number of pipelines, as a multiple of the plain script's.
     """
 
     flags: tuple[str, ...] = ()
@@ -121,21 +125,22 @@ WAYS = {
 }
 COSTS = ("wall_seconds", "stage_seconds", "steps")
 FIELDS = {"dense": "dense", "sparse": "sparse", "distilled": "distil"}
-"""Fields of PipelineConfig that hold the training of a stage."""
+"""The field of PipelineConfig that contains the training of each stage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is compared.
+    """Searches to compare.
 
     Attributes:
-        num_pipelines: Of every search.
-        seeds: Of the sampler.
-        ways: Which of ours.
-        opponents: What they are compared with.
-        output: JSON file for the results, written after every search.
-        runs: Keeps the runs of ours there, as for benchmarks/early_stops.py; default: they go.
-        flags: More flags for search/run.py, for a smaller or larger comparison.
+        num_pipelines: Number of pipelines of every search.
+        seeds: Seeds of the sampler.
+        ways: Variants of our search.
+        opponents: Searches that they are compared with.
+        output: JSON file for the results, which is written after every search.
+        runs: Folder in which our runs are kept, for example for benchmarks/early_stops.py; default:
+            they are deleted.
+        flags: Further flags for search/run.py, for a smaller or larger comparison.
     """
 
     num_pipelines: int = 20
@@ -149,19 +154,22 @@ class Arguments:
     def __post_init__(self) -> None:
         for name, known in (("ways", tuple(WAYS)), ("opponents", OPPONENTS)):
             if unknown := sorted(set(getattr(self, name)) - set(known)):
-                raise ValueError(f"{name} must be of {'; '.join(known)}; got {'; '.join(unknown)}")
+                raise ValueError(
+                    f"{name} must be among {'; '.join(known)}; got {'; '.join(unknown)}"
+                )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be one or more different ones, got {self.seeds}")
+            raise ValueError(f"seeds must be one or more distinct values, got {self.seeds}")
 
 
 class Point(NamedTuple):
     """A finished network of a search.
 
     Attributes:
-        wall_seconds: Since the search began, trainings of teacher and dense student included.
-        stage_seconds: That all stages had taken by then.
-        steps: Of training, but for the teacher's.
-        metrics: Its objectives.
+        wall_seconds: Seconds since the search started, including the trainings of the teacher and
+            the dense student.
+        stage_seconds: Seconds that all stages together had taken by then.
+        steps: Number of training steps, not counting the teacher's.
+        metrics: Objectives of the network.
     """
 
     wall_seconds: float
@@ -171,13 +179,13 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A search as it went.
+    """The course of a search.
 
     Attributes:
-        way: Which.
-        seed: Of its sampler.
-        points: Finished networks in the order of time.
-        reference: Worst values that count.
+        way: Name of the search.
+        seed: Seed of its sampler.
+        points: Finished networks in the order in which they finished.
+        reference: Worst values of the objectives that count.
     """
 
     way: str
@@ -186,18 +194,18 @@ class Curve(NamedTuple):
     reference: dict[str, float]
 
     def hypervolumes(self) -> list[float]:
-        """Hypervolume after each point."""
+        """Compute the hypervolume after each point."""
         metrics = [point.metrics for point in self.points]
         return [hypervolume_fraction(metrics[: i + 1], self.reference) for i in range(len(metrics))]
 
     def find(self, hypervolume: float) -> Point | None:
-        """Where it first reached a hypervolume; None if it never did."""
+        """Find the point that first reached a hypervolume; None if the search never did."""
         reached = zip(self.points, self.hypervolumes(), strict=True)
         return next((point for point, volume in reached if volume >= hypervolume), None)
 
 
 def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
-    """Run search/run.py as a user would, and read what it wrote."""
+    """Run search/run.py as a user would, and read its results."""
     flags, times = WAYS[way]
     runs = folder
     if arguments.runs is not None:
@@ -236,7 +244,7 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
 
 
 def count_steps(config: StudyConfig, row: Mapping[str, str]) -> float:
-    """Training steps that a pipeline of ours paid for, the dense student's not among them."""
+    """Count the training steps that a pipeline of ours cost, without those of the dense student."""
     steps = config.pipeline.sparse.num_steps if float(row["seconds/sparse"] or 0) else 0
     levels = [(share, f"miou@{share:g}") for share in config.rungs] + [(1.0, "miou")]
     reached = max((share for share, column in levels if row.get(column)), default=0.0)
@@ -244,7 +252,7 @@ def count_steps(config: StudyConfig, row: Mapping[str, str]) -> float:
 
 
 def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
-    """Run the plain script, or the careful one."""
+    """Run the plain script or the careful script."""
     study = read_study(arguments)
     config = replace(
         study.pipeline,
@@ -253,7 +261,7 @@ def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve
     )
     keep_freed_memory()
     first = make_context(folder, len(os.sched_getaffinity(0)))
-    check_data(config, first.cache_dir)  # read before the clock begins, as ours does
+    check_data(config, first.cache_dir)  # read before the clock starts, as in ours
     started = time.monotonic()
     shared = ArtifactStore(folder / "shared")
     kept = ("teacher", "dense") if way == CAREFUL else ("teacher",)
@@ -265,10 +273,10 @@ def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve
         keep_freed_memory()
         settings = study.space.complete(config.chain, trial)
         with tempfile.TemporaryDirectory() as scratch:
-            # Its own store: every stage but those of `kept` is trained anew.
+            # Each trial has its own store, so every stage except those of `kept` is trained again.
             for network in networks:
                 shutil.copytree(network.folder, Path(scratch) / network.folder.name)
-            # And a lock of its own: nobody waits while its latency is measured.
+            # It also has its own lock, so nobody waits while its latency is measured.
             context = replace(make_context(folder, 1), device_lock=DeviceLock("cpu", Path(scratch)))
             chain = build_chain(config.chain, settings)
             result = run_pipeline(config, chain, ArtifactStore(Path(scratch)), context)
@@ -295,7 +303,7 @@ def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve
 
 
 def run_sweep(arguments: Arguments, seed: int, folder: Path) -> Curve:
-    """Prune a network further and further, fine-tuning it each time; nothing is chosen."""
+    """Prune a network further and further and fine-tune it each time; nothing is searched."""
     study = read_study(arguments)
     config = study.pipeline
     keep_freed_memory()
@@ -318,7 +326,7 @@ def run_sweep(arguments: Arguments, seed: int, folder: Path) -> Curve:
 
 
 def measure_dense(config: PipelineConfig, folder: Path) -> dict[str, float]:
-    """Costs of the uncompressed student, after the clock has stopped; its accuracy counts as 0."""
+    """Measure the dense student's costs after the clock has stopped; its accuracy counts as 0."""
     untrained = replace(config, dense=replace(config.dense, num_steps=1))
     store, context = ArtifactStore(folder / "reference"), make_context(folder, 1)
     baseline = run_baseline("dense", untrained, store, context)
@@ -326,21 +334,21 @@ def measure_dense(config: PipelineConfig, folder: Path) -> dict[str, float]:
 
 
 def read_study(arguments: Arguments) -> StudyConfig:
-    """The recipe with the flags that ours gets."""
+    """Read the recipe with the flags that our search gets."""
     from search.command_line import parse_arguments
 
     return parse_arguments([RECIPE, *STUDY, *arguments.flags]).study
 
 
 def make_context(folder: Path, num_threads: int) -> StageContext:
-    """This machine's CPU."""
+    """Make a context for the CPU of this machine."""
     return StageContext(
         cache_dir=folder / "cache", num_threads=num_threads, device_lock=DeviceLock("cpu")
     )
 
 
 def report(curves: Sequence[Curve], console: Console) -> None:
-    """Print each search, and the costs of all against each opponent of the same seed."""
+    """Print each search, and the costs of all searches against each opponent with the same seed."""
     headings = ("wall s", "stage s", "steps")
     table = _make_table("searches", ("seed", "networks", "hypervolume", *headings))
     for curve in curves:
@@ -363,7 +371,7 @@ def _report_against(
     headings: Sequence[str],
     console: Console,
 ) -> None:
-    """Print what all searches cost against one opponent."""
+    """Print the costs of all searches against one opponent."""
     table = _make_table(
         f"times less than the {opponent}: median over the seeds, least..most",
         (*headings, "reached", *(f"{cost} to reach" for cost in headings)),
@@ -375,7 +383,7 @@ def _report_against(
         table.add_row(way, *cells)
     console.print(table)
     table = _make_table(
-        f"times less until the mean of the seeds is the {opponent}'s last one", headings
+        f"times less until the mean over the seeds reaches the {opponent}'s final one", headings
     )
     for way, group in ways.items():
         means = compare_means(group, curves, opponent)
@@ -384,7 +392,7 @@ def _report_against(
 
 
 def _make_table(title: str, numbers: Sequence[str]) -> Table:
-    """With a column of names and those of numbers."""
+    """Make a table with a column of names and columns of numbers."""
     table = Table("search", title=title)
     for heading in numbers:
         table.add_column(heading, justify="right")
@@ -394,16 +402,16 @@ def _make_table(title: str, numbers: Sequence[str]) -> Table:
 def compare_costs(
     ours: Sequence[Curve], curves: Sequence[Curve], opponent: str = PLAIN
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """Divide what an opponent spent by what another search did, seed by seed.
+    """Divide the costs of an opponent by those of another search, seed by seed.
 
     Args:
-        ours: Of one way.
-        curves: Those of the opponent among them.
-        opponent: One of `OPPONENTS`.
+        ours: Curves of one search, one for each seed.
+        curves: All curves, including those of the opponent.
+        opponent: Name of the opponent, one of `OPPONENTS`.
 
     Returns:
-        By cost, in the order of `COSTS`: ratios of the whole searches, and ratios up to the
-        opponent's final hypervolume, where it was reached.
+        For each cost, in the order of `COSTS`: the ratios for the whole searches, and the ratios up
+        to the opponent's final hypervolume for the searches that reached it.
     """
     theirs = {curve.seed: curve for curve in curves if curve.way == opponent}
     ends: list[list[float]] = [[] for _ in COSTS]
@@ -426,16 +434,17 @@ def compare_costs(
 def compare_means(
     ours: Sequence[Curve], curves: Sequence[Curve], opponent: str = PLAIN
 ) -> list[float | None]:
-    """As `compare_costs`, by the mean hypervolume over the seeds: unlucky ones count too.
+    """Compare costs by the mean hypervolume over the seeds, so that unlucky seeds count too.
 
     Args:
-        ours: Of one way.
-        curves: Those of the opponent among them, of the same seeds at least.
-        opponent: One of `OPPONENTS`.
+        ours: Curves of one search, one for each seed.
+        curves: All curves, including those of the opponent with at least the same seeds.
+        opponent: Name of the opponent, one of `OPPONENTS`.
 
     Returns:
-        By cost: what an opponent had spent when their mean was first what it was at the end,
-        over what a search of the other way had; None if its mean never was.
+        For each cost: what a search of the opponent had spent when the mean of the opponent's
+        hypervolumes first reached its final value, divided by what a search of ours had spent when
+        the mean of ours reached the same value; None if it never did.
     """
     seeds = {curve.seed for curve in ours}
     theirs = [curve for curve in curves if curve.way == opponent and curve.seed in seeds]
@@ -447,7 +456,7 @@ def compare_means(
 
 
 def _find_mean(group: Sequence[Curve], cost: str, goal: float) -> float | None:
-    """What each of a group had spent when the mean of their hypervolumes first reached a goal."""
+    """Find what each of a group had spent when their mean hypervolume first reached a goal."""
     events = sorted(
         (getattr(point, cost), index, volume)
         for index, curve in enumerate(group)
@@ -462,19 +471,19 @@ def _find_mean(group: Sequence[Curve], cost: str, goal: float) -> float | None:
 
 
 def describe_ratios(ratios: Sequence[float]) -> str:
-    """Median and range."""
+    """Format the median and the range."""
     if not ratios:
         return "never"
     return f"{statistics.median(ratios):.1f}\n{min(ratios):.1f}..{max(ratios):.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run every search, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it; returns JSON-able results."""
+    """Run the benchmark and print it; returns JSON-serialisable results."""
     head = describe_measurement("search_cost", arguments, describe_hardware("cpu"))
     head["study"] = STUDY
     curves = read_curves(arguments)
@@ -503,7 +512,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 
 
 def describe_curves(curves: Sequence[Curve]) -> dict[str, Any]:
-    """The searches, JSON-able."""
+    """Describe the searches, JSON-serialisable."""
     return {
         "curves": [
             {
@@ -517,22 +526,24 @@ def describe_curves(curves: Sequence[Curve]) -> dict[str, Any]:
 
 
 def read_curves(arguments: Arguments) -> list[Curve]:
-    """Searches that an interrupted benchmark has left in the output file.
+    """Read the searches that an interrupted benchmark left in the output file.
 
     Raises:
-        ValueError: They were made with other flags.
+        ValueError: The searches were made with other flags.
     """
     path = arguments.output
     if path is None or not path.exists():
         return []
     found = json.loads(path.read_text())
     if found.get("study") != STUDY:
-        raise ValueError(f"{path} has searches of another study; give another --output")
+        raise ValueError(f"{path} contains searches of another study; choose another --output")
     for name in ("num_pipelines", "flags"):
         given = json.loads(json.dumps(getattr(arguments, name)))
         if found["settings"][name] != given:
-            raise ValueError(f"{path} has searches with {name} {found['settings'][name]}: "
-                             f"give that, or another --output; got {given}")  # fmt: skip
+            raise ValueError(
+                f"{path} contains searches with {name} {found['settings'][name]}: "
+                f"use this value, or choose another --output; got {given}"
+            )
     return [
         Curve(
             points=[Point(**point) for point in entry["points"]],

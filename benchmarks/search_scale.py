@@ -1,28 +1,30 @@
-"""What the search itself costs, and what it is worth, on machines that nobody has to own.
+"""Measure what the search itself costs and gains, by simulating machines that nobody has to own.
 
-Drives the real searcher, dispatcher and study (`search/on_ray/searcher.py`,
-`search/pipelines/dispatcher.py` and `study.py`, the journal on disk included) in a discrete-event
-simulation: workers are busy for as long as a model of the pipelines says
-(`benchmarks/simulated_pipelines.py`, or the trials of a recorded run), on a virtual clock.
-What the search computes is real, and its CPU seconds are counted.
+The benchmark runs the real searcher, dispatcher and study (`search/on_ray/searcher.py`,
+`search/pipelines/dispatcher.py` and `study.py`, including the journal on disk) in a discrete-event
+simulation with a virtual clock. Workers are busy for as long as a model of the pipelines says
+(`benchmarks/simulated_pipelines.py`, or the trials of a recorded run). The computation of the
+search is real, and its CPU seconds are counted.
 
-Compared, each with the same pipelines' worth of proposals:
+These methods are compared, each with the same number of pipelines:
   ours            shared stages, cheap objectives first, rungs; the sampler of --sampler
   random          the same with random proposals
   no-cheap-first  ours without stopping networks that cannot enter the front
-  no-rungs        ours, every distillation in one go
-  plain           the sampler alone: no rungs, and every pipeline pays for its sparse, pruned,
-                  latency and distilled stage (not for the dense one: a good script would keep that)
+  no-rungs        ours, with every distillation in one go
+  plain           the sampler alone: no rungs, and every pipeline pays for its own sparse, pruned,
+                  latency and distilled stage (not for the dense one, which a good script would
+                  share)
 
-Reported per setting: utilisation of the workers from the end of the baselines on; CPU time of a
-decision (a suggestion that starts something, mean and 95th percentile) and of all our code, Optuna
-included; the journal's share of the search's wall time; growth of memory; training hours paid for;
-hypervolume of the finished pipelines (by their mean accuracy, so that lucky draws do not count);
-time and training until the lower of its own and plain's final hypervolume, as a share of what plain
-took to there; how many pipelines the accuracy bound and the rungs stopped, and how many of them
-would have been in the front had they been finished. The virtual clock counts the driver: it starts
-one stage after another, --driver-seconds each. Latency is a stage as any other, and as every
-worker is a machine of its own, so many can be measured at a time.
+The benchmark reports for each setting: the utilisation of the workers from the end of the baselines
+on; the CPU time of a decision (a suggestion that starts something; mean and 95th percentile) and of
+all our code, including Optuna; the journal's share of the search's wall time; the growth of memory;
+the training hours that were spent; the hypervolume of the finished pipelines (by their mean
+accuracy, so that lucky draws do not count); the time and training until the search reached the
+lower of its own and plain's final hypervolume, as a share of what plain needed for the same; and
+how many pipelines the accuracy bound and the rungs stopped, and how many of these would have
+entered the front if they had been finished. The virtual clock includes the driver, which starts one
+stage after another and needs --driver-seconds for each. Latency is a stage like any other: every
+worker is its own machine, so several latencies can be measured at a time.
 
 The whole sweep takes hours, most of it at 10 000 pipelines:
   python benchmarks/search_scale.py --num-pipelines 10 100 1000 10000 --num-workers 1 16 128 1024 \
@@ -69,8 +71,9 @@ from search.on_ray.searcher import PipelineSearcher, read_result
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.front import front_mask, hypervolume_fraction
 from search.pipelines.journal import WholeLineBackend
+from search.pipelines.records import StoppedBy, TrialRecord
 from search.pipelines.retries import Failure
-from search.pipelines.study import PipelineStudy, StoppedBy, TrialRecord
+from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import BOUNDED, SamplerName
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import reference_point, write_trials
@@ -88,22 +91,24 @@ UNCOMPRESSED = {stage for stages in BASELINES.values() for stage in stages}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is simulated.
+    """Studies to simulate.
 
     Attributes:
-        num_pipelines: Lengths of the studies.
+        num_pipelines: Numbers of pipelines of the studies.
         num_workers: Numbers of workers.
-        methods: Which to compare; see above.
-        seeds: Of the sampler and of the model's noise.
-        sampler: Of every method but random.
+        methods: Methods to compare, see above.
+        seeds: Seeds of the sampler and of the model's noise.
+        sampler: Sampler of every method except random.
         rungs: Shares of the distillation at which pipelines pause.
-        reduction_factor: One of so many that reach a rung goes on.
-        noise: Standard deviation of the synthetic final mIoU.
-        global_harm: Synthetic mIoU lost under global scope; work for the accuracy bound.
-        driver_seconds: Serial seconds of the driver per started stage: Tune's and ours.
-        run_dir: Folder of a recorded run to answer instead of the formulas.
-        study_dir: Where journals are written; default: the machine's temporary folder.
-        known_answers: Optimise test problems with known hypervolume instead.
+        reduction_factor: One of this number of pipelines that reach a rung continues.
+        noise: Standard deviation of the final mIoU in the formulas.
+        global_harm: mIoU that the formulas subtract for global scope, so that the accuracy bound
+            has networks to stop.
+        driver_seconds: Seconds that the driver (Tune and our code) needs to start a stage, one
+            stage after another.
+        run_dir: Folder of a recorded run that replaces the formulas.
+        study_dir: Folder for the journals; default: the machine's temporary folder.
+        known_answers: Whether to optimise test problems with known hypervolume instead.
         output: JSON file for the results.
     """
 
@@ -126,7 +131,7 @@ class Arguments:
         for name in ("num_pipelines", "num_workers", "methods", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be one or more different ones, got {values}")
+                raise ValueError(f"{name} must be one or more distinct values, got {values}")
         for name in ("num_pipelines", "num_workers"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -136,7 +141,7 @@ class Arguments:
 
 
 class Setting(NamedTuple):
-    """One simulation, as it is sent to a process."""
+    """A simulation, as it is sent to a process."""
 
     arguments: Arguments
     method: MethodName
@@ -146,20 +151,20 @@ class Setting(NamedTuple):
 
 
 class Driven(Protocol):
-    """What Tune asks and tells: our searcher, or the plain script."""
+    """What Tune talks to: our searcher, or the plain script."""
 
     def suggest(self, trial_id: str) -> Any:
-        """What to run next; no dict where there is nothing to run now."""
+        """Suggest what to run next; anything but a dict means that there is nothing to run now."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
-        """Take an outcome."""
+        """Take the result of a trial."""
 
 
 class PlainScript:
-    """Asks the study for a pipeline and runs the whole of it, but for its root, as one trial.
+    """A search that runs a whole pipeline of the study, except for its root, as one trial.
 
     Args:
-        study: Is asked and told.
+        study: Study that proposes the pipelines and takes their results.
     """
 
     def __init__(self, study: PipelineStudy) -> None:
@@ -190,11 +195,11 @@ class PlainScript:
 
 
 class Worker:
-    """Answers a stage as the trainables would, at once.
+    """A worker that answers a stage as the trainables would, but at once.
 
     Args:
-        model: Of the pipelines.
-        rungs: Of the study.
+        model: Model of the pipelines.
+        rungs: Rungs of the study.
     """
 
     def __init__(self, model: PipelineModel, rungs: Sequence[float]) -> None:
@@ -202,11 +207,11 @@ class Worker:
         self._shares = (0.0, *rungs, 1.0)
 
     def work(self, task: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-        """Returns the seconds of a task and what a worker would report.
+        """Compute the seconds of a task and what a worker would report.
 
         Args:
-            task: As `describe_task` makes it, for the last stage of its chain; "first", if it is
-                there, is the place of the first of several stages.
+            task: Task as `describe_task` makes it, for the last stage of its chain; "first", if it
+                is present, is the index of the first of several stages.
         """
         chain, share = read_chain(task), task["share"]
         names, settings = [step.stage for step in chain], flatten_chain(chain)
@@ -227,7 +232,7 @@ class Worker:
     def _measure(
         self, names: Sequence[str], settings: ChainSettings, share: float
     ) -> dict[str, float]:
-        """All that can be known of the network that some stages make."""
+        """Compute all metrics that are known once these stages have run."""
         if set(names) <= UNCOMPRESSED:
             return self._model.get_baseline(names[0])[0]._asdict()
         known = self._model.get_costs(settings) if "pruned" in names else {}
@@ -239,18 +244,18 @@ class Worker:
 
 @dataclass(kw_only=True, slots=True)
 class Trace:
-    """What a simulation saw.
+    """The record of a simulation.
 
     Attributes:
-        finished: (virtual seconds, training seconds paid for until then, trials complete).
+        finished: (virtual seconds, training seconds spent until then, completed trials).
         decisions: CPU seconds of every suggestion that started a stage.
-        cpu_seconds: Of all suggestions and outcomes.
-        wall_seconds: Of all suggestions and outcomes.
-        training_seconds: Paid for.
-        baselines_finished: Virtual seconds.
-        busy: Virtual seconds at which every stage began and ended.
-        makespan: Virtual seconds.
-        num_stages: Stages that ran.
+        cpu_seconds: CPU seconds of all suggestions and results.
+        wall_seconds: Wall seconds of all suggestions and results.
+        training_seconds: Seconds that all stages took together.
+        baselines_finished: Virtual seconds at which the last baseline finished.
+        busy: Virtual seconds at which every stage started and ended.
+        makespan: Virtual seconds of the whole study.
+        num_stages: Number of stages that ran.
     """
 
     finished: list[tuple[float, float, int]] = field(default_factory=list)
@@ -265,13 +270,13 @@ class Trace:
 
     @property
     def busy_after_baselines(self) -> float:
-        """Worker seconds at work since the last baseline was finished."""
+        """Seconds that all workers were busy after the last baseline had finished."""
         since = self.baselines_finished
         return sum(max(0.0, end - max(begin, since)) for begin, end in self.busy)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Count what the search computes."""
+        """Add the time that the search computes within the block."""
         cpu, wall = time.thread_time(), time.perf_counter()
         yield
         self.cpu_seconds += time.thread_time() - cpu
@@ -279,7 +284,7 @@ class Trace:
 
 
 class ToldStudy(PipelineStudy):
-    """A study that keeps the order in which pipelines became complete."""
+    """A study that remembers the order in which its pipelines were completed."""
 
     def __init__(self, config: StudyConfig, run_dir: Path) -> None:
         super().__init__(config, run_dir)
@@ -294,12 +299,12 @@ class ToldStudy(PipelineStudy):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it; returns JSON-able results."""
+    """Run the benchmark and print it; returns JSON-serialisable results."""
     if arguments.known_answers:
         results = list(find_known_answers(arguments))
         print_known_answers(results, console)
@@ -313,8 +318,8 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 
 
 def simulate_all(arguments: Arguments, console: Console) -> list[dict[str, Any]]:
-    """Simulate every setting, each in a process of its own, so that memory can be told apart."""
-    make_model(arguments, 0)  # a bad run folder ends it here
+    """Simulate every setting, each in its own process, so that its memory can be measured."""
+    make_model(arguments, 0)  # an unusable run folder raises its error here
     settings = [
         Setting(arguments, method, num_pipelines, num_workers, seed)
         for num_pipelines in arguments.num_pipelines
@@ -323,7 +328,7 @@ def simulate_all(arguments: Arguments, console: Console) -> list[dict[str, Any]]
         for method in arguments.methods
     ]
     results = []
-    spawn = multiprocessing.get_context("spawn")  # a forked process inherits locks and memory
+    spawn = multiprocessing.get_context("spawn")  # a forked process would inherit locks and memory
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
         for result in pool.map(simulate, settings):
             results.append(result)
@@ -337,7 +342,7 @@ def simulate_all(arguments: Arguments, console: Console) -> list[dict[str, Any]]
 
 
 def simulate(setting: Setting) -> dict[str, Any]:
-    """Simulate one study; returns JSON-able figures."""
+    """Simulate one study; returns JSON-serialisable results."""
     arguments = setting.arguments
     model = make_model(arguments, setting.seed)
     config = make_config(setting)
@@ -353,7 +358,7 @@ def simulate(setting: Setting) -> dict[str, Any]:
             dispatcher = Dispatcher(study, max_concurrent=places, max_exclusive=places)
             driven = PipelineSearcher(dispatcher, explain_error=Failure)
         worker = Worker(model, config.rungs)
-        journal.clear()  # what opened the study is no part of the search
+        journal.clear()  # opening the study is not part of the search
         trace = drive(driven, study, worker, setting.num_workers, arguments.driver_seconds)
         journal_seconds = sum(journal)
         writing = time_results_files(study, Path(folder))
@@ -381,14 +386,14 @@ def simulate(setting: Setting) -> dict[str, Any]:
 
 
 def make_model(arguments: Arguments, seed: int) -> PipelineModel:
-    """The formulas, or the recorded run."""
+    """Make the model: the formulas, or the recorded run."""
     if arguments.run_dir is not None:
         return RecordedPipelines(arguments.run_dir)
     return SyntheticPipelines(seed=seed, noise=arguments.noise, global_harm=arguments.global_harm)
 
 
 def make_config(setting: Setting) -> StudyConfig:
-    """The study of a method."""
+    """Make the configuration of a method's study."""
     arguments, method = setting.arguments, setting.method
     return StudyConfig(
         num_pipelines=setting.num_pipelines,
@@ -397,17 +402,17 @@ def make_config(setting: Setting) -> StudyConfig:
         rungs=() if method in ("plain", "no-rungs") else arguments.rungs,
         reduction_factor=arguments.reduction_factor,
         stop_hopeless=method not in ("plain", "no-cheap-first"),
-        continuation=False,  # no model of it yet: what a network gains from its origin
+        continuation=False,  # the model does not yet say what a network gains from its origin
     )
 
 
 def drive(
     driven: Driven, study: ToldStudy, worker: Worker, num_workers: int, driver_seconds: float
 ) -> Trace:
-    """Run the events: whoever is free asks, whoever is first is told.
+    """Simulate the events: free workers ask for tasks, and results arrive in the order of time.
 
     Raises:
-        RuntimeError: Nothing runs, nothing may be started, and the study is not over.
+        RuntimeError: The study is not over, but nothing runs and nothing can be started.
     """
     trace = Trace()
     events: list[tuple[float, int, str, dict[str, Any]]] = []
@@ -437,7 +442,7 @@ def drive(
         if len(study.complete) > known:
             trace.finished.append((clock, trace.training_seconds, len(study.complete)))
     if study.num_unfinished:
-        raise RuntimeError(f"{study.num_unfinished} pipelines were never ended")
+        raise RuntimeError(f"{study.num_unfinished} pipelines were never finished")
     trace.makespan = clock
     return trace
 
@@ -466,7 +471,7 @@ def timed_journal() -> Iterator[list[float]]:
 
 
 def time_results_files(study: PipelineStudy, folder: Path) -> float:
-    """CPU seconds that `search/run.py` takes at one change of the whole study."""
+    """Measure the CPU seconds that `search/run.py` needs to write the files of the whole study."""
     board = ProgressBoard(study)
     started = time.thread_time()
     write_trials(folder / "trials.csv", study.records.values(), study.config.objectives)
@@ -475,7 +480,7 @@ def time_results_files(study: PipelineStudy, folder: Path) -> float:
 
 
 def judge_stopped(study: PipelineStudy, model: PipelineModel) -> dict[str, dict[str, int]]:
-    """Finish what was stopped, and count who would have entered the final front."""
+    """Finish the stopped pipelines and count those that would have entered the final front."""
     names = study.config.objectives
     records = study.records.values()
     complete = [record.metrics for record in records if record.state == "complete"]
@@ -493,7 +498,7 @@ def judge_stopped(study: PipelineStudy, model: PipelineModel) -> dict[str, dict[
 def follow_hypervolume(
     study: ToldStudy, model: PipelineModel, trace: Trace, reference: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The hypervolume over virtual and training seconds, at the end and where it stood between."""
+    """Compute the hypervolume over virtual and training seconds, and its final value."""
     networks = [
         {**record.metrics, "miou": model.get_miou(record.settings, is_noisy=False)}
         for record in (study.records[number] for number in study.complete)
@@ -509,7 +514,7 @@ def follow_hypervolume(
 
 
 def compare_with_plain(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add what the lower of two final hypervolumes took, as a share of what plain took."""
+    """Add the cost of the lower of two final hypervolumes, as a share of plain's cost."""
     group = ("num_pipelines", "num_workers", "seed")
     plain = {
         tuple(result[name] for name in group): result
@@ -531,7 +536,7 @@ def compare_with_plain(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def print_costs(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """What the search costs."""
+    """Print what the search costs."""
     table = _make_table(
         "what the search costs",
         ("decision ms", "p95", "CPU s", "journal", "files ms", "MiB", "stages"),
@@ -551,9 +556,9 @@ def print_costs(results: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 
 def print_worth(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """What it is worth."""
+    """Print what the search gains."""
     table = _make_table(
-        "what it is worth; time and training to the common hypervolume, plain = 1",
+        "what the search gains; time and training to the common hypervolume, plain = 1",
         ("use", "hours", "training h", "HV", "time", "training", "bound", "rungs"),
     )
     for result in results:
@@ -568,14 +573,14 @@ def print_worth(results: Sequence[Mapping[str, Any]], console: Console) -> None:
             *wrong,
         )
     console.print(table)
-    console.print("bound, rungs: wrongly stopped, of all that they stopped", highlight=False)
+    console.print("bound, rungs: number wrongly stopped / number stopped", highlight=False)
 
 
 def find_known_answers(arguments: Arguments) -> Iterator[dict[str, Any]]:
-    """Optimise every test problem with the sampler, NSGA-II and at random.
+    """Optimise every test problem with the sampler, with NSGA-II and at random.
 
-    A sampler that is shown a part of the history (`search.proposing.bounded_history`) does so with
-    all of it too.
+    A sampler that normally sees only a part of the history (`search.proposing.bounded_history`)
+    also runs with the whole history.
     """
     ways = dict.fromkeys((sampler, False) for sampler in (arguments.sampler, "nsga2", "random"))
     if arguments.sampler in BOUNDED:
@@ -603,7 +608,7 @@ def find_known_answers(arguments: Arguments) -> Iterator[dict[str, Any]]:
 
 
 def print_known_answers(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """The share of the known hypervolume that each sampler reached."""
+    """Print the share of the known hypervolume that each sampler reached."""
     table = Table("problem", "sampler", title="hypervolume reached, as a share of the known one")
     for heading in ("evaluations", "mean", "lowest", "highest", "CPU ms each"):
         table.add_column(heading, justify="right")
@@ -639,7 +644,7 @@ def _format_share(share: float | None) -> str:
 
 
 def _peak_memory() -> int:
-    """Bytes, of this process so far."""
+    """Get the peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

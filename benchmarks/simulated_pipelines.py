@@ -1,4 +1,4 @@
-"""Pipelines that are not trained: a model says what their stages would take and bring."""
+"""Pipelines that are not trained: a model says how long their stages take and what they yield."""
 
 from __future__ import annotations
 
@@ -21,60 +21,60 @@ from trainables.pipeline_config import DEFAULT_STAGES, PipelineConfig
 COSTS = ("latency_ms", "num_params", "macs")
 BASELINES = {name: tuple(step.stage for step in chain)
              for name, chain in build_baselines(PipelineConfig()).items()}  # fmt: skip
-"""Stages of the uncompressed networks, by name."""
+"""The stages of the uncompressed networks, by name."""
 STAGES = DEFAULT_STAGES[1:]
 
 
 class PipelineModel(Protocol):
-    """Answers for every pipeline, the same answer for the same question."""
+    """A model that answers for every pipeline; equal questions get equal answers."""
 
     def get_baseline(self, name: str) -> tuple[Baseline, float]:
-        """The teacher or the dense student, and the seconds of its training."""
+        """Get the teacher or the dense student, and the seconds of its training."""
 
     def get_costs(self, settings: ChainSettings) -> dict[str, float]:
-        """Latency in ms, parameters and MACs of the pruned network."""
+        """Get the latency in ms, the parameters and the MACs of the pruned network."""
 
     def get_miou(
         self, settings: ChainSettings, share: float = 1.0, *, is_noisy: bool = True
     ) -> float:
-        """Accuracy, in 0..1, after that share of the distillation; without noise its mean."""
+        """Get the mIoU, from 0 to 1, after a share of the distillation; without noise, its mean."""
 
     def get_seconds(self, settings: ChainSettings, stage: str) -> float:
-        """Seconds of a whole stage, but for the trainings of teacher and dense student.
+        """Get the seconds of a whole stage other than the training of the teacher or dense student.
 
         Args:
-            settings: Of the stages up to this one at least, by "stage.setting".
-            stage: Its name.
+            settings: Settings of at least the stages up to this one, by "stage.setting".
+            stage: Name of the stage.
         """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticPipelines:
-    """Learning curves and costs by formula, in the proportions of the camvid recipe.
+    """Pipelines whose learning curves and costs follow formulas like those of the camvid recipe.
 
     With p the pruning ratio, u = (log10 lambda + 5) / 2 and relative to the dense student
     (mIoU 0.49, 117 ms, 4.7 million parameters, 4.4 billion MACs):
 
     - local scope: parameters and MACs (1 - p)^2, latency 1 - p; global scope: (1 - p)^2.4,
       (1 - p)^1.4 and (1 - p)^0.7. Each architecture's latency is off by 2 %.
-    - final mIoU = 0.50 - 0.3 p^2.5 (1 - 0.35 u) (1.15 local, 0.9 global) - 0.015 u^2 - what the
-      distillation's settings lose: a sum of squared distances from the best ones, up to 7 points,
-      with the best learning rate growing with p; 2 points without a teacher; and, if asked for,
-      what global pruning ruins by closing thin layers.
+    - final mIoU = 0.50 - 0.3 p^2.5 (1 - 0.35 u) (1.15 local, 0.9 global) - 0.015 u^2 - the loss by
+      the settings of the distillation: a sum of squared distances from the best settings, up to 7
+      points (the best learning rate grows with p), or 2 points without a teacher; and, if it is
+      switched on, the harm of global pruning, which closes thin layers.
     - after a share s of the steps: start + (final - start) (1 - e^(-rs)) / (1 - e^(-r)), where
       smaller networks start lower and r is 2 to 4, larger with the learning rate: curves cross.
     - Gaussian noise of the given deviation at the end, three times that at the beginning.
-    - seconds: teacher 1600, dense 600, sparse 120, pruned 20, latency 20, distilled
-      330 (0.38 + 0.62 MACs); each off by 10 %. Every pruned network is measured anew, as if no
-      other had its widths.
+    - seconds: teacher 1600, dense 600, sparse 120, pruned 20, latency 20, distilled 330 (0.38 +
+      0.62 MACs); each off by 10 %. Every pruned network is measured separately, as if no other had
+      its widths.
 
     The local costs and the seconds follow a measured CamVid run; the rest is only plausible.
 
     Attributes:
-        seed: Of all noise.
+        seed: Seed of all noise.
         noise: Standard deviation of the final mIoU over seeds.
-        global_harm: mIoU lost under global scope. Without any, a network is worse than a smaller
-            one by its distillation alone, and there is little for the accuracy bound to find.
+        global_harm: mIoU lost under global scope. If it is 0, a network is worse than a smaller one
+            only because of its distillation, and the accuracy bound can stop few networks.
     """
 
     seed: int = 0
@@ -129,22 +129,23 @@ class SyntheticPipelines:
         return typical[stage] * math.exp(0.1 * self._draw(*get_prefix(settings, stage), stage))
 
     def _draw(self, *key: Any) -> float:
-        """A standard normal number that belongs to the key."""
+        """Draw a standard normal number that depends only on the key."""
         entropy = zlib.crc32(repr(key).encode())
         return float(np.random.default_rng([self.seed, entropy]).standard_normal())
 
 
 class RecordedPipelines:
-    """Answers with the nearest trial of a finished run, and its curve with the synthetic shape.
+    """Pipelines of a recorded run: the answers come from its nearest finished trial.
 
-    Nearest in the settings that the numbers depend on: costs and seconds of a stage in those of its
-    prefix, each setting scaled to its recorded range and another choice at distance 1.
+    The nearest trial is found by the settings on which a number depends: those of the stages up to
+    the one in question. Each setting is scaled to its recorded range, and different choices have
+    distance 1. The learning curve has the shape of `SyntheticPipelines`.
 
     Args:
-        run_dir: Folder of a run with trials.csv and metadata.json.
+        run_dir: Folder of a run, which contains trials.csv and metadata.json.
 
     Raises:
-        ValueError: The folder lacks either file, a baseline or a complete trial.
+        ValueError: The folder lacks one of these files, a baseline or a complete trial.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -155,14 +156,14 @@ class RecordedPipelines:
             self._trials = [(_read_settings(row), row) for row in rows]
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{run_dir} is not the folder of a finished run: {error}") from None
-        self._baselines = {entry["name"]: Baseline(**entry) for entry in entries}
+        self._baselines = {entry["name"]: Baseline.restore(entry) for entry in entries}
         if not rows or set(self._baselines) != set(BASELINES):
-            raise ValueError(f"{run_dir} needs both baselines and a complete trial")
+            raise ValueError(f"{run_dir} must contain both baselines and a complete trial")
         self._shape = SyntheticPipelines(noise=0.0)
         self._seconds = {stage: _typical_seconds(rows, stage) for stage in (*BASELINES, *STAGES)}
 
     def get_baseline(self, name: str) -> tuple[Baseline, float]:
-        """See `PipelineModel`; a training that the run reused takes as long as a distillation."""
+        """See `PipelineModel`; a training that the run reused counts as long as a distillation."""
         return self._baselines[name], self._seconds[name] or self._seconds["distilled"]
 
     def get_costs(self, settings: ChainSettings) -> dict[str, float]:
@@ -173,13 +174,13 @@ class RecordedPipelines:
     def get_miou(
         self, settings: ChainSettings, share: float = 1.0, *, is_noisy: bool = True
     ) -> float:
-        """See `PipelineModel`; the record holds one draw, so there is no mean beside it."""
+        """See `PipelineModel`; the record contains a single draw, so its mean is unknown."""
         final = float(self._nearest(settings, "distilled")["miou"])
         whole = self._shape.get_miou(settings)
         return final * (self._shape.get_miou(settings, share) / whole if whole else 1.0)
 
     def get_seconds(self, settings: ChainSettings, stage: str) -> float:
-        """See `PipelineModel`; 0 was written where a trial reused a stage, hence the median."""
+        """See `PipelineModel`; it is the median, because a trial that reused a stage has 0."""
         return self._seconds[stage]
 
     def _nearest(self, settings: ChainSettings, stage: str) -> Mapping[str, str]:
@@ -197,7 +198,7 @@ class RecordedPipelines:
 
 
 def get_prefix(settings: ChainSettings, stage: str) -> Prefix:
-    """What a pipeline chooses for its stages up to one."""
+    """Select the settings of the stages up to the given one."""
     stages = DEFAULT_STAGES[: DEFAULT_STAGES.index(stage) + 1]
     return freeze({k: v for k, v in settings.items() if k.partition(".")[0] in stages})
 
@@ -226,7 +227,7 @@ def _normalise(value: float, low: float, high: float, *, log: bool = False) -> f
 
 
 def _read_settings(row: Mapping[str, str]) -> ChainSettings:
-    """What a trial chose; the cells of what its choices do not use are empty."""
+    """Read the settings of a trial; cells of settings that the trial does not use are empty."""
     chosen = {
         column.removeprefix("config/"): value
         for column, value in row.items()
@@ -247,7 +248,7 @@ def _span(values: Sequence[Any]) -> float:
 
 
 def _distance(a: Any, b: Any, span: float) -> float:
-    """1 between two choices, and where the choices of one pipeline do not use the setting."""
+    """Compute the distance of two values: 1 for different choices, or if one does not exist."""
     if a is None or b is None or isinstance(a, str):
         return float(a != b)
     return float(abs(a - b) / span)

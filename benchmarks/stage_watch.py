@@ -1,7 +1,7 @@
-"""Who works on which stage of a run, seen from outside: from the kernel's list of file locks.
+"""Observe from outside which process works on which stage of a run, by the kernel's file locks.
 
-Whoever computes a stage holds a lock in `stages/.locks`, and the driver holds `.lock`; the kernel
-(Linux) lists both with the process id in /proc/locks, whatever namespace the process is in.
+A process that computes a stage holds a lock in `stages/.locks`, and the driver holds `.lock`. The
+kernel (Linux) lists both with the process id in /proc/locks, whatever namespace the process is in.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ _LOCK = re.compile(r"^\d+: FLOCK +ADVISORY +WRITE (\d+) [0-9a-f]+:[0-9a-f]+:(\d+
 
 @dataclass(kw_only=True, slots=True)
 class Attempt:
-    """One process at one stage.
+    """An attempt of a process at a stage.
 
     Attributes:
         stage: Folder of the stage in the store.
-        pid: Of the process.
-        began: `time.time` when it was first seen there.
-        seen: `time.time` when it was last seen there.
+        pid: Id of the process.
+        began: `time.time` when the process was first seen at the stage.
+        seen: `time.time` when the process was last seen at the stage.
         saved: `time.time` of its last checkpoint; 0 if it has written none.
-        worked: CPU seconds of the process when it was last seen there.
-        worked_before: Those of them before it came there, or before its last checkpoint.
-        found: Whether the stage was there already, so that the process only read it.
+        worked: CPU seconds of the process when it was last seen at the stage.
+        worked_before: CPU seconds of the process before it started the stage, or before its last
+            checkpoint.
+        found: Whether the stage was already finished, so that the process only read it.
     """
 
     stage: str
@@ -44,20 +45,21 @@ class Attempt:
 
     @property
     def unsaved_seconds(self) -> float:
-        """Work since its beginning or its last checkpoint, as of when it was last seen.
+        """The work since its start or its last checkpoint, when it was last seen.
 
-        In CPU seconds: a process that waits, as for a driver that it cannot reach, does not work.
+        It is counted in CPU seconds, because a process that waits, for example for a driver that it
+        cannot reach, does not work.
         """
         return self.worked - self.worked_before
 
 
 @dataclass(slots=True)
 class StageWatch:
-    """Looks at a run ten times a second, as long as its `with` block lasts.
+    """A watch that looks at a run ten times a second, within its `with` block.
 
     Attributes:
         run_dir: Folder of the run.
-        attempts: All that were seen so far.
+        attempts: All attempts that were seen so far.
     """
 
     run_dir: Path
@@ -77,39 +79,39 @@ class StageWatch:
         self._thread.join()
 
     def working(self) -> list[Attempt]:
-        """The processes that compute a stage now."""
+        """List the attempts that compute a stage now."""
         return [attempt for attempt in list(self._current.values()) if not attempt.found]
 
     def driver(self) -> int | None:
-        """Process that holds the run, if any does."""
+        """Find the process that holds the lock of the run; None if there is none."""
         return find_holders([self.run_dir / ".lock"]).get(self.run_dir / ".lock")
 
     def is_published(self, stage: str) -> bool:
-        """Whether a stage is done."""
+        """Whether a stage is finished."""
         return (self.run_dir / "stages" / stage).is_dir()
 
     def published(self) -> list[str]:
-        """Folders of all stages that are done."""
+        """List the folders of all finished stages."""
         folders = [path.parent.name for path in self.run_dir.glob("stages/*/result.json")]
         return sorted(name for name in folders if "." not in name)  # not *.partial, *.damaged-...
 
     def has_ended_well(self, attempt: Attempt) -> bool:
-        """Whether a stage is done and nobody has computed at it after this attempt."""
+        """Whether a stage is finished and no process computed it after this attempt."""
         return self.is_published(attempt.stage) and not any(
             other.stage == attempt.stage and other.began > attempt.began and not other.found
             for other in list(self.attempts)
         )
 
     def taken_up_at(self, attempt: Attempt, since: float) -> float | None:
-        """When a stage was worked on again after something broke; None: not yet.
+        """Find when a stage resumed after a fault; None if it has not resumed yet.
 
         Args:
-            attempt: Was under way.
+            attempt: Attempt that was running.
             since: `time.time` of the fault.
 
         Returns:
-            `time.time` of the next process at the stage, or when the attempt was seen last if the
-            stage is done without one.
+            `time.time` when the next process started the stage, or when the attempt was last seen
+            if the stage was finished without another process.
         """
         later = [
             other.began
@@ -139,7 +141,7 @@ class StageWatch:
             if key in held:
                 attempt.seen = now
                 attempt.worked = max(attempt.worked, read_cpu_seconds(attempt.pid))
-            saved = self._saved_at(attempt.stage)  # may be the last that a process did
+            saved = self._saved_at(attempt.stage)  # this may be the last thing that a process did
             if saved > max(attempt.saved, attempt.began):
                 attempt.saved, attempt.worked_before = saved, attempt.worked
         self._current = {key: self._current[key] for key in held}
@@ -152,13 +154,13 @@ class StageWatch:
 
 
 def read_cpu_seconds(pid: int) -> float:
-    """CPU time of a process, of all its threads; 0 if it is gone."""
+    """Read the CPU time of all threads of a process; 0 if the process has ended."""
     fields = read_stat(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def read_stat(pid: int) -> list[str]:
-    """What the kernel says of a process behind its name, the state first; nothing if it is gone."""
+    """Read the kernel's fields of a process after its name; empty if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -166,10 +168,10 @@ def read_stat(pid: int) -> list[str]:
 
 
 def find_holders(paths: list[Path]) -> dict[Path, int]:
-    """Processes that hold an exclusive lock (flock) on one of the files; waiting ones do not.
+    """Find the processes that hold (not wait for) an exclusive lock (flock) on one of the files.
 
     Args:
-        paths: Files; those that are missing are left out.
+        paths: Files; missing files are omitted.
     """
     by_inode = {path.stat().st_ino: path for path in paths if path.exists()}
     found = _LOCK.findall(Path("/proc/locks").read_text())

@@ -1,20 +1,21 @@
-"""What each optimisation is worth on this CPU, as ratios measured in one run.
+"""Measure what each optimisation gains on this CPU, as ratios measured in one run.
 
-Measured, always in turn (A B C A B C ...), so that a machine that slows down slows all alike:
-  training step   of the camvid recipe's two networks at 4 x 240 x 320: float32 in contiguous memory
-                  and the libraries' own convolutions are the plain form; against it channels_last,
-                  freed memory kept (mallopt), fast convolutions
-                  (models/blocks/cpu_convolutions.py), one
-                  thread, and bfloat16 autocast. Each variant is a process of its own, for mallopt
-                  and the number of threads are the process's; only one of them works at a time.
+The variants always alternate (A B C A B C ...), so that a machine that slows down slows all of them
+alike. The benchmark measures:
+  training step   of the camvid recipe's two networks at 4 x 240 x 320. The plain form uses float32,
+                  contiguous memory and the libraries' own convolutions. It is compared with
+                  channels_last, freed memory kept (mallopt), fast convolutions
+                  (models/blocks/cpu_convolutions.py), one thread, and bfloat16 autocast. Each
+                  variant has its own process, because mallopt and the number of threads apply to
+                  the whole process; only one process works at a time.
   data            a batch of 4 augmented crops: PNG files decoded each time against the cache.
-  device lock     taking and leaving it once, as every training step does.
+  device lock     acquiring and releasing it once, as every training step does.
   latency         of one image, before and after folding BatchNorm into convolutions.
-"times faster" is the median over the rounds of plain time / variant time within a round; the lowest
-and highest of these ratios show how far the machine can be trusted.
+"Times faster" is the median over the rounds of the plain form's time divided by the variant's time
+in the same round. The lowest and highest of these ratios show how far the machine can be trusted.
 
-bfloat16 is emulated, an order of magnitude slower, on CPUs without AVX512-BF16 or AMX; there it is
-measured in `--bf16-rounds` rounds and not warmed up.
+On CPUs without AVX512-BF16 or AMX, bfloat16 is emulated and an order of magnitude slower; there it
+is measured in only `--bf16-rounds` rounds and without a warm-up.
 
 Examples (about 4 minutes; seconds):
   python benchmarks/step_time.py --data-root /data/camvid --output step_time.json
@@ -72,20 +73,20 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """How much is measured.
+    """Networks and length of the measurement.
 
     Attributes:
-        networks: Keys of `NETWORKS`, both by default.
-        rounds: Timed rounds of training steps, after one to warm up.
-        bf16_rounds: Rounds of bfloat16 where it is emulated; 0 leaves it out.
-        num_threads: Threads of all variants but the one with a single thread.
-        batch_size: Of a training step and of the data batch.
+        networks: Networks to measure, keys of `NETWORKS`; both by default.
+        rounds: Number of timed rounds of training steps, after one round to warm up.
+        bf16_rounds: Number of rounds of bfloat16 where it is emulated; 0 omits it.
+        num_threads: Number of threads of all variants except those with a single thread.
+        batch_size: Number of images of a training step and of the data batch.
         crop_size: Height and width of the training images.
         resolution: Height and width of the images whose latency is measured.
-        data_rounds: Timed batches from files and from the cache.
-        data_root: Folder of CamVid; default: PNG files of synthetic streets are made.
-        latency_rounds: Measurements of each latency.
-        latency_seconds: Longest time of one of them, after its warm-up.
+        data_rounds: Number of timed batches from files and from the cache.
+        data_root: Folder of CamVid; default: PNG files of synthetic streets are written and used.
+        latency_rounds: Number of measurements of each latency.
+        latency_seconds: Longest time of one measurement, after its warm-up.
         output: JSON file for the results.
     """
 
@@ -105,7 +106,9 @@ class Arguments:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.networks) - set(NETWORKS))
         if unknown:
-            raise ValueError(f"networks must be of {', '.join(NETWORKS)}; got {', '.join(unknown)}")
+            raise ValueError(
+                f"networks must be among {', '.join(NETWORKS)}; got {', '.join(unknown)}"
+            )
         for name in ("rounds", "num_threads", "data_rounds", "latency_rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -114,14 +117,15 @@ class Arguments:
 
 
 class Variant(NamedTuple):
-    """How a training step is done.
+    """A form of the training step.
 
     Attributes:
-        num_threads: Of the process.
+        num_threads: Number of threads of the process.
         channels_last: Memory format of weights and activations.
-        precision: float32 or bfloat16 autocast.
-        keep_memory: Whether the process keeps the memory it frees.
-        fast_convolutions: Those of `models.blocks.cpu_convolutions`, else the libraries'.
+        precision: "float32", or "bfloat16" for autocast.
+        keep_memory: Whether the process keeps the memory that it frees.
+        fast_convolutions: Whether the convolutions are those of `models.blocks.cpu_convolutions`
+            instead of the libraries'.
     """
 
     num_threads: int
@@ -132,15 +136,15 @@ class Variant(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """One row of a table.
+    """A row of a table.
 
     Attributes:
-        name: Of the variant.
-        median_ms: Over the rounds.
-        speedup: Median over the rounds of plain / variant.
+        name: Name of the variant.
+        median_ms: Median time over the rounds.
+        speedup: Median over the rounds of the plain form's time divided by the variant's.
         lowest: Lowest of those ratios.
         highest: Highest of them.
-        num_rounds: How many.
+        num_rounds: Number of these ratios.
     """
 
     name: str
@@ -152,12 +156,12 @@ class Timing(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it; returns JSON-able results.
+    """Run the benchmark and print it; returns JSON-serialisable results.
 
     Raises:
         DataError: The data set cannot be used.
@@ -206,7 +210,7 @@ def measure_all(arguments: Arguments, console: Console) -> dict[str, list[Timing
 
 
 def make_variants(num_threads: int) -> dict[str, Variant]:
-    """What is compared; the first is the plain form."""
+    """Make the variants that are compared; the first one is the plain form."""
     plain = Variant(num_threads)
     kept = plain._replace(channels_last=True, keep_memory=True)
     best = kept._replace(fast_convolutions=True)
@@ -225,15 +229,15 @@ def make_variants(num_threads: int) -> dict[str, Variant]:
 
 
 def measure_steps(network: str, arguments: Arguments) -> list[Timing]:
-    """Time training steps of all variants in turn, each in its own process.
+    """Time training steps of all variants alternately, each in its own process.
 
     Raises:
-        RuntimeError: A process died.
+        RuntimeError: A process ended unexpectedly.
     """
     variants = make_variants(arguments.num_threads)
     turns = {name: range(arguments.rounds + 1) for name in variants}
     if not bfloat16_is_fast(CPU):
-        # An emulated bfloat16 step takes as long as a dozen others: no warm-up in round 0.
+        # An emulated bfloat16 step takes as long as a dozen others, so round 0 does not warm it up.
         slow = range(1, min(arguments.bf16_rounds, arguments.rounds) + 1)
         turns |= {name: slow for name in variants if variants[name].precision == "bfloat16"}
     times: dict[str, list[float]] = {name: [] for name in variants if turns[name]}
@@ -252,7 +256,7 @@ def measure_steps(network: str, arguments: Arguments) -> list[Timing]:
 def serve_steps(
     connection: Connection, network: str, variant: Variant, batch_size: int, size: tuple[int, int]
 ) -> None:
-    """Body of a worker process: answer each message with the seconds of one training step."""
+    """Answer each message with the seconds of one training step, in a worker process."""
     if variant.keep_memory:
         keep_freed_memory()
     torch.set_num_threads(variant.num_threads)
@@ -317,7 +321,7 @@ def measure_data(arguments: Arguments) -> list[Timing]:
 
 
 def measure_lock(num_blocks: int = 20, block: int = 100) -> float:
-    """Median over blocks of the microseconds for taking and leaving the lock; nobody contends."""
+    """Measure the microseconds to acquire and release the free lock: the median over blocks."""
     microseconds = []
     with tempfile.TemporaryDirectory() as folder:
         lock = DeviceLock("cpu", Path(folder))
@@ -331,7 +335,7 @@ def measure_lock(num_blocks: int = 20, block: int = 100) -> float:
 
 
 def measure_folding(network: str, arguments: Arguments) -> list[Timing]:
-    """Measure latency in turn with BatchNorms as they are and folded."""
+    """Measure latency alternately with BatchNorms as they are and folded."""
     model = _build(network).eval()
     times: dict[str, list[float]] = {"BatchNorm as trained": [], "BatchNorm folded": []}
     for _ in range(arguments.latency_rounds):
@@ -352,7 +356,8 @@ def summarize(times: Mapping[str, Sequence[float]]) -> list[Timing]:
     """Compare every variant with the first, round by round.
 
     Args:
-        times: Seconds of each round, by variant; a variant may have fewer rounds than the first.
+        times: Seconds of each round, by variant; a variant may have fewer rounds than the first
+            one.
     """
     plain = next(iter(times.values()))
     rows = []
@@ -375,7 +380,7 @@ def summarize(times: Mapping[str, Sequence[float]]) -> list[Timing]:
 def _workers(
     variants: Mapping[str, Variant], network: str, arguments: Arguments
 ) -> Iterator[dict[str, Connection]]:
-    """Start one process per variant; they end with the block, or with this process."""
+    """Start one process for each variant; they end with the block, or with this process."""
     spawn = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     processes = []
@@ -387,7 +392,7 @@ def _workers(
             processes[-1].start()
             theirs.close()
         for name, connection in connections.items():
-            _receive(connection, f"{network}, {name}")  # nobody is timed before all are built
+            _receive(connection, f"{network}, {name}")  # nothing is timed before all are built
         yield connections
     finally:
         for process in processes:
@@ -399,7 +404,9 @@ def _receive(connection: Connection, name: str) -> float:
     try:
         return float(connection.recv())
     except EOFError:
-        raise RuntimeError(f"the process of {name} died, see above") from None
+        raise RuntimeError(
+            f"the process of {name} ended unexpectedly; its error is printed above"
+        ) from None
 
 
 def _build(network: str) -> nn.Module:
@@ -430,7 +437,7 @@ def _make_png_files(folder: Path, num_samples: int = 32) -> SegmentationDataset:
 
 
 def print_table(title: str, rows: Sequence[Timing], console: Console) -> None:
-    """Print one row per variant."""
+    """Print one row for each variant."""
     table = Table("", title=title, title_justify="left")
     for heading in ("median ms", "times faster", "lowest", "highest", "rounds"):
         table.add_column(heading, justify="right")

@@ -1,4 +1,4 @@
-"""A study on a cluster, and who breaks one thing after another while it runs."""
+"""Run a study on a cluster and break one thing after another while it runs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import psutil
 from fault_clusters import HEAD, NUM_NODES, FaultCluster, FaultKind, wait_for
 from stage_watch import Attempt, StageWatch
 
-RECOVERY_SECONDS = 180.0  # after which a fault counts as not recovered from
-RETURN_SECONDS = 180.0  # for a node to come back
-START_SECONDS = 180.0  # for a driver to begin with the study
-CHOICE_SECONDS = 120.0  # for a stage to run where the fault is to hit
-NODE_FAULTS: tuple[FaultKind, ...] = ("raylet", "notice", "link")
+RECOVERY_SECONDS = 180.0  # after this time a fault counts as not recovered
+RETURN_SECONDS = 180.0  # limit for a node to come back
+START_SECONDS = 180.0  # limit for a driver to start the study
+CHOICE_SECONDS = 120.0  # limit until a stage runs where the fault should hit
+NODE_FAULTS: tuple[FaultKind, ...] = ("raylet", "preemption", "link")
 
 
 class Victim(NamedTuple):
-    """A stage that a fault cut short.
+    """A stage that a fault interrupted.
 
     Attributes:
-        stage: Its folder in the store.
-        lost_seconds: CPU time since its last checkpoint, or since its beginning.
+        stage: Folder of the stage in the store.
+        lost_seconds: CPU seconds since its last checkpoint, or since its start.
     """
 
     stage: str
@@ -39,14 +39,15 @@ class Victim(NamedTuple):
 
 @dataclass(kw_only=True, slots=True)
 class Fault:
-    """What was broken, and what came of it.
+    """A fault and its effect.
 
     Attributes:
-        kind: Of the fault.
-        node: Where.
-        at: Seconds since the study began.
-        victims: Stages cut short.
-        recovery_seconds: Until all of them were worked on again, or done; None: not in time.
+        kind: Kind of the fault.
+        node: Node that it hit.
+        at: Seconds from the start of the study to the fault.
+        victims: Stages that it interrupted.
+        recovery_seconds: Seconds until all of them had resumed or were finished; None if this took
+            too long.
     """
 
     kind: FaultKind
@@ -57,22 +58,23 @@ class Fault:
 
     @property
     def lost_seconds(self) -> float:
-        """Work lost in all stages."""
+        """The work that was lost in all stages."""
         return sum(victim.lost_seconds for victim in self.victims)
 
 
 @dataclass(kw_only=True, slots=True)
 class Session:
-    """A study on a cluster, driver after driver.
+    """A study on a cluster, with one driver after another.
 
     Attributes:
-        cluster: Where it runs.
-        folder: Takes the run and what the drivers print.
-        flags: Of search/run.py.
-        num_pipelines: Of the study.
-        most_drivers: After which something else than a fault must be wrong.
-        drivers: Processes that were started for it, the last one running.
-        started: `time.time` of the first.
+        cluster: Cluster on which it runs.
+        folder: Folder for the run and for the output of the drivers.
+        flags: Flags of search/run.py.
+        num_pipelines: Number of pipelines of the study.
+        most_drivers: Largest number of drivers; if more end, something other than a fault must be
+            wrong.
+        drivers: Processes of the drivers that were started; only the last one may still run.
+        started: `time.time` when the first driver was started.
     """
 
     cluster: FaultCluster
@@ -85,24 +87,24 @@ class Session:
 
     @property
     def run_dir(self) -> Path:
-        """Folder of the run, once there is one."""
+        """The folder of the run, once it exists."""
         return next(iter(self.folder.glob("runs/*-*")))
 
     @property
     def log(self) -> Path:
-        """What the drivers print."""
+        """The file with the output of the drivers."""
         return self.folder / "driver.log"
 
     @property
     def is_running(self) -> bool:
-        """Whether its driver lives."""
+        """Whether the last driver is still running."""
         return self.drivers[-1].poll() is None
 
     def start(self) -> None:
         """Start the study and wait for its first stages.
 
         Raises:
-            RuntimeError: It ended at once, or does not begin.
+            RuntimeError: The study ended at once or did not start in time.
         """
         self.folder.mkdir()
         self.started = time.time()
@@ -118,7 +120,7 @@ class Session:
         """Start the next driver.
 
         Raises:
-            RuntimeError: There were too many.
+            RuntimeError: There were too many drivers.
         """
         if len(self.drivers) >= self.most_drivers:
             raise RuntimeError(f"{len(self.drivers)} drivers ended: {self.log.read_text()}")
@@ -128,7 +130,7 @@ class Session:
         """Start the next driver if the last one ended before the study did.
 
         Returns:
-            Whether the study goes on.
+            Whether the study is still running.
         """
         if self.is_running:
             return True
@@ -138,14 +140,14 @@ class Session:
         return True
 
     def end(self) -> None:
-        """Kill a driver that still runs."""
+        """Kill a driver that is still running."""
         for driver in self.drivers:
             if driver.poll() is None:
                 driver.kill()
                 driver.wait()
 
     def count_ended(self) -> int:
-        """Pipelines that are over, as the results say."""
+        """Count the pipelines that have ended, as in the results files."""
         return sum(row["state"] != "running" for row in read_trials(self.run_dir))
 
     def _start(self, *arguments: str) -> None:
@@ -153,14 +155,14 @@ class Session:
 
 
 class Breaker:
-    """Breaks one thing after another while a study runs.
+    """A breaker that causes one fault after another while a study runs.
 
     Args:
-        session: The study.
-        watch: Sees who works on what.
-        cut_seconds: Time that a link stays cut.
+        session: Study to disturb.
+        watch: Watch that says which process works on which stage.
+        cut_seconds: Time for which a link stays cut.
         pause_seconds: Longest random time between the moment that a fault is due and the fault.
-        seed: Of kinds, places and moments.
+        seed: Seed of the kinds, the places and the times of the faults.
     """
 
     def __init__(
@@ -180,13 +182,15 @@ class Breaker:
         self._random = random.Random(seed)
 
     def break_all(self, number: int, num_pipelines: int | None = None) -> Iterator[Fault]:
-        """Yield every fault, once its stages are worked on again.
+        """Yield every fault, once its stages have resumed.
 
-        They come at equal shares of the pipelines; one that finds nothing to break is left out.
+        The faults come at equal shares of the pipelines; a fault is omitted if there is nothing to
+        break.
 
         Args:
-            number: Of faults.
-            num_pipelines: Over which they are spread; default: all of the study.
+            number: Number of faults.
+            num_pipelines: Number of pipelines over which they are spread; default: all pipelines of
+                the study.
 
         Raises:
             RuntimeError: A node does not come back.
@@ -206,7 +210,7 @@ class Breaker:
                 return
 
     def _break(self, kind: FaultKind) -> Fault | None:
-        """Break one thing and wait until its stages are worked on again; None: nothing to break."""
+        """Cause a fault and wait until its stages have resumed; None if nothing can break."""
         self._await_nodes(kind)
         chosen = self._choose_attempt(kind)
         if chosen is None:
@@ -220,7 +224,7 @@ class Breaker:
             pids = {pid for pid in psutil.pids() if self._cluster.node_of(pid) == node}
         now, hit = time.time(), [a for a in self._watch.working() if a.pid in pids]
         self._strike(kind, node, chosen)
-        # A process may have gone over to its next stage before it was hit.
+        # A process may have started its next stage before the fault hit it.
         hit += [a for a in self._watch.attempts if a.began > now and a.pid in pids and not a.found]
 
         def again() -> list[float | None]:
@@ -240,7 +244,7 @@ class Breaker:
         )
 
     def _await_nodes(self, kind: FaultKind) -> None:
-        """Have all worker nodes there before one of them is taken away."""
+        """Wait until all worker nodes are present, before one of them is broken."""
         nodes = range(HEAD + 1, NUM_NODES + 1)
         if kind in NODE_FAULTS and not wait_for(
             lambda: all(self._cluster.raylet(node) for node in nodes), RETURN_SECONDS
@@ -248,7 +252,7 @@ class Breaker:
             raise RuntimeError(f"a node did not come back within {RETURN_SECONDS:g} s")
 
     def _choose_attempt(self, kind: FaultKind) -> Attempt | None:
-        """A running stage that the fault is to hit; None if there is none for long."""
+        """Choose a running stage that the fault should hit; None if none runs for a long time."""
         deadline = time.monotonic() + CHOICE_SECONDS
         while self._session.keep_up() and time.monotonic() < deadline:
             working = self._watch.working()
@@ -270,19 +274,20 @@ class Breaker:
             raylet = self._cluster.raylet(node)
             if kind == "raylet":
                 _kill(raylet)
-            elif kind == "notice":
+            elif kind == "preemption":
                 _shut_down(raylet)
             else:
                 self._cluster.set_link(node, is_up=False)
                 time.sleep(self._cut_seconds)
                 self._cluster.set_link(node, is_up=True)
-            # Ray has given up a node that was cut off, whose raylet ends once it hears of that.
+            # Ray has declared a node dead whose link was cut; its raylet ends once it learns of
+            # this.
             wait_for(lambda: self._cluster.raylet(node) != raylet, RETURN_SECONDS)
             self._cluster.restart(node)
 
 
 def read_trials(run_dir: Path) -> list[dict[str, str]]:
-    """Rows of trials.csv; none while there is no such file."""
+    """Read the rows of trials.csv; there are none while the file does not exist."""
     path = run_dir / "trials.csv"
     if not path.exists():
         return []
@@ -297,7 +302,7 @@ def _kill(pid: int | None) -> None:
 
 
 def _shut_down(raylet: int | None) -> None:
-    """Ask everything of a node to end, as the system of a machine does that is taken back."""
+    """Terminate all processes of a node, as the system of a preempted machine does."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(raylet)
         for each in [*process.children(recursive=True), process]:

@@ -1,12 +1,15 @@
-"""What a cache of the teacher's logits is worth: time of a step, and mIoU, against a live teacher.
+"""Compare a cache of the teacher's logits with a live teacher: time of a step, and mIoU.
 
-Takes teacher and pruned student from a run of `search/run.py`; what is missing is computed.
-  step    one fine-tuning step, samples and all, with the teacher running at each step and with its
-          logits read from the cache, always in turn (A B A B ...), so that a machine that slows
-          down slows both alike. "Times faster" is the median over the rounds of live / cached
-          within a round. Making the cache is timed apart: it is paid for once per node.
-  mIoU    fine-tunings with every seed under both teachers, paired by seed as in distillation.py.
-          Finished ones lie in the run's store; an interrupted benchmark goes on where it was.
+The benchmark takes the teacher and the pruned student from a run of `search/run.py`, and computes
+those that are missing.
+  step    It times a fine-tuning step, including its samples, with the teacher running at each step
+          and with its logits read from the cache. The two always alternate (A B A B ...), so that a
+          machine that slows down slows both alike. "Times faster" is the median over the rounds of
+          live / cached in the same round. Making the cache, which happens once on each node, is
+          timed separately.
+  mIoU    It runs fine-tunings with every seed and both teachers, paired by seed as in
+          distillation.py. Finished ones are kept in the run's store, so an interrupted benchmark
+          continues where it stopped.
 
 Example:
   python benchmarks/teacher_cache.py --run-dir runs/camvid-20260101-120000 --output cache.json
@@ -50,19 +53,20 @@ from trainables.stages.distilled import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is compared.
+    """Student, teachers and fine-tunings to compare.
 
     Attributes:
-        run_dir: Folder of a run, with config.json and stages/.
-        pruning_ratio: Of the student, as in the run's trials if its pruned network is to be reused.
-        sparsity_lambda: Of the student, likewise.
-        stride: Pixels from one cached logit to the next.
-        top_k: Largest logits of a place that are cached; default: all.
-        rounds: Timed rounds of steps, after one to warm up.
-        seeds: Seeds of the fine-tunings; none: only steps are timed.
-        num_steps: Steps of a fine-tuning; default: the run's.
-        num_threads: CPU threads of each process.
-        jobs: Fine-tunings at a time.
+        run_dir: Folder of a run, which contains config.json and stages/.
+        pruning_ratio: Pruning ratio of the student; a pruned network of the run is reused if the
+            ratio is one of its trials' ratios.
+        sparsity_lambda: Sparsity lambda of the student, likewise.
+        stride: Number of pixels from one cached logit to the next.
+        top_k: Number of logits that are cached at each position, the largest ones; default: all.
+        rounds: Number of timed rounds of steps, after one round to warm up.
+        seeds: Seeds of the fine-tunings; without seeds, only steps are timed.
+        num_steps: Number of steps of each fine-tuning; default: that of the run.
+        num_threads: Number of CPU threads of each process.
+        jobs: Number of fine-tunings at a time.
         device: cpu, cuda or cuda:N.
         output: JSON file for the results.
     """
@@ -85,10 +89,10 @@ class Arguments:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be different ones, got {self.seeds}")
+            raise ValueError(f"seeds must be distinct, got {self.seeds}")
 
     def fine_tuning(self, source: TeacherLogitsConfig) -> distillation.Arguments:
-        """The same for distillation.py, under one of the two teachers."""
+        """Make the arguments of distillation.py with one of the two teachers."""
         return distillation.Arguments(
             run_dir=self.run_dir,
             pruning_ratio=self.pruning_ratio,
@@ -103,7 +107,7 @@ class Arguments:
 
     @property
     def teachers(self) -> dict[str, TeacherLogitsConfig]:
-        """What is compared, the reference first."""
+        """The teachers to compare; the reference is the first."""
         return {
             "live": TeacherLogitsConfig(source="live"),
             "cached": TeacherLogitsConfig(stride=self.stride, top_k=self.top_k),
@@ -111,21 +115,21 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(
         Arguments,
         run,
         argv,
         description=__doc__,
-        interrupted="interrupted; the same command goes on from here",
+        interrupted="interrupted; the same command continues from here",
     )
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it.
+    """Run the benchmark and print its results.
 
     Returns:
-        JSON-able results.
+        Results that are JSON-serialisable.
 
     Raises:
         ValueError: The run, its data or a setting cannot be used.
@@ -136,10 +140,10 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     num_bytes = sum(path.stat().st_size for path in cached.logits.folder.iterdir())
     console.print(
         f"cache of {len(cached.logits)} images: {num_bytes / 2**20:.1f} MiB, made in "
-        f"{cached.seconds:.1f} s (0: found)",
+        f"{cached.seconds:.1f} s (0 if it existed)",
         highlight=False,
     )
-    step_time.print_table("fine-tuning step under a teacher", rows, console)
+    step_time.print_table("fine-tuning step with a teacher", rows, console)
     miou = fine_tune_all(arguments, console)
     comparison = None
     if arguments.seeds:
@@ -167,7 +171,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 
 
 def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.Timing]]:
-    """Time steps under both teachers in turn; the same positions of the stream for both."""
+    """Time steps with both teachers alternately, on the same positions of the stream."""
     shared = arguments.fine_tuning(arguments.teachers["live"])
     config, store = read_pipeline(shared), open_store(shared)
     context = make_context(shared, arguments.num_threads)
@@ -237,7 +241,7 @@ def make_step(
 
 
 def fine_tune_all(arguments: Arguments, console: Console) -> dict[str, dict[int, float]]:
-    """Val mIoU in 0..1 by teacher and seed."""
+    """Run the fine-tunings; returns the val mIoU, from 0 to 1, by teacher and seed."""
     tasks = {
         FineTuning(arguments.fine_tuning(teacher), "dkd", seed): name
         for seed in arguments.seeds

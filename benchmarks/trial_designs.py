@@ -1,21 +1,21 @@
-"""What one Optuna trial should be: one network, one network that may continue, or a whole sweep.
+"""Compare designs of a trial: one network, one network that may continue another, or a whole sweep.
 
 Every design spends the same budget of training steps on CamVid at 96 x 128, with the networks and
 schedules of benchmarks/search_cost.py (dual_branch resnet18 w0.25; dense 210 steps, sparse 60, each
-fine-tuning 90), and is judged by the hypervolume of (mIoU, MACs, parameters) that it has reached:
+fine-tuning 90). It is judged by the hypervolume of (mIoU, MACs, parameters) that it has reached:
   careful      one trial per network, each pruned from its sparse network; all trainings are shared
-  paper        the same, in search_cost's own space (DKD alone, beta to 10)
+  paper        the same, in the space of search_cost itself (only DKD, beta up to 10)
   continuing   one trial per network; it continues from the best finished network of the nearest
                lower ratio and the same scope, if there is one
   hybrid       a default sweep first (0.2, 0.3 ... 0.7, local, labels only), then continuing
-  any scope    as hybrid, but the network continued from may have another scope
+  any scope    as hybrid, but the network that it continues from may have another scope
   polishing    as hybrid, but a network may also continue from the best of its own ratio
-  sweep        one trial is a whole sweep, worth its own hypervolume; a median pruner may stop it
-               after any link; the first trial is the default sweep
-  single       the default sweep alone
-TPE samples in all of them, with the same number of random trials. The teacher's steps are not
-counted. Equal trainings (same seed, same settings) are run once and charged to every design that
-asks for them.
+  sweep        one trial is a whole sweep and is scored by its hypervolume; a median pruner may
+               stop it after any network; the first trial is the default sweep
+  single       only the default sweep
+TPE samples the settings in all of them, with the same number of random trials. The teacher's steps
+are not counted. Equal trainings (same seed, same settings) are run once and charged to every design
+that asks for them.
 
 Example (20 minutes per seed on one core):
   export SEGFRONT_CAMVID=...
@@ -76,14 +76,15 @@ BEGIN_WITH_A_SWEEP = ("single", "hybrid", "any scope", "polishing")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is compared.
+    """Designs to compare.
 
     Attributes:
-        seeds: Of trainings and samplers.
-        designs: Which.
-        budget: Training steps of each design.
-        budgets: Where the hypervolume is read.
-        folder: Keeps finished trainings, so that an interrupted benchmark goes on.
+        seeds: Seeds of the trainings and samplers.
+        designs: Designs to compare.
+        budget: Number of training steps of each design.
+        budgets: Numbers of steps after which the hypervolume is reported.
+        folder: Folder in which finished trainings are kept, so that an interrupted benchmark
+            continues.
         output: JSON file for the results.
     """
 
@@ -96,11 +97,13 @@ class Arguments:
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.designs) - set(DESIGNS)):
-            raise ValueError(f"designs must be of {', '.join(DESIGNS)}; got {', '.join(unknown)}")
+            raise ValueError(
+                f"designs must be among {', '.join(DESIGNS)}; got {', '.join(unknown)}"
+            )
 
 
 class Distillation(NamedTuple):
-    """What a fine-tuning learns from: `name` is none, kd or dkd, as in `trainables.distillers`."""
+    """The losses of a fine-tuning; `name` is none, kd or dkd, as in `trainables.distillers`."""
 
     name: str = "none"
     temperature: float = 4.0
@@ -124,7 +127,7 @@ class Distillation(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How a network, or every network of a sweep, is made."""
+    """The settings of a network, or of every network of a sweep."""
 
     sparsity_lambda: float = 1e-4
     scope: str = "local"
@@ -133,14 +136,14 @@ class Settings(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A finished training.
+    """A trained network.
 
     Attributes:
-        key: Names its files.
-        ratio: Share of the original channels that is gone.
-        scope: How they were chosen.
-        depth: Trainings since the sparse network.
-        metrics: Objectives.
+        key: Name of its files.
+        ratio: Share of the original channels that were removed.
+        scope: Scope in which these were chosen.
+        depth: Number of trainings since the sparse network.
+        metrics: Objectives of the network.
     """
 
     key: str
@@ -151,10 +154,10 @@ class Network(NamedTuple):
 
 
 class Ledger:
-    """What a design has paid, and the networks that it has.
+    """The steps that a design has spent, and the networks that it has trained.
 
     Args:
-        budget: Steps after which it ends.
+        budget: Number of steps after which the design ends.
     """
 
     def __init__(self, budget: int) -> None:
@@ -168,7 +171,7 @@ class Ledger:
         """Charge a training once.
 
         Raises:
-            StopIteration: The budget does not hold it.
+            BudgetSpent: The training does not fit into the budget.
         """
         if key in self.paid:
             return
@@ -178,21 +181,21 @@ class Ledger:
         self.steps += steps
 
     def add(self, network: Network) -> None:
-        """Note a finished network."""
+        """Add a finished network."""
         self.networks.append(network)
         self.events.append((self.steps, network.metrics))
 
 
-class BudgetSpent(Exception):  # noqa: N818 - says what happened
+class BudgetSpent(Exception):  # noqa: N818 - the name says what happened
     """The next training does not fit into the budget."""
 
 
 class Workshop:
-    """Trains networks, each once.
+    """A workshop that trains each network only once.
 
     Args:
-        seed: Of weights, order and augmentation.
-        folder: Of finished trainings.
+        seed: Seed of the weights, the order and the augmentation.
+        folder: Folder of finished trainings.
     """
 
     def __init__(self, seed: int, folder: Path) -> None:
@@ -221,7 +224,7 @@ class Workshop:
         self.reference = {**self.dense.metrics, "miou": 0.0}
 
     def sparse(self, ledger: Ledger, sparsity_lambda: float) -> Network:
-        """The sparse network of a lambda."""
+        """Get the sparse network of a lambda."""
         ledger.pay(self.dense.key, DENSE.num_steps)
         key = _hash(self.dense.key, "sparse", sparsity_lambda)
         ledger.pay(key, SPARSE.num_steps)
@@ -307,7 +310,7 @@ class Workshop:
 
 
 def suggest(trial: optuna.Trial, *, as_paper: bool = False) -> Settings:
-    """Settings that all designs search."""
+    """Let the sampler suggest the settings that all designs search."""
     name = "dkd" if as_paper else trial.suggest_categorical("distiller", ["none", "kd", "dkd"])
     weights: dict[str, float] = {}
     if as_paper:
@@ -343,7 +346,7 @@ def search_networks(
     any_scope: bool = False,
     as_paper: bool = False,
 ) -> None:
-    """One trial per network, until the budget is spent."""
+    """Run one trial for each network until the budget is spent."""
     study = optuna.create_study(
         directions=["maximize", "minimize", "minimize"], sampler=TPESampler(seed=seed)
     )
@@ -363,7 +366,7 @@ def search_networks(
 
 
 def choose_parent(networks: Sequence[Network], limit: float, scope: str | None) -> Network | None:
-    """The best of the nearest ratio below a limit, of a scope or of any."""
+    """Choose the best network of the nearest ratio below a limit, in one scope or in any."""
     below = [n for n in networks if scope in (None, n.scope) and n.ratio < limit - 1e-9]
     return max(below, key=lambda n: (n.ratio, n.metrics["miou"]), default=None)
 
@@ -371,7 +374,7 @@ def choose_parent(networks: Sequence[Network], limit: float, scope: str | None) 
 def walk(
     workshop: Workshop, ledger: Ledger, settings: Settings, ratios: Sequence[float]
 ) -> Iterator[Network]:
-    """A sweep, link by link."""
+    """Run a sweep, network by network."""
     network = workshop.sparse(ledger, settings.sparsity_lambda)
     for ratio in ratios:
         network = workshop.link(ledger, network, ratio, settings)
@@ -379,7 +382,7 @@ def walk(
 
 
 def search_sweeps(workshop: Workshop, ledger: Ledger, seed: int) -> None:
-    """One trial per sweep, until the budget is spent."""
+    """Run one trial for each sweep until the budget is spent."""
     study = optuna.create_study(
         direction="maximize",
         sampler=TPESampler(seed=seed, n_startup_trials=3),
@@ -411,7 +414,7 @@ def search_sweeps(workshop: Workshop, ledger: Ledger, seed: int) -> None:
 
 
 def run_design(design: str, workshop: Workshop, seed: int, budget: int) -> Ledger:
-    """Spend the budget in one way."""
+    """Spend the budget on one design."""
     ledger = Ledger(budget)
     try:
         if design in BEGIN_WITH_A_SWEEP:
@@ -419,8 +422,15 @@ def run_design(design: str, workshop: Workshop, seed: int, budget: int) -> Ledge
         if design == "sweep":
             search_sweeps(workshop, ledger, seed)
         elif design != "single":
-            continues = design in ("continuing", "hybrid")
-            search_networks(workshop, ledger, seed, continues=continues, as_paper=design == "paper")
+            search_networks(
+                workshop,
+                ledger,
+                seed,
+                continues=design in ("continuing", "hybrid", "any scope", "polishing"),
+                polishes=design == "polishing",
+                any_scope=design == "any scope",
+                as_paper=design == "paper",
+            )
     except BudgetSpent:
         pass
     return ledger
@@ -460,7 +470,7 @@ def _hash(*parts: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 

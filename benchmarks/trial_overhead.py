@@ -1,12 +1,14 @@
-"""What a stage costs beside its work, against a trial of plain Ray Tune.
+"""Measure the time that a stage costs besides its work, against a trial of plain Ray Tune.
 
-A study is run twice on one store (`--store`). The second time every stage is found, so that all of
-its time goes into asking the sampler, scheduling, Tune's and Ray's messages, reading and checking
-artefacts, and results files. Plain Tune runs as many trials of a function that reports three
-numbers at once, with OptunaSearch over the same space, `reuse_actors=True` and as many at a time.
+A study is run twice on one store (`--store`). The second time, every stage is found in the store,
+so all of its time goes into asking the sampler, scheduling, the messages of Tune and Ray, reading
+and checking artefacts, and results files. Plain Tune runs as many trials of a function that reports
+three numbers at once, with OptunaSearch over the same space, `reuse_actors=True` and as many trials
+at a time.
 
-Reported: seconds from the end of a trial to the end of the next one, over all places, without the
-start of Ray and of the first processes; and the seconds that a trial holds its place.
+The benchmark reports the seconds from the end of one trial to the end of the next, over all
+workers, without the start of Ray and of the first processes; and the seconds that a trial holds
+its worker.
 
 Example (4 minutes on two idle cores):
   python benchmarks/trial_overhead.py --output trial_overhead.json
@@ -44,15 +46,15 @@ STUDY = shlex.split("""
     --pipeline.teacher-training.num-steps 1 --pipeline.dense.num-steps 1
     --pipeline.sparse.num-steps 1 --pipeline.distil.num-steps 1
 """)
-WARM_UP = 4  # trials, in which processes start
+WARM_UP = 4  # number of trials during which processes start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What is timed.
+    """Study to time.
 
     Attributes:
-        num_pipelines: Of the study.
+        num_pipelines: Number of pipelines of the study.
         output: JSON file for the results.
     """
 
@@ -65,13 +67,13 @@ class Arguments:
 
 
 class Timing(NamedTuple):
-    """Trials of one search.
+    """The times of one search's trials.
 
     Attributes:
-        search: Which.
-        num_trials: That were timed.
-        interval_ms: Mean time between two ends.
-        held_ms: Median time that a trial held its place, as Tune says.
+        search: Name of the search.
+        num_trials: Number of trials that were timed.
+        interval_ms: Mean time from the end of a trial to the next end.
+        held_ms: Median time that a trial held its worker, as Tune reports it.
     """
 
     search: str
@@ -81,7 +83,7 @@ class Timing(NamedTuple):
 
 
 def time_ours(arguments: Arguments, folder: Path) -> Timing:
-    """Run the study twice; time the second one's stages."""
+    """Run the study twice and time the stages of the second run."""
     for runs in ("first", "second"):
         command = [sys.executable, str(ROOT / "search" / "run.py"), *STUDY,
                    "--num-pipelines", str(arguments.num_pipelines),
@@ -93,7 +95,7 @@ def time_ours(arguments: Arguments, folder: Path) -> Timing:
 
 
 def time_plain(folder: Path, num_trials: int) -> Timing:
-    """Run as many trials of a function that does nothing."""
+    """Run the same number of trials of a function that does nothing."""
     study = quickstart()
 
     def run_trial(trial: dict[str, Any]) -> None:
@@ -104,9 +106,9 @@ def time_plain(folder: Path, num_trials: int) -> Timing:
 
 
 def read_timing(search: str, folder: Path) -> Timing:
-    """Read from Tune's result files when every trial ended, and how long it took."""
+    """Read from Tune's result files when every trial ended and how long it took."""
     paths = [path for path in folder.rglob("result.json") if "stages" not in path.parts]
-    # Not by the files' own times: Tune copies them at the end.
+    # The times of the files themselves cannot be used, because Tune copies the files at the end.
     results = [json.loads(path.read_text().splitlines()[-1]) for path in paths]
     results.sort(key=lambda result: result["timestamp"])
     timed = results[WARM_UP:]
@@ -120,16 +122,16 @@ def read_timing(search: str, folder: Path) -> Timing:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Time, print, write; returns the exit status, see `run_command`."""
+    """Run the benchmark; returns the exit status, see `run_command`."""
     return run_command(Arguments, run, argv, description=__doc__)
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Do the whole benchmark and print it; returns JSON-able results."""
+    """Run the benchmark and print it; returns JSON-serialisable results."""
     with tempfile.TemporaryDirectory() as scratch:
         ours = time_ours(arguments, Path(scratch))
         plain = time_plain(Path(scratch), ours.num_trials + WARM_UP)
-    table = Table(title="time beside the work")
+    table = Table(title="time besides the work")
     for name in ("search", "trials", "ms from end to end", "ms held"):
         table.add_column(name, justify="left" if name == "search" else "right")
     for timing in (ours, plain):

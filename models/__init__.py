@@ -123,27 +123,29 @@ def create_model(
     Args:
         name: A key of `MODELS`; "smp:Unet" and every other architecture of
             segmentation-models-pytorch; "torchvision:deeplabv3_resnet50" and the others of
-            torchvision; "package.module:factory" or "path/to/file.py:factory" of your own, where
-            the factory returns any `nn.Module` (see `models.foreign.ForeignNetwork`).
-        num_classes: Outputs of the network, at least 2; a factory gets them as `num_classes`,
-            `classes` or `n_classes`, whichever it takes.
-        outputs: For each class of the data the output that stands for it, where the network has
-            more outputs than classes or another order; None: the outputs are the classes.
-        size_multiple: See `models.foreign.ForeignNetwork`; None: found out. Not for `MODELS`.
-        **kwargs: The network's own keywords, see its class. Those of `MODELS` with a backbone take
-            `backbone_weights` (None: random; "imagenet": downloaded; else a safetensors file).
+            torchvision; or your own "package.module:factory" or "path/to/file.py:factory", which
+            returns any `nn.Module` (see `models.foreign.ForeignNetwork`).
+        num_classes: Number of outputs of the network, at least 2. A factory of yours receives it as
+            `num_classes`, `classes` or `n_classes`, whichever it takes.
+        outputs: Index of the network's output for each class of the data, when the network has more
+            outputs than the data has classes or another order. None: output c is class c.
+        size_multiple: Multiple that the image sides must have, see `models.foreign.ForeignNetwork`.
+            None: found by trying. Not for `MODELS`.
+        **kwargs: Keywords of the network's class. Networks of `MODELS` that have a backbone take
+            `backbone_weights` (None: random; "imagenet": downloaded; else the path of a safetensors
+            file).
 
     Returns:
         The network: (N, 3, H, W) float, normalised, H and W at least 64 -> (N, num_classes, H, W)
         logits, and `WithAuxiliary` in train mode if it was built with auxiliary heads.
 
     Raises:
-        ValueError: An unknown name or keyword, or a value that is not allowed.
+        ValueError: The name or a keyword is unknown, or a value is not allowed.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes!r}")
     if outputs is not None and not all(0 <= i < num_classes for i in outputs):
-        raise ValueError(f"outputs must be of 0 to {num_classes - 1}, got {tuple(outputs)}")
+        raise ValueError(f"each of outputs must be in 0..{num_classes - 1}, got {tuple(outputs)}")
     if is_foreign(name):
         network = create_foreign(name, num_classes, kwargs, size_multiple=size_multiple)
     else:
@@ -156,10 +158,10 @@ def create_model(
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that `create_model` does not know; code of the user's is not imported.
+    """Raise an error if `create_model` does not know the name; user code is not imported.
 
     Raises:
-        ValueError: Neither a key of `MODELS` nor a name of a foreign network.
+        ValueError: The name is neither a key of `MODELS` nor the name of a foreign network.
     """
     if is_foreign(name):
         canonical_name(name)

@@ -1,9 +1,9 @@
-"""Checkpoints: one safetensors file that holds the structure, the tensors and what is known of it.
+"""Checkpoints: one safetensors file with a network's structure, tensors and metadata.
 
-The header's metadata bears five strings: `format`, `version`, `structure` (JSON, see
-`models.channels.structure.Structure`), `normalization` (JSON, see `models.normalization`) and
-`metadata` (the caller's JSON). Nothing is ever unpickled, no code is imported that only the file
-names, and a pruned network loads without the code that pruned it.
+The metadata of the header hold five strings: `format`, `version`, `structure` (JSON, see
+`models.structure.Structure`), `normalization` (JSON, see `models.normalization`) and
+`metadata` (the caller's JSON). Nothing is unpickled, code that only the file names is not imported,
+and a pruned network loads without being pruned again.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from models.channels.structure import (
+from models.files.atomic_file import write_atomically
+from models.network import SegmentationNetwork
+from models.normalization import IMAGENET, Normalization
+from models.resolving import UntrustedNetworkError
+from models.structure import (
     Structure,
     build_empty,
     describe_structure,
     get_shared_parameters,
     share_parameters,
 )
-from models.files.atomic_file import write_atomically
-from models.network import SegmentationNetwork
-from models.normalization import IMAGENET, Normalization
-from models.resolving import UntrustedNetworkError
 
 FORMAT = "segfront"
 VERSION = "1"
@@ -39,17 +39,17 @@ class CheckpointError(RuntimeError):
 def save_checkpoint(
     path: str | Path, model: SegmentationNetwork, metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a network, so that the path holds either the old file or the whole new one.
+    """Write a network atomically: the path holds either the old file or the complete new one.
 
     Args:
-        path: Where to; folders are made. By custom it ends in `.safetensors`.
-        model: From `models.create_model`, pruned or not, on any device. Buffers are kept bit by
-            bit, the counters of BatchNorm included.
-        metadata: JSON-able; `read_metadata` returns it.
+        path: Path of the file, by convention ending in `.safetensors`; missing folders are made.
+        model: Network from `models.create_model`, pruned or not, on any device. Buffers are stored
+            exactly, the counters of BatchNorm included.
+        metadata: JSON-serialisable values, which `read_metadata` returns.
 
     Raises:
-        ValueError: The network does not come from `models.create_model`, or the metadata are not
-            JSON.
+        ValueError: The network does not come from `models.create_model`, or the metadata cannot be
+            written as JSON.
     """
     path = Path(path)
     header = {
@@ -68,18 +68,20 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path, factory: str | None = None) -> SegmentationNetwork:
-    """Read a network, in eval mode on the CPU, as wide as it was saved.
+    """Read a network with the widths that it was saved with, in eval mode on the CPU.
 
     Args:
-        path: What `save_checkpoint` wrote.
-        factory: The foreign network that the file may name ("package.module:factory",
-            "path/to/file.py:factory"). Without it, such a file is refused, unless the network's
-            package is listed in the environment variable SEGFRONT_MODULES, or the process has
-            named the network itself (`models.resolving.allow`).
+        path: File that `save_checkpoint` wrote.
+        factory: Name of the foreign network that the file may load code of
+            ("package.module:factory" or "path/to/file.py:factory"). Without it such a file is
+            refused, unless the network's package is listed in the environment variable
+            SEGFRONT_MODULES or the process has allowed the network itself
+            (`models.resolving.allow`).
 
     Raises:
-        UntrustedNetworkError: The file names code that the caller does not; none was imported.
-        CheckpointError: The file is missing, corrupt, of another program or of another version,
+        UntrustedNetworkError: The file names code that the caller did not allow; no code was
+            imported.
+        CheckpointError: The file is missing, corrupt, from another program or of another version,
             or its tensors do not fit its structure.
     """
     path = Path(path)
@@ -105,7 +107,7 @@ def load_checkpoint(path: str | Path, factory: str | None = None) -> Segmentatio
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a file is a checkpoint of ours, rather than somebody's tensors."""
+    """Whether a file is a segfront checkpoint rather than any other safetensors file."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             return (file.metadata() or {}).get("format") == FORMAT
@@ -114,7 +116,7 @@ def is_checkpoint(path: str | Path) -> bool:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Read the caller's metadata alone; the tensors are not touched.
+    """Read only the caller's metadata, without the tensors.
 
     Raises:
         CheckpointError: As for `load_checkpoint`.
@@ -130,7 +132,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def read_structure(path: str | Path) -> Structure:
-    """Read the structure alone; the tensors are not touched.
+    """Read only the structure, without the tensors.
 
     Raises:
         CheckpointError: As for `load_checkpoint`.
@@ -142,7 +144,7 @@ def read_structure(path: str | Path) -> Structure:
 
 
 def _read_normalization(header: dict[str, str]) -> Normalization:
-    """Read how the network wants its pixels; older files say so in the caller's metadata."""
+    """Read the network's normalisation, which older files hold in the caller's metadata."""
     if "normalization" in header:
         return Normalization.from_json(json.loads(header["normalization"]))
     stated = json.loads(header.get("metadata", "{}"))
@@ -153,17 +155,17 @@ def _read_normalization(header: dict[str, str]) -> Normalization:
 
 def _read_header(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise CheckpointError(f"{path} is no file")
+        raise CheckpointError(f"{path} is not a file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             header = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
     if header.get("format") != FORMAT or "structure" not in header:
         raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of {FORMAT}")
     if header.get("version") != VERSION:
         found = header.get("version")
-        raise CheckpointError(f"{path} has version {found!r}, this program reads {VERSION!r}")
+        raise CheckpointError(f"{path} has version {found!r}, but this program reads {VERSION!r}")
     return header
 
 
@@ -171,4 +173,4 @@ def _to_json(metadata: Mapping[str, Any]) -> str:
     try:
         return json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"metadata must be JSON-able: {error}") from error
+        raise ValueError(f"metadata must be JSON-serialisable: {error}") from error

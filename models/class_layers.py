@@ -1,4 +1,4 @@
-"""Other classes for a network that was trained to tell some apart."""
+"""Replaces the class layers of a trained network, for other classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.network import SegmentationNetwork
 
 
 def renew_class_layers(model: SegmentationNetwork, num_classes: int) -> None:
-    """Replace the layers that give the classes, in place, by new ones with random weights.
+    """Replace the layers whose outputs are the classes, in place, by new ones with random weights.
 
     Args:
-        model: Pruned or not; what leads to its classes stays.
-        num_classes: Of the new layers.
+        model: Network, pruned or not; all its other layers stay.
+        num_classes: Number of classes of the new layers.
 
     Raises:
         ValueError: More of the network than its last layers depends on the number of classes.
@@ -37,12 +37,12 @@ def renew_class_layers(model: SegmentationNetwork, num_classes: int) -> None:
     except RuntimeError as error:
         raise ValueError(_explain(model, str(error))) from error
     if found != num_classes:
-        raise ValueError(_explain(model, f"it gives {found} channels"))
+        raise ValueError(_explain(model, f"its output has {found} channels"))
 
 
 def _explain(model: SegmentationNetwork, reason: str) -> str:
     return (
-        f"the classes of {model.name} cannot be exchanged, for more than its last layers depends "
+        f"the classes of {model.name} cannot be exchanged, because not only its last layers depend "
         f"on their number: {reason}"
     )
 
@@ -58,4 +58,4 @@ def _make_alike(name: str, layer: nn.Module, num_outputs: int) -> nn.Module:
             options["output_padding"] = layer.output_padding
         kind = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv2d
         return kind(layer.in_channels, num_outputs, bias=has_bias, **options)
-    raise ValueError(f"{name} gives the classes, but a {type(layer).__name__} cannot be renewed")
+    raise ValueError(f"{name} outputs the classes, but a {type(layer).__name__} cannot be renewed")

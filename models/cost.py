@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-accumulates, counted without running it."""
+"""The cost of a network: parameters and multiply-accumulates, counted without running it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """The size of a network and the work for one image.
+    """The size of a network and its arithmetic for one image.
 
     Attributes:
-        num_params: Parameters, trainable or not; buffers are not counted.
+        num_params: Number of parameters, trainable or not; buffers are not counted.
         macs: Multiply-accumulates of convolutions (transposed ones too), linear layers and matrix
             products, for a batch of 1 in eval mode. BatchNorm, activations, pooling, resizing and
-            biases count as nothing, unless counted as fvcore does. The papers call this FLOPs.
+            biases are counted only in the convention of fvcore. Papers call this number FLOPs.
     """
 
     num_params: int
@@ -40,7 +40,8 @@ def _count_pooling(images: tuple[int, ...], *_: Any, **__: Any) -> int:
     return 2 * math.prod(images)
 
 
-# What fvcore counts besides MACs, times two: PyTorch's counter has two FLOPs for a MAC.
+# Operations that fvcore counts besides MACs, times two: PyTorch's counter counts two FLOPs for a
+# MAC.
 _FVCORE: dict[Any, Callable[..., int]] = {
     torch.ops.aten.native_batch_norm: _count_batch_norm,
     torch.ops.aten._native_batch_norm_legit_no_training: _count_batch_norm,
@@ -61,12 +62,13 @@ def count_cost(
         for each output of a bilinear resizing, one for each input of an adaptive pooling.
 
     Args:
-        model: Left untouched; auxiliary heads count as parameters, but do no work in eval mode.
+        model: Network, which is not changed. Auxiliary heads count as parameters, but do no work in
+            eval mode.
         input_shape: (C, H, W) of one image.
-        convention: "macs", or "fvcore" for its sum of MACs and other operations.
+        convention: "macs", or "fvcore" for that library's sum of MACs and other operations.
 
     Raises:
-        ValueError: The shape is not three positive numbers, or an unknown convention.
+        ValueError: The shape is not three positive numbers, or the convention is unknown.
     """
     if convention not in ("macs", "fvcore"):
         raise ValueError(f"convention must be 'macs' or 'fvcore', got {convention!r}")
@@ -83,7 +85,7 @@ def count_cost(
 
 
 def _copy_to_meta(model: nn.Module) -> nn.Module:
-    """Copy a network without its numbers: the memo hands out meta tensors for every tensor."""
+    """Copy a network without its values: the memo replaces every tensor by a meta tensor."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(

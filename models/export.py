@@ -1,4 +1,4 @@
-"""Export to ONNX: one file for any engine, written only once it computes what PyTorch computes.
+"""Export to ONNX. A file is written only if it computes what PyTorch computes.
 
 Examples:
   python -m models.export RUN_DIR --trial 4
@@ -41,22 +41,21 @@ PROGRAM = "python -m models.export"
 MAX_ERROR = 1e-4
 MAX_ERROR_UNPOOLING = 0.03
 SMALLEST_SIDE = 64
-UNSET = (0, 0)  # not None, which would let tyro take the words after a size for part of it
+UNSET = (0, 0)  # not None, because tyro would then read words after a size as part of it
 ERRORS = (CheckpointError, EngineError, ExportError, RunFolderError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Export:
-    """A written file and what is known of it.
+    """An exported file.
 
     Attributes:
-        path: Where it lies.
-        num_bytes: Its size.
-        input_shape: (N, 3, H, W) of its input `images`.
-        output_shape: Of its output: (N, num_classes, H, W) `logits` or (N, H, W) `classes`.
-        error: Of its logits in onnxruntime: the root of the sum of the squared differences from
-            PyTorch's, relative to the root of the sum of the squares of PyTorch's. Of classes: the
-            share of pixels that differ.
+        path: Path of the file.
+        num_bytes: Size of the file.
+        input_shape: Shape of its input `images`, (N, 3, H, W).
+        output_shape: Shape of its output, (N, num_classes, H, W) `logits` or (N, H, W) `classes`.
+        error: Relative error of the logits in onnxruntime: L2 norm of the difference from PyTorch's
+            logits divided by the L2 norm of those. For classes: fraction of pixels that differ.
     """
 
     path: Path
@@ -66,7 +65,7 @@ class Export:
     error: float
 
     def describe(self, images: str, answer: str) -> str:
-        """Say what was written in a line."""
+        """Describe the file in one line."""
         return (
             f"{self.path}: {self.num_bytes / 1e6:.1f} MB, {images} images {self.input_shape} -> "
             f"{answer} {self.output_shape}, relative error {self.error:.1g} in onnxruntime"
@@ -88,28 +87,28 @@ def export_onnx(
     max_error: float | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> Export:
-    """Write a network for deployment, after running it in onnxruntime beside PyTorch.
+    """Write a network for deployment, after comparing onnxruntime's output with PyTorch's.
 
-    The file's input `images` has the one height and width that is asked for: many networks derive
-    grids and paddings from the size of the images. Like the network it takes float32 images as
-    `trainables.data.normalize` returns them, unless that becomes part of it.
+    The file accepts images of one height and width only, because many networks derive grids and
+    paddings from the image size. Without `normalization` it takes the float32 images that
+    `trainables.data.normalize` returns, as the network does.
 
     Args:
-        model: Dense, pruned or loaded, in either mode, on any device; left untouched.
-        path: Where to; folders are made. It holds either what was there or the whole new file.
-        image_size: H and W that the network works at, at least 64.
-        batch_size: Images at a time.
-        normalization: The file begins with it, and takes (N, 3, H, W) uint8, RGB.
-        fold_batchnorm: Fold BatchNorms into the convolutions before them.
-        opset: Version of ONNX's operators, 11 to 23; an older one suits older engines (TensorRT 8.2
-            takes 13, 8.5 takes 17).
-        source_size: H and W of the images, which the file then resizes to `image_size`, and its
-            answers back; None: images come at `image_size`.
-        argmax: The file answers with `classes` (N, H, W) uint8 rather than with `logits`.
-        dynamic_batch: The file takes any number of images, rather than `batch_size` alone.
-        max_error: The largest `Export.error` allowed. None: 1e-4, and 0.03 for networks that
-            unpool (SegNet, ENet), where rounding moves a value to the neighbour here and there.
-        notes: For the file's metadata, beside the network's name.
+        model: Network, pruned or not, in either mode, on any device; not changed.
+        path: Path of the file; missing folders are made. The file is replaced atomically.
+        image_size: Height and width of the network's input, at least 64.
+        batch_size: Number of images in a batch.
+        normalization: Normalisation to put into the file, which then takes (N, 3, H, W) uint8 RGB.
+        fold_batchnorm: Whether to fold BatchNorms into the convolutions before them.
+        opset: Version of ONNX's operators, 11 to 23; older engines need an older one (TensorRT 8.2
+            reads 13, 8.5 reads 17).
+        source_size: Height and width of the images. The file resizes them to `image_size` and its
+            output back. None: images already have `image_size`.
+        argmax: Whether the file returns `classes`, (N, H, W) uint8, instead of `logits`.
+        dynamic_batch: Whether the file takes any number of images rather than exactly `batch_size`.
+        max_error: Largest `Export.error` that is allowed. None: 1e-4, or 0.03 for networks that
+            unpool (SegNet, ENet), where rounding moves single values to a neighbouring position.
+        notes: Entries of the file's metadata, in addition to the network's name.
 
     Raises:
         ValueError: An argument is out of range.
@@ -124,7 +123,7 @@ def export_onnx(
     with torch.no_grad():
         expected: Tensor = whole(images)
     if not expected.isfinite().all():
-        raise ExportError("the network's logits are not finite: there is nothing to compare with")
+        raise ExportError("the network's logits are not finite, so the export cannot be checked")
     if fold_batchnorm:
         _fold(network)
     content, unpools = translate(
@@ -138,8 +137,8 @@ def export_onnx(
         max_error = MAX_ERROR_UNPOOLING if unpools else MAX_ERROR
     if not error <= max_error:
         raise ExportError(
-            f"the exported network computes something else: the relative error of its "
-            f"{'classes' if argmax else 'logits'} is {error:.2g}, the limit {max_error:.2g}"
+            f"the exported network differs from PyTorch's: the relative error of its "
+            f"{'classes' if argmax else 'logits'} is {error:.2g}, the limit is {max_error:.2g}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
@@ -166,18 +165,18 @@ def export_bundle(
     """Write a float network as model.onnx with the engine's own files, model.json and predict.py.
 
     Args:
-        model: Left untouched.
-        folder: Is made; files of these names are replaced.
-        content: What model.json says.
+        model: Network, which is not changed.
+        folder: Folder of the files; made if missing, and existing files are replaced.
+        content: Content of model.json.
         image_size: Height and width of the images that the files take.
-        engine: What is to run them; default: ONNX Runtime.
-        settings: How the engine runs them.
-        batch_size: Images at a time.
+        engine: Engine that will run the files; default: ONNX Runtime.
+        settings: Settings of the engine.
+        batch_size: Number of images in a batch.
         opset: As in `export_onnx`.
 
     Raises:
         ExportError: The network cannot be exported.
-        EngineError: The engine does not take it.
+        EngineError: The engine cannot run the network.
     """
     engine, settings = engine or OnnxRuntime(), settings or EngineSettings()
     export = export_onnx(
@@ -199,7 +198,7 @@ def export_bundle(
 def _measure_other_batch(
     whole: nn.Module, content: bytes, shape: tuple[int, ...], is_normalized: bool
 ) -> float:
-    """Measure the error with one image more than the file was traced with."""
+    """Measure the error with one more image than the file was traced with."""
     images = _draw_images((shape[0] + 1, *shape[1:]), is_normalized=is_normalized)
     with torch.no_grad():
         return _measure_error(_run_onnx(content, images), whole(images))
@@ -222,15 +221,17 @@ def _draw_images(shape: tuple[int, ...], *, is_normalized: bool) -> Tensor:
 
 
 def _fold(network: nn.Module) -> None:
-    """Fold at a small size: the pairs are the same at any."""
+    """Fold at a small image size; the pairs of layers are the same at any size."""
     try:
         fold_batchnorms(network, _draw_images((1, 3, 64, 96), is_normalized=True))
     except RuntimeError as error:
-        raise ExportError(f"BatchNorms cannot be folded, leave that out: {error}") from error
+        raise ExportError(
+            f"BatchNorms cannot be folded, set fold_batchnorm to False: {error}"
+        ) from error
 
 
 def _measure_error(found: Tensor, expected: Tensor) -> float:
-    """Compare by the squares: the largest difference may be that of a single moved value."""
+    """Compare by L2 norm: the largest difference may come from a single moved value."""
     if found.shape != expected.shape:
         return float("inf")
     if not found.is_floating_point():
@@ -258,34 +259,34 @@ def _check_arguments(
     if max_error is not None and not max_error > 0:
         raise ValueError(f"max_error must be above 0, got {max_error}")
     if path.is_dir():
-        raise ValueError(f"the file to write must not be a folder, got {path}")
+        raise ValueError(f"path must be that of a file, got the folder {path}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What to export and how.
+    """Export a network to ONNX.
 
     Attributes:
-        checkpoint: A checkpoint, the folder of a stage that holds one, or with --trial a run's
-            folder.
-        factory: Of a network of yours, as the search was told: package.module:factory or
-            path/to/file.py:factory. Without it, code that only the checkpoint names is not run.
-        trial: Number of a trial of the run; its last network is exported.
-        output: The file to write; default with --trial: the folder RUN_DIR/deploy/TRIAL, with the
+        checkpoint: A checkpoint, or the folder of a stage that holds one; with --trial the folder
+            of a run.
+        factory: Function or class of a network of yours, as in the search: package.module:factory
+            or path/to/file.py:factory. Without it, code that only the checkpoint names is not run.
+        trial: Trial number in the run; the trial's last network is exported.
+        output: File to write. Default with --trial: the folder RUN_DIR/deploy/TRIAL, with the
             engine's own files, model.json and predict.py.
-        image_size: Height and width that the network works at, at least 64; default with --trial:
+        image_size: Height and width of the network's input, at least 64. Default with --trial:
             those at which the run measured latency.
-        batch_size: Images at a time.
-        normalize: Put the checkpoint's normalisation into the file, which then takes uint8 RGB; in
-            RUN_DIR/deploy always.
-        source_size: Height and width of the images, which the file resizes to the image size, and
-            its answers back; default: images come at the image size.
-        argmax: Answer with the class of each pixel (uint8) rather than with logits.
-        dynamic_batch: Take any number of images.
+        batch_size: Number of images in a batch.
+        normalize: Put the checkpoint's normalisation into the file, which then takes uint8 RGB;
+            RUN_DIR/deploy always has it.
+        source_size: Height and width of the images. The file resizes them to the image size and its
+            output back. Default: images already have the image size.
+        argmax: Return the class of each pixel (uint8) instead of logits.
+        dynamic_batch: Accept any number of images in a batch.
         fold_batchnorm: Fold BatchNorms into the convolutions before them.
-        opset: Version of ONNX's operators, 11 to 23; an older one suits older engines.
-        max_error: Largest error of the logits in onnxruntime, relative to PyTorch's; default:
-            1e-4, or 0.03 where rounding moves values (SegNet, ENet).
+        opset: Version of ONNX's operators, 11 to 23; older engines need an older one.
+        max_error: Largest error of the logits in onnxruntime, relative to PyTorch's; default: 1e-4,
+            or 0.03 for networks that unpool (SegNet, ENet).
     """
 
     checkpoint: tyro.conf.Positional[Path]
@@ -304,18 +305,18 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> str:
-    """Export what is asked for.
+    """Export the network that the arguments name.
 
     Returns:
-        What was written, in a line.
+        One line that describes the written files.
 
     Raises:
         ValueError: An argument is out of range.
-        UntrustedNetworkError: The checkpoint names code that nobody gave as the factory.
-        CheckpointError: There is no readable checkpoint.
-        RunFolderError: The run's folder does not have the trial.
-        EngineError: The run's engine does not take the network.
-        ExportError: See `export_onnx`.
+        UntrustedNetworkError: The checkpoint names code that was not given as the factory.
+        CheckpointError: The checkpoint is missing or cannot be read.
+        RunFolderError: The folder of the run does not have the trial.
+        EngineError: The run's engine cannot run the network.
+        ExportError: The network cannot be exported, see `export_onnx`.
     """
     path, output, image_size = arguments.checkpoint, arguments.output, arguments.image_size
     is_set = image_size != UNSET
@@ -325,7 +326,7 @@ def run(arguments: Arguments) -> str:
             return _export_trial(trial, path / "deploy" / str(arguments.trial), arguments)
         path, image_size = trial.folder, image_size if is_set else trial.resolution
     elif output is None or not is_set:
-        raise ValueError("--output and --image-size are needed, except with --trial of a run")
+        raise ValueError("--output and --image-size are required without --trial")
     path = path / CHECKPOINT if path.is_dir() else path
     metadata = read_metadata(path)
     model = load_checkpoint(path, factory=arguments.factory)
@@ -348,7 +349,7 @@ def run(arguments: Arguments) -> str:
 
 
 def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) -> str:
-    """Write a trial's network as `RUN_DIR/deploy` has it, without evaluating it in its engine."""
+    """Write a trial's network in the form of `RUN_DIR/deploy`, without evaluating the file."""
     made = {"trial": trial.number, "stage": trial.folder.name, "run": trial.results}
     if is_bundle(trial.folder):
         copy_bundle(trial.folder, folder, {"made": made})
@@ -382,10 +383,10 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse flags, export, print what was written.
+    """Run the command line.
 
     Returns:
-        Exit status: 0, or 2 if nothing was written.
+        Exit status: 0, or 2 after an error, when no file was written.
     """
     arguments = tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__)
     try:

@@ -1,4 +1,4 @@
-"""Networks that others wrote: any `nn.Module` as a `SegmentationNetwork`."""
+"""Foreign networks: any `nn.Module` as a `SegmentationNetwork`."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from models.blocks.layers import resize
 from models.channels.groups import find_output_layers
 from models.network import SegmentationNetwork
 from models.resolving import Factory, canonical_name, find_factory
+from models.torch_internals import LAYERS_THAT_TRAIN_DIFFERENTLY
 
 CLASS_KEYWORDS = ("num_classes", "classes", "n_classes")
 NO_DOWNLOAD: dict[str, tuple[str, ...]] = {
     "smp": ("encoder_weights",),
     "torchvision": ("weights", "weights_backbone"),
 }
-"""Keywords of libraries that fetch weights: None unless given, and forgotten by checkpoints."""
+"""Keywords by which libraries download weights: None unless given, and not saved in checkpoints."""
 
 _SIZES = {1: (75, 101), 8: (72, 104), 16: (80, 112), 32: (96, 96), 64: (64, 128), 128: (128, 128)}
-"""For each multiple a size that is a multiple of it and of nothing larger."""
+"""For each multiple, an image size that is a multiple of it and of no larger one."""
 
 
 class ForeignNetwork(SegmentationNetwork):
-    """Adapts a network of another's making.
+    """Adapts any network to the interface of `SegmentationNetwork`.
 
     Args:
-        network: Takes (N, 3, H, W) images. Returns logits (N, num_classes, h, w), a mapping with
-            them as "out" or "logits", an object with them as `.logits`, or a sequence whose first
-            entry is one of these. Whatever else it returns counts as an auxiliary output in
-            training if it has the classes for channels.
-        num_classes: Classes to tell apart.
-        size_multiple: Height and width that the network takes are multiples of this; others are
-            padded at the right and lower edge, and the logits are cut. None: find out.
+        network: Network that maps (N, 3, H, W) images to logits (N, num_classes, h, w), a mapping
+            with them as "out" or "logits", an object with them as `.logits`, or a sequence whose
+            first entry is one of these. Its other outputs are auxiliary outputs in training if
+            their channels are the classes.
+        num_classes: Number of classes.
+        size_multiple: Number that the height and width of the input must be multiples of. Other
+            images are padded at the right and lower edge, and the logits are cropped. None: found
+            by trying.
 
     Raises:
-        ValueError: Its output is none of these.
+        ValueError: The output has none of these forms.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class ForeignNetwork(SegmentationNetwork):
         return tuple(t[..., :height, :width] if down or right else t for t in sized)
 
     def get_output_layers(self) -> tuple[nn.Module, ...]:
-        """Find them by following the classes back through the network."""
+        """Find the layers by tracing the channels of the output."""
         return tuple(self.get_submodule(name) for name in find_output_layers(self))
 
     def get_modes(self) -> Sequence[Callable[[], AbstractContextManager[None]]]:
-        """See `SegmentationNetwork.get_modes`: as it is, and as if it trained."""
+        """See `SegmentationNetwork.get_modes`: in the current mode and as in training."""
         return (nullcontext, self._as_in_training)
 
     @contextmanager
     def _as_in_training(self) -> Iterator[None]:
-        """Let the network's own modules believe that they train, so that auxiliary heads run."""
+        """Set the network's own modules to train mode, so that auxiliary heads run."""
         changed = [m for m in self.network.modules() if not m.training and not _is_layer(m)]
         for module in changed:
             module.training = True
@@ -110,7 +110,7 @@ class ForeignNetwork(SegmentationNetwork):
 
     @torch.no_grad()
     def _find_size_multiple(self) -> int:
-        """Find the smallest multiple that the network takes; 1 if it takes none of these sizes.
+        """Find the smallest multiple that the network accepts; 1 if none works.
 
         Raises:
             ValueError: The network cannot be copied, which pruning and export need.
@@ -127,7 +127,7 @@ class ForeignNetwork(SegmentationNetwork):
         for multiple, size in _SIZES.items():
             try:
                 output = trial.network(torch.zeros(1, 3, *size, device=device))
-            except Exception:  # noqa: S112  it raises what it likes at a size that it lacks
+            except Exception:  # noqa: S112  any exception means that it refuses this size
                 continue
             self._check(split_outputs(output)[0])
             return multiple
@@ -135,10 +135,10 @@ class ForeignNetwork(SegmentationNetwork):
 
 
 def split_outputs(outputs: Any) -> list[Any]:
-    """Tell the logits, which come first, from the other outputs.
+    """Return the logits first, then the other outputs.
 
     Raises:
-        ValueError: A mapping without "out" and "logits", or an empty sequence.
+        ValueError: The output is a mapping without "out" and "logits".
     """
     if isinstance(outputs, Tensor):
         return [outputs]
@@ -152,7 +152,7 @@ def split_outputs(outputs: Any) -> list[Any]:
         key = next((k for k in ("out", "logits") if k in outputs), None)
         if key is None:
             raise ValueError(
-                f"a network that returns a mapping must have 'out' or 'logits' in it; it has "
+                f"a network that returns a mapping must return 'out' or 'logits' in it; got "
                 f"{', '.join(map(str, outputs)) or 'nothing'}"
             )
         return [
@@ -177,8 +177,8 @@ def _flatten(values: list[Any]) -> list[Tensor]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether a module is a layer whose own work differs in training, such as a BatchNorm."""
-    if isinstance(module, _NormBase | _DropoutNd):
+    """Whether a module is a layer that may compute differently in training, such as a BatchNorm."""
+    if isinstance(module, LAYERS_THAT_TRAIN_DIFFERENTLY):
         return True
     return type(module).__module__.startswith("torch.nn.")
 
@@ -186,34 +186,35 @@ def _is_layer(module: nn.Module) -> bool:
 def create_foreign(
     name: str, num_classes: int, kwargs: Mapping[str, Any], *, size_multiple: int | None = None
 ) -> SegmentationNetwork:
-    """Import a factory by its name, and call it.
+    """Import a network factory by name and call it.
 
     Args:
-        name: "package.module:factory", "path/to/file.py:factory", "smp:Unet",
+        name: Name of the factory: "package.module:factory", "path/to/file.py:factory", "smp:Unet",
             "torchvision:deeplabv3_resnet50".
-        num_classes: Goes to the one of `CLASS_KEYWORDS` that the factory takes.
-        kwargs: JSON-able; the factory's other keywords.
-        size_multiple: See `ForeignNetwork`.
+        num_classes: Number of classes, passed as the one of `CLASS_KEYWORDS` that the factory
+            takes.
+        kwargs: Other keywords of the factory, JSON-serialisable.
+        size_multiple: Multiple that the image sides must have, see `ForeignNetwork`.
 
     Raises:
-        ValueError: There is no such factory, it does not take the keywords, it fails, or what it
-            returns is no segmentation network.
+        ValueError: The factory does not exist, does not take the keywords, fails, or does not
+            return a segmentation network.
     """
     name = canonical_name(name)
     try:
         json.dumps(dict(kwargs), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the keywords of {name} must be JSON-able: {error}") from error
+        raise ValueError(f"the keywords of {name} must be JSON-serialisable: {error}") from error
     factory = find_factory(name)
     library = name.partition(":")[0]
     silent = NO_DOWNLOAD.get(library, ())
     keywords = _add_classes(name, factory, dict.fromkeys(silent) | dict(kwargs), num_classes)
     device = torch.get_default_device()
     try:
-        # Many compute with their first numbers, which the meta device does not have.
+        # Many networks compute with their initial weights, which the meta device does not have.
         with torch.device("cpu" if device.type == "meta" else device):
             built = factory(**keywords)
-    except Exception as error:  # a factory of the user's raises what it likes
+    except Exception as error:  # a user's factory may raise any exception
         raise ValueError(
             f"{name} cannot be built with {keywords}: {type(error).__name__}: {error}"
         ) from error
@@ -236,7 +237,7 @@ def create_foreign(
 def _add_classes(
     name: str, factory: Factory, kwargs: dict[str, Any], num_classes: int
 ) -> dict[str, Any]:
-    """Add the number of classes under the keyword that the factory has for it."""
+    """Add the number of classes under the keyword that the factory takes."""
     given = [keyword for keyword in CLASS_KEYWORDS if keyword in kwargs]
     if given:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the machine is, for records of measurements, and what it is good at."""
+"""Describes the hardware, for records of measurements and for the choice of dtype."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FAST_BFLOAT16_ON_CPU = frozenset({"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"
 
 
 def bfloat16_is_fast(device: torch.device | str) -> bool:
-    """Say whether the device computes in bfloat16 by itself rather than by emulating it.
+    """Return whether the device computes in bfloat16 natively rather than by emulation.
 
     An emulating CPU (AVX2 only) is more than ten times slower in bfloat16 than in float32.
 
     Args:
-        device: A CUDA device is fast from compute capability 8.0 on, a CPU with AVX512-BF16,
-            AMX-BF16 or ARM's BF16; any other device is taken to be slow.
+        device: Device to check. CUDA devices are fast from compute capability 8.0 on, CPUs with
+            AVX512-BF16, AMX-BF16 or ARM's BF16. Any other device is assumed to be slow.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -34,7 +34,7 @@ def bfloat16_is_fast(device: torch.device | str) -> bool:
 
 
 def describe_hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Describe the machine and, for a CUDA device, the GPU; JSON-able.
+    """Describe the machine and, for a CUDA device, the GPU; the result is JSON-serialisable.
 
     Args:
         device: The device that a measurement ran on.
@@ -62,15 +62,14 @@ def describe_hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def read_clocks(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the clocks as they are now, and what bounds them; JSON-able.
+    """Read the current clock rates and their limits; the result is JSON-serialisable.
 
     Args:
         device: The device that a measurement ran on.
 
     Returns:
-        `cpu_mhz` (mean over the CPUs), `cpu_max_mhz` and `cpu_governor`, None where the system
-        does not say; for CUDA also `gpu_sm_mhz`, `gpu_sm_max_mhz`, `gpu_memory_mhz` and
-        `gpu_memory_max_mhz`, likewise.
+        `cpu_mhz` (mean over the CPUs), `cpu_max_mhz` and `cpu_governor`, None if unknown; for CUDA
+        also `gpu_sm_mhz`, `gpu_sm_max_mhz`, `gpu_memory_mhz` and `gpu_memory_max_mhz`, likewise.
     """
     device = torch.device(device)
     clocks = read_cpu_clocks()
@@ -85,7 +84,7 @@ def read_clocks(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def _read_cpu_features() -> set[str]:
-    """Read the instruction sets, from PyTorch where it knows them, else from Linux."""
+    """Read the instruction sets, from PyTorch if it reports them, else from Linux."""
     if hasattr(torch.cpu, "get_capabilities"):
         return {name for name, has_it in torch.cpu.get_capabilities().items() if has_it is True}
     information = read_cpu_information()
@@ -97,7 +96,7 @@ def _read_driver_version() -> str | None:
 
 
 def _parse_number(text: str) -> float | None:
-    """Read a number; None for what nvidia-smi says instead, such as [N/A]."""
+    """Read a number; None for other output of nvidia-smi, such as [N/A]."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How long a network takes for an image, to a stated precision."""
+"""Measures the latency of a network to a given precision."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from models.engines import (
     resolve_engine,
 )
 from models.engines.deployed_graph import translate_for_engine
-from models.engines.engine import draw_images
+from models.engines.engine import Run, draw_images
 from models.engines.pytorch import quiet
 from models.hardware import describe_hardware, read_clocks
 from models.timing.host import ask_host
-from models.timing.timed_runs import Precision, Run, Timing, time_runs
+from models.timing.timed_runs import Precision, Timing, time_runs
 
 Network = nn.Module | Path | bytes
-"""What is timed: a network, or a file (or its bytes) for an engine that reads files."""
+"""A network to time, or a file (or its bytes) for an engine that reads files."""
 
 
 Shape = tuple[int, int, int, int]
-"""(N, 3, H, W)."""
+"""Shape of a batch of images, (N, 3, H, W)."""
 
 
 class Reference(NamedTuple):
-    """A network that shows how fast the machine is meanwhile.
+    """A reference network, which measures the current speed of the machine.
 
     Attributes:
-        model: Measured in turns with the network, in all the same way; best one of the same kind,
-            so that what slows the network slows it as much.
-        nominal_ms: Its latency at the speed that latencies are to be stated at, above 0.
+        model: Reference network, measured alternately with the network and in the same way. Choose
+            one of the same kind, so that a disturbance slows both equally.
+        nominal_ms: Latency of the reference at the speed that all latencies are converted to, above
+            0.
     """
 
     model: Network
@@ -50,30 +51,31 @@ class Reference(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latency:
-    """A measured latency and all that it depends on; `dataclasses.asdict` makes it JSON-able.
+    """A measured latency and its conditions; `dataclasses.asdict` makes it JSON-serialisable.
 
     Attributes:
-        median_ms: Of one batch: median over the runs, or, beside a reference, over the turns, at
-            the speed at which the reference takes `nominal_ms`.
-        p95_ms: 95th percentile over the runs, likewise.
-        interval_ms: Confidence interval of the median, likewise. The nominal latency counts as
-            exact in it: it is the same for all networks that are compared.
-        confidence: Of that interval.
-        is_precise: Whether the interval lies within the margin asked for.
-        num_runs: Timed runs, without the warm-up.
-        raw_ms: Median over the runs as the clock showed them.
-        reference_ms: Latency of the reference meanwhile, median over the turns; None without one.
-        nominal_ms: That of the reference at the speed of `median_ms`; None without one.
-        engine: What ran the network; see `models.engines.engine.Engine.describe`.
-        device: As given; on a host that is named, its.
-        dtype: As given.
-        batch_size: Images in a run.
-        resolution: (H, W) of the images.
-        num_threads: Threads within an operation on a CPU.
-        channels_last: Memory format of images and weights.
+        median_ms: Median latency of one batch over the runs. With a reference: median over the
+            rounds, converted to the speed at which the reference takes `nominal_ms`.
+        p95_ms: 95th percentile, likewise.
+        interval_ms: Confidence interval of the median, likewise. The nominal latency is treated as
+            exact, because it is the same for all networks that are compared.
+        confidence: Confidence level of that interval.
+        is_precise: Whether the interval is within the requested margin.
+        num_runs: Number of timed runs, without the warm-up.
+        raw_ms: Median over the runs by the clock, without conversion.
+        reference_ms: Median latency of the reference over the same rounds; None without a
+            reference.
+        nominal_ms: Latency of the reference at the speed of `median_ms`; None without a reference.
+        engine: Engine that ran the network, see `models.engines.engine.Engine.describe`.
+        device: Device as given; with a host, the device of that host.
+        dtype: Dtype as given.
+        batch_size: Number of images in a batch.
+        resolution: Height and width of the images.
+        num_threads: Number of CPU threads within an operation.
+        channels_last: Whether images and weights were in the channels_last memory format.
         fold_batchnorm: Whether BatchNorms were folded into convolutions.
-        hardware: See `models.hardware.describe_hardware`.
-        clocks: At the end of the measurement; see `models.hardware.read_clocks`.
+        hardware: Hardware, see `models.hardware.describe_hardware`.
+        clocks: Clock rates at the end of the measurement, see `models.hardware.read_clocks`.
     """
 
     median_ms: float
@@ -116,41 +118,42 @@ def measure_latency(
     max_seconds: float = 30.0,
     reference: Reference | None = None,
 ) -> Latency:
-    """Time a network in an engine until the median is known well enough.
+    """Time a network in an engine until its median latency is precise enough.
 
-    Runs go on until the confidence interval of the median lies within `relative_margin` of it,
-    or `max_runs` or `max_seconds` is reached. The interval is distribution-free (between two
-    order statistics), for latencies are skewed; stopping early makes its confidence nominal.
+    Runs are repeated until the confidence interval of the median is within `relative_margin` of it,
+    or until `max_runs` or `max_seconds` is reached. The interval is distribution-free (between two
+    order statistics), because latencies are skewed. Because the stopping rule looks at the
+    interval, its confidence is only nominal.
 
-    A machine that is shared, or whose clocks vary, may be half as fast a minute later. Beside a
-    reference, what is measured is the ratio of both latencies, turn by turn
-    (`models.timing.timed_runs`), and the latency is stated at the speed at which the reference
-    takes its nominal time. An engine that reads files is timed on the file that is deployed: from
-    uint8 images, which the file normalises, to logits.
+    A machine that is shared, or whose clock rate varies, may be half as fast a minute later. With a
+    reference, the ratio of both latencies is measured round by round (`models.timing.timed_runs`),
+    and the latency is converted to the speed at which the reference takes its nominal time. An
+    engine that reads files is timed on the file that is deployed: from uint8 images, which the file
+    normalises, to logits.
 
     Args:
-        model: A network, which is left untouched (its parameters, its mode, its device), or a file
-            for an engine that reads files.
-        input_shape: (C, H, W) of one image.
-        device: Timed with CUDA events on a GPU, with a monotonic clock elsewhere.
-        dtype: Of the computation.
-        batch_size: Images per run.
-        num_threads: Threads on a CPU; None: PyTorch's number, which is restored afterwards.
-        engine: A key of `models.engines.ENGINES`, or "auto" for the device's own.
-        host: Machine on which the network's file is timed, as ssh takes it (user@device); None:
-            this one. See `models.timing.host`.
-        channels_last: Memory format, where the engine leaves the choice.
-        fold_batchnorm: Fold BatchNorms into the convolutions before them.
-        confidence: In (0, 1).
-        relative_margin: Above 0.
-        min_runs: At least 1; beside a reference turns, of which 10 are enough.
-        max_runs: At least `min_runs`; beside a reference turns.
-        max_seconds: Above 0; the warm-up may take as much again at most.
-        reference: Left untouched, too; None: latency as the clock shows it.
+        model: Network, which is not changed, or a file for an engine that reads files.
+        input_shape: Shape of one image, (C, H, W).
+        device: Device to run on; timed with CUDA events on a GPU, else with a monotonic clock.
+        dtype: Dtype of the computation.
+        batch_size: Number of images in a batch.
+        num_threads: Number of CPU threads; None: PyTorch's current number. PyTorch's number is
+            restored afterwards.
+        engine: A key of `models.engines.ENGINES`, or "auto" for the device's default.
+        host: Machine that times the network's file, as in ssh (user@device); None: this one. See
+            `models.timing.host`.
+        channels_last: Whether to use the channels_last memory format, if the engine has a choice.
+        fold_batchnorm: Whether to fold BatchNorms into the convolutions before them.
+        confidence: Confidence level of the interval, in (0, 1).
+        relative_margin: Largest half-width of the interval relative to the median, above 0.
+        min_runs: Smallest number of runs, at least 1. With a reference: of rounds, 10 are enough.
+        max_runs: Largest number of runs, at least `min_runs`. With a reference: of rounds.
+        max_seconds: Time limit, above 0; the warm-up may take as long again.
+        reference: Reference network, which is not changed; None: no conversion.
 
     Raises:
         ValueError: An argument is out of range.
-        EngineError: The engine is missing, or does not take the network.
+        EngineError: The engine is missing or cannot run the network.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size!r}")
@@ -254,10 +257,10 @@ def _measure_on_host(
 def _collect_files(
     stem: str, model: Network, shape: Shape, settings: EngineSettings
 ) -> tuple[dict[str, bytes], str]:
-    """Content of a network's files by name, and the name of that which the engine loads."""
+    """Return the contents of a network's files by name, and the name of the file to load."""
     if isinstance(model, Path):
         files = {stem + model.suffix: model.read_bytes()}
-        if model.suffix == ".xml":  # OpenVINO's weights lie beside it
+        if model.suffix == ".xml":  # OpenVINO's weights are in a second file
             files[f"{stem}.bin"] = model.with_suffix(".bin").read_bytes()
         return files, stem + model.suffix
     content = model if isinstance(model, bytes) else translate_for_engine(model, shape, settings)
@@ -270,16 +273,16 @@ def open_session(
     input_shape: Shape,
     settings: EngineSettings,
 ) -> Session:
-    """Make a network or a file ready in an engine.
+    """Prepare a network or a file in an engine.
 
     Raises:
-        EngineError: The engine is missing, or does not take it.
+        EngineError: The engine is missing or cannot run it.
     """
     engine.check(settings)
     if isinstance(model, nn.Module):
         return engine.build(model, input_shape, settings)
     if not isinstance(engine, FileEngine):
-        raise EngineError(f"{engine.name} runs networks of PyTorch, and no files")
+        raise EngineError(f"{engine.name} runs PyTorch networks, not files")
     return engine.load(model, input_shape, settings)
 
 

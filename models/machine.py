@@ -1,4 +1,4 @@
-"""What a machine is and how fast it runs now, without PyTorch: for measurements on any device."""
+"""Describes a machine and its clocks without PyTorch, for measurements on any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def describe_machine() -> dict[str, Any]:
-    """Describe the machine; JSON-able.
+    """Describe the machine; the result is JSON-serialisable.
 
     Returns:
         `cpu`, `num_cpus` (that this process may use), `memory_bytes` and `system`.
@@ -27,11 +27,10 @@ def describe_machine() -> dict[str, Any]:
 
 
 def read_cpu_clocks() -> dict[str, Any]:
-    """Read the clocks of the CPUs as they are now, and what bounds them; JSON-able.
+    """Read the current clock rates of the CPUs and their limits; JSON-serialisable.
 
     Returns:
-        `cpu_mhz` (mean over the CPUs), `cpu_max_mhz` and `cpu_governor`, None where the system
-        does not say.
+        `cpu_mhz` (mean over the CPUs), `cpu_max_mhz` and `cpu_governor`, None if unknown.
     """
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
@@ -46,12 +45,12 @@ def read_cpu_clocks() -> dict[str, Any]:
 
 
 def read_cpu_name() -> str:
-    """Name of the CPU, as far as the system says."""
+    """Return the name of the CPU, or of its architecture if the system does not report one."""
     return read_cpu_information().get("model name") or platform.processor() or platform.machine()
 
 
 def read_cpu_information() -> dict[str, str]:
-    """Read what Linux says of its last CPU; empty elsewhere."""
+    """Read Linux's information on its last CPU; empty on other systems."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     pairs = (line.partition(":") for line in lines)
@@ -59,7 +58,7 @@ def read_cpu_information() -> dict[str, str]:
 
 
 def ask_nvidia_smi(names: Sequence[str], *flags: str) -> str:
-    """First line of what nvidia-smi says, values between commas; "" where it says nothing."""
+    """Return the first line of nvidia-smi's answer, comma-separated; "" if there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""

@@ -1,4 +1,4 @@
-"""The base of every network: what pruning, checkpoints and the trainers may rely on."""
+"""The base class of all networks, which pruning, checkpoints and training rely on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from models.output import WithAuxiliary
 
 
 class SegmentationNetwork(nn.Module, ABC):
-    """A network from normalised images to logits at the size of the images.
+    """A network that maps normalised images to logits of the same height and width.
 
     Attributes:
-        name: Its key in `models.MODELS`; empty unless `models.create_model` made it.
-        kwargs: JSON-able keywords that make the same unpruned network again, without
+        name: Name of the network, see `models.create_model`; empty unless `models.create_model`
+            made it.
+        kwargs: Keywords that build the same unpruned network again, JSON-serialisable and without
             `backbone_weights`.
-        normalization: Of the images; kept in checkpoints and exported files.
-        outputs: For each class of the data the network's output that stands for it; None: the
-            outputs are the classes.
+        normalization: Normalisation of the images, which is saved in checkpoints and exported
+            files.
+        outputs: Index of the network's output for each class of the data; None: output c is class
+            c.
     """
 
     name: str = ""
@@ -32,26 +34,26 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def compute_outputs(self, images: Tensor, with_auxiliary: bool) -> tuple[Tensor, ...]:
-        """Compute the logits first, then those of the auxiliary heads if these are asked for.
+        """Compute the logits and, if requested, those of the auxiliary heads.
 
         Args:
-            images: (N, 3, H, W) float, normalised, H and W at least 64.
+            images: Images, (N, 3, H, W) float, normalised, H and W at least 64.
             with_auxiliary: Whether to run the auxiliary heads, if the network has any.
 
         Returns:
-            Tensors of shape (N, num_classes, H, W), unnormalised.
+            Tensors of shape (N, num_classes, H, W), unnormalised; the main logits come first.
         """
 
     @abstractmethod
     def get_output_layers(self) -> tuple[nn.Module, ...]:
-        """Return the layers whose output channels are the classes: pruning leaves those alone."""
+        """Return the layers whose output channels are the classes, which pruning must keep."""
 
     def get_modes(self) -> Sequence[Callable[[], AbstractContextManager[None]]]:
-        """Return contexts that together show all that `compute_outputs` can compute."""
+        """Return contexts that together cover everything that `compute_outputs` can compute."""
         return (nullcontext,)
 
     def get_backbone(self) -> nn.Module | None:
-        """Return the part that may start from pretrained weights; None: the network has none."""
+        """Return the part that can start from pretrained weights; None if there is none."""
         return None
 
     def forward(self, images: Tensor) -> Tensor | WithAuxiliary:
@@ -61,7 +63,7 @@ class SegmentationNetwork(nn.Module, ABC):
             images: (N, 3, H, W) float, normalised, H and W at least 64.
 
         Returns:
-            (N, num_classes, H, W) logits (as many as `outputs`, where these are chosen); in train
+            (N, num_classes, H, W) logits (`len(outputs)` channels if `outputs` is set); in train
             mode `WithAuxiliary` if the network was built with auxiliary heads.
         """
         logits, *auxiliary = map(
@@ -70,7 +72,7 @@ class SegmentationNetwork(nn.Module, ABC):
         return WithAuxiliary(logits, tuple(auxiliary)) if auxiliary else logits
 
     def _choose(self, logits: Tensor) -> Tensor:
-        """Take the outputs that are classes of the data, in the data's order."""
+        """Select the outputs that are classes of the data, in the data's order."""
         if self.outputs is None:
             return logits
         if self.outputs == tuple(range(len(self.outputs))):

@@ -1,4 +1,4 @@
-"""How a network wants its pixels: part of the network, its checkpoint and its exported file."""
+"""Normalisation of images, which is part of a network, its checkpoint and its exported file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Normalization:
-    """What becomes of uint8 RGB images: (pixel / scale - mean) / std, channel by channel.
+    """Normalisation of uint8 RGB images: (pixel / scale - mean) / std, channel by channel.
 
-    It stays outside the first convolution: folded into that it would be wrong along the border,
-    where zero padding stands for the mean, not for black. The defaults are those of ImageNet.
+    It is not folded into the first convolution, because zero padding means the mean colour there,
+    not black, so the result would be wrong along the border. The defaults are those of ImageNet.
 
     Attributes:
-        mean: After the division, in the network's channel order.
-        std: As `mean`; above 0.
-        scale: What pixels of 0 to 255 are divided by, above 0: 255 for means within 0..1, 1 for
-            means within 0..255.
-        channel_order: The order in which the network takes the channels.
+        mean: Mean after the division by `scale`, in the network's channel order.
+        std: Standard deviation likewise, above 0.
+        scale: Divisor of pixels of 0 to 255, above 0: 255 for means in 0..1, 1 for means in 0..255.
+        channel_order: Channel order of the network's input.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -35,7 +34,7 @@ class Normalization:
 
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError(f"mean and std must be of 3 channels, got {self.mean} and {self.std}")
+            raise ValueError(f"mean and std must have 3 entries, got {self.mean} and {self.std}")
         if not (min(self.std) > 0 and self.scale > 0):
             raise ValueError(f"std and scale must be above 0, got {self.std} and {self.scale}")
         if not all(math.isfinite(v) for v in (*self.mean, *self.std, self.scale)):
@@ -44,15 +43,15 @@ class Normalization:
             raise ValueError(f"channel_order must be 'rgb' or 'bgr', got {self.channel_order!r}")
 
     def to_json(self) -> dict[str, Any]:
-        """Write as what `from_json` reads."""
+        """Return the values that `from_json` reads."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stated: Mapping[str, Any]) -> Normalization:
-        """Read what `to_json` wrote; older checkpoints say nothing of the channel order.
+        """Read what `to_json` wrote; older checkpoints do not have the channel order.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The values are not a normalisation.
         """
         try:
             first, second, third = map(float, stated["mean"])
@@ -68,20 +67,20 @@ class Normalization:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Normalization:
-        """Take it from what `models.checkpoint.read_metadata` returns.
+        """Read it from the metadata that `models.checkpoint.read_metadata` returns.
 
         Raises:
-            ValueError: The metadata state none.
+            ValueError: The metadata have no valid normalisation.
         """
         try:
             return cls.from_json(metadata["normalization"])
         except (KeyError, ValueError) as error:
-            raise ValueError(f"the checkpoint states no normalisation: {error!r}") from error
+            raise ValueError(f"the checkpoint has no valid normalisation: {error!r}") from error
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise (..., 3, H, W) RGB of any type, 0 to 255, to float32 of the same shape.
+        """Normalise (..., 3, H, W) RGB of any dtype, 0 to 255, to float32 of the same shape.
 
-        The memory format stays.
+        The memory format is kept.
         """
         pixels = images.to(torch.float32, copy=True)
         if self.channel_order == "bgr":
@@ -92,14 +91,14 @@ class Normalization:
 
 
 IMAGENET = Normalization()
-"""What backbones from ImageNet expect; source: torchvision's documentation of its models."""
+"""The normalisation of backbones trained on ImageNet, from torchvision's documentation."""
 
 
 class Normalize(nn.Module):
-    """Normalises images.
+    """Applies a `Normalization` as a module.
 
     Args:
-        normalization: How.
+        normalization: The normalisation.
     """
 
     offset: Tensor

@@ -1,4 +1,4 @@
-"""What a network returns while it trains."""
+"""The output of a network in train mode."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class WithAuxiliary(NamedTuple):
-    """Logits and the outputs of the auxiliary heads; only ever returned in train mode.
+    """Logits and the outputs of the auxiliary heads; returned only in train mode.
 
     Attributes:
-        logits: (N, num_classes, H, W) float, unnormalised.
-        auxiliary: each (N, num_classes, H, W) float, unnormalised, for training only.
+        logits: Logits, (N, num_classes, H, W) float, unnormalised.
+        auxiliary: Logits of the auxiliary heads, each (N, num_classes, H, W) float, unnormalised.
     """
 
     logits: Tensor

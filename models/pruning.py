@@ -1,4 +1,4 @@
-"""Structured channel pruning with dependency groups, proven against masking."""
+"""Structured channel pruning with dependency groups, checked against masking."""
 
 from __future__ import annotations
 
@@ -50,48 +50,52 @@ def prune(
 ) -> PruningRecord:
     """Remove channels from a network in place; it keeps its device, and its train or eval mode.
 
-    Channels that must go together (a residual sum, a depthwise convolution) form a unit and go
-    together. A group of units without any BatchNorm is ranked by its weights, always within itself.
-    The classes are never pruned. Before the network is touched, a pruned copy is compared with a
-    masked one. Layers that cannot be pruned, or not so that both agree, are left whole, with a
-    warning and in the record.
+    Channels that depend on each other (a residual sum, a depthwise convolution) form a unit and are
+    removed together. A group of units without any BatchNorm is ranked by its weights and only
+    within itself. Classes are never pruned. Before the network is changed, a pruned copy is
+    compared with a masked one. Layers that cannot be pruned, or where the two differ, are left
+    whole; they are logged as warnings and listed in the record.
 
     Source: importance: Liu et al., "Network slimming", https://arxiv.org/abs/1708.06519; groups:
         Fang et al., "DepGraph", https://arxiv.org/abs/2301.12900.
-    Differs: a group's importance is the mean |gamma| over its BatchNorms; with "global" no layer
-        vanishes. Channels, not layers, depend on each other: each is followed through every
-        operation of a forward pass (`models.channels.tracing`).
+    Differs: a group's importance is the mean |gamma| over its BatchNorms; with "global" every layer
+        keeps some channels. Channels, not layers, depend on each other: each is followed through
+        every operation of a forward pass (`models.channels.tracing`).
 
     Args:
-        model: From `models.create_model`. Parameters are replaced, so make the optimiser after.
-        example_input: (N, 3, H, W) float, an image that the network takes; its values are not
-            used, and no more than 64 x 96 of it unless the network needs more.
-        pruning_ratio: Fraction of channels to remove, in (0, 1): of each group if local, of all
-            if global; by sensitivity, of all that the scanned network had, each counted by its
-            multiply-accumulates.
-        scope: "local" ranks within each group, "global" over all groups whose scores compare;
-            "sensitivity" ranks within each group and takes from each as many as the scan says.
-        round_to: Makes widths multiples of this (the nearest; narrower groups stay as they are).
+        model: Network from `models.create_model`. Its parameters are replaced, so create the
+            optimiser afterwards.
+        example_input: Image that the network accepts, (N, 3, H, W) float. Only its size is used,
+            and at most 64 x 96 of it unless the network needs more.
+        pruning_ratio: Fraction of channels to remove, in (0, 1): of each group for "local", of all
+            channels for "global", and for "sensitivity" of all channels of the scanned network,
+            weighted by multiply-accumulates.
+        scope: "local" ranks within each group, "global" over all groups with comparable scores.
+            "sensitivity" ranks within each group and removes as many from each as the scan
+            suggests.
+        round_to: Widths are rounded to the nearest multiple of this number; narrower groups stay as
+            they are.
         importance: A key of `models.channels.importance.IMPORTANCES`.
-        measured: (C,) scores by name of the layer, for "taylor".
-        sensitivity: For "sensitivity": the scan of this network, or of the one that this was before
-            it was pruned.
+        measured: Scores by layer name, each (C,), for "taylor".
+        sensitivity: For "sensitivity": scan of this network, or of the same network before it was
+            pruned.
 
     Returns:
-        The channels kept, which `replay` removes from another network of the same layers, and the
-        layers that were left whole with the reason of each.
+        The record of the kept channels, which `replay` applies to another network with the same
+        layers, and of the layers that were left whole, with reasons.
 
     Raises:
         ValueError: An argument is out of range.
-        PruningError: Nothing can be removed (the layers and reasons are named), or the network does
-            not run. The network is as it was.
+        PruningError: Nothing can be removed (the message names layers and reasons), or the network
+            does not run. The network is unchanged.
     """
     if not isinstance(model, SegmentationNetwork):
         raise ValueError(f"model must be a SegmentationNetwork, got a {type(model).__name__}")
     _check_arguments(example_input, pruning_ratio, scope, round_to, importance)
     if (scope == "sensitivity") != (sensitivity is not None):
         raise ValueError(
-            f"scope sensitivity needs a scan (trainables.sensitivity), and no other takes one; got "
+            "a sensitivity scan (trainables.sensitivity) must be given for scope 'sensitivity' "
+            "only; got "
             f"scope {scope!r} and {'no' if sensitivity is None else 'a'} scan"
         )
     if IMPORTANCES[importance].score is None:
@@ -100,7 +104,7 @@ def prune(
     size, dtype = _find_size(work, (example_input.shape[2], example_input.shape[3]))
     try:
         found = find_groups(work, torch.zeros(1, 3, *size), importance, measured=measured)
-    except Exception as error:  # a network of the user's raises what it likes
+    except Exception as error:  # a user's network may raise any exception
         raise PruningError(
             f"the network's channels cannot be followed: {type(error).__name__}: {error}"
         ) from error
@@ -149,21 +153,23 @@ def _check_arguments(
         raise ValueError(f"importance must be one of {', '.join(IMPORTANCES)}; got {importance!r}")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _find_size(
     model: SegmentationNetwork, largest: tuple[int, int]
 ) -> tuple[tuple[int, int], torch.dtype]:
-    """Find a small size of images that the network takes, and whether it computes in float64."""
+    """Find a small image size that the network accepts, and whether it computes in float64."""
     small = min(largest[0], _TRACE_SIZE[0]), min(largest[1], _TRACE_SIZE[1])
     failure: Exception | None = None
     for size in dict.fromkeys((small, largest)):
         for dtype in (torch.float64, torch.float32):
             try:
-                copy.deepcopy(model).to(dtype)(torch.zeros(1, 3, *size, dtype=dtype))
+                model.to(dtype)(torch.zeros(1, 3, *size, dtype=dtype))
             except Exception as error:
                 failure = error
             else:
                 return size, dtype
+            finally:
+                model.float()  # exact: its float32 values went through float64
     raise PruningError(
         f"the network does not run on an image of {largest[0]} x {largest[1]}: {failure!r}"
     ) from failure
@@ -190,18 +196,18 @@ def _count_kept(
 
 
 def _check_scan(groups: Sequence[ChannelGroup], sensitivity: Sensitivity) -> None:
-    """Make sure that a scan is of this network, as it is or as it was before it was pruned.
+    """Check that a scan belongs to this network, now or before it was pruned.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The scan belongs to another network.
     """
     names = [group.name for group in groups]
     scanned = [group.name for group in sensitivity.groups]
     if names != scanned:
         odd = sorted(set(names) ^ set(scanned)) or ["their order"]
         raise ValueError(
-            f"the sensitivity scan is of another network: it has {len(scanned)} groups of "
-            f"channels, this one {len(names)}; they differ in {', '.join(odd[:_MAX_NAMES])}"
+            f"the sensitivity scan belongs to another network: it has {len(scanned)} groups of "
+            f"channels, but this one has {len(names)}; they differ in {', '.join(odd[:_MAX_NAMES])}"
         )
 
 
@@ -220,7 +226,7 @@ def _select(
 
 
 class _Part(NamedTuple):
-    """What one group loses."""
+    """The units that one group loses."""
 
     name: str
     units: tuple[tuple[Member, ...], ...]
@@ -230,9 +236,9 @@ def _prove(
     model: SegmentationNetwork, parts: Sequence[_Part], unprunable: dict[str, str],
     size: tuple[int, int], dtype: torch.dtype,
 ) -> list[_Part]:  # fmt: skip
-    """Compare with masking; leave out what does not agree, and say so in `unprunable`.
+    """Compare with masking; drop groups that differ, and add them to `unprunable`.
 
-    Halves are tried before their halves, so that few faults among many groups cost little.
+    Faulty groups are found by bisection, so that few faults among many groups cost little.
     """
     failures: dict[int, str] = {}
 
@@ -259,11 +265,12 @@ def _prove(
 def _find_guilty(
     numbers: Sequence[int], fails: Callable[..., str], failures: dict[int, str]
 ) -> set[int]:
-    """Find groups without which the others may agree; at least one, noted in `failures`."""
+    """Find groups to drop so that the others may agree, at least one; adds to `failures`."""
     pending, guilty = [list(numbers)], set()
     while pending:
         some = pending.pop()
-        # The whole was seen to fail; a half may not, for groups may only fail together.
+        # All groups together are known to fail. A half may pass, because some groups fail only
+        # together.
         reason = fails(some) if len(some) < len(numbers) or len(some) == 1 else "all together"
         if reason and len(some) > 1:
             pending += [some[: len(some) // 2], some[len(some) // 2 :]]
@@ -291,7 +298,7 @@ def _explain_nothing(groups: Sequence[ChannelGroup], unprunable: Mapping[str, st
 
 
 def _warn_of_unprunable(unprunable: Mapping[str, str]) -> None:
-    """Name the layers, those of one reason together."""
+    """Log the layers, grouped by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in unprunable.items():
         by_reason.setdefault(reason, []).append(name)

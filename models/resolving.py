@@ -1,7 +1,8 @@
-"""From a network's name to what builds it, and whose code may be imported for that."""
+"""Resolves the name of a network to its factory, and decides whose code may be imported."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -17,7 +18,7 @@ from torchvision.models import get_model_builder, list_models, segmentation
 Factory = Callable[..., Any]
 
 TRUSTED_MODULES = "SEGFRONT_MODULES"
-"""Environment variable: packages, comma separated, that a checkpoint may name."""
+"""Environment variable with the packages, comma separated, that a checkpoint may name."""
 LIBRARIES = ("smp", "torchvision")
 OUR_PACKAGES = ("analysis", "models", "search", "trainables")
 
@@ -26,7 +27,7 @@ _places: dict[str, Path] = {}
 
 
 class UntrustedNetworkError(ValueError):
-    """A file names code that nobody asked for; nothing of it was imported."""
+    """A file names code that the user did not allow; the code was not imported."""
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -38,14 +39,15 @@ def split_name(name: str) -> tuple[str, str]:
     module, _, attribute = name.rpartition(":")
     if not module or not attribute:
         raise ValueError(
-            "a network of yours is named package.module:factory or path/to/file.py:factory; "
+            "the name of your own network must be package.module:factory or "
+            "path/to/file.py:factory; "
             f"got {name!r}"
         )
     return (str(Path(module).expanduser().absolute()) if is_file(module) else module), attribute
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a name says where a network comes from, and is no key of `models.MODELS`."""
+    """Whether a name refers to a network outside `models.MODELS`."""
     return ":" in name
 
 
@@ -55,12 +57,12 @@ def is_file(module: str) -> bool:
 
 
 def is_library(name: str) -> bool:
-    """Whether a name is one of `smp:` or `torchvision:`."""
+    """Whether a name begins with `smp:` or `torchvision:`."""
     return name.partition(":")[0] in LIBRARIES
 
 
 def canonical_name(name: str) -> str:
-    """Return the one spelling of a foreign network's name.
+    """Return the canonical spelling of a foreign network's name.
 
     Raises:
         ValueError: The name has another form, or the library has no such network.
@@ -72,7 +74,7 @@ def canonical_name(name: str) -> str:
 
 
 def allow(name: str) -> None:
-    """Let checkpoints name this network from now on, in this process: its user has named it."""
+    """Allow checkpoints to name this network from now on in this process."""
     if is_foreign(name):
         _allowed.add(canonical_name(name))
 
@@ -84,11 +86,11 @@ def find_allowed(name: str, given: Iterable[str] = ()) -> str:
     the checkpoint names, if the user has named one such.
 
     Args:
-        name: As the file states it.
-        given: Names that the caller gives himself.
+        name: Name of the network in the file.
+        given: Names that the caller allows.
 
     Raises:
-        UntrustedNetworkError: Nobody but the file named it.
+        UntrustedNetworkError: The name was not allowed.
     """
     if not is_foreign(name) or is_library(name):
         return name
@@ -129,10 +131,10 @@ def locate(module: str) -> Path:
 
 
 def find_factory(name: str) -> Factory:
-    """Import what a foreign network's name says.
+    """Import the factory of a foreign network.
 
     Raises:
-        ValueError: There is no such module or factory, or it cannot be imported.
+        ValueError: The module or the factory does not exist or cannot be imported.
     """
     module, attribute = split_name(name)
     if module == "smp":
@@ -158,10 +160,10 @@ def find_factory(name: str) -> Factory:
 
 
 def import_module(module: str) -> ModuleType:
-    """Import a module by its name or from its file; the working folder counts as a place for both.
+    """Import a module by name or from a file; both are also searched in the working folder.
 
     Raises:
-        ValueError: It cannot be imported; the message has the reason.
+        ValueError: The module cannot be imported; the message has the reason.
     """
     try:
         return _import_file(locate(module)) if is_file(module) else _import_package(module)
@@ -195,7 +197,7 @@ def _import_package(module: str) -> ModuleType:
         folder = str(Path.cwd())
         if error.name != module.split(".")[0] or folder in sys.path:
             raise
-        sys.path.append(folder)  # `python search/run.py` has put search/ there instead
+        sys.path.append(folder)  # `python search/run.py` puts search/ there instead
         importlib.invalidate_caches()
         return importlib.import_module(module)
 
@@ -208,7 +210,7 @@ def _import_file(path: Path) -> ModuleType:
         raise FileNotFoundError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(path.parent)
@@ -219,7 +221,8 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     finally:
-        sys.path.remove(folder)
+        with contextlib.suppress(ValueError):  # the module may have changed the path itself
+            sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)  # for what is imported later
     return module

@@ -1,4 +1,4 @@
-"""The source of a network of the user's own: which files it is, and a hash over them."""
+"""The source files of a user's own network, and a hash of them."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ MAX_COMPANION_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UserCode:
-    """The files that a network is written in.
+    """The source files of a network.
 
     Attributes:
-        root: The folder that must be on a machine's path, or that holds the file.
-        files: The module and whatever it imports from below `root`, directly or not; relative to
-            `root`, sorted.
+        root: Folder that must be on a machine's Python path, or that contains the file.
+        files: The module and everything that it imports, directly or indirectly, from below `root`.
+            The paths are relative to `root` and sorted.
     """
 
     root: Path
     files: tuple[Path, ...]
 
     def compute_hash(self) -> str:
-        """16 hexadecimal digits over the files' names and bytes."""
+        """Hash the names and bytes of the files to 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for path in self.files:
             digest.update(path.as_posix().encode() + b"\0")
@@ -64,13 +64,13 @@ class UserCode:
 
 
 def find_user_code(name: str) -> UserCode | None:
-    """Find the files of a network; None for our own and the libraries', whose versions say it.
+    """Find the source files of a user's network; None for networks of ours and of libraries.
 
     Args:
-        name: As `models.create_model` takes it. Its module is imported.
+        name: Name of the network, as for `models.create_model`. Its module is imported.
 
     Raises:
-        ValueError: It cannot be imported.
+        ValueError: The module cannot be imported.
     """
     if not is_foreign(name) or is_library(name):
         return None
@@ -106,7 +106,9 @@ def _read_module(module: str) -> UserCode:
         found = [Path(spec.origin)]
     start = next((path for path in found if path.suffix == ".py" and path.is_file()), None)
     if start is None:
-        raise ValueError(f"{module} has no Python source to tell its versions apart by")
+        raise ValueError(
+            f"{module} has no Python source files, so its versions cannot be distinguished"
+        )
     root = start.parents[len(parts) + (start.name == "__init__.py")]
     installed = {*site.getsitepackages(), *sysconfig.get_paths().values()}
     return _collect(root, start, only=package if str(root) in installed else None)
@@ -119,12 +121,12 @@ def hash_user_code(name: str) -> str | None:
 
 
 def _collect(root: Path, start: Path, *, only: str | None) -> UserCode:
-    """Follow imports from file to file, as far as they stay below the root.
+    """Follow imports from file to file, as long as they are below the root.
 
     Args:
-        root: What module names are relative to.
+        root: Folder that module names are relative to.
         start: The first file.
-        only: The one package that is followed; None: all that lies below the root.
+        only: Name of the only package to follow; None: everything below the root.
     """
     found: set[Path] = set()
     pending = [start, *_get_parent_inits(root, start)]
@@ -145,9 +147,9 @@ def _get_parent_inits(root: Path, path: Path) -> list[Path]:
 
 
 def _find_files(root: Path, name: str) -> Iterator[Path]:
-    """Yield the files that an import of a dotted name runs; none if it lies elsewhere.
+    """Yield the files that an import of a dotted name runs; none if it is not below the root.
 
-    The last part may be a name within a module.
+    The last part of the name may be a name inside a module.
     """
     first = name.split(".")[0]
     if first in sys.stdlib_module_names or (root == OURS and first in OUR_PACKAGES):

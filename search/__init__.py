@@ -1,1 +1,1 @@
-"""What to try next, and where: recipes, search space, samplers, the study and its results."""
+"""Decides what to try next and where it runs: recipes, search space, samplers, study, results."""

@@ -1,4 +1,4 @@
-"""`search/run.py RECIPE --check`: everything that can be checked without training, in a minute."""
+"""`search/run.py RECIPE --check` checks a study in about a minute, without training anything."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from trainables.stages.timing import describe_measurement
 
 T = TypeVar("T")
 
-MAX_IMAGES = 40  # of the validation split, on which given weights are tried
-EVALUATION_SECONDS = 15.0  # for these images: a slow network is tried on fewer
-SCAN_SECONDS = 15.0  # for the channels that are silenced; the stage "scan" takes all and its time
+MAX_IMAGES = 40  # validation images on which given weights are evaluated
+EVALUATION_SECONDS = 15.0  # time for these images; a slow network is evaluated on fewer
+SCAN_SECONDS = 15.0  # time for the sensitivity scan; the stage "scan" has no limit
 SCAN_IMAGES = 4
 
 
 class StudyCheck:
-    """Goes through a study step by step and goes on after a problem, so that all are named.
+    """Checks a study step by step and continues after a problem, so that it reports all of them.
 
     Args:
-        config: With paths settled.
-        console: Gets a line for each step.
+        config: Study to check; its paths are settled.
+        console: Console that gets a line for each step.
 
     Attributes:
-        problems: What makes the study impossible.
-        doubts: What a user should look at.
+        problems: Reasons why the study cannot be run.
+        doubts: Findings that the user should look at.
     """
 
     def __init__(self, config: StudyConfig, console: Console) -> None:
@@ -58,10 +58,10 @@ class StudyCheck:
         """Check everything.
 
         Args:
-            preview: Picture of training samples that is written.
+            preview: Path of the picture of training samples that is written.
 
         Returns:
-            Whether the study can be run.
+            True if the study can be run.
         """
         summary = self._step("data", self._read_data)
         if summary is not None:
@@ -175,7 +175,7 @@ class StudyCheck:
 def check(config: StudyConfig, console: Console, preview: Path) -> bool:
     """Check a study; see `StudyCheck.run`."""
     level = logging.getLogger().level
-    logging.getLogger().setLevel("ERROR")  # what is found is printed here
+    logging.getLogger().setLevel("ERROR")  # the warnings are among the doubts printed here
     try:
         return StudyCheck(config, console).run(preview)
     finally:

@@ -21,7 +21,7 @@ DESCRIPTION = """Search for the Pareto front of compressed segmentation networks
 
 Trains a teacher and a dense student, then tries pipelines of sparse training (lambda),
 pruning (ratio, scope) and distillation (T, alpha, beta, eta, lr). Equal stages are computed once.
-The answer is a run folder: report/index.html with the front, a checkpoint for every network,
+The result is a run folder with report/index.html (the front), a checkpoint of every network,
 trials.csv, and study.journal for optuna-dashboard.
 
 recipes (first argument; quickstart if left out):
@@ -29,7 +29,7 @@ recipes (first argument; quickstart if left out):
 
 main flags: --data-root DIR, --num-pipelines N, --sampler NAME, --objectives A B,
   --pipeline.dense.num-steps N, --space.pruning-ratio.high P, --gpus-per-trial F, --output-dir DIR;
-  all with the defaults of {recipe} below.
+  all flags are below, with the defaults of {recipe}.
 
 examples:
   python search/run.py
@@ -46,34 +46,34 @@ examples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What a user asks for.
+    """The parsed command line.
 
     Attributes:
-        study: The study.
-        output_dir: The run's folder <recipe>-<date>-<time> is made in it. A path, or storage that
-            pyarrow reaches: s3://bucket/prefix, also with ?region=... or ?endpoint_override=...,
-            without credentials in it.
-        resume: Go on with the run in this folder (path or URI), as it was configured; of the other
-            flags only --confirm, --address and --no-dashboard go with it.
-        address: Of a running Ray cluster: auto or HOST:PORT from one of its nodes; from elsewhere
-            its dashboard's http://HOST:PORT, where the study is handed over with this code and goes
-            on by itself. Default: Ray is started on this machine.
-        dashboard: Start Ray's dashboard when Ray is started here.
-        points: JSON file with pipelines to try first, instead of the recipe's: a list of objects
-            such as {"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}; what one leaves out is what the
-            space fixes, else what the papers chose.
-        download: Fetch CamVid (public GitHub archive, checksum verified) if it is not there yet.
-        check: Check data, networks, weights, engine and settings, and train nothing; a picture of
-            training samples with their masks is written.
-        student: Network to compress: one of ours, smp:Unet, torchvision:deeplabv3_resnet50,
-            package.module:factory or path/to/file.py:factory; it takes the place of the recipe's.
-        student_weights: Its trained weights: safetensors, a .pth of tensors, or a checkpoint of
-            ours. It is then compressed as it is.
-        students: Several networks to choose from: their names, or a JSON or TOML file of
-            {name: {"name": ..., "weights": ...}}.
-        teacher: Network that teaches, likewise; same: the uncompressed student teaches.
-        teacher_weights: Its trained weights; it is then not trained.
-        new_confirm: What --resume's --confirm says; None: as config.json says.
+        study: Configuration of the study.
+        output_dir: Folder in which the run's folder <recipe>-<date>-<time> is created. It is a path
+            or a URI that pyarrow understands: s3://bucket/prefix, optionally with ?region=... or
+            ?endpoint_override=..., without credentials in it.
+        resume: Continue the run in this folder (a path or a URI) with its saved configuration. The
+            only other flags allowed with it are --confirm, --address and --no-dashboard.
+        address: Address of a running Ray cluster. On one of its nodes: auto or HOST:PORT. From any
+            other machine: http://HOST:PORT of its dashboard; the study is then submitted together
+            with this code and runs there by itself. Default: start Ray on this machine.
+        dashboard: Start Ray's dashboard when Ray is started on this machine.
+        points: JSON file of pipelines to try first, in place of the recipe's: a list of objects
+            such as {"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}. A setting that an object leaves
+            out takes the value that the space fixes, else the papers' value.
+        download: Download CamVid (public GitHub archive, checksum verified) if it is missing.
+        check: Check data, networks, weights, engine and settings, write a picture of training
+            samples with their masks, and train nothing.
+        student: Network to compress, in place of the recipe's: one of ours, smp:Unet,
+            torchvision:deeplabv3_resnet50, package.module:factory or path/to/file.py:factory.
+        student_weights: Trained weights of the student: safetensors, a .pth of tensors, or one of
+            our checkpoints. The student is then compressed without training it first.
+        students: Several networks to choose from: their names, or a JSON or TOML file that lists
+            networks by name: {name: {"name": ..., "weights": ...}}.
+        teacher: Network that teaches, named like --student. same: the uncompressed student teaches.
+        teacher_weights: Trained weights of the teacher, which is then not trained.
+        new_confirm: Value of --confirm given with --resume. None: keep the value in config.json.
     """
 
     study: Annotated[StudyConfig, tyro.conf.arg(name="")] = field(default_factory=StudyConfig)
@@ -94,14 +94,14 @@ class Arguments:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResumeArguments:
-    """Flags that go with --resume: the study is as config.json in the run's folder says.
+    """Flags that can be given with --resume; config.json in the run's folder describes the study.
 
     Attributes:
         resume: Folder of the run, a path or a URI.
-        confirm: Once its search is over, fine-tune every network of the front so many more times
-            with other seeds (2 or more; 0: not at all); config.json keeps it.
-        address: Of a running Ray cluster, or of its dashboard, as without --resume.
-        dashboard: Start Ray's dashboard.
+        confirm: Number of times (2 or more; 0: never) that every network of the front is fine-tuned
+            again with other seeds once the search is over. The value is saved in config.json.
+        address: Address of a running Ray cluster or of its dashboard, as without --resume.
+        dashboard: Start Ray's dashboard when Ray is started on this machine.
     """
 
     resume: str
@@ -111,15 +111,15 @@ class ResumeArguments:
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
-    """Read the command line.
+    """Parse the command line.
 
     Args:
-        argv: Without the program's name.
+        argv: Words of the command line, without the program's name.
 
     Raises:
-        ValueError: An unknown recipe, or settings that do not go together.
-        SystemExit: After --help (0) or a wrong flag or value (2), once tyro has said what is
-            allowed.
+        ValueError: The recipe is unknown, or settings contradict each other.
+        SystemExit: --help was given (0), or a flag or value is wrong (2); tyro has then printed
+            what is allowed.
     """
     argv = list(argv)
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
@@ -143,8 +143,8 @@ def _parse_resume(argv: list[str]) -> Arguments:
         ResumeArguments,
         prog=PROGRAM,
         description=(
-            "Go on with an interrupted run, or confirm the front of a finished one; its study is "
-            "as config.json there says."
+            "Continue an interrupted run, or confirm the front of a finished one. The study is "
+            "described by config.json in the run's folder."
         ),
         args=argv,
     )

@@ -22,7 +22,7 @@ CONFIG_FILE = "config.json"
 
 
 class ConfigError(ValueError):
-    """A config.json cannot be used; the message names the field."""
+    """Raised when a config.json cannot be used; the message names the field."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,55 +30,61 @@ class StudyConfig:
     """A search for the Pareto front.
 
     Attributes:
-        recipe: Name under which results are filed.
-        num_pipelines: Pipelines to try, failed ones included.
-        sampler: How the next pipeline is chosen.
-        objectives: What is optimised, at least two. A stage that measures one of them is appended
-            to the pipelines if they have none.
-        seed: Of the sampler; the training's is --pipeline.seed.
-        max_latency_ms: Slower networks are infeasible: not distilled, avoided by the sampler.
-        max_num_params: Larger networks are infeasible, likewise.
-        max_macs: Networks of more multiply-accumulates are infeasible, likewise.
-        rungs: Shares of the distillation's steps after which a pipeline pauses, ascending within
-            0..1; only the best go on (asynchronous successive halving over the front). Empty: all.
-        reduction_factor: One of so many that reach a rung goes on, above 1. A front needs many:
-            with 3, as for a single objective, a third of the stopped would have been in it.
-        continuation: Let pipelines go on from the best finished network that is pruned a little
-            less, instead of the unpruned one.
+        recipe: Name of the recipe; it begins the name of the run's folder.
+        num_pipelines: Number of pipelines to try, failed ones included.
+        sampler: Sampler that chooses the next pipeline.
+        objectives: Metrics to optimise, at least two. If no stage of the pipelines measures one of
+            them, the stage that does is appended.
+        seed: Seed of the sampler; --pipeline.seed is the seed of the trainings.
+        max_latency_ms: Highest latency allowed. Slower networks are infeasible: they are not
+            distilled, and the sampler avoids them.
+        max_num_params: Largest number of parameters allowed; larger networks are infeasible too.
+        max_macs: Largest number of multiply-accumulates allowed; networks above it are infeasible
+            too.
+        rungs: Shares of the distillation's steps, ascending within 0..1, after which a pipeline
+            pauses; only the best continue (asynchronous successive halving over the front). Empty:
+            no pipeline pauses.
+        reduction_factor: Promote the best 1/reduction_factor of the pipelines at each rung; greater
+            than 1. Keep it low for a front: with 3, as is usual for a single objective, a third of
+            the stopped pipelines would have been on the front.
+        continuation: Start a pipeline from the best finished network that is pruned a little less,
+            in place of the unpruned network.
         begin_with_sweeps: With continuation, begin with a chain of networks along all pruning
             ratios, each pruned from the one before it.
-        stop_hopeless: Do not distil a network that could not enter the front with the best
-            accuracy believable for it (`search.pipelines.accuracy_bound`).
+        stop_hopeless: Skip the distillation of a network that could not enter the front even with
+            the best accuracy that can be believed of it (`search.pipelines.accuracy_bound`).
         shared_prefix: While the sampler draws at random, draw settings whose sparse network is
-            trained already (`search.proposing.shared_prefix`).
-        confirm: Once the search is over, fine-tune every network of the front so many more times
-            with other seeds (2 or more), to tell gain from luck: mean, deviation and probability
-            of being non-dominated go into the report. 0: not at all.
-        cpus_per_trial: CPU cores (and threads) of one stage; default: the machine's cores shared
-            out over the pipelines, on a GPU machine over the GPUs.
-        gpus_per_trial: GPU of one stage, or a fraction of one that stages share; default: 1 where
-            there is one.
-        max_concurrent: Most stages at a time; default: as many as fit.
-        reuse_workers: Run a stage in the process of one that has ended; otherwise each stage starts
-            its own, which takes seconds and gives its memory back.
-        store: Folder of artefacts that studies share, made if missing: what one has computed, the
-            others find. Or storage, as for --output-dir; it must be that for a run in storage.
-            Default: the run's own.
+            already trained (`search.proposing.shared_prefix`).
+        confirm: Number of times (2 or more; 0: never) that every network of the front is fine-tuned
+            again with other seeds once the search is over, to tell gain from luck. Mean, standard
+            deviation and the probability of being non-dominated go into the report.
+        cpus_per_trial: CPU cores (and threads) of one stage. Default: the cores divided by the
+            number of pipelines, or on GPU machines by the number of stages that the GPUs hold.
+        gpus_per_trial: GPU of one stage, or a fraction of one that stages share. Default: 1 if
+            there is a GPU.
+        max_concurrent: Largest number of stages at a time. Default: as many as fit.
+        reuse_workers: Run the next stage in the process of a finished one. Otherwise each stage
+            starts its own process, which takes seconds and returns its memory at the end.
+        store: Folder of stages that several studies share; it is created if it is missing. A study
+            reuses the stages that another has computed. It can be a URI as for --output-dir, and
+            must be one if the run is in storage. Default: each run keeps its own.
         deploy: At the end, write files ready to deploy for every network of the front, and run them
             over the validation images in their engine.
-        test: At the end, evaluate the front on the test split, where the data have one.
-        keep: What stays in the run's stages/ once the study is over: all networks, or those of the
+        test: At the end, evaluate the front on the test split, if the data set has one.
+        keep: Networks that stay in the run's stages/ once the study is over: all, or those of the
             front (with the stages that lead to them, teacher, dense student and retrainings).
-        checkpoint_seconds: Most work that a killed process loses.
-        stall_seconds: A stage that makes no progress for so long (no step, no image) is stopped and
-            tried again, in the end counted as failed; 0 or None: never.
+        checkpoint_seconds: Interval between checkpoints, and so the most work that a killed process
+            loses.
+        stall_seconds: Time limit for one step or image. A stage that exceeds it is stopped and run
+            again, and fails in the end. 0 or None: no limit.
         cache_dir: Folder of the decoded images.
-        space: Where pipelines are looked for.
-        pipeline: What all pipelines share: data, networks, trainings, latency.
-        first_points: Pipelines tried first, each as "stage.setting" -> value; those of a recipe
-            outside the space are left out.
+        space: Search space of the pipelines.
+        pipeline: Settings that all pipelines share: data, networks, trainings, latency.
+        first_points: Pipelines to try first, each as "stage.setting" -> value. Those of a recipe
+            that lie outside the space are left out.
         warm_start: Folders of earlier runs whose finished pipelines the sampler knows from the
-            start: of the same data, networks, trainings and objectives.
+            start. They must have the same data, networks and trainings, and have measured every
+            objective.
     """
 
     recipe: Annotated[str, tyro.conf.Suppress] = "custom"
@@ -133,35 +139,37 @@ class StudyConfig:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
         if self.store is not None and self.keep != "all":
             raise ValueError(
-                f"keep must be all with a store that other studies share; got {self.keep!r}"
+                f"keep must be all when studies share a store (--store); got {self.keep!r}"
             )
         if self.confirm < 0 or self.confirm == 1:
             raise ValueError(
-                "confirm must be 0 or at least 2, as one retraining says nothing of its spread; "
+                "confirm must be 0 or at least 2, because one retraining has no spread; "
                 f"got {self.confirm}"
             )
         if self.confirm and "miou" not in self.objectives:
             raise ValueError(
-                f"confirm must be 0 where miou is no objective, as all others are exact; "
-                f"got {self.confirm}"
+                "confirm must be 0 unless miou is an objective, because the other objectives do "
+                f"not depend on the seed; got {self.confirm}"
             )
         if self.stall_seconds:
             most = 2 * self.pipeline.latency.max_seconds  # warm-up and measurement
             if not self.stall_seconds > most:
                 raise ValueError(
-                    "stall_seconds must be 0 or above twice pipeline.latency.max_seconds "
+                    "stall_seconds must be 0 or more than twice pipeline.latency.max_seconds "
                     f"({most:g}), got {self.stall_seconds:g}"
                 )
         if list(self.rungs) != sorted(set(self.rungs)) or not all(0 < r < 1 for r in self.rungs):
             raise ValueError(f"rungs must ascend within 0..1, both excluded; got {self.rungs}")
         if len(set(self.warm_start)) < len(self.warm_start):
-            raise ValueError(f"warm_start must name every run once, got {self.warm_start}")
+            raise ValueError(f"warm_start must not name a run twice, got {self.warm_start}")
         if not self.reduction_factor > 1:
-            raise ValueError(f"reduction_factor must be above 1, got {self.reduction_factor}")
+            raise ValueError(
+                f"reduction_factor must be greater than 1, got {self.reduction_factor}"
+            )
         gpus = self.gpus_per_trial
         if gpus is not None and not 0 <= gpus <= 1:
             raise ValueError(
-                f"gpus_per_trial must lie in 0..1, as a training uses one GPU; got {gpus}"
+                f"gpus_per_trial must be in 0..1, because a training uses one GPU; got {gpus}"
             )
         chain = complete_chain(self.pipeline.chain, self.objectives)
         check_stages(chain)
@@ -186,8 +194,8 @@ def load_config(path: Path) -> StudyConfig:
         given = json.loads(path.read_text())
         if isinstance(given, dict) and "sparsity_lambda" in given.get("space", {}):
             raise ConfigError(
-                f"{path} was written by an older version of segfront, whose settings were not "
-                "grouped by stage; finish or read that run with the version that began it"
+                f"{path} was written by an older version of segfront, which did not group its "
+                "settings by stage; finish or read that run with the version that started it"
             )
         config = adapter.validate_python(given)
     except OSError as error:
@@ -213,7 +221,7 @@ def _describe(error: ValidationError) -> str:
 
 
 def _unknown_fields(given: Any, known: Any, place: str = "") -> Iterator[str]:
-    """Names in `given` that validation dropped."""
+    """Yield the names in `given` that the validation dropped."""
     if isinstance(given, dict) and isinstance(known, dict):
         for name, value in given.items():
             if name not in known:

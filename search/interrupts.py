@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, collected so that a study ends where nothing is half-done."""
+"""Collects Ctrl-C and SIGTERM, so that a study ends at a point where nothing is half-done."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """Collects the signals that ask for an end while its `with` block runs; a second one raises.
+    """Collects SIGINT and SIGTERM while its `with` block runs; the second one raises.
 
     Attributes:
-        received: Numbers of the signals, in order.
+        received: Numbers of the signals received, in order.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Interrupts:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __bool__(self) -> bool:
-        """Whether somebody has asked for the end."""
+        """Whether a signal has been received."""
         return bool(self.received)
 
     def __enter__(self) -> Interrupts:

@@ -1,4 +1,4 @@
-"""Flags that put a user's networks in place of a recipe's: --student, --teacher and the like."""
+"""Flags that replace a recipe's networks by the user's: --student, --teacher and the like."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
     flags still change them.
 
     Args:
-        argv: Words of the command line; it is left as it is.
-        study: The recipe.
+        argv: Words of the command line; not modified.
+        study: Configuration that the recipe returned.
 
     Raises:
-        ValueError: A network, or the file that lists them, cannot be used.
+        ValueError: A network, or the file that lists networks, cannot be used.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--student", "--student-weights", "--teacher", "--teacher-weights"):
@@ -39,7 +39,7 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
     try:
         given, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:
-        return study  # tyro says what is wrong
+        return study  # tyro will report what is wrong
     pipeline = study.pipeline
     student = _change(pipeline.student, given.student, given.student_weights, "student")
     is_same = given.teacher == SAME
@@ -57,7 +57,7 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
 def _change(
     network: NetworkConfig, name: str | None, weights: str | None, flag: str
 ) -> NetworkConfig:
-    """Another network has none of the recipe's options; other weights leave them."""
+    """Replace name and weights; a new name drops the recipe's options, new weights keep them."""
     try:
         if name is not None:
             network = NetworkConfig(name=name)
@@ -74,7 +74,7 @@ def _read_students(words: Sequence[str]) -> dict[str, NetworkConfig]:
         entries = _read_file(Path(word)) if word.endswith((".json", ".toml")) else {word: {}}
         for name, options in entries.items():
             if name in found:
-                raise ValueError(f"--students must name each network once, got {name} twice")
+                raise ValueError(f"--students must name each network only once, got {name} twice")
             try:
                 found[name] = TypeAdapter(NetworkConfig).validate_python({"name": name, **options})
             except (ValidationError, TypeError, ValueError) as error:

@@ -1,61 +1,37 @@
-"""What a study optimises, each with its direction and unit."""
+"""The objectives of a study, each with its direction and unit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from trainables.stages import STAGES
 
-ObjectiveName = Literal["miou", "latency_ms", "num_params", "macs", "consistency"]
+OBJECTIVES = {entry.name: entry for stage in STAGES.values() for entry in stage.objectives}
+"""Objectives that the stages declare, by name."""
 
-
-class Objective(NamedTuple):
-    """One thing to optimise.
-
-    Attributes:
-        name: Key in a pipeline's metrics.
-        direction: "maximize" or "minimize".
-        unit: Unit of the number, "" if it has none.
-        label: Name in words.
-    """
-
-    name: ObjectiveName
-    direction: Literal["maximize", "minimize"]
-    unit: str
-    label: str
-
-    @property
-    def ideal(self) -> float:
-        """The value that nothing can beat; a corner of the reference box."""
-        return 1.0 if self.direction == "maximize" else 0.0
-
-
-OBJECTIVES: dict[str, Objective] = {
-    "miou": Objective("miou", "maximize", "", "mIoU"),
-    "latency_ms": Objective("latency_ms", "minimize", "ms", "Latency"),
-    "num_params": Objective("num_params", "minimize", "", "Parameters"),
-    "macs": Objective("macs", "minimize", "", "MACs"),
-    "consistency": Objective("consistency", "maximize", "", "Temporal consistency"),
-}
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:  # so that the command line lists them
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 
 def complete_chain(chain: Sequence[str], objectives: Sequence[str]) -> tuple[str, ...]:
-    """Append the stages that measure objectives which no stage of a pipeline measures yet.
+    """Append a stage for each objective that no stage of the pipeline measures.
 
     Args:
         chain: Names of the stages of every pipeline, root first.
         objectives: Keys of `OBJECTIVES`.
 
     Raises:
-        ValueError: Only a stage that makes another network would measure an objective.
+        ValueError: An objective could only be measured by a stage that makes another network.
     """
     complete = list(chain)
     for objective in objectives:
         measuring = [name for name, stage in STAGES.items() if objective in stage.reveals]
         if any(name in complete for name in measuring):
             continue
-        # One that has an accuracy of its own makes another network, which nobody asked for.
+        # A stage that reveals mIoU makes another network, which the user did not ask for.
         alone = [name for name in measuring if "miou" not in STAGES[name].reveals]
         if len(alone) != 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What is checked and settled before a study may train anything."""
+"""Checks a study and settles its paths before anything is trained."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CAMVID_FOLDER = Path("data/CamVid")
 
 
 def fetch_data(config: StudyConfig) -> StudyConfig:
-    """Download CamVid unless it is there, and point the study to it.
+    """Download CamVid if it is missing, and point the study to it.
 
     Raises:
-        ValueError: The data set is another one, or the download failed.
+        ValueError: The study uses another data set, or the download failed.
     """
     data = config.pipeline.data
     if data.name != "camvid":
-        raise ValueError(f"--download fetches camvid only; the data set here is {data.name}")
+        raise ValueError(f"--download fetches only camvid; this study's data set is {data.name}")
     root = data.resolve_root() or CAMVID_FOLDER
     if not root.exists():
         download_camvid(root)
@@ -37,7 +37,7 @@ def fetch_data(config: StudyConfig) -> StudyConfig:
 
 
 def settle_paths(config: StudyConfig) -> StudyConfig:
-    """Make every path absolute, so that config.json holds wherever a run is resumed from.
+    """Make every path absolute, so that a run can be resumed from any folder.
 
     Raises:
         ValueError: A file of weights is missing.
@@ -63,14 +63,14 @@ def settle_paths(config: StudyConfig) -> StudyConfig:
 
 
 def check_store(store: str | None, *, is_remote: bool) -> None:
-    """See whether the artefacts that studies share can be written; a folder is made if missing.
+    """Check that the store that studies share can be written; create its folder if missing.
 
     Args:
-        store: Path or URI; None: the run has its own.
-        is_remote: Whether the run lies in storage.
+        store: Path or URI of the store; None if the run has its own.
+        is_remote: Whether the run is in object storage.
 
     Raises:
-        ValueError: They cannot.
+        ValueError: The store cannot be written.
     """
     if store is None:
         return
@@ -78,25 +78,23 @@ def check_store(store: str | None, *, is_remote: bool) -> None:
         connect(store)
         return
     if is_remote:
-        raise ValueError(f"store must be a URI of storage, where the run lies too; got {store}")
+        raise ValueError(f"store must be a URI because the run is in storage; got {store}")
     try:
         Path(store).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=store):
             pass
     except OSError as error:
-        raise ValueError(
-            f"store must be a folder that can be written to; {store}: {error.strerror}"
-        ) from None
+        raise ValueError(f"store must be a writable folder; {store}: {error.strerror}") from None
 
 
 def check_study(config: StudyConfig) -> DatasetSummary:
-    """Read every image once and build both networks (without their weights).
+    """Read every image once and build every network; weights are loaded only where they are given.
 
     Args:
-        config: With paths settled.
+        config: Study to check; its paths are settled.
 
     Raises:
-        ValueError: Says which file or setting cannot be used.
+        ValueError: A file or setting cannot be used; the message names it.
     """
     pipeline = config.pipeline
     summary = check_data(pipeline, config.cache_dir)
@@ -119,7 +117,7 @@ def check_study(config: StudyConfig) -> DatasetSummary:
 
 
 def name_networks(config: StudyConfig) -> list[tuple[str, NetworkConfig]]:
-    """The networks of a study by their place in its configuration."""
+    """Return the networks of a study, each with its place in the configuration."""
     pipeline = config.pipeline
     students = [(f"students.{name}", network) for name, network in pipeline.students.items()]
     own = students or [("student", pipeline.student)]

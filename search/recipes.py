@@ -1,4 +1,4 @@
-"""Recipes: each a function that returns the full configuration of a study."""
+"""Recipes: each is a function that returns the full configuration of a study."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from trainables.ranges import FloatRange
 
 LITE0 = "tu-tf_efficientnet_lite0"
 LITE0_WEIGHTS = "imagenet_backbones/efficientnet_lite0_timm.safetensors"
-# In a short fine-tuning the weights of the dual-branch paper leave the labels a hundredth of the
-# loss, which harms (docs/distillers.md): labels alone come first, and the teacher weighs less.
+# With the dual-branch paper's weights the labels are only a hundredth of the loss, which harms a
+# short fine-tuning (docs/distillers.md). So these recipes try the labels alone first and search
+# smaller weights for the teacher.
 LABELS_FIRST: dict[str, Any] = {"distilled.distiller": "none", "sparse.sparsity_lambda": 1e-4}
 SHORT_FINE_TUNING: dict[str, Any] = {
     "distiller": ("none", "kd", "dkd"),
@@ -67,9 +68,10 @@ def quickstart() -> StudyConfig:
 
 
 def camvid() -> StudyConfig:
-    """CamVid from ImageNet backbones: within the hour on 2 CPU cores (--data-root or --download).
+    """CamVid from ImageNet backbones: about an hour on 2 CPU cores (--data-root or --download).
 
-    The backbone comes from $SEGFRONT_WEIGHTS if it holds EfficientNet-Lite0, else it is fetched.
+    The backbone is read from $SEGFRONT_WEIGHTS if that folder holds EfficientNet-Lite0; otherwise
+    it is downloaded.
     """
     optimizer = OptimizerConfig(
         name="adamw",
@@ -102,7 +104,7 @@ def camvid() -> StudyConfig:
             width=0.25,
             output_stride=16,
         ),
-        # The longer a training, the less help its rare classes need.
+        # A long training learns the rare classes with less weight on them.
         teacher_training=replace(training, num_steps=3000, class_weight_power=0.35),
         dense=training,
         sparse=replace(training, num_steps=100, optimizer=replace(optimizer, lr=5e-4)),
@@ -111,7 +113,7 @@ def camvid() -> StudyConfig:
     )
     space = make_space(
         sparsity_lambda=(1e-5, 1e-3),
-        round_to=(8,),  # odd channel counts cost this CPU more time than they save
+        round_to=(8,),  # on a CPU, other channel counts cost more time than they save
         lr=FloatRange(low=5e-4, high=3e-3, log=True),
         **SHORT_FINE_TUNING,
     )
@@ -132,12 +134,13 @@ def camvid() -> StudyConfig:
 
 
 def papers_camvid() -> StudyConfig:
-    """The papers' tables in small: networks side by side, ratios, distillation; 2 CPU cores.
+    """The papers' tables at small scale: networks, ratios, distillation; on 2 CPU cores.
 
     `python -m analysis.papers RUN_DIR` writes the tables and figures of papers 1 and 3 from it.
-    Nine of the networks that the papers compare are trained alike. The dual-branch one is pruned
-    at paper 1's ratios: at each without a teacher (its table 3), at 0.4 to 0.6 with DKD at its
-    weights as well (its table 4). CamVid at 192 x 256 (--data-root or --download).
+    Nine of the networks that the papers compare are trained in the same way. The dual-branch
+    network is pruned at paper 1's ratios: without a teacher at each of them (its table 3), and also
+    with DKD and the paper's weights at 0.4 to 0.6 (its table 4). The data are CamVid at 192 x 256
+    (--data-root or --download).
     """
     base = camvid()
     names = (
@@ -179,7 +182,7 @@ def papers_camvid() -> StudyConfig:
     return StudyConfig(
         recipe="papers_camvid",
         num_pipelines=len(plain) + len(taught),
-        stop_hopeless=False,  # a row of a table is wanted even where it is dominated
+        stop_hopeless=False,  # the tables need every row, dominated or not
         space=space,
         pipeline=pipeline,
         first_points=(*plain, *taught),
@@ -189,8 +192,9 @@ def papers_camvid() -> StudyConfig:
 def camvid_tbfenet() -> StudyConfig:
     """TBFENet on CamVid as in its paper: full images, Adam, 400 epochs, for a GPU (--data-root).
 
-    Source: paper 3 (TBFENet), section 2.1: Adam, rate 1e-3, weight decay 2e-4, batches of 8, poly,
-        cross-entropy. It does not say how many epochs; 400 is ours, and so is the teacher.
+    Source: paper 3 (TBFENet), section 2.1: Adam, learning rate 1e-3, weight decay 2e-4, batches of
+        8, poly schedule, cross-entropy.
+    Differs: the paper does not state the number of epochs and has no teacher; both are our choice.
     """
     optimizer = OptimizerConfig(
         name="adam", lr=1e-3, weight_decay=2e-4, schedule="poly", max_grad_norm=None
@@ -220,11 +224,12 @@ def camvid_tbfenet() -> StudyConfig:
 
 
 def camvid_road() -> StudyConfig:
-    """Road scenes in real time as in paper 4: logits and features teach a light network; for a GPU.
+    """Real-time road scenes as in paper 4: a light network learns logits and features; for a GPU.
 
-    Source: paper 4 (Li et al. 2023), its abstract: the asymmetric pyramid with coordinate
-        attention, distilled from an accurate network that is not real-time. Which network teaches,
-        by which loss and how long, it does not say; these are ours (docs/distillers.md).
+    Source: paper 4 (Li et al. 2023), abstract: the asymmetric pyramid with coordinate attention is
+        distilled from an accurate network that is not real-time.
+    Differs: the abstract does not state the teacher, the loss or the number of steps; these are our
+        choice (docs/distillers.md).
     """
     base = camvid_tbfenet()
     pipeline = replace(
@@ -249,7 +254,8 @@ def cityscapes() -> StudyConfig:
     """Cityscapes as in the dual-branch paper: 40 000 iterations a stage, for GPUs (--data-root).
 
     Source: Chen et al. 2026, section 2; mmsegmentation's schedule_40k and its Cityscapes
-    512x1024 pipeline: SGD, momentum 0.9, weight decay 5e-4, poly 0.9 down to 1e-4.
+        pipeline at 512x1024: SGD, momentum 0.9, weight decay 5e-4, poly schedule with power 0.9
+        down to 1e-4.
     """
     optimizer = OptimizerConfig(
         name="sgd",
@@ -295,7 +301,7 @@ RECIPES: dict[str, Callable[[], StudyConfig]] = {
 
 
 def describe_recipe(name: str) -> str:
-    """The first line of a recipe's docstring."""
+    """Return the first line of a recipe's docstring."""
     return (RECIPES[name].__doc__ or "").splitlines()[0]
 
 

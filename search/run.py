@@ -1,4 +1,4 @@
-"""Run a study: `python search/run.py [RECIPE] [--overrides]`; `--help` lists every field."""
+"""Run a study: `python search/run.py [RECIPE] [--flags]`; `--help` lists every flag."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from search.on_ray.session import (
 )
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.front import find_front
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
 from search.preflight import check_store, check_study, fetch_data, settle_paths
@@ -66,8 +67,8 @@ from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import inspect_installation
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_INPUT, EXIT_OBSTACLE = 0, 1, 2, 3
-EXIT_SIGNAL = 128  # plus the signal's number, as a shell has it: 130 after Ctrl-C
-EPILOGUE = "interrupted; what is known so far is kept"
+EXIT_SIGNAL = 128  # plus the signal's number, as in a shell: 130 after Ctrl-C
+EPILOGUE = "interrupted; all results so far are saved"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,13 +76,13 @@ class Run:
     """A run that is ready to be searched.
 
     Attributes:
-        arguments: What the user asked for.
-        folder: Folder of the run; the driver's copy of it if the run lies in storage.
-        study: Its trials.
+        arguments: Parsed command line.
+        folder: Folder of the run; the driver's copy of it if the run is in storage.
+        study: Study with its pipelines.
         confirmation: Retrainings of the study's front.
-        results: Its results files.
-        console: For the user.
-        remote: The run in storage, if it lies there.
+        results: Writer of the run's results files.
+        console: Console to print to.
+        remote: The run in storage; None if it is in a local folder.
     """
 
     arguments: Arguments
@@ -99,23 +100,23 @@ class Run:
 
     @property
     def storage(self) -> str | None:
-        """URI of the run, if it lies in storage."""
+        """URI of the run; None if it is in a local folder."""
         return self.remote.remote.uri if self.remote else None
 
     @property
     def remote_store(self) -> str | None:
-        """URI of the artefacts, if they lie in storage."""
+        """URI of the stages' artefacts; None if they are in a local folder."""
         if self.remote:
             return self.remote.store.uri
         return self.config.store if is_uri(self.config.store or "") else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, prepare, search, report.
+    """Parse the command line, prepare the study, search and write the report.
 
     Returns:
-        Exit status: 0, 1 if nothing succeeded, 2 for bad input, 3 if a disk, the storage or the
-        data failed, 130 after Ctrl-C, 143 after SIGTERM.
+        Exit status: 0 if a pipeline succeeded, 1 if none did, 2 for bad input, 3 if a disk, the
+        storage or the data failed, 130 after Ctrl-C, 143 after SIGTERM.
     """
     logging.basicConfig(
         level="WARNING", format="%(message)s", handlers=[RichHandler(show_path=False)]
@@ -145,8 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             return search(run)
     except StorageError as error:
-        hint = "go on with --resume from this machine"
-        print_error(f"the run is not all in storage: {error}; {hint}")
+        hint = "continue with --resume from this machine"
+        print_error(f"the run is not completely in storage: {error}; {hint}")
         return EXIT_OBSTACLE
     except ValueError as error:
         print_error(error)
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         obstacle = explain_storage_error(error)
         if not obstacle:
             raise
-        hint = "" if folder is None else f", then go on with --resume {folder}"
+        hint = "" if folder is None else f", then continue with --resume {folder}"
         print_error(obstacle + hint)
         return EXIT_OBSTACLE
     except KeyboardInterrupt:
@@ -164,10 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check_alone(arguments: Arguments, console: Console) -> int:
-    """Check what `--check` checks.
+    """Run the checks of `--check`, which print every problem.
 
     Returns:
-        Exit status: 0, or 2 with every problem printed.
+        Exit status: 0 if the study can be run, otherwise 2.
     """
     config = fetch_data(arguments.study) if arguments.download else arguments.study
     if arguments.points is not None:
@@ -181,7 +182,7 @@ def check_alone(arguments: Arguments, console: Console) -> int:
 
 
 def print_error(text: object) -> None:
-    """Print what ended the run to stderr."""
+    """Print the error that ended the run to stderr."""
     console = Console(stderr=True)
     console.print(f"[bold red]error:[/] {escape(str(text))}", highlight=False, soft_wrap=True)
 
@@ -189,10 +190,10 @@ def print_error(text: object) -> None:
 def prepare(
     arguments: Arguments, console: Console
 ) -> tuple[Path, RemoteRun | None, StudyConfig, DatasetSummary]:
-    """Find the run's folder, or make one; a bad study never gets one.
+    """Find the run's folder, or create one once the study has been checked.
 
     Raises:
-        ValueError: Says what cannot be used.
+        ValueError: The study cannot be run; the message says why.
     """
     resume, output_dir = arguments.resume, arguments.output_dir
     run: RemoteRun | None = None
@@ -211,7 +212,7 @@ def prepare(
             config = replace(config, first_points=points, begin_with_sweeps=False)
         config = settle_paths(config)
         check_store(config.store, is_remote=storage is not None)
-        read_known(config)  # a run that does not compare ends it here
+        read_known(config)  # raises here if an earlier run is not comparable
     with console.status(f"reading the data set {config.pipeline.data.name}"):
         dataset = check_study(config)
     for text in dataset.warnings:
@@ -225,10 +226,10 @@ def prepare(
 
 
 def open_study(config: StudyConfig, folder: Path, console: Console) -> PipelineStudy:
-    """Open the run's study; a new one learns from the earlier runs that it starts from.
+    """Open the run's study; a new study learns from the runs named by --warm-start.
 
     Raises:
-        ValueError: Says which earlier run cannot be used.
+        ValueError: An earlier run cannot be used; the message names it.
     """
     study = PipelineStudy(config, folder)
     if study.awaits_known:
@@ -241,7 +242,7 @@ def open_study(config: StudyConfig, folder: Path, console: Console) -> PipelineS
 
 
 def search(run: Run) -> int:
-    """Run what is left of the study and of its confirmation; report, whatever happens meanwhile.
+    """Run the rest of the study and of its confirmation, and write the report in any case.
 
     Returns:
         Exit status.
@@ -250,7 +251,7 @@ def search(run: Run) -> int:
     run.console.print(f"run folder: {place}", highlight=False, soft_wrap=True)
     status = None
     baseline_errors: dict[str, str] = {}
-    is_searched = bool(run.results.baselines)  # as measured beside the pipelines
+    is_searched = bool(run.results.baselines)  # they are written when the search is over
     if not is_searched or run.confirmation.num_left:
         interrupts = Interrupts()
         try:
@@ -266,19 +267,19 @@ def search(run: Run) -> int:
 
 
 def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
-    """Start Ray and run the baselines, all pipelines and all retrainings that are left.
+    """Start Ray and run the baselines, pipelines and retrainings that are not done yet.
 
     Args:
-        run: Is brought as far as possible.
-        interrupts: Asks for the end.
+        run: Run to continue.
+        interrupts: Signals that ask the run to end.
 
     Returns:
-        Why an uncompressed network could not be trained, by its name.
+        Errors of the uncompressed networks that could not be trained, by name.
 
     Raises:
-        KeyboardInterrupt: The user pressed Ctrl-C, or the machine is about to end.
+        KeyboardInterrupt: The user pressed Ctrl-C, or SIGTERM arrived.
         ObstacleError: A disk, the storage or the data failed.
-        ValueError: A trial asks for more than the machines have, or the nodes of a cluster differ.
+        ValueError: A trial needs more than the machines have, or the nodes of a cluster differ.
     """
     address, dashboard = run.arguments.address, run.arguments.dashboard
     with (
@@ -305,7 +306,7 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
 def run_stages(
     run: Run, interrupts: Interrupts, resources: TrialResources, hardware: dict[str, Any] | None
 ) -> dict[str, str]:
-    """Run stages in Tune until the dispatcher has no more; as `tune_pipelines` otherwise."""
+    """Run stages in Tune until the dispatcher has no more; returns and raises as its caller."""
     board = ProgressBoard(run.study, run.confirmation)
     board.reference = run.results.reference
     board.refresh()
@@ -366,41 +367,42 @@ def run_stages(
 
 
 def finish(run: Run, baseline_errors: Mapping[str, str]) -> bool:
-    """Write the last results and the report, print what came of it.
+    """Write the last results and the report, and print the summary.
 
     Args:
-        run: Is over, or interrupted.
-        baseline_errors: Why an uncompressed network could not be trained, by its name.
+        run: Run that is over or interrupted.
+        baseline_errors: Errors of the uncompressed networks that could not be trained, by name.
 
     Returns:
-        Whether a pipeline is complete.
+        True if at least one pipeline is complete.
     """
     run.study.save_clock()
     run.results.write_trials()
     print_summary(run.study, run.results.baselines, run.console)
     for role, reason in baseline_errors.items():
         run.console.print(f"{role} failed: {reason}", markup=False)
-    complete = [record for record in run.study.records.values() if record.state == "complete"]
+    front = find_front(run.study.records.values(), run.config.objectives, with_equals=True)
     report = None
-    if complete and run.remote:
+    if front and run.remote:
         with run.console.status("fetching the networks of the front"):
-            networks = [baseline.stage for baseline in run.results.baselines]
-            run.remote.fetch_front(complete, run.config.objectives, networks)
+            baselines = [baseline.stage for baseline in run.results.baselines]
+            run.remote.fetch_networks([*baselines, *(record.network for record in front)])
     is_over = not run.study.num_unfinished and not run.confirmation.num_left
-    if complete and is_over:
+    if front and is_over:
         write_answer(run)
-    if complete:
+    if front:
         with run.console.status("writing the report"):
             report = write_report(run.folder)
-    if complete and is_over and run.config.keep == "front":
-        keep_front(run.study, run.folder, run.remote.stages if run.remote else None)
+    if front and is_over and run.config.keep == "front":
+        stages = run.remote.stages if run.remote else None
+        keep_front(run.study, run.folder, stages, read_kept_out(run.folder))
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
-    return bool(complete)
+    return bool(front)
 
 
 def write_answer(run: Run) -> None:
-    """Write what a finished study leaves beside its tables: deploy/, pictures/ and test.csv."""
+    """Write deploy/, pictures/ and test.csv of a finished study."""
     device = detect_device()
     context = StageContext(
         cache_dir=run.config.cache_dir, device=device, device_lock=DeviceLock(device)
@@ -408,7 +410,8 @@ def write_answer(run: Run) -> None:
     kept_out = read_kept_out(run.folder)
     if run.config.deploy:
         with run.console.status("writing and running the files to deploy"):
-            kept_out = deploy_front(run.study, run.folder, context)
+            fetch = run.remote.fetch_networks if run.remote else None
+            kept_out = deploy_front(run.study, run.folder, context, fetch)
         run.results.write_trials()
     with run.console.status("drawing what the networks see"):
         notes = write_pictures_and_scores(run.study, run.folder, context, test=run.config.test)

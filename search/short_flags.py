@@ -1,4 +1,4 @@
-"""Short flags of the space: `--space.pruning-ratio.low` for `--space.pruned.pruning-ratio.low`."""
+"""Short flags of the space: `--space.pruning-ratio.low` is `--space.pruned.pruning-ratio.low`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ PREFIX = "--space."
 
 
 def lengthen_flags(argv: Sequence[str], study: StudyConfig) -> list[str]:
-    """Replace short flags of the space by full ones: `--space.pruning-ratio.low` and the like.
+    """Replace short flags of the space, such as `--space.pruning-ratio.low`, by full ones.
 
-    The name of a setting is enough where it says which stage is meant. The setting of a distiller,
-    such as the temperature, is set in every distiller that the space holds.
+    A setting's own name is enough if only one stage has it. A setting of distillers, such as the
+    temperature, is set in every distiller that the space contains.
 
     Args:
         argv: Words of the command line.
-        study: The recipe; says which distillers the space holds if the flags do not.
+        study: Configuration that the recipe returned; it lists the distillers of the space if the
+            flags do not.
     """
     stages = study.pipeline.chain
     choices = _read_choices(argv, study)
@@ -45,7 +46,7 @@ def lengthen_flags(argv: Sequence[str], study: StudyConfig) -> list[str]:
 
 
 def _read_choices(argv: Sequence[str], study: StudyConfig) -> set[str]:
-    """Names of the options, such as distillers, that flags or recipe put into the space."""
+    """Return the names of the options, such as distillers, that the flags or the recipe choose."""
     stages = study.pipeline.chain
     found: set[str] = set()
     for chooser in list_choosers(stages):

@@ -1,7 +1,7 @@
-"""The space of pipelines: a range or a few choices for every setting of every stage.
+"""The search space of pipelines: a range or some choices for every setting of every stage.
 
-Its dataclasses are made from what the stages declare (`trainables.stages`), so that a new setting
-is a flag, a field of config.json and a dimension of the search without a line here.
+Its dataclasses are made from what the stages declare (`trainables.stages`), so a new setting of a
+stage becomes a flag, a field of config.json and a dimension of the search without a change here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Suggest = Callable[[str, BaseDistribution], Any]
 
 
 def _parse_choices(words: list[str]) -> tuple[float, ...] | FloatRange:
-    """Read `LOW..HIGH` as a logarithmic range, anything else as choices."""
+    """Parse `LOW..HIGH` as a logarithmic range, and anything else as choices."""
     if len(words) == 1 and ".." in words[0]:
         low, high = words[0].split("..", 1)
         return FloatRange(low=float(low), high=float(high), log=True)
@@ -41,7 +41,7 @@ def _format_choices(values: tuple[float, ...] | FloatRange) -> list[str]:
     return [str(value) for value in values]
 
 
-# One flag for both: tyro by itself would make a subcommand of each member of the union.
+# Both share one flag: by default tyro would make a subcommand of each member of the union.
 ChoicesOrRange = Annotated[
     tuple[float, ...] | FloatRange,
     tyro.constructors.PrimitiveConstructorSpec(
@@ -55,7 +55,7 @@ ChoicesOrRange = Annotated[
 
 
 def _make_space(settings: type[Any], name: str) -> type[Any]:
-    """Make the dataclass of a stage's or option's ranges from its settings."""
+    """Make the dataclass of ranges for the settings of a stage or of an option."""
     parsed = docstring_parser.parse(settings.__doc__ or "")
     texts = {entry.arg_name: entry.description or "" for entry in parsed.params}
     made: list[tuple[str, Any, Any]] = []
@@ -86,7 +86,7 @@ def _choices_of(hint: Any) -> Any:
 
 
 def _declare_own(settings: type[Any]) -> Mapping[str, Declared]:
-    """Settings of a dataclass itself, without those of its options."""
+    """Return the settings of a dataclass itself, without those of its options."""
     return {name: entry for name, entry in declare(settings).items() if entry.choice is None}
 
 
@@ -106,23 +106,23 @@ _Stages: Any = make_dataclass(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSpace(_Stages):  # type: ignore[misc]
-    """Where pipelines are looked for. One choice, or low == high, fixes a setting.
+    """Search space of the pipelines. One choice, or low == high, fixes a setting.
 
-    It has a field for each stage with settings, and in it one for each setting: `pruned.scope`. The
-    settings of a distiller lie below its name: `distilled.dkd.beta`.
+    It has a field for each stage that has settings, and in that a field for each setting:
+    `pruned.scope`. The settings of a distiller are grouped under its name: `distilled.dkd.beta`.
     """
 
     def __post_init__(self) -> None:
         for name, values in self.list_ranges(tuple(STAGES)).items():
             if isinstance(values, tuple) and (not values or len(set(values)) < len(values)):
                 raise ValueError(
-                    f"space.{name} needs at least one choice and none twice, got {values}"
+                    f"space.{name} needs at least one choice and no choice twice, got {values}"
                 )
             if self._is_reachable(name):
                 self._check(name, values)
 
     def _check(self, name: str, values: Space) -> None:
-        """See whether the stage accepts the extremes of a setting."""
+        """Check that the stage accepts the extreme values of a setting."""
         stage, _, setting = name.partition(".")
         declared = declare_all((stage,))[name]
         extremes = (values.low, values.high) if isinstance(values, FloatRange) else values
@@ -137,14 +137,14 @@ class SearchSpace(_Stages):  # type: ignore[misc]
                 raise ValueError(f"space.{name}: {error}") from None
 
     def list_ranges(self, stages: Sequence[str]) -> dict[str, Space]:
-        """Ranges and choices by "stage.setting", of all settings of some stages."""
+        """Return the ranges and choices of all settings of the given stages, by "stage.setting"."""
         return {name: self.get_range(name) for name in declare_all(stages)}
 
     def get_range(self, name: str) -> Space:
-        """Range or choices of a setting.
+        """Return the range or the choices of a setting.
 
         Args:
-            name: "stage.setting".
+            name: Name of the setting, "stage.setting".
         """
         found: Any = self
         for part in name.split("."):
@@ -153,16 +153,16 @@ class SearchSpace(_Stages):  # type: ignore[misc]
         return values
 
     def get_choices(self, name: str) -> tuple[Any, ...]:
-        """Choices of a setting that has no range.
+        """Return the choices of a setting; an empty tuple if it has a range.
 
         Args:
-            name: "stage.setting".
+            name: Name of the setting, "stage.setting".
         """
         values = self.get_range(name)
         return values if isinstance(values, tuple) else ()
 
     def _is_reachable(self, name: str) -> bool:
-        """Whether a pipeline of the space may choose the option that a setting belongs to."""
+        """Whether a pipeline can choose the option that the setting belongs to."""
         stage = name.partition(".")[0]
         choice = declare_all((stage,))[name].choice
         if choice is None:
@@ -171,24 +171,24 @@ class SearchSpace(_Stages):  # type: ignore[misc]
         return isinstance(values, tuple) and any(choice[1] in choose(value) for value in values)
 
     def distributions(self, stages: Sequence[str]) -> dict[str, BaseDistribution]:
-        """What may be suggested, by "stage.setting"; settings that have one value are left out.
+        """Return the Optuna distributions by "stage.setting", without fixed settings.
 
         Args:
-            stages: Of a pipeline.
+            stages: Stages of a pipeline.
         """
         ranges = self.list_ranges(stages)
         found = {name: _distribute(r) for name, r in ranges.items() if self._is_reachable(name)}
         return {name: value for name, value in found.items() if value is not None}
 
     def suggest(self, stages: Sequence[str], suggest: Suggest) -> dict[str, Any]:
-        """Choose the settings of a pipeline; those that the choices do not use are not asked for.
+        """Choose the settings of a pipeline; a setting that the choices do not use is skipped.
 
         Args:
-            stages: Of the pipeline.
-            suggest: (name, distribution) -> value, for settings that have more than one.
+            stages: Stages of the pipeline.
+            suggest: Function (name, distribution) -> value, called for settings that are not fixed.
 
         Returns:
-            A value for every setting that counts, by "stage.setting".
+            A value for every setting that is used, by "stage.setting".
         """
         chosen: dict[str, Any] = {}
         for stage in dict.fromkeys(stages):
@@ -207,12 +207,12 @@ class SearchSpace(_Stages):  # type: ignore[misc]
         return chosen
 
     def complete(self, stages: Sequence[str], params: Mapping[str, Any]) -> dict[str, Any]:
-        """Complete suggested values with the fixed ones.
+        """Add the fixed values to the suggested ones.
 
         Args:
-            stages: Of the pipeline.
-            params: A value for every setting that is searched and counts; what is missing takes the
-                lowest value or first choice.
+            stages: Stages of the pipeline.
+            params: Suggested value of every searched setting that is used. A missing one takes the
+                lowest value or the first choice.
         """
 
         def look_up(name: str, distribution: BaseDistribution) -> Any:
@@ -223,11 +223,15 @@ class SearchSpace(_Stages):  # type: ignore[misc]
         return self.suggest(stages, look_up)
 
     def contains(self, chosen: Mapping[str, Any]) -> bool:
-        """Whether a pipeline, "stage.setting" -> value, lies in the space."""
+        """Whether a pipeline ("stage.setting" -> value) lies in the space."""
         return not self.find_outside(chosen)
 
     def find_outside(self, chosen: Mapping[str, Any]) -> list[str]:
-        """Names of the settings with which a pipeline, "stage.setting" -> value, lies outside."""
+        """Return the settings whose values in a pipeline lie outside the space.
+
+        Args:
+            chosen: Settings of the pipeline, "stage.setting" -> value.
+        """
         outside = []
         for name, value in chosen.items():
             values = self.get_range(name)
@@ -241,12 +245,12 @@ def make_space(stages: Sequence[str] = tuple(STAGES), **ranges: Space) -> Search
     """Make a space from short names: `make_space(pruning_ratio=FloatRange(...), lr=...)`.
 
     Args:
-        stages: Stages that a name may belong to.
-        ranges: Range or choices by short name; what is left out is as the stages declare it. The
-            setting of a distiller is set in every distiller that has it.
+        stages: Stages whose settings can be named.
+        ranges: Range or choices by short name; other settings keep what their stage declares. A
+            setting of distillers is set in every distiller that has it.
 
     Raises:
-        ValueError: An unknown name, or values that a stage does not allow.
+        ValueError: A name is unknown, or a stage does not allow the values.
     """
     given: dict[str, Space] = {}
     for short, values in ranges.items():
@@ -258,14 +262,14 @@ def make_space(stages: Sequence[str] = tuple(STAGES), **ranges: Space) -> Search
 
 
 def set_ranges(space: SearchSpace, given: Mapping[str, Space]) -> SearchSpace:
-    """Replace some ranges of a space at once.
+    """Return a space in which some ranges are replaced.
 
     Args:
-        space: Is left as it is.
-        given: Range or choices by "stage.setting".
+        space: Space to start from; not modified.
+        given: New range or choices by "stage.setting".
 
     Raises:
-        ValueError: Values that a stage does not allow.
+        ValueError: A stage does not allow the values.
     """
     changed: Any = space
     tree: dict[str, Any] = {}
@@ -288,7 +292,7 @@ def _replace_deep(node: Any, tree: Mapping[str, Any]) -> Any:
 
 
 def _distribute(values: Space) -> BaseDistribution | None:
-    """Optuna's distribution of a range or of choices; None where there is one value."""
+    """Return Optuna's distribution for a range or choices; None if there is only one value."""
     if isinstance(values, FloatRange):
         if values.low == values.high:
             return None

@@ -132,4 +132,4 @@ def test_the_command_names_the_full_disk_and_ends_with_3(
     assert main(["--resume", str(tmp_path)]) == 3
     error = capsys.readouterr().err
     assert f"the disk is full: No space left on device at {tmp_path / 'trials.csv'}" in error
-    assert f"then go on with --resume {tmp_path}" in error
+    assert f"then continue with --resume {tmp_path}" in error

@@ -28,7 +28,8 @@ from models import create_model
 from models.pretrained import load_pretrained
 from search.config import StudyConfig, save_config
 from search.on_ray.node_check import inspect_node
-from search.pipelines.study import PipelineStudy, TrialRecord
+from search.pipelines.records import TrialRecord
+from search.pipelines.study import PipelineStudy
 from search.recipes import quickstart
 from search.run_files.results import now, write_metadata, write_trials
 from trainables.artifacts.store import ArtifactStore
@@ -157,7 +158,7 @@ def test_file_in_an_artefact_cannot_lead_out_of_it(
     content = json.loads(record.read_text())
     record.write_text(json.dumps({**content, "files": {name: "0" * 64}}))
     assert store.find("dense", "1") is None
-    assert f"{name!r} is no file of this folder" in caplog.text
+    assert f"{name!r} is not a file of this folder" in caplog.text
 
 
 def test_list_of_samples_cannot_lead_out_of_the_data(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A pipeline as a chain of steps, and as one flat mapping of what it chooses."""
+"""A pipeline as a chain of steps, and as a flat mapping of its settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.stages import STAGES, NetworkStage
 
 
 class Step(NamedTuple):
-    """A stage and what a pipeline chooses for it.
+    """A stage and its settings in a pipeline.
 
     Attributes:
         stage: Name of the stage, a key of `STAGES`.
@@ -23,28 +23,29 @@ class Step(NamedTuple):
 
 
 Chain = tuple[Step, ...]
-"""A pipeline, root first; or the part of one that continues another."""
+"""A pipeline, root first, or the part of a pipeline that continues another one."""
 
 ChainSettings = Mapping[str, Any]
-"""What a chain chooses: "stage.setting" -> value, such as "pruned.pruning_ratio" -> 0.5."""
+"""Settings of a chain: "stage.setting" -> value, such as "pruned.pruning_ratio" -> 0.5."""
 
 Prefix = tuple[tuple[str, Any], ...]
-"""What a chain chooses as sorted pairs, so that chains can be compared and collected."""
+"""Settings of a chain as sorted pairs, which can be compared and put into sets."""
 
 
 def build_chain(stages: Sequence[str], chosen: ChainSettings) -> Chain:
-    """Build a chain from what it chooses; what is left out has its default.
+    """Build a chain from its settings; missing settings get their defaults.
 
     Args:
         stages: Names of the stages, root first.
-        chosen: Values by "stage.setting"; each stage may be there once.
+        chosen: Values by "stage.setting"; each stage may occur once.
 
     Raises:
-        ValueError: Names the setting that is unknown, not used, or has a value that is not allowed.
+        ValueError: A setting is unknown, unused, or has a value that is not allowed; the message
+            names it.
     """
     if unknown := [name for name in chosen if name.partition(".")[0] not in stages]:
         known = ", ".join(declare_all(stages))
-        raise ValueError(f"unknown setting {', '.join(unknown)}; known are {known}")
+        raise ValueError(f"unknown setting {', '.join(unknown)}; known settings are {known}")
     steps = []
     for stage in stages:
         prefix = f"{stage}."
@@ -61,21 +62,21 @@ def make_chain(stages: Sequence[str] = DEFAULT_STAGES, **chosen: Any) -> Chain:
 
     Args:
         stages: Names of the stages, root first.
-        chosen: Values by short name; what is left out is what the papers chose.
+        chosen: Values by short name; missing settings get the papers' values.
 
     Raises:
-        ValueError: As `build_chain`.
+        ValueError: As for `build_chain`.
     """
     return build_chain(stages, resolve_names(stages, chosen))
 
 
 def make_settings(stages: Sequence[str] = DEFAULT_STAGES, **chosen: Any) -> dict[str, Any]:
-    """What a chain of `make_chain` chooses, "stage.setting" -> value."""
+    """Return the settings of a chain from `make_chain`, "stage.setting" -> value."""
     return flatten_chain(make_chain(stages, **chosen))
 
 
 def flatten_chain(chain: Sequence[Step]) -> dict[str, Any]:
-    """What a chain chooses; of a stage that is there twice, what its last step chooses."""
+    """Return the settings of a chain; for a stage that occurs twice, those of its last step."""
     return {
         f"{stage}.{name}": value
         for stage, settings in chain
@@ -93,13 +94,14 @@ def declare_all(stages: Sequence[str]) -> dict[str, Declared]:
 
 
 def check_stages(stages: Sequence[str]) -> None:
-    """Make sure that stages can follow each other.
+    """Check that the stages can follow each other.
 
     Args:
-        stages: Names, root first.
+        stages: Names of the stages, root first.
 
     Raises:
-        ValueError: Names the stage that cannot stand where it does, and what it can follow.
+        ValueError: A stage cannot follow the one before it; the message names it and what it can
+            follow.
     """
     network = ""
     for stage in stages:
@@ -116,27 +118,27 @@ def check_stages(stages: Sequence[str]) -> None:
 
 
 def freeze(chosen: ChainSettings) -> Prefix:
-    """What a chain chooses, in a form that can be a member of a set."""
+    """Return the settings of a chain in hashable form."""
     return tuple(sorted(chosen.items()))
 
 
 def resolve_names(stages: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace short names of settings by full ones: "pruning_ratio" by "pruned.pruning_ratio".
+    """Replace short names of settings by full ones, such as "pruned.pruning_ratio".
 
-    A short name stands for the setting of that name in every stage that has one; among the settings
-    of options (such as the distiller's), in those of every option that is chosen.
+    A short name stands for the setting of that name in every stage that has one. For settings of
+    options (such as those of a distiller), it applies to every chosen option.
 
     Args:
         stages: Names of the stages.
         given: Values by short or full name.
 
     Raises:
-        ValueError: No setting has the name, or none that is used.
+        ValueError: A name is unknown, or its setting is not used.
     """
     declared = declare_all(stages)
     full = {name: value for name, value in given.items() if name in declared}
     short = {name: value for name, value in given.items() if name not in declared}
-    for is_option in (False, True):  # what chooses an option comes before the option's settings
+    for is_option in (False, True):  # an option is chosen before its own settings are resolved
         for name, value in short.items():
             for candidate in find_settings(stages, name):
                 if (declared[candidate].choice is not None) is is_option and _is_used(
@@ -147,17 +149,17 @@ def resolve_names(stages: Sequence[str], given: Mapping[str, Any]) -> dict[str, 
         if not any(candidate in full for candidate in find_settings(stages, name)):
             known = ", ".join(_shorten(declared, full))
             kind = "unused" if find_settings(stages, name) else "unknown"
-            raise ValueError(f"{kind} setting {name}; known here are {known}")
+            raise ValueError(f"{kind} setting {name}; known settings here are {known}")
     return full
 
 
 def find_settings(stages: Sequence[str], short: str) -> list[str]:
-    """Full names of the settings that a short name may stand for."""
+    """Return the full names of the settings that a short name may stand for."""
     return [name for name in declare_all(stages) if name.rpartition(".")[2] == short]
 
 
 def list_choosers(stages: Sequence[str]) -> list[str]:
-    """Full names of the settings that choose options with settings of their own."""
+    """Return the full names of the settings that choose options that have settings themselves."""
     return list(
         dict.fromkeys(
             f"{name.partition('.')[0]}.{entry.choice[0]}"
@@ -168,9 +170,9 @@ def list_choosers(stages: Sequence[str]) -> list[str]:
 
 
 def describe_settings(chosen: ChainSettings) -> str:
-    """What a chain chooses in one line: "λ 1e-05, p 0.5, local, lr 0.01, T 4, ...".
+    """Describe the settings of a chain in one line: "λ 1e-05, p 0.5, local, lr 0.01, T 4, ...".
 
-    Settings at the only choice that their stage declares are left out.
+    Settings with only one possible value are left out.
     """
     declared = declare_all(tuple(STAGES))
     texts = []

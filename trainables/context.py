@@ -1,4 +1,4 @@
-"""Where a stage runs: what may differ between two machines without changing the result."""
+"""The context of a stage: what may differ between machines without changing the result."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 class Progress(NamedTuple):
-    """A sign of life from a running stage.
+    """Progress of a running stage.
 
     Attributes:
         stage: Name of the stage.
-        step: Steps done.
-        num_steps: Steps in all.
+        step: Number of finished steps.
+        num_steps: Total number of steps.
         loss: Loss of the last step, in nats; None before the first.
         miou: Last validation mIoU in 0..1; None before the first.
     """
@@ -38,7 +38,7 @@ class Progress(NamedTuple):
 
 
 def ignore_progress(progress: Progress) -> None:
-    """Report to nobody."""
+    """Ignore the progress."""
 
 
 def leave_state(path: Path) -> None:
@@ -47,20 +47,20 @@ def leave_state(path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageContext:
-    """Machine and folders of a stage; no part of its content key.
+    """Machine and folders of a stage, which are not part of its content key.
 
     Attributes:
-        cache_dir: Node-local folder for decoded data sets.
-        device: Torch device that trains.
-        num_threads: CPU threads that torch uses in a stage; None leaves torch's setting.
-        num_workers: Processes that load data; 0 loads within the training process.
-        checkpoint_seconds: At most this much work is lost when the process is killed: time between
-            saved states, and up to the first one from `began` on.
-        report: Called now and then with the progress.
-        keep_state: Called with the file of a training's state whenever it has been saved.
-        device_lock: Keeps latency probes and training steps apart.
-        began: `time.monotonic` at which the work began, with what a training needs before its
-            first step.
+        cache_dir: Folder on this node for decoded data sets.
+        device: Torch device of the training.
+        num_threads: Number of CPU threads that torch uses in a stage; None leaves torch's setting.
+        num_workers: Number of processes that load data; 0 loads in the training process.
+        checkpoint_seconds: Time between saved states, and from `began` to the first one: the
+            largest loss of work when the process is killed.
+        report: Function that is called regularly with the progress.
+        keep_state: Function that is called with the file of a training's state each time it was
+            saved.
+        device_lock: Lock that separates latency measurements from training steps.
+        began: `time.monotonic` at the start of the work, including the preparation of a training.
     """
 
     cache_dir: Path
@@ -75,7 +75,7 @@ class StageContext:
 
     @contextmanager
     def threads(self) -> Iterator[None]:
-        """Let torch use `num_threads` in the block, and afterwards as many as before."""
+        """Set torch's threads to `num_threads` in the block, and restore them afterwards."""
         before = torch.get_num_threads()
         torch.set_num_threads(before if self.num_threads is None else self.num_threads)
         try:
@@ -87,7 +87,7 @@ class StageContext:
 def within_threads(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function that has a `StageContext` as its argument `context`.
 
-    It runs with the threads of that context, and leaves those of the process as they were.
+    The function runs with the threads of that context; those of the process are restored.
     """
     parameters = inspect.signature(function)
 
@@ -101,5 +101,5 @@ def within_threads(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def detect_device() -> str:
-    """Name the device that a stage should use here: "cuda" if there is one, else "cpu"."""
+    """Return the device for stages on this machine: "cuda" if there is one, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"

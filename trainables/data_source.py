@@ -1,4 +1,4 @@
-"""Which data set a study learns from, and how its images are varied in training."""
+"""Configuration of the data set of a study, and of its augmentation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +15,7 @@ from trainables.data import (
     AugmentationConfig,
     CachedDataset,
     DataError,
+    DatasetName,
     SegmentationDataset,
     cache_dataset,
     create_dataset,
@@ -32,41 +33,41 @@ _FOLDER_OPTIONS: dict[str, Any] = {
     "encoding": "utf-8",
     "image_range": None,
 }
-"""Fields that only the data set "folder" knows, with their defaults."""
+"""Fields that only the data set "folder" accepts, with their defaults."""
 
 _opened: dict[Hashable, SegmentationDataset] = {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """A data set and its augmentation. docs/data.md shows layouts and what is refused.
+    """A data set and its augmentation. docs/data.md describes layouts and errors.
 
     Attributes:
-        name: synthetic (built in), synthetic_drives (its streets driven through), camvid,
-            cityscapes or folder (your own images and masks).
+        name: Name of the data set: synthetic (built in), synthetic_drives (drives through its
+            streets), camvid, cityscapes, or folder (your own images and masks).
         root: Folder of the data set (flag --data-root); default: the environment variable
-            SEGFRONT_<NAME>. The synthetic one needs none.
-        size: Height and width to which images are brought once, when they are cached; for the
-            synthetic data set the size drawn; None keeps the original (only some data sets allow
-            a size).
-        num_samples: Training images of the synthetic data set (a quarter of it is validation).
-        images: Folder of the images below the root, for a folder of your own (as all that follow);
-            may hold {split}, as in {split}/images.
-        masks: Folder of the masks below the root; may hold {split}.
+            SEGFRONT_<NAME>. The synthetic data sets need none.
+        size: Height and width that images are scaled to when they are cached, or drawn at for the
+            synthetic data sets. None keeps the original size.
+        num_samples: Number of training images of the synthetic data sets; validation has a quarter
+            as many.
+        images: Folder of the images below the root. This option and all that follow are for the
+            data set "folder". It may contain {split}, as in {split}/images.
+        masks: Folder of the masks below the root; may contain {split}.
         lists: Name of a split's list below the root, with {} for the split.
-        classes: A file with one class per line, and its colour if masks are in colours
-            (crop 0 255 0), or the lines themselves; default: classes.txt below the root.
-        image_suffix: What an image's name has behind the part that it shares with its mask, such as
+        classes: File with one class per line, followed by its colour if masks are in colours (crop
+            0 255 0), or the lines themselves. Default: classes.txt below the root.
+        image_suffix: Suffix of an image's name after the part that it shares with its mask, such as
             _image, or a pattern such as image_{}.
-        mask_suffix: The same for the masks, such as _mask or mask_{}.
+        mask_suffix: Suffix or pattern of a mask's name, such as _mask or mask_{}.
         ignore: Names of classes whose pixels count neither in a loss nor in a metric.
-        encoding: Of lists and classes that are not UTF-8 and have no byte order mark.
-        image_range: Values that become 0 and 255 in images of more than 8 bits; default: chosen
+        encoding: Encoding of lists and classes that are not UTF-8 and have no byte order mark.
+        image_range: Values that become 0 and 255 in images of more than 8 bits. Default: chosen
             from all images.
-        augmentation: Random scale, crop, flip and colour of the training images.
+        augmentation: Augmentation of the training images: random scale, crop, flip and colour.
     """
 
-    name: Literal["synthetic", "synthetic_drives", "camvid", "cityscapes", "folder"] = "synthetic"
+    name: DatasetName = "synthetic"
     root: Annotated[Path | None, tyro.conf.arg(aliases=["--data-root"])] = None
     size: tuple[int, int] | None = None
     num_samples: int = 160
@@ -87,23 +88,23 @@ class DataConfig:
         """Check the range of values.
 
         Raises:
-            ValueError: It is empty.
+            ValueError: The range is empty.
         """
         if self.image_range is not None and not self.image_range[0] < self.image_range[1]:
-            raise ValueError(f"image_range must be two rising values; got {self.image_range!r}")
+            raise ValueError(f"image_range must be two increasing values; got {self.image_range!r}")
 
     def resolve_root(self) -> Path | None:
-        """Folder given by the field or by the environment."""
+        """Return the folder from the field or from the environment variable."""
         if self.root is not None or self.name.startswith("synthetic"):
             return self.root
         from_environment = os.environ.get(f"SEGFRONT_{self.name.upper()}")
         return Path(from_environment) if from_environment else None
 
     def settle(self) -> DataConfig:
-        """The same with an absolute root and the classes read, to hold wherever it is used later.
+        """Return a copy with an absolute root and the classes read, valid in any working directory.
 
         Raises:
-            DataError: The file of classes is missing or is no text.
+            DataError: The file of classes is missing or is not text.
         """
         root = self._absolute_root()
         classes = self.classes
@@ -113,7 +114,7 @@ class DataConfig:
         return replace(self, root=root, classes=classes)
 
     def has_split(self, split: str) -> bool:
-        """Whether a split, such as "test", can be opened, as far as folders and lists say.
+        """Return whether a split, such as "test", exists, judged by its folders and lists.
 
         Raises:
             DataError: The folder of the data is missing.
@@ -124,10 +125,10 @@ class DataConfig:
     def open(self, split: str) -> SegmentationDataset:
         """Open a split without decoding its images.
 
-        A process gets the same object again as long as no file of the split changes.
+        The same object is returned again in a process as long as no file of the split changes.
 
         Raises:
-            DataError: The folder or a file that the layout asks for is missing.
+            DataError: The folder, or a file of the layout, is missing.
             ValueError: An option is not one of this data set.
         """
         options = self._options(split)
@@ -142,7 +143,7 @@ class DataConfig:
         return known
 
     def open_cached(self, split: str, cache_dir: Path) -> CachedDataset:
-        """Open a split, decoded once per node and checked as it was decoded.
+        """Open a split that is decoded and checked once per node.
 
         Raises:
             DataError: A file is missing, unreadable or has labels outside the classes.
@@ -153,7 +154,7 @@ class DataConfig:
         """Open several splits as `open_cached` does.
 
         Raises:
-            DataError: Names what cannot be used in any of them.
+            DataError: A split cannot be used; the message names every problem.
         """
         opened, problems = [], []
         for split in splits:
@@ -182,7 +183,7 @@ class DataConfig:
             if self.name != "folder":
                 flag = name.replace("_", "-")
                 raise DataError(
-                    f"--pipeline.data.{flag} goes with --pipeline.data.name folder only; the data "
+                    f"--pipeline.data.{flag} needs --pipeline.data.name folder; the data "
                     f"set here is {self.name}"
                 )
             options[name] = tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Networks as they are deployed: written, run in their engine over the validation split, judged."""
+"""Deploys networks: writes their files and evaluates these in their engine."""
 
 from __future__ import annotations
 
@@ -41,22 +41,23 @@ from trainables.metrics import ConfusionMatrix
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
 from trainables.process.watchdog import note_progress
 
-MAX_DIFFERENCE = 0.001  # of the mIoU in 0..1: a tenth of a point
+MAX_DIFFERENCE = 0.001  # of mIoU in 0..1, which is a tenth of a point
 
 Predict = Callable[[NDArray[Any]], NDArray[Any]]
-"""Maps images (1, 3, H, W) uint8 to logits (1, num_classes, H, W)."""
+"""A function that maps images (1, 3, H, W) uint8 to logits (1, num_classes, H, W)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployed:
-    """A network's files, and whether they do what the network does.
+    """A network's files, and whether they are as accurate as the network.
 
     Attributes:
-        folder: Where they lie, if they pass.
+        folder: Folder of the files, if they pass.
         engine: Name of the engine that runs them.
-        miou: Of the files in that engine over the validation split, in 0..1.
-        expected_miou: Of the network in PyTorch; None for quantised files, which have their own.
-        passes: Whether both agree within a tenth of a point; quantised files always do.
+        miou: mIoU of the files in that engine on the validation split, in 0..1.
+        expected_miou: mIoU of the network in PyTorch; None for quantised files, which are not
+            compared.
+        passes: Whether both agree within a tenth of a point; quantised files always pass.
     """
 
     folder: Path
@@ -66,12 +67,13 @@ class Deployed:
     passes: bool
 
     def explain(self) -> str:
-        """Say in a sentence how accurate the files are beside the network."""
+        """Compare the accuracy of the files and of the network in one sentence."""
         expected = self.miou if self.expected_miou is None else self.expected_miou
         return (
             f"the exported file has {100 * self.miou:.2f} % mIoU in {self.engine}, "
-            f"{100 * expected:.2f} % in PyTorch; at most {100 * MAX_DIFFERENCE:g} points may lie "
-            "between them"
+            f"{100 * expected:.2f} % in PyTorch; at most {100 * MAX_DIFFERENCE:g} points of "
+            "difference "
+            "are allowed"
         )
 
 
@@ -84,24 +86,24 @@ def deploy_network(
     results: Mapping[str, Any],
     colors: list[str] | None = None,
 ) -> Deployed:
-    """Write what a user takes away of a network, after running it over the validation split.
+    """Write the deployment bundle of a network, after evaluating it on the validation split.
 
     Args:
         stage_folder: Artefact of the pipeline's last stage: a checkpoint, or quantised files.
-        folder: RUN_DIR/deploy/<trial>; is made, and only for a network that passes.
-        config: Of the study.
-        context: Machine, and the node's cache of the data.
-        results: What is known of the network, for model.json; `latency_ms` among it.
-        colors: "#rrggbb" of each class; None for colours of equal distance.
+        folder: Folder to make, RUN_DIR/deploy/<trial>; made only for a network that passes.
+        config: Configuration of the study.
+        context: Machine, and the node's data cache.
+        results: Results of the network for model.json, including `latency_ms`.
+        colors: "#rrggbb" of each class; None: generated colours.
 
     Raises:
         ExportError: The network cannot be exported.
-        EngineError: The engine does not take the file.
+        EngineError: The engine cannot run the file.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     deployed = _deploy(stage_folder, partial, config, context, results, colors)
-    if deployed.passes:  # so that a folder is there whole, and only for a network that may be used
+    if deployed.passes:  # so that only complete folders of usable networks exist
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     shutil.rmtree(partial, ignore_errors=True)
@@ -146,7 +148,8 @@ def _deploy(
     found = evaluate_session(session, dataset, image_size).miou
     expected = float(metadata["miou"])
     if not abs(found - expected) <= MAX_DIFFERENCE:
-        # The stage may have computed in bfloat16, and at other sizes: compare like with like.
+        # The stage may have evaluated in bfloat16 or at other sizes, so evaluate again in the same
+        # way.
         expected = evaluate_predictions(
             run_in_torch(model, normalization), dataset, image_size
         ).miou
@@ -161,10 +164,10 @@ def _deploy(
 
 
 def choose_engine(config: LatencyConfig, device: str) -> tuple[FileEngine, EngineSettings]:
-    """The engine that files are written for: that of the latency, or ONNX Runtime on the CPU.
+    """Return the engine to write files for: that of the latency, or else ONNX Runtime on the CPU.
 
-    Eager and compiled PyTorch leave no files, and the engine of another machine may not be here;
-    these networks are shipped as ONNX.
+    Eager and compiled PyTorch run no files, and the engine of another machine may not be installed
+    here. In these cases the networks are written as ONNX.
 
     Raises:
         EngineError: The engine is missing.
@@ -182,7 +185,7 @@ def choose_engine(config: LatencyConfig, device: str) -> tuple[FileEngine, Engin
 
 
 def _is_here(engine: FileEngine, settings: EngineSettings, host: str | None) -> bool:
-    """Whether the engine of another machine is here too; without another, it must be."""
+    """Whether the engine is installed here; without another host, it must be."""
     try:
         engine.check(settings)
     except EngineError:
@@ -195,20 +198,20 @@ def _is_here(engine: FileEngine, settings: EngineSettings, host: str | None) -> 
 def evaluate_session(
     session: Session, dataset: SegmentationDataset, image_size: tuple[int, int]
 ) -> ConfusionMatrix:
-    """Compare a file's answers with the labels; see `evaluate_predictions`."""
+    """Compare a file's predictions with the labels; see `evaluate_predictions`."""
     return evaluate_predictions(session.run, dataset, image_size)
 
 
 def evaluate_predictions(
     predict: Predict, dataset: SegmentationDataset, image_size: tuple[int, int]
 ) -> ConfusionMatrix:
-    """Compare answers with the labels of every image, as predict.py of a bundle would give them.
+    """Compare predictions with the labels of every image, resizing as a bundle's predict.py does.
 
     Args:
-        predict: What answers.
+        predict: Function that computes logits.
         dataset: Images and labels.
-        image_size: Height and width that it takes; an image of another size is resized to it, and
-            the answer back.
+        image_size: Height and width that it accepts. Images of other sizes are resized to it, and
+            the predictions back.
     """
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     for index in range(len(dataset)):
@@ -225,7 +228,7 @@ def evaluate_predictions(
 
 
 def resize_image(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize (3, H, W) uint8 as predict.py does; as it is where it has the size."""
+    """Resize (3, H, W) uint8 as predict.py does; unchanged if it already has the size."""
     if pixels.shape[-2:] == size:
         return pixels
     picture = Image.fromarray(pixels.transpose(1, 2, 0))
@@ -234,7 +237,7 @@ def resize_image(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def run_in_torch(model: nn.Module, normalization: Normalization) -> Predict:
-    """Make what answers in float32 on the CPU, in eager PyTorch."""
+    """Return a function that computes logits in float32 on the CPU, in eager PyTorch."""
     whole = nn.Sequential(Normalize(normalization), model.cpu().float()).eval()
 
     def predict(images: NDArray[Any]) -> NDArray[Any]:
@@ -246,6 +249,6 @@ def run_in_torch(model: nn.Module, normalization: Normalization) -> Predict:
 
 
 def describe_classes(matrix: ConfusionMatrix, classes: tuple[str, ...]) -> dict[str, float | None]:
-    """IoU by class; None for a class that never occurs."""
+    """Return the IoU by class; None for a class that never occurs."""
     values = zip(classes, matrix.iou.tolist(), strict=True)
     return {name: None if math.isnan(value) else value for name, value in values}

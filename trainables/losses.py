@@ -1,4 +1,4 @@
-"""Losses on logits, in log space; the distilling ones hold no intermediate but their gradient."""
+"""Losses on logits in log space; those of distillation keep only their gradient in memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Numbers that are worked on at once: as many as fit the caches of a core.
+# Numbers that are processed at once, chosen to fit the caches of a core.
 _CHUNK_NUMEL = {"cpu": 2**17}
 _CHUNK_NUMEL_ELSEWHERE = 2**25
 
 _Part = tuple[slice, ...]
-# (part of the student's tensor, where it lies) -> (sum of the loss there, its gradient)
+# (part of the student's tensor, its slices) -> (sum of the loss there, its gradient)
 _PartLoss = Callable[[Tensor, _Part], tuple[Tensor, Tensor]]
 
 
@@ -29,31 +29,31 @@ def decoupled_kd_loss(
     ignore_index: int = 255,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Decoupled knowledge distillation: alpha * TCKD + beta * NCKD, for every pixel.
+    """Return the decoupled knowledge distillation loss, alpha * TCKD + beta * NCKD per pixel.
 
     TCKD is the KL divergence of the two binary distributions (target class, all other classes);
-    NCKD is that of the distributions over the other classes alone.
+    NCKD is that of the distributions over the other classes only.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, equations 5-7; the first
         two terms of equation 4 of the dual-branch paper (Chen et al. 2026). The third,
         eta * CE, belongs to the distiller.
 
     Args:
-        student_logits: (N, C, H, W) float, unnormalised.
-        teacher_logits: (N, C, H, W) float, unnormalised; receives no gradient.
-        target: (N, H, W) integer, classes 0..C-1 or `ignore_index`.
-        temperature: T > 0, divides both logits.
+        student_logits: Logits of the student, (N, C, H, W) float, unnormalised.
+        teacher_logits: Logits of the teacher, (N, C, H, W) float, unnormalised; gets no gradient.
+        target: Labels, (N, H, W) integer, classes 0..C-1 or `ignore_index`.
+        temperature: Temperature T > 0, which divides both logits.
         alpha: Weight of TCKD, at least 0.
         beta: Weight of NCKD, at least 0.
-        ignore_index: Label of the pixels that do not count.
-        class_weights: (C,) float, at least 0; each pixel counts by that of its label, as in
-            `cross_entropy`. None: all equal.
+        ignore_index: Label of pixels that do not count.
+        class_weights: Class weights, (C,) float, at least 0; a pixel has the weight of its label,
+            as in `cross_entropy`. None: all equal.
 
     Returns:
-        Scalar in nats: the mean over valid pixels, times T^2; 0 where no pixel is valid.
+        Scalar in nats: the mean over valid pixels, times T^2; 0 if no pixel is valid.
 
     Raises:
-        ValueError: Shapes that do not fit, or a value out of range.
+        ValueError: The shapes do not fit, or a value is out of range.
     """
     _check_logits(student_logits, teacher_logits, target, temperature)
     if alpha < 0 or beta < 0:
@@ -86,25 +86,26 @@ def kd_loss(
     ignore_index: int = 255,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Knowledge distillation: KL(teacher || student) of the softened distributions, per pixel.
+    """Return the distillation loss: KL(teacher || student) of softened distributions per pixel.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2;
         the KL term of equation 3 of the dual-branch paper (Chen et al. 2026).
 
     Args:
-        student_logits: (N, C, H, W) float, unnormalised.
-        teacher_logits: (N, C, H, W) float, unnormalised; receives no gradient.
-        temperature: T > 0, divides both logits.
-        target: (N, H, W) integer, to leave out the pixels of `ignore_index`; None: all count.
-        ignore_index: Label of the pixels that do not count.
-        class_weights: (C,) float, at least 0; each pixel counts by that of its label, as in
-            `cross_entropy`. None, or no target: all equal.
+        student_logits: Logits of the student, (N, C, H, W) float, unnormalised.
+        teacher_logits: Logits of the teacher, (N, C, H, W) float, unnormalised; gets no gradient.
+        temperature: Temperature T > 0, which divides both logits.
+        target: Labels, (N, H, W) integer, to leave out pixels of `ignore_index`; None: all pixels
+            count.
+        ignore_index: Label of pixels that do not count.
+        class_weights: Class weights, (C,) float, at least 0; a pixel has the weight of its label,
+            as in `cross_entropy`. None, or without target: all equal.
 
     Returns:
-        Scalar in nats: the mean over valid pixels, times T^2; 0 where no pixel is valid.
+        Scalar in nats: the mean over valid pixels, times T^2; 0 if no pixel is valid.
 
     Raises:
-        ValueError: Shapes that do not fit, or a value out of range.
+        ValueError: The shapes do not fit, or a value is out of range.
     """
     _check_logits(student_logits, teacher_logits, target, temperature)
     if target is None:
@@ -128,32 +129,32 @@ def channel_kd_loss(
     temperature: float = 4.0,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Channel-wise distillation: KL(teacher || student) of where each channel is active.
+    """Return the channel-wise distillation loss: KL(teacher || student) over positions.
 
-    The softmax runs over the places of a channel. Adding a number to a whole channel of either
-    network changes nothing.
+    The softmax is taken over the positions of each channel. The loss does not change when a number
+    is added to a whole channel of either network.
 
     Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
         https://arxiv.org/abs/2011.13256, equations 4 and 5.
 
     Args:
-        student_maps: (N, C, H, W) float: logits or features.
-        teacher_maps: (N, C, H, W) float; receives no gradient.
-        temperature: T > 0, divides both.
-        valid: (N, H, W) bool, the places that count; None: all.
+        student_maps: Logits or features of the student, (N, C, H, W) float.
+        teacher_maps: Logits or features of the teacher, (N, C, H, W) float; gets no gradient.
+        temperature: Temperature T > 0, which divides both.
+        valid: Positions that count, (N, H, W) bool; None: all.
 
     Returns:
-        Scalar in nats: the mean over the channels of the images that have a valid place, times
-        T^2; 0 where there is none.
+        Scalar in nats: the mean over the channels of the images that have a valid position, times
+        T^2; 0 if there is none.
 
     Raises:
-        ValueError: Shapes that do not fit, or a temperature out of range.
+        ValueError: The shapes do not fit, or the temperature is out of range.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be greater than 0, got {temperature}")
     if student_maps.shape != teacher_maps.shape or student_maps.ndim != 4:
         raise ValueError(
-            "student_maps and teacher_maps must be (N, C, H, W) of one shape, got "
+            "student_maps and teacher_maps must be (N, C, H, W) of the same shape, got "
             f"{tuple(student_maps.shape)} and {tuple(teacher_maps.shape)}"
         )
     num_images, channels = student_maps.shape[:2]
@@ -171,7 +172,7 @@ def channel_kd_loss(
         own, taught = F.log_softmax(own, dim=2), F.log_softmax(taught, dim=2)
         shares = taught.exp()
         gap = (taught - own).masked_fill(hidden, 0.0)
-        # An image without any valid place has NaN for a distribution, and no weight.
+        # An image without any valid position has NaN as its distribution, and weight 0.
         value = (shares.masked_fill(hidden, 0.0) * gap).sum(dim=2)
         gradient = (own.exp() - shares).masked_fill(hidden, 0.0).view(student.shape)
         weight = weights[part[0]].to(student.dtype).view(-1, 1, 1)
@@ -193,13 +194,13 @@ def cross_entropy(
     ignore_index: int = 255,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy over valid pixels in nats; 0 (not NaN) where no pixel is valid.
+    """Return the mean cross-entropy over valid pixels in nats; 0 (not NaN) if none is valid.
 
     Args:
-        logits: (N, C, H, W) float, unnormalised.
-        target: (N, H, W) integer, classes 0..C-1 or `ignore_index`.
-        ignore_index: Label of the pixels that do not count.
-        class_weights: (C,) float, at least 0; the mean is weighted by them. None: all equal.
+        logits: Logits, (N, C, H, W) float, unnormalised.
+        target: Labels, (N, H, W) integer, classes 0..C-1 or `ignore_index`.
+        ignore_index: Label of pixels that do not count.
+        class_weights: Class weights of the mean, (C,) float, at least 0. None: all equal.
 
     Returns:
         Scalar.
@@ -217,8 +218,8 @@ def cross_entropy(
 class _Chunked(torch.autograd.Function):
     """A sum over the parts of a tensor whose gradient is known together with its value.
 
-    Autograd would keep a handful of intermediates of the tensor's size until the backward pass;
-    here only the gradient itself remains.
+    Autograd would keep several intermediates of the tensor's size until the backward pass; here
+    only the gradient itself is kept.
     """
 
     @staticmethod
@@ -243,13 +244,13 @@ class _Chunked(torch.autograd.Function):
 
 
 class _Split(NamedTuple):
-    """What decoupled distillation looks at.
+    """The terms of decoupled distillation.
 
     Attributes:
-        scaled: (N, C, H, W) logits over the temperature.
-        others: (N, C, H, W) probabilities among the classes other than the target's; 0 there.
-        log_rest: (N, 1, H, W) log of the summed exponentials of those classes.
-        log_odds: (N, 1, H, W) logit of the target's class against all others together.
+        scaled: Logits divided by the temperature, (N, C, H, W).
+        others: Probabilities among the other classes, (N, C, H, W); 0 at the target.
+        log_rest: Log of the summed exponentials of those classes, (N, 1, H, W).
+        log_odds: Logit of the target class against all others together, (N, 1, H, W).
     """
 
     scaled: Tensor
@@ -268,13 +269,13 @@ def _split(scaled: Tensor, index: Tensor) -> _Split:
 
 
 def _binary_divergence(taught: Tensor, own: Tensor) -> Tensor:
-    """KL divergence of two binary distributions given by their log-odds."""
+    """Return the KL divergence of two binary distributions given by their log-odds."""
     yes = taught.sigmoid() * (F.logsigmoid(taught) - F.logsigmoid(own))
     return yes + (-taught).sigmoid() * (F.logsigmoid(-taught) - F.logsigmoid(-own))
 
 
 def _divergence_of_others(taught: _Split, own: _Split) -> Tensor:
-    """KL divergence among the classes other than the target's, (N, 1, H, W)."""
+    """Return the KL divergence among the classes other than the target, (N, 1, H, W)."""
     gaps = (taught.scaled - taught.log_rest) - (own.scaled - own.log_rest)
     return (taught.others * gaps).sum(dim=1, keepdim=True)
 
@@ -282,7 +283,7 @@ def _divergence_of_others(taught: _Split, own: _Split) -> Tensor:
 def _weigh(
     value: Tensor, gradient: Tensor, weight: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of (N, ...) values and its gradient; what has no weight may be NaN."""
+    """Return the weighted sum of (N, ...) values and its gradient; weight 0 hides NaN."""
     counts = weight > 0
     total = torch.where(counts, value * weight, 0.0).sum() * temperature**2
     slope = gradient.mul_((weight * temperature).unsqueeze(1))
@@ -290,7 +291,7 @@ def _weigh(
 
 
 def _widen(values: Tensor) -> Tensor:
-    """At least float32: the type in which sums are taken."""
+    """Convert to at least float32, in which sums are computed."""
     return values.detach() if values.dtype == torch.float64 else values.detach().float()
 
 
@@ -299,7 +300,7 @@ def _chunk_numel(values: Tensor) -> int:
 
 
 def _chunks_of_pixels(logits: Tensor) -> list[_Part]:
-    """Bands of rows of single images, all classes of a pixel together."""
+    """Return bands of rows of single images, with all classes of a pixel together."""
     num_images, channels, height, width = logits.shape
     rows = max(1, _chunk_numel(logits) // max(1, channels * width))
 
@@ -312,7 +313,7 @@ def _chunks_of_pixels(logits: Tensor) -> list[_Part]:
 
 
 def _pixel_weights(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
-    """(N, H, W) float64 weights that sum to 1 over the valid pixels, 0 elsewhere."""
+    """Return (N, H, W) float64 weights that sum to 1 over the valid pixels, 0 elsewhere."""
     valid = target != ignore_index
     weights = valid.double()
     if class_weights is not None:
@@ -322,7 +323,7 @@ def _pixel_weights(target: Tensor, ignore_index: int, class_weights: Tensor | No
 
 
 def _mean_over(values: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """Mean of (N, H, W) values over the valid pixels; 0 where there is none."""
+    """Return the mean of (N, H, W) values over the valid pixels; 0 if there is none."""
     valid = target != ignore_index
     return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
 
@@ -339,7 +340,7 @@ def _check_logits(
         )
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
-            f"student_logits and teacher_logits must have one shape, got "
+            f"student_logits and teacher_logits must have the same shape, got "
             f"{tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
         )
     expected = (student_logits.shape[0], *student_logits.shape[2:])

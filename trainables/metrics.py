@@ -1,4 +1,4 @@
-"""Mean intersection over union, of predictions with labels and of predictions over time."""
+"""Mean intersection over union of predictions with labels, and of predictions over time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class ConfusionMatrix:
     """Counts of (target, prediction) pairs over any number of batches.
 
     Source: equation 5 of the dual-branch paper (Chen et al. 2026).
-    Differs: a class that occurs neither in the targets nor in the predictions has no IoU, and
-        does not count in the mean.
+    Differs: a class that occurs neither in the targets nor in the predictions has no IoU and is
+        left out of the mean.
 
     Attributes:
-        counts: (C, C) int64; row = target, column = prediction.
+        counts: Number of pixels, (C, C) int64; rows are targets, columns are predictions.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -28,15 +28,16 @@ class ConfusionMatrix:
         """Count a batch.
 
         Args:
-            prediction: (...) integer, classes 0..C-1.
-            target: (...) integer of the same shape, classes 0..C-1 or `ignore_index`.
+            prediction: Predicted classes, (...) integer in 0..C-1.
+            target: Labels of the same shape, in 0..C-1 or `ignore_index`.
 
         Raises:
             ValueError: Shapes differ, or a label is outside the classes.
         """
         if prediction.shape != target.shape:
             raise ValueError(
-                f"prediction and target must have one shape, got {tuple(prediction.shape)} and "
+                f"prediction and target must have the same shape, got {tuple(prediction.shape)} "
+                "and "
                 f"{tuple(target.shape)} (take the argmax over the classes first)"
             )
         valid = target != self.ignore_index
@@ -47,7 +48,7 @@ class ConfusionMatrix:
                 and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes
             ):
                 raise ValueError(
-                    f"{name} must lie in 0..{self.num_classes - 1} (or be {self.ignore_index} in "
+                    f"{name} must be in 0..{self.num_classes - 1} (or be {self.ignore_index} in "
                     f"the target), got {int(labels.min())}..{int(labels.max())}"
                 )
         pairs = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
@@ -67,7 +68,7 @@ class ConfusionMatrix:
 
     @property
     def iou(self) -> Tensor:
-        """(C,) float64 in 0..1; NaN for a class that never occurs."""
+        """IoU of each class, (C,) float64 in 0..1; NaN for a class that never occurs."""
         counts = self.counts.double()
         hits = counts.diagonal()
         union = counts.sum(dim=0) + counts.sum(dim=1) - hits
@@ -80,21 +81,21 @@ class ConfusionMatrix:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of valid pixels with the right class, in 0..1; NaN before any valid pixel."""
+        """Fraction of valid pixels with the right class, in 0..1; NaN before any valid pixel."""
         return float(self.counts.diagonal().sum() / self.counts.sum())
 
 
 class TemporalConsistency:
-    """mIoU of predictions against those for the next frames, moved back by the motion.
+    """mIoU of predictions with those of the next frames, warped back by the motion.
 
-    1 for a network that says the same of everything that both frames show, right or wrong.
+    It is 1 for a network whose predictions for both frames agree, whether they are right or wrong.
 
     Source: Liu et al., "Efficient Semantic Video Segmentation with Per-frame Inference", ECCV 2020,
         https://arxiv.org/abs/2002.11433, section 4.1.
 
     Args:
-        num_classes: At least 2.
-        ignore_index: Stands for pixels without a counterpart.
+        num_classes: Number of classes, at least 2.
+        ignore_index: Label of pixels without a counterpart.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
@@ -104,9 +105,9 @@ class TemporalConsistency:
         """Count a pair of frames.
 
         Args:
-            prediction: (H, W) integer, classes 0..C-1.
-            following: (H, W) integer, those of the next frame.
-            motion: (2, H, W) float, pixels to the right and down from this frame to the next; NaN
+            prediction: Predicted classes, (H, W) integer in 0..C-1.
+            following: Predicted classes of the next frame, likewise.
+            motion: Motion to the next frame in pixels to the right and down, (2, H, W) float; NaN
                 where a pixel has no counterpart.
 
         Raises:
@@ -122,17 +123,17 @@ class TemporalConsistency:
 
     @property
     def miou(self) -> float:
-        """In 0..1; NaN before any pixel with a counterpart."""
+        """Consistency in 0..1; NaN before any pixel with a counterpart."""
         return self.matrix.miou
 
 
 def bring_back(labels: Tensor, motion: Tensor, ignore_index: int = 255) -> Tensor:
-    """Labels of the next frame at the places where their pixels were in this one.
+    """Warp the labels of the next frame back to this frame.
 
     Args:
-        labels: (H, W) integer, of the next frame.
-        motion: (2, H, W) float; see `TemporalConsistency.update`.
-        ignore_index: Label of pixels whose counterpart is not known or outside.
+        labels: Labels of the next frame, (H, W) integer.
+        motion: Motion, (2, H, W) float; see `TemporalConsistency.update`.
+        ignore_index: Label of pixels whose counterpart is unknown or outside.
 
     Returns:
         (H, W) int64.

@@ -1,4 +1,4 @@
-"""Which network is built, from which weights it starts, and how it wants its pixels."""
+"""Configuration of a network: architecture, initial weights and normalisation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainables.artifacts.checksum import checksum
 
 
 class Keywords(dict[str, Any]):
-    """Keywords that are JSON and, once in a configuration, stay as they are."""
+    """JSON keywords that can be hashed, and are not changed once in a configuration."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(json.dumps(self, sort_keys=True))
@@ -47,16 +47,15 @@ _JSON = tyro.constructors.PrimitiveConstructorSpec(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NormalizationConfig:
-    """How a network wants its pixels: (pixel / scale - mean) / std, channel by channel.
+    """Normalisation of a network's input: (pixel / scale - mean) / std, channel by channel.
 
-    What is None is as the checkpoint of the weights says, else as for ImageNet.
+    Values that are None come from the checkpoint of the weights, or else from ImageNet.
 
     Attributes:
-        mean: After the division, in the network's channel order.
-        std: As `mean`; above 0.
-        scale: What pixels of 0 to 255 are divided by: 255 for means within 0..1, 1 for means
-            within 0..255.
-        channel_order: The order in which the network takes the channels.
+        mean: Mean after the division by scale, in the network's channel order.
+        std: Standard deviation likewise, above 0.
+        scale: Divisor of pixels of 0 to 255: 255 for means in 0..1, 1 for means in 0..255.
+        channel_order: Channel order of the network's input.
     """
 
     mean: tuple[float, float, float] | None = None
@@ -68,40 +67,39 @@ class NormalizationConfig:
         self.complete(Normalization())
 
     def complete(self, otherwise: Normalization) -> Normalization:
-        """Take what is stated here, and the rest from `otherwise`."""
+        """Return the values that are set here, and the rest from `otherwise`."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(otherwise, **{k: v for k, v in given.items() if v is not None})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkConfig:
-    """A network of ours or of yours.
+    """A built-in network or your own.
 
     Attributes:
-        name: A key of `models.MODELS`, smp:Unet (any of segmentation-models-pytorch),
-            torchvision:deeplabv3_resnet50 (any of torchvision), or your own:
-            package.module:factory or path/to/file.py:factory.
-        kwargs: JSON object; further keywords of the network.
-        weights: File of weights of the whole network: a checkpoint of ours (pruned or not), a
-            safetensors file, or a .pth of tensors; a relative path may also lie below
-            $SEGFRONT_WEIGHTS. None: random.
-        new_classes: Let the layers that give the classes start anew where the weights have other
-            classes.
-        num_outputs: Outputs of the network, where it has more than there are classes (such as one
-            for void); the first ones are the classes. None: as many as classes.
-        outputs: For each class of the data the output that stands for it, where the order is
-            another. None: in the order of the data.
-        normalization: How it wants its pixels.
-        backbone: Of a network of ours: a segmentation-models-pytorch encoder, or "tu-" and a timm
-            model; None: the network's own.
-        backbone_weights: Of a network of ours. None: random; "imagenet": downloaded by the library;
-            else a safetensors file, found as `weights`.
-        width: Of a network of ours: channel multiplier; None: the network's own.
-        output_stride: Of a network of ours: of the backbone; smaller is finer and slower. None: the
-            network's own.
-        decoder_channels: Of a DeepLabV3+ of ours; None: the network's own.
-        auxiliary: Train a network of ours with an auxiliary head (its loss weighs
-            `TrainConfig.auxiliary_weight`).
+        name: Name of the network: a key of `models.MODELS`, smp:Unet (any of
+            segmentation-models-pytorch), torchvision:deeplabv3_resnet50 (any of torchvision), or
+            your own: package.module:factory or path/to/file.py:factory.
+        kwargs: Further keywords of the network, a JSON object.
+        weights: File of weights of the whole network: a segfront checkpoint (pruned or not), a
+            safetensors file, or a .pth of tensors. A relative path is also looked up below
+            $SEGFRONT_WEIGHTS. None: random weights.
+        new_classes: Initialise new class layers if the weights have other classes.
+        num_outputs: Number of outputs of the network if it has more than the data have classes
+            (such as one for void); the first outputs are then the classes. None: one per class.
+        outputs: Index of the network's output for each class of the data, if the order differs.
+            None: output c is class c.
+        normalization: Normalisation of the network's input.
+        backbone: Backbone of a built-in network: a segmentation-models-pytorch encoder, or "tu-"
+            and a timm model. None: the network's default.
+        backbone_weights: Weights of a built-in network's backbone. None: random; "imagenet":
+            downloaded by the library; else a safetensors file, looked up like `weights`.
+        width: Channel multiplier of a built-in network; None: the network's default.
+        output_stride: Stride of a built-in network's backbone; smaller is finer and slower. None:
+            the network's default.
+        decoder_channels: Decoder channels of the built-in DeepLabV3+; None: the network's default.
+        auxiliary: Train a built-in network with an auxiliary head, whose loss has the weight
+            `TrainConfig.auxiliary_weight`.
     """
 
     name: str = "dual_branch"
@@ -139,7 +137,7 @@ class NetworkConfig:
             raise ValueError(f"num_outputs must be at least 2, got {self.num_outputs}")
 
     def weights_path(self) -> Path | None:
-        """Local file of the backbone's weights, if it starts from one.
+        """Return the local file of the backbone's weights, if there is one.
 
         Raises:
             ValueError: The file exists neither as given nor below $SEGFRONT_WEIGHTS.
@@ -149,7 +147,7 @@ class NetworkConfig:
         return _find_file(str(self.backbone_weights), "backbone_weights must be imagenet or")
 
     def given_weights(self) -> Path | None:
-        """Local file of the whole network's weights, if it has some.
+        """Return the local file of the whole network's weights, if there is one.
 
         Raises:
             ValueError: The file exists neither as given nor below $SEGFRONT_WEIGHTS.
@@ -157,7 +155,7 @@ class NetworkConfig:
         return None if self.weights is None else _find_file(self.weights, "weights must be")
 
     def settle(self) -> NetworkConfig:
-        """Make every path absolute, that of a file of yours too.
+        """Return a copy with absolute paths, including that of a user's source file.
 
         Raises:
             ValueError: A file of weights is missing.
@@ -173,24 +171,24 @@ class NetworkConfig:
         )
 
     def without_weights(self) -> NetworkConfig:
-        """The same network with random weights, for any number of classes."""
+        """Return the same network with random weights, for any number of classes."""
         return replace(
             self, weights=None, backbone_weights=None, new_classes=False, num_outputs=None,
             outputs=None,
         )  # fmt: skip
 
     def allow(self) -> None:
-        """Let checkpoints name this network in this process; see `models.resolving.allow`."""
+        """Allow checkpoints to name this network in this process; see `models.resolving.allow`."""
         allow(self.name)
 
     def build(self, num_classes: int) -> SegmentationNetwork:
         """Build the network in train mode.
 
         Args:
-            num_classes: Of the data.
+            num_classes: Number of classes of the data.
 
         Raises:
-            ValueError: The network does not know an option, or the weights do not fit.
+            ValueError: The network does not accept an option, or the weights do not fit.
         """
         self.allow()
         path = self.given_weights()
@@ -209,9 +207,9 @@ class NetworkConfig:
         return model.train()
 
     def content(self) -> dict[str, Any]:
-        """What the network and its first weights depend on: all fields.
+        """Return everything that the network and its initial weights depend on: all fields.
 
-        A file of weights counts by its bytes, a network of the user's own by its code.
+        A file of weights is represented by its checksum, a user's network by the hash of its code.
         """
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         path, given = self.weights_path(), self.given_weights()
@@ -229,7 +227,7 @@ class NetworkConfig:
         return {**content, "kwargs": dict(self.kwargs), "code": hash_user_code(self.name)}
 
     def _get_options(self) -> dict[str, Any]:
-        """Keywords of `create_model`; fields that only networks of ours have are theirs alone."""
+        """Return the keywords of `create_model`; some fields apply only to built-in networks."""
         if is_foreign(self.name):
             return dict(self.kwargs)
         names = ("backbone", "width", "output_stride", "decoder_channels")
@@ -242,7 +240,7 @@ class NetworkConfig:
         return {**options, **self.kwargs}
 
     def _choose_outputs(self, num_classes: int, num_outputs: int) -> tuple[int, ...] | None:
-        """Say which outputs of the network are the classes; None: all, in their order."""
+        """Return which outputs of the network are the classes; None: all, in order."""
         if self.outputs is not None and len(self.outputs) != num_classes:
             raise ValueError(
                 f"outputs must name one output for each of the {num_classes} classes, got "
@@ -258,11 +256,12 @@ class NetworkConfig:
         return self.outputs
 
     def _load(self, path: Path, num_classes: int) -> SegmentationNetwork:
-        """Read a checkpoint of ours: the file says how wide the network is."""
+        """Read a segfront checkpoint, which also has the widths of the network."""
         is_own = is_foreign(self.name)
         named = read_structure(path).name
         other = ValueError(
-            f"{path} is a checkpoint of {named}; name that network instead of {self.name}"
+            f"{path} is a checkpoint of {named}; set the network's name to that instead of "
+            f"{self.name}"
         )
         try:
             model = load_checkpoint(path, factory=self.name if is_own else None)
@@ -278,8 +277,8 @@ class NetworkConfig:
         elif known != num_classes:
             if not self.new_classes:
                 raise ValueError(
-                    f"{path} tells {known} classes apart, the data have {num_classes}; say which "
-                    "of its outputs are the classes (outputs), or let the class layers start anew "
+                    f"{path} has {known} classes, but the data have {num_classes}; state which "
+                    "of its outputs are the classes (outputs), or initialise the class layers anew "
                     "(new_classes)"
                 )
             renew_class_layers(model, num_classes)
@@ -293,6 +292,6 @@ def _find_file(name: str, allowed: str) -> Path:
         if path.is_file():
             return path
     raise ValueError(
-        f"{allowed} a file of weights; {given} is neither here nor below "
+        f"{allowed} an existing file of weights; {given} is neither here nor below "
         f"SEGFRONT_WEIGHTS={shared or '(not set)'}"
     )

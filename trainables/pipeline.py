@@ -1,4 +1,4 @@
-"""Pipelines run stage by stage, and the uncompressed networks that they are compared with."""
+"""Runs pipelines stage by stage, and the uncompressed networks that they are compared with."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from trainables.stages.teacher import TeacherStage
 
 
 class DatasetSummary(NamedTuple):
-    """What a data set is, once every file of it has been read.
+    """Summary of a data set after all of its files were read.
 
     Attributes:
         name: Key of `trainables.data.DATASETS`.
         num_classes: Number of classes.
-        classes: Their names.
-        resolution: Height and width of most validation images, the first of equals.
-        warnings: Plain sentences on what is doubtful about the data.
-        class_counts: Split -> class name -> pixels of it.
+        classes: Names of the classes.
+        resolution: Most frequent height and width of the validation images; of several, the first.
+        warnings: Warnings about the data, one sentence each.
+        class_counts: Number of pixels by split and class name.
     """
 
     name: str
@@ -42,19 +42,21 @@ class DatasetSummary(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """An uncompressed network: the teacher, or a student before anything was taken away.
+    """An uncompressed network: the teacher, or a student before compression.
 
     Attributes:
-        name: Its name in tables.
+        name: Name of the baseline in tables.
         model: Name of the network, such as a key of `models.MODELS`.
-        miou: In 0..1.
-        latency_ms: Median.
-        latency_p95_ms: 95th percentile.
-        num_params: Parameters.
+        miou: mIoU in 0..1.
+        latency_ms: Median latency.
+        latency_p95_ms: 95th percentile of the latency.
+        num_params: Number of parameters.
         macs: Multiply-accumulates at the validation resolution.
-        stage: Folder in the store.
-        latency_raw_ms: As in `StageResult`; None in the records of older versions.
-        reference_ms: Likewise; None also without compensation of the machine's drift.
+        stage: Name of the network's folder in the store.
+        latency_raw_ms: Latency by the clock, see `StageResult`; None in records of older versions.
+        reference_ms: Latency of the reference, see `StageResult`; None also without drift
+            compensation.
+        more: Other metrics that its stages measured, by name.
     """
 
     name: str
@@ -67,26 +69,39 @@ class Baseline(NamedTuple):
     stage: str
     latency_raw_ms: float | None = None
     reference_ms: float | None = None
+    more: Mapping[str, float] = {}
+
+    @classmethod
+    def restore(cls, entry: Mapping[str, Any]) -> Baseline:
+        """Rebuild a baseline from what `to_entry` made."""
+        more = {name: value for name, value in entry.items() if name not in cls._fields}
+        return cls(**{name: entry[name] for name in entry.keys() - more.keys()}, more=more)
+
+    def to_entry(self) -> dict[str, Any]:
+        """Its description in metadata.json: a flat mapping."""
+        entry = self._asdict()
+        del entry["more"]
+        return {**entry, **self.more}
 
     @property
     def role(self) -> Literal["teacher", "student"]:
-        """Whether it teaches or is compressed."""
+        """Whether it is the teacher or a student."""
         return "teacher" if self.name == TeacherStage.name else "student"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageResult:
-    """What one stage, or a chain of them, brought to a pipeline.
+    """The results of one stage, or of a chain of stages.
 
     Attributes:
-        metrics: What the stages reveal: of the pruned one miou_pruned (before fine-tuning),
-            num_params and macs; of the measurement latency_ms, latency_p95_ms, latency_raw_ms (as
-            the clock showed it) and reference_ms (of the uncompressed student meanwhile, if the
-            machine's drift is compensated); of the distilled one miou, and iou/<class> for every
-            class that occurs.
-        stages: Stage name -> folder in the store.
-        seconds: Stage name -> seconds of work; 0 where the stage was reused.
-        network: Folder of the network that the last stage made; "" before there is one.
+        metrics: Metrics of the stages. The stage pruned has miou_pruned (before fine-tuning),
+            num_params and macs. The stage latency has latency_ms, latency_p95_ms, latency_raw_ms
+            (by the clock) and reference_ms (of the uncompressed student in the same measurement,
+            with drift compensation). The stage distilled has miou, and iou/<class> for every class
+            that occurs.
+        stages: Folder in the store by stage name.
+        seconds: Working time by stage name; 0 if the stage was reused.
+        network: Folder of the last network; "" before there is one.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -95,7 +110,7 @@ class StageResult:
     network: str = ""
 
     def __or__(self, later: StageResult) -> StageResult:
-        """Merge with what a later stage brought."""
+        """Merge with the results of a later stage."""
         return StageResult(
             metrics={**self.metrics, **later.metrics},
             stages={**self.stages, **later.stages},
@@ -108,9 +123,9 @@ def check_data(config: PipelineConfig, cache_dir: Path) -> DatasetSummary:
     """Read every image and label of both splits once, into the node's cache.
 
     Raises:
-        DataError: Names the files that cannot be used, or why mIoU on them would mean nothing.
-        ValueError: A setting does not go with the number of classes, or the frames whose
-            consistency is to be measured have no neighbours.
+        DataError: Files cannot be used, or mIoU on them is meaningless; the message says why.
+        ValueError: A setting does not fit the number of classes, or the consistency of frames is to
+            be measured and the images are not consecutive.
     """
     train, validation = config.data.open_all_cached(("train", "val"), cache_dir)
     report = check_splits(train, validation)
@@ -133,12 +148,12 @@ def build_stages(
     """Build the stages of a pipeline, root first.
 
     Args:
-        config: What the study shares.
-        chain: What the pipeline chooses.
-        fine_tuning_seed: Seed of the last training alone; default: that of all.
+        config: Configuration of the study.
+        chain: Steps of the pipeline.
+        fine_tuning_seed: Seed of the last training only; default: the seed of the study.
     """
     for given in (config.teacher, config.student, *config.students.values()):
-        given.allow()  # checkpoints may name these networks, as the study itself does
+        given.allow()  # the study names these networks, so checkpoints may too
     teacher = TeacherStage.build(NoSettings(), StageInputs(config=config))
     trained = [index for index, step in enumerate(chain) if STAGES[step.stage].trains]
     network: NetworkStage | None = None
@@ -171,13 +186,13 @@ def list_networks(config: PipelineConfig) -> list[str]:
 
 
 def build_baselines(config: PipelineConfig) -> dict[str, Chain]:
-    """The chains of the networks that all pipelines are compared with: teacher and students.
+    """Return the chains of the uncompressed networks: teacher and students.
 
     Args:
-        config: What the study shares.
+        config: Configuration of the study.
 
     Returns:
-        Chain by the name of the network in tables.
+        Chains by the name of the network in tables.
     """
     root = config.chain[0]
     measured = [s for s in dict.fromkeys(config.chain) if not issubclass(STAGES[s], NetworkStage)]
@@ -191,23 +206,19 @@ def build_baselines(config: PipelineConfig) -> dict[str, Chain]:
 
 
 def describe_baseline(name: str, config: PipelineConfig, result: StageResult) -> Baseline:
-    """Say what the stages of an uncompressed network found.
+    """Build the record of an uncompressed network from the results of its stages.
 
     Args:
         name: Key of `build_baselines`.
-        config: What the study shares.
-        result: Of all stages of its chain.
+        config: Configuration of the study.
+        result: Merged results of all stages of its chain.
     """
     is_teacher = name == TeacherStage.name
     root = STUDENT if name == config.chain[0] else name
     network = config.teacher if is_teacher else config.get_student(root)
-    known = {key: value for key, value in result.metrics.items() if key in Baseline._fields}
-    return Baseline(
-        name=name,
-        model=network.name,
-        stage=result.network,
-        **known,  # type: ignore[arg-type]
-    )
+    metrics = {key: value for key, value in result.metrics.items() if "/" not in key}
+    own = {"name": name, "model": network.name, "stage": result.network}
+    return Baseline.restore({**metrics, **own})
 
 
 def run_stage(
@@ -219,16 +230,16 @@ def run_stage(
     *,
     fine_tuning_seed: int | None = None,
 ) -> StageResult:
-    """Run the last stage of a chain, or find it; stages before it that are missing are run too.
+    """Run the last stage of a chain, or reuse it; missing stages before it are run too.
 
     Args:
-        config: What the study shares.
+        config: Configuration of the study.
         chain: The pipeline up to the stage.
-        store: Where artefacts lie.
+        store: Store of the artefacts.
         context: Machine, folders and progress report.
-        share: Of the stage's work after which it pauses, within 0..1; the result has
-            "miou@<share>" then. Only a stage that `can_pause` can.
-        fine_tuning_seed: As in `build_stages`.
+        share: Fraction of the stage's work after which it pauses, in 0..1; below 1 the result has
+            "miou@<share>". Only for stages that `can_pause`.
+        fine_tuning_seed: Seed of the last training, see `build_stages`.
 
     Raises:
         TrainingDiverged: A loss is no longer finite.
@@ -256,7 +267,7 @@ def run_stage(
 def run_pipeline(
     config: PipelineConfig, chain: Chain, store: ArtifactStore, context: StageContext
 ) -> StageResult:
-    """Run all stages of one pipeline, those that the store lacks."""
+    """Run all stages of one pipeline that the store does not have."""
     results = (
         run_stage(config, chain[: length + 1], store, context) for length in range(len(chain))
     )
@@ -266,12 +277,12 @@ def run_pipeline(
 def run_baseline(
     name: str, config: PipelineConfig, store: ArtifactStore, context: StageContext
 ) -> Baseline:
-    """Train and measure an uncompressed network, or find it.
+    """Train and measure an uncompressed network, or reuse it.
 
     Args:
         name: Key of `build_baselines`.
-        config: What the study shares.
-        store: Where artefacts lie.
+        config: Configuration of the study.
+        store: Store of the artefacts.
         context: Machine, folders and progress report.
     """
     result = run_pipeline(config, build_baselines(config)[name], store, context)
@@ -279,11 +290,11 @@ def run_baseline(
 
 
 def merge_results(chain: Sequence[Any], results: Sequence[StageResult]) -> StageResult:
-    """Merge what the stages of a pipeline brought, without metrics of networks before the last.
+    """Merge the results of a pipeline, without the metrics of networks before the last one.
 
     Args:
         chain: Steps of the pipeline, whether they have run or not.
-        results: Of the steps, in order.
+        results: Results of the steps, in order.
     """
     changing = [i for i, step in enumerate(chain) if STAGES[step.stage].changes_structure]
     first = changing[-1] if changing else 0

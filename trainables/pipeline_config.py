@@ -1,4 +1,4 @@
-"""What all pipelines of a study share: data, networks, trainings, latency."""
+"""Configuration that all pipelines of a study share: data, networks, trainings, latency."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Annotated, Literal
 
 import tyro
 
+from models.engines import ENGINES, EngineName
 from trainables.data_source import DataConfig
 from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
 
 STUDENT = "student"
-"""Name of the network to compress where a study has a single one."""
+"""Name of the network to compress if a study has only one."""
 
 DEFAULT_STAGES = ("dense", "sparse", "pruned", "latency", "distilled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyConfig:
-    """How latency is measured.
+    """Settings of the latency measurement.
 
     Attributes:
-        engine: What runs the network, a key of `models.engines.ENGINES`; auto: onnxruntime on a
-            CPU, on CUDA tensorrt where that is installed, else pytorch.
-        host: Machine that will run the network, as ssh takes it (flag --latency-host user@device):
-            each file is copied and timed there. None: latency is that of this machine. The
-            environment's SEGFRONT_SSH may hold another command than "ssh".
-        dtype: Numbers of the deployed network.
-        num_threads: CPU threads.
-        batch_size: Images at once.
-        fold_batchnorm: Fold BatchNorms into convolutions, as every deployment does.
-        resolution: Height and width; None: that of the first validation image.
-        confidence: Level of the interval of the median, within 0..1.
-        relative_margin: Half-width of that interval, relative to the median, that ends a
-            measurement.
-        max_seconds: Longest time of one measurement.
-        compensate_drift: Measure in turns with the uncompressed student, and state latencies at the
-            speed that the machine had when that was first measured; see
-            `trainables.stages.reference`. Without it they are what the clock shows.
+        engine: Engine of the network, a key of `models.engines.ENGINES`. auto: onnxruntime on a
+            CPU; on CUDA tensorrt if it is installed, else pytorch.
+        host: Machine that will run the network, as in ssh (flag --latency-host user@device). Each
+            file is copied and timed there. None: this machine. The environment variable
+            SEGFRONT_SSH can replace the command "ssh".
+        dtype: Dtype of the deployed network.
+        num_threads: Number of CPU threads.
+        batch_size: Number of images in a batch.
+        fold_batchnorm: Fold BatchNorms into convolutions, as deployments do.
+        resolution: Height and width of the images; None: the most frequent size of the validation
+            images.
+        confidence: Confidence level of the interval of the median, in 0..1.
+        relative_margin: Half-width of that interval, relative to the median, at which a measurement
+            ends.
+        max_seconds: Time limit of one measurement.
+        compensate_drift: Alternate each measurement with the uncompressed student, and convert
+            latencies to the speed that the machine had when that was first measured; see
+            `trainables.stages.reference`. Otherwise latencies are those of the clock.
     """
 
-    engine: Literal["auto", "onnxruntime", "openvino", "tensorrt", "pytorch", "torch_compile"] = (
-        "auto"
-    )
+    engine: EngineName = "auto"
     host: Annotated[str | None, tyro.conf.arg(aliases=["--latency-host"])] = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_threads: int = 1
@@ -59,10 +59,11 @@ class LatencyConfig:
     compensate_drift: bool = True
 
     def __post_init__(self) -> None:
-        if self.host is not None and self.engine in ("pytorch", "torch_compile"):
+        with_files = [name for name, engine in ENGINES.items() if engine.reads_files]
+        if self.host is not None and self.engine not in ("auto", *with_files):
             raise ValueError(
-                f"latency.engine {self.engine} leaves no file to measure on {self.host}: choose "
-                "onnxruntime, openvino or tensorrt"
+                f"latency.engine {self.engine} runs no files, so {self.host} cannot measure it: "
+                f"choose {', '.join(with_files)}"
             )
         for name in ("num_threads", "batch_size"):
             if getattr(self, name) < 1:
@@ -71,7 +72,7 @@ class LatencyConfig:
             raise ValueError(f"latency.resolution must be at least 1 x 1, got {self.resolution}")
         if not 0 < self.confidence < 1:
             raise ValueError(
-                f"latency.confidence must lie within 0..1, both excluded; got {self.confidence}"
+                f"latency.confidence must be in 0..1, both excluded; got {self.confidence}"
             )
         for name in ("relative_margin", "max_seconds"):
             value = getattr(self, name)
@@ -81,15 +82,16 @@ class LatencyConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Int8Config:
-    """How networks are quantised to int8, in the stage `quantised`.
+    """Settings of the quantisation to int8 in the stage `quantised`.
 
     Attributes:
-        max_drop: Largest loss of mIoU against the float file, in 0..1 (flag --max-int8-drop).
-            Layers that cost more stay in float, as few as it takes.
-        num_images: Training images from which the ranges of activations are taken.
-        num_ranking: How many of them are used to rank the layers by the harm of rounding them.
-        num_steps: Steps of the fine-tuning with rounding (method qat).
-        lr: Its peak learning rate, above 0.
+        max_drop: Largest loss of mIoU against the float file, in 0..1 (flag --max-int8-drop). As
+            few layers as necessary stay in float.
+        num_images: Number of training images for the ranges of activations.
+        num_ranking: Number of these images that are used to rank the layers by the harm of
+            rounding.
+        num_steps: Number of steps of the fine-tuning with rounding (method qat).
+        lr: Peak learning rate of that fine-tuning, above 0.
     """
 
     max_drop: Annotated[float, tyro.conf.arg(aliases=["--max-int8-drop"])] = 0.01
@@ -100,7 +102,7 @@ class Int8Config:
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 1:
-            raise ValueError(f"int8.max_drop must lie within 0..1, got {self.max_drop}")
+            raise ValueError(f"int8.max_drop must be in 0..1, got {self.max_drop}")
         for name in ("num_images", "num_ranking", "num_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"int8.{name} must be at least 1, got {getattr(self, name)}")
@@ -110,25 +112,24 @@ class Int8Config:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PipelineConfig:
-    """What all pipelines of a study share.
+    """Configuration that all pipelines of a study share.
 
     Attributes:
         data: Data set.
-        teacher: Network that is trained once and teaches.
+        teacher: Teacher network, which is trained once.
         student: Network that is compressed.
         teacher_training: Training of the teacher.
-        dense: Training of the student before anything is taken away.
+        dense: Training of the student before compression.
         sparse: Training with L1 on the BatchNorm scales, starting from the dense weights.
         distil: Fine-tuning of the pruned student; its learning rate is part of the search.
-        teacher_logits: Whether the student is taught from a cache of the teacher's logits or by the
-            teacher itself.
-        latency: How latency is measured.
-        int8: How networks are quantised.
-        self_teaching: Let the uncompressed student teach, instead of a teacher of its own
-            (flag --teacher same).
-        students: Further networks to compress, by a name for each; `--space.student` chooses.
+        teacher_logits: Source of the teacher's logits: a cache or the live teacher.
+        latency: Latency measurement.
+        int8: Quantisation to int8.
+        self_teaching: Use the uncompressed student as the teacher instead of another network (flag
+            --teacher same).
+        students: Further networks to compress, by name; `--space.student` selects among them.
         chain: Stages of a pipeline, root first: names of `trainables.stages.STAGES`.
-        seed: Seed of first weights, data order, augmentation and dropout.
+        seed: Seed of initial weights, data order, augmentation and dropout.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -147,13 +148,13 @@ class PipelineConfig:
     seed: int = 0
 
     def get_student(self, name: str = STUDENT) -> NetworkConfig:
-        """Network that a pipeline compresses.
+        """Return the network that a pipeline compresses.
 
         Args:
-            name: Key of `students`, or the default for `student`.
+            name: A key of `students`; default: the network `student`.
 
         Raises:
-            ValueError: An unknown name.
+            ValueError: The name is unknown.
         """
         known = {STUDENT: self.student, **self.students}
         if name not in known:

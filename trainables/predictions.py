@@ -1,4 +1,4 @@
-"""Write a run's pictures/ and test.csv: what its baselines and its front predict.
+"""Write a run's pictures/ and test.csv with the predictions of its baselines and its front.
 
 A study calls `write_predictions` at its end; the command does the same for a finished run:
   python -m trainables.predictions RUN_DIR
@@ -30,14 +30,14 @@ PROGRAM = "python -m trainables.predictions"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What to write.
+    """Write predictions of a finished run.
 
     Attributes:
         run_dir: Folder of a run.
         test: Evaluate on the data set's test split, if it has one.
-        device: cpu, cuda or cuda:N.
-        num_threads: CPU threads; default: all cores.
-        pictures: How much is looked at and written.
+        device: Torch device: cpu, cuda or cuda:N.
+        num_threads: Number of CPU threads; default: all cores.
+        pictures: Limits on the evaluation and on the size of the pictures.
     """
 
     run_dir: tyro.conf.Positional[Path]
@@ -57,17 +57,17 @@ def write_predictions(
 ) -> list[str]:
     """Write pictures/ from the validation split, and test.csv from the test split.
 
-    Reads trials.csv and metadata.json, so call it once these are written, and before the report.
+    It reads trials.csv and metadata.json, so call it after these are written and before the report.
 
     Args:
         run_dir: Folder of the run, with the checkpoints of the front in stages/.
         data: The study's data set.
         context: Device, threads and lock.
         test: Whether to evaluate on the test split, if the data set has one.
-        limits: How much is looked at and written.
+        limits: Limits on the evaluation and on the size of the pictures.
 
     Returns:
-        What a reader should know; pictures/index.json bears the same notes.
+        Notes for the user, which pictures/index.json also contains.
 
     Raises:
         ValueError: The run's files or the validation data cannot be read.
@@ -83,7 +83,7 @@ def write_predictions(
 
 
 def _open_test(data: DataConfig) -> tuple[SegmentationDataset | None, str]:
-    """Open the test split, or say why there is none."""
+    """Open the test split, or return why there is none."""
     try:
         return data.open("test"), ""
     except DataError as error:
@@ -98,7 +98,7 @@ def _add_notes(index: Path, notes: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse flags and write.
+    """Run the command line.
 
     Returns:
         Exit status: 0, or 2 for bad input.

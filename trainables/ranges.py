@@ -1,4 +1,4 @@
-"""Search ranges: what values a setting may take, declared beside the setting itself."""
+"""Search ranges: the values that a setting may take, declared together with the setting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DIGITS = 10  # decimals kept of a stepped value, so that 0.3 + 2 x 0.1 and 0.5 share their stages
+DIGITS = 10  # decimals of a stepped value, so that 0.3 + 2 x 0.1 and 0.5 share their stages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,8 +17,8 @@ class FloatRange:
     Attributes:
         low: Smallest value.
         high: Largest value.
-        step: Distance of the grid; None: any number between.
-        log: Search on a logarithmic scale; not together with step.
+        step: Distance between grid values; None: any number in the range.
+        log: Whether to search on a logarithmic scale; cannot be combined with step.
     """
 
     low: float
@@ -34,7 +34,7 @@ class FloatRange:
         if self.step is None:
             return
         if self.log:
-            raise ValueError(f"a range has a step or log, not both; got step {self.step}")
+            raise ValueError(f"a range can have a step or log, not both; got step {self.step}")
         if not 0 < self.step < math.inf:
             raise ValueError(f"step must be greater than 0, got {self.step}")
         steps = (self.high - self.low) / self.step
@@ -44,7 +44,7 @@ class FloatRange:
             )
 
     def values(self) -> tuple[float, ...]:
-        """The values of the grid, ascending; none of a continuous range."""
+        """Return the values of the grid, ascending; empty for a continuous range."""
         if self.low == self.high:
             return (self.low,)
         if self.step is None:
@@ -53,7 +53,7 @@ class FloatRange:
         return tuple(round(self.low + i * self.step, DIGITS) for i in range(count + 1))
 
     def contains(self, value: float) -> bool:
-        """Whether the range holds the value (steps count)."""
+        """Return whether the range contains the value, on its grid if it has a step."""
         if not self.low - 1e-12 <= value <= self.high + 1e-12:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0
@@ -67,10 +67,10 @@ def setting(default: Any, space: Space, *, symbol: str = "") -> Any:
     """Declare a dataclass field that the search may vary.
 
     Args:
-        default: Value without a search; that of the source where it names one.
-        space: Where the search looks unless the user says otherwise: a range, or the choices.
-            A single choice means that the setting is fixed unless the user gives more.
-        symbol: How tables name it, such as "λ"; "": the value speaks for itself, as "local" does.
+        default: Value without a search; that of the paper if it states one.
+        space: Default search space: a range, or the choices. A single choice means that the setting
+            is fixed unless the user gives more.
+        symbol: Symbol in tables, such as "λ"; "" for values that need none, such as "local".
 
     Returns:
         A dataclass field with the space in its metadata.
@@ -81,15 +81,15 @@ def setting(default: Any, space: Space, *, symbol: str = "") -> Any:
 def options_of(name: str, options: Mapping[str, type[Any]]) -> Any:
     """Declare the dataclass field that holds the settings of the options chosen by another field.
 
-    Several options may be chosen at once, joined by "+". Settings of options that are not chosen do
-    not exist: they are neither searched nor part of a stage's key. The dataclass calls
+    Several options may be chosen at once, joined by "+". Settings of options that are not chosen
+    are neither searched nor part of a stage's key. The dataclass calls
     `trainables.settings.complete_options` in its `__post_init__`.
 
     Args:
         name: Field whose value names the options, such as "distiller".
-        options: Settings dataclass of every option, by its name.
+        options: Settings dataclass of every option, by name.
 
     Returns:
-        A dataclass field: a mapping from the name of each chosen option to its settings.
+        A dataclass field for a mapping from the name of each chosen option to its settings.
     """
     return field(default_factory=dict, metadata={"chosen_by": name, "options": options})

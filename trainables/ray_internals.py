@@ -1,7 +1,8 @@
-"""What this project uses of Ray although Ray does not promise to keep it.
+"""The private parts of Ray that this project uses.
 
-Nothing else in the project touches a name of Ray's that begins with an underscore.
-`tests/trainables/test_ray_internals.py` fails when a new version changes one, and says where.
+No other file uses names of Ray that begin with an underscore.
+`tests/trainables/test_ray_internals.py` fails when a new version changes one of them, and says
+which.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def set_process_title(title: str) -> None:
 
 @contextmanager
 def listening_on_loopback() -> Iterator[None]:
-    """Let a Ray that starts in the block listen on 127.0.0.1 only, not on every interface.
+    """Make a Ray that starts in the block listen only on 127.0.0.1, not on every interface.
 
-    Ray does so by itself on macOS alone.
+    By default Ray does so only on macOS.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -37,10 +38,10 @@ def listening_on_loopback() -> Iterator[None]:
 
 @contextmanager
 def surviving_evictions() -> Iterator[None]:
-    """Let Tune treat a worker that Ray's memory monitor ended like any worker that died.
+    """Make Tune treat a worker that Ray's memory monitor killed like any worker that died.
 
-    Ray raises an OutOfMemoryError of its own then, which is no RayActorError. Tune 2.60 takes that
-    for a fault of its own and ends all trials.
+    Ray then raises its own OutOfMemoryError, which is not a RayActorError. Tune 2.60 treats that as
+    an internal error and ends all trials.
     """
     take_failure: Any = RayActorManager._actor_task_failed
 

@@ -24,11 +24,11 @@ from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import Installation, check_installation
 from trainables.process.memory import keep_freed_memory
 from trainables.process.shipped_code import ShippedCode, check_user_code
-from trainables.process.stage_errors import blaming
 from trainables.process.watchdog import waiting, watched
 from trainables.ray_internals import set_process_title
 from trainables.settings import flatten, restore
 from trainables.stages import STAGES
+from trainables.stages.stage_errors import blaming
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +40,22 @@ LOGGED_PACKAGES = ("models", "trainables")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfig:
-    """What every worker needs to know besides the pipeline.
+    """Configuration of every worker, besides the pipeline.
 
     Attributes:
         stages_dir: Folder of the artefact store.
-        remote_store: URI of the artefacts where they lie in storage; None: all nodes share their
-            folder.
-        installation: That every worker must have; None where nobody can have another.
-        user_code: Code of the networks that are the user's own, for machines that lack it.
-        stalls_dir: Folder for what is known of stages that hung.
+        remote_store: URI of the artefacts if they are in remote storage; None: all nodes share
+            `stages_dir`.
+        installation: Installation that every worker must have; None if there is only one.
+        user_code: Code of the user's own networks, for machines that lack it.
+        stalls_dir: Folder for the reports on stages that hung.
         cache_dir: Folder of the decoded images.
-        checkpoint_seconds: Most work that a killed worker loses.
+        checkpoint_seconds: Largest loss of work when a worker is killed, in seconds.
         device: Torch device.
-        num_threads: CPU threads of a pipeline's stage.
-        num_threads_root: CPU threads of the training of teacher or dense student.
-        stall_seconds: Longest time without progress, after which the worker is killed; None or 0:
-            no limit.
-        num_workers: Processes that load data.
+        num_threads: Number of CPU threads of a pipeline's stage.
+        num_threads_root: Number of CPU threads of the training of teacher or dense student.
+        stall_seconds: Time without progress after which the worker is killed; None or 0: no limit.
+        num_workers: Number of processes that load data.
     """
 
     stages_dir: Path
@@ -74,33 +73,33 @@ class WorkerConfig:
 
 
 def make_trainable(
-    config: PipelineConfig, workplace: WorkerConfig
+    config: PipelineConfig, worker: WorkerConfig
 ) -> Callable[[dict[str, Any]], None]:
     """Make the function that Tune runs.
 
-    Its config is what `describe_task` makes. It reports progress, and at the end "outcome"
-    ("complete" or "failed") with the result or the reason; with both, in "remarks", what has been
-    logged for the user meanwhile, a line each.
+    Its config comes from `describe_task`. It reports progress, and at the end "outcome" ("complete"
+    or "failed") with the result or the reason. Every report has the lines logged since the last one
+    in "messages".
 
     Args:
-        config: What all pipelines share.
-        workplace: Folders and threads.
+        config: Configuration of the study.
+        worker: Configuration of the worker.
     """
 
     def run_trial(trial: dict[str, Any]) -> None:
         keep_freed_memory()
-        stalls = stall_report(workplace.stalls_dir, trial)
+        stalls = stall_report(worker.stalls_dir, trial)
         with (
-            LogCollector() as remarks,
-            blaming(trial["chain"][-1][0], workplace.device),
-            watched(workplace.stall_seconds, stalls),
+            LogCollector() as messages,
+            blaming(trial["chain"][-1][0], worker.device),
+            watched(worker.stall_seconds, stalls),
         ):
-            if workplace.installation is not None:  # a node may have joined after the start
-                check_installation(workplace.installation)
-                check_user_code(workplace.user_code, workplace.cache_dir)
-            report = Reporter(remarks)
-            outcome = _run(config, workplace, trial, report)
-        tune.report({**outcome, "remarks": remarks.take(), TIMESTEPS_TOTAL: report.step})
+            if worker.installation is not None:  # a node may have joined after the start
+                check_installation(worker.installation)
+                check_user_code(worker.user_code, worker.cache_dir)
+            report = Reporter(messages)
+            outcome = _run(config, worker, trial, report)
+        tune.report({**outcome, "messages": messages.take(), TIMESTEPS_TOTAL: report.step})
 
     return run_trial
 
@@ -111,12 +110,13 @@ def with_names(
 ) -> type[tune.Trainable]:
     """Give Tune's actors readable names, for the dashboard and `ps`.
 
-    The class is named `PipelineStage`, and every process like the stage that it computes; Ray's own
-    title of an actor's process names the method that it runs, which is "train" for all.
+    The class is named `PipelineStage`, and every process has the name of the stage that it runs. By
+    default Ray names the process of an actor after its method, which is "train" for all of them.
 
     Args:
-        run_trial: From `make_trainable`.
-        resources: What a trial needs, from its config; as for `tune.with_resources`.
+        run_trial: Function from `make_trainable`.
+        resources: Function that returns the resources of a trial from its config, as for
+            `tune.with_resources`.
     """
 
     class PipelineStage(wrap_function(run_trial)):  # type: ignore[misc]
@@ -135,13 +135,13 @@ def with_names(
 def describe_task(
     chain: Chain, label: str, share: float = 1.0, fine_tuning_seed: int | None = None
 ) -> dict[str, Any]:
-    """Describe a trial as Tune hands it to its worker: plain lists, dicts, texts and numbers.
+    """Describe a trial as Tune passes it to its worker: plain lists, dicts, texts and numbers.
 
     Args:
-        chain: The pipeline up to the stage that is to run.
-        label: For people.
-        share: Of the stage's work after which it pauses; 1: at its end.
-        fine_tuning_seed: Seed of the last training alone; None: that of the study.
+        chain: The pipeline up to the stage to run.
+        label: Name for the user.
+        share: Fraction of the stage's work after which it pauses; 1: no pause.
+        fine_tuning_seed: Seed of the last training only; None: that of the study.
     """
     return {
         "chain": [[step.stage, flatten(step.settings)] for step in chain],
@@ -152,47 +152,47 @@ def describe_task(
 
 
 def read_chain(trial: Mapping[str, Any]) -> Chain:
-    """The pipeline up to the stage that a trial runs, from its config."""
+    """Return the pipeline up to the stage that a trial runs, from its config."""
     return tuple(Step(name, restore(STAGES[name].Settings, own)) for name, own in trial["chain"])
 
 
 def is_root(trial: Mapping[str, Any]) -> bool:
-    """Whether a trial trains the teacher or an uncompressed student, before all pipelines."""
+    """Return whether a trial trains the teacher or an uncompressed student."""
     return len(trial["chain"]) == 1
 
 
 def name_trial(trial: Mapping[str, Any]) -> str:
-    """Name of a trial in Tune's tables and in files, from its config."""
+    """Return the name of a trial in Tune's tables and in files, from its config."""
     return str(trial["label"]).replace(" ", "-")
 
 
 def stall_report(stalls_dir: Path, trial: Mapping[str, Any]) -> Path:
-    """File that says why the watchdog killed a trial's worker."""
+    """Return the file in which the watchdog explains why it killed a trial's worker."""
     return stalls_dir / f"{name_trial(trial)}.txt"
 
 
 def _run(
-    config: PipelineConfig, workplace: WorkerConfig, trial: Mapping[str, Any], report: Reporter
+    config: PipelineConfig, worker: WorkerConfig, trial: Mapping[str, Any], report: Reporter
 ) -> dict[str, Any]:
-    """Do the work of a trial; returns its last report."""
+    """Run a trial and return its last report."""
     chain = read_chain(trial)
     stage = chain[-1].stage
-    store = open_store(workplace.stages_dir, workplace.remote_store)
+    store = open_store(worker.stages_dir, worker.remote_store)
     context = StageContext(
-        cache_dir=workplace.cache_dir,
-        device=workplace.device,
-        num_threads=workplace.num_threads_root if is_root(trial) else workplace.num_threads,
-        num_workers=workplace.num_workers,
-        checkpoint_seconds=workplace.checkpoint_seconds,
+        cache_dir=worker.cache_dir,
+        device=worker.device,
+        num_threads=worker.num_threads_root if is_root(trial) else worker.num_threads,
+        num_workers=worker.num_workers,
+        checkpoint_seconds=worker.checkpoint_seconds,
         report=report,
         keep_state=store.keep_state,
-        device_lock=DeviceLock(workplace.device),
+        device_lock=DeviceLock(worker.device),
     )
     try:
         seed = trial["fine_tuning_seed"]
         result = run_stage(config, chain, store, context, trial["share"], fine_tuning_seed=seed)
     except DataError:
-        raise  # no fault of the settings
+        raise  # not caused by the settings
     except DETERMINISTIC_ERRORS as error:
         logger.exception("%s failed", stage)
         return {"outcome": "failed", "reason": describe_error(error)}
@@ -200,25 +200,25 @@ def _run(
 
 
 def describe_error(error: BaseException) -> str:
-    """One line: the kind of error and its message."""
+    """Return the kind of error and its message in one line."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 class LogCollector(logging.Handler):
-    """Collects what the project logs in its `with` block, for a user who sees no worker's log."""
+    """Collects the project's log messages in its `with` block, so that the driver can show them."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record, unless it has a traceback, whose reason is the stage's outcome."""
+        """Collect a record, unless it has a traceback, whose reason is the stage's outcome."""
         if not record.exc_info:
             self._lines.append(" ".join(record.getMessage().split()))
 
     def take(self) -> str:
-        """What has come since the last time, a line each."""
+        """Return the messages since the last call, one per line."""
         lines, self._lines = self._lines, []
         return "\n".join(lines)
 
@@ -233,23 +233,23 @@ class LogCollector(logging.Handler):
 
 
 class Reporter:
-    """Passes progress on to Tune: every new stage and every accuracy, else at most once a second.
+    """Reports progress to Tune: every new stage and accuracy, otherwise at most once a second.
 
     Args:
-        remarks: Are passed on with it.
+        messages: Collected messages, which are reported with the progress.
 
     Attributes:
-        step: Of the training, as of its last loss: where TensorBoard draws what is reported.
+        step: Step of the training at its last loss, which is TensorBoard's x axis.
     """
 
-    def __init__(self, remarks: LogCollector) -> None:
+    def __init__(self, messages: LogCollector) -> None:
         self.step = 0
-        self._remarks = remarks
+        self._messages = messages
         self._stage = ""
         self._reported = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Report, or drop what comes too soon."""
+        """Report the progress, or drop it if the last report was too recent."""
         if progress.loss is not None:
             self.step = progress.step
         now = time.monotonic()
@@ -257,11 +257,11 @@ class Reporter:
         if progress.miou is None and not is_due:
             return
         self._stage, self._reported = progress.stage, now
-        with waiting():  # for the driver, which may be busy
+        with waiting():  # the driver may be busy
             tune.report(
                 {
                     "progress": progress._asdict(),
-                    "remarks": self._remarks.take(),
+                    "messages": self._messages.take(),
                     TIMESTEPS_TOTAL: self.step,
                 }
             )

@@ -30,28 +30,29 @@ from trainables.context import Progress, StageContext, detect_device
 from trainables.pipeline import build_baselines, build_stages, check_data
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 from trainables.process.memory import keep_freed_memory
-from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
 from trainables.stages import Stage
+from trainables.stages.stage_errors import blaming
 
 PROGRAM = "python -m trainables.run"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """What to run and where.
+    """Run a pipeline up to a stage.
 
     Attributes:
-        stage: Last stage to run, of the pipeline's chain, or teacher; those before it are run or
-            reused.
-        pipeline: What all pipelines of a study share.
-        settings: What this pipeline chooses, as NAME=VALUE: pruning_ratio=0.6 lr=1e-3; what is left
-            out is what the papers chose.
+        stage: Last stage to run: a stage of the pipeline's chain, or teacher. The stages before it
+            are run or reused.
+        pipeline: Configuration that all pipelines of a study share.
+        settings: Settings of this pipeline as NAME=VALUE: pruning_ratio=0.6 lr=1e-3. Missing
+            settings get the papers' values.
         store: Folder of the artefacts; finished stages in it are reused.
         cache_dir: Folder of the decoded images.
-        device: cpu, cuda or cuda:N.
-        num_threads: CPU threads; default: all cores.
-        num_workers: Processes that load data.
+        device: Torch device: cpu, cuda or cuda:N.
+        num_threads: Number of CPU threads; default: all cores.
+        num_workers: Number of processes that load data.
         from_run: Take pipeline, store and first point from a run of search/run.py; other flags
             override them.
         defaults: Settings of that first point.
@@ -70,15 +71,15 @@ class Arguments:
 
 
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
-    """Run the stages up to the one asked for.
+    """Run the stages up to the requested one.
 
     Returns:
         The result of the last stage, with its folder.
 
     Raises:
         ValueError: The data or a setting cannot be used.
-        OutOfMemory: Memory ran out.
-        SurroundingsError: Disk, storage or data failed meanwhile.
+        OutOfMemory: A stage ran out of memory.
+        SurroundingsError: Disk, storage or data failed during the run.
     """
     config = arguments.pipeline
     stage = _build_stage(config, arguments)
@@ -125,7 +126,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse flags, run, print the result as JSON.
+    """Run the command line and print the result as JSON.
 
     Returns:
         Exit status: 0, 1 if training failed, 2 for bad input.

@@ -1,4 +1,4 @@
-"""What a network bears: each group of channels silenced alone, before any training is paid for."""
+"""Sensitivity scan: masks each group of channels, to see what pruning would cost."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from trainables.process.watchdog import note_progress
 RATIOS = (0.1, 0.3, 0.5, 0.7)
 JOINT_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5)
 LARGEST_LOSS_AT_ONCE = 0.2
-"""Share of its mIoU by which it may fall at the first of `JOINT_RATIOS` without a warning."""
+"""Largest relative loss of mIoU at the first of `JOINT_RATIOS` without a warning."""
 LARGEST_LOSS_OF_A_GROUP = 0.05
-"""The same for one group that loses the first of `RATIOS`."""
+"""The same for a single group at the first of `RATIOS`."""
 _MAX_NAMES = 5
 
 
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         loss: Cross-entropy in nats.
-        miou: In 0..1.
+        miou: mIoU in 0..1.
     """
 
     loss: float
@@ -61,31 +61,31 @@ def scan_sensitivity(
     precision: Precision = "auto",
     max_seconds: float | None = None,
 ) -> Sensitivity:
-    """Silence the least important channels of each group alone, then of all, and look at the loss.
+    """Mask the least important channels of each group alone, then of all, and measure the loss.
 
-    Nothing is trained and nothing is removed: silent channels compute what removed ones would
+    Nothing is trained or removed: masking has the same effect as removing
     (`models.channels.masking`).
 
     Source: Li et al., "Pruning filters for efficient ConvNets", 2017,
         https://arxiv.org/abs/1608.08710, section 3.2.
 
     Args:
-        model: Unpruned network; left untouched.
-        dataset: Training images; as many as asked for, evenly spread over it, at their full size.
+        model: Unpruned network, which is not changed.
+        dataset: Training images; `num_images` of them are used, evenly spread and at full size.
         context: Device, threads and lock.
         importance: A key of `models.channels.importance.IMPORTANCES`.
-        measured: As in `models.pruning.prune`.
-        num_images: At least 1.
-        ratios: Shares of one group to silence, ascending, within 0..1.
-        joint_ratios: Pruning ratios at which to silence what scope "local" would remove.
-        precision: As in training.
-        max_seconds: After so long no more groups are silenced alone; None: all are.
+        measured: Measured scores, as for `models.pruning.prune`.
+        num_images: Number of images, at least 1.
+        ratios: Fractions of one group to mask, ascending, in 0..1.
+        joint_ratios: Pruning ratios at which to mask everything that scope "local" would remove.
+        precision: Precision of the forward pass, as in training.
+        max_seconds: Time after which no more groups are masked alone; None: no limit.
 
     Returns:
-        The scan, with warnings about what breaks at once.
+        The scan, with warnings about very sensitive layers.
 
     Raises:
-        ValueError: No images, or ratios that do not ascend within 0..1.
+        ValueError: There are no images, or the ratios are not ascending in 0..1.
     """
     _check(num_images, {"ratios": ratios, "joint_ratios": joint_ratios})
     started = time.monotonic()
@@ -148,10 +148,10 @@ class _Judge:
     """Compares a network's predictions with the labels of a few images.
 
     Args:
-        dataset: Where the images come from.
+        dataset: Data set of the images.
         context: Device, threads and lock.
-        num_images: How many.
-        precision: Of the forward pass.
+        num_images: Number of images.
+        precision: Precision of the forward pass.
     """
 
     def __init__(
@@ -191,23 +191,26 @@ def _check(num_images: int, ratios_by_name: Mapping[str, Sequence[float]]) -> No
     for name, ratios in ratios_by_name.items():
         ascend = all(a < b for a, b in pairwise(ratios))
         if not ratios or not ascend or not (ratios[0] > 0 and ratios[-1] < 1):
-            raise ValueError(f"{name} must ascend within 0..1 (both excluded), got {tuple(ratios)}")
+            raise ValueError(
+                f"{name} must be ascending in 0..1 (both excluded), got {tuple(ratios)}"
+            )
 
 
 def _count_silenced(size: int, ratio: float) -> int:
-    """At least one channel, but never the last one."""
+    """Count the channels to mask: at least one, but never all of them."""
     return min(max(1, math.floor(size * ratio + 1e-9)), size - 1)
 
 
 def _find_warnings(
     whole: Outcome, groups: Sequence[GroupSensitivity], joint: Sequence[tuple[float, Outcome]]
 ) -> tuple[str, ...]:
-    """Say what breaks at once."""
+    """Return warnings about very sensitive layers."""
     found = []
     ratio, outcome = joint[0]
     if outcome.miou < (1 - LARGEST_LOSS_AT_ONCE) * whole.miou:
         found.append(
-            f"the network breaks at once: without {ratio:.0%} of its channels its mIoU falls from "
+            f"the network is very sensitive: without {ratio:.0%} of its channels its mIoU falls "
+            "from "
             f"{whole.miou:.1%} to {outcome.miou:.1%} (training images, before any fine-tuning); "
             "expect long fine-tunings, small steps of the pruning ratio, or another network"
         )

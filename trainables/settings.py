@@ -1,8 +1,8 @@
-"""Settings dataclasses as flat mappings: dotted name -> value, of the settings that count alone.
+"""Settings dataclasses as flat mappings from dotted names to values, for the settings in use.
 
-A settings dataclass declares its fields with `trainables.ranges.setting`. Where a field chooses
-among options that have settings of their own (`trainables.ranges.options_of`), those of the chosen
-options alone are part of the mapping: `{"distiller": "kd", "kd.temperature": 4.0, ...}`.
+A settings dataclass declares its fields with `trainables.ranges.setting`. If a field chooses among
+options with their own settings (`trainables.ranges.options_of`), only the settings of the chosen
+options are part of the mapping: `{"distiller": "kd", "kd.temperature": 4.0, ...}`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Declared(NamedTuple):
 
     Attributes:
         default: Value without a search.
-        space: Where the search looks by default.
-        symbol: How tables name it; "": the value speaks for itself.
+        space: Default search space.
+        symbol: Symbol in tables; "" if the value needs none.
         hint: Type of the value.
         choice: Name of the setting on which this one depends, and the option that must be chosen
-            there; None for a setting that always counts.
+            there; None for a setting that is always used.
     """
 
     default: Any
@@ -44,13 +44,13 @@ class Declared(NamedTuple):
 
 
 def declare(settings: type[Any]) -> Mapping[str, Declared]:
-    """List every setting of a settings dataclass, those of all options included.
+    """List every setting of a settings dataclass, including those of all options.
 
     Args:
-        settings: The dataclass.
+        settings: The settings dataclass.
 
     Returns:
-        Dotted name -> declaration, in the order of the fields.
+        Declarations by dotted name, in the order of the fields.
     """
     return _declare(settings)  # type: ignore[arg-type]  # mypy: type[Any] is no Hashable
 
@@ -75,17 +75,17 @@ def _declare(settings: type[Any]) -> Mapping[str, Declared]:
 
 
 def choose(value: str) -> tuple[str, ...]:
-    """Names of the options that a value chooses: one, or several joined by "+"."""
+    """Return the options that a value chooses: one, or several joined by "+"."""
     return tuple(value.split("+"))
 
 
 def is_used(name: str, settings: type[Any], flat: Mapping[str, Any]) -> bool:
-    """Whether a setting counts under the options that are chosen.
+    """Return whether a setting is used with the chosen options.
 
     Args:
         name: Dotted name of a setting.
         settings: The dataclass that declares it.
-        flat: Values by dotted name; what is missing has its default.
+        flat: Values by dotted name; missing ones have their defaults.
     """
     declared = declare(settings)
     choice = declared[name].choice
@@ -96,7 +96,7 @@ def is_used(name: str, settings: type[Any], flat: Mapping[str, Any]) -> bool:
 
 
 def flatten(settings: Any) -> dict[str, Any]:
-    """The values of all settings that count, by dotted name."""
+    """Return the values of all settings in use, by dotted name."""
     flat: dict[str, Any] = {}
     for entry in fields(settings):
         value = getattr(settings, entry.name)
@@ -109,24 +109,26 @@ def flatten(settings: Any) -> dict[str, Any]:
 
 
 def restore(settings: type[S], flat: Mapping[str, Any]) -> S:
-    """Build settings from a flat mapping; what it leaves out has its default.
+    """Build settings from a flat mapping; missing settings get their defaults.
 
     Args:
-        settings: The dataclass.
+        settings: The settings dataclass.
         flat: Values by dotted name; numbers may be texts, as in a CSV file.
 
     Raises:
-        ValueError: Names the setting that is unknown, not used by what is chosen, or has a value
-            that is not allowed.
+        ValueError: A setting is unknown, not used with the chosen options, or has a value that is
+            not allowed; the message names it.
     """
     declared = declare(settings)
     for name in flat:
         if name not in declared:
-            raise ValueError(f"unknown setting {name}; known are {', '.join(declared) or 'none'}")
+            raise ValueError(
+                f"unknown setting {name}; known settings are {', '.join(declared) or 'none'}"
+            )
         if not is_used(name, settings, flat):
             chooser, option = declared[name].choice or ("", "")
             chosen = flat.get(chooser, declared[chooser].default)
-            raise ValueError(f"{name} counts only where {chooser} is {option}, not {chosen}")
+            raise ValueError(f"{name} is used only if {chooser} is {option}, got {chosen}")
     values: dict[str, Any] = {}
     for entry in fields(settings):  # type: ignore[arg-type]
         if "options" in entry.metadata:
@@ -146,7 +148,7 @@ def _restore_options(
     options = entry.metadata["options"]
     restored = {}
     for option in choose(values.get(chooser, declared[chooser].default)):
-        if option in options:  # else the dataclass refuses it
+        if option in options:  # otherwise the dataclass raises an error
             prefix = f"{option}."
             given = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
             restored[option] = restore(options[option], given)
@@ -154,7 +156,7 @@ def _restore_options(
 
 
 def complete_options(settings: Any) -> None:
-    """Check which options are chosen, and give those without settings their defaults.
+    """Check the chosen options, and give those without settings their defaults.
 
     For the `__post_init__` of a frozen dataclass with a field from `options_of`.
 
@@ -179,11 +181,11 @@ def complete_options(settings: Any) -> None:
 
 
 def iterate_used(settings: type[Any], flat: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
-    """Settings that count, one by one, with what chooses before what is chosen.
+    """Yield the settings in use, each chooser before the settings of its options.
 
     Args:
-        settings: The dataclass.
-        flat: Values by dotted name; may be filled while this runs.
+        settings: The settings dataclass.
+        flat: Values by dotted name; may be filled during the iteration.
     """
     for name, declared in declare(settings).items():
         if is_used(name, settings, flat):

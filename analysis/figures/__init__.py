@@ -1,4 +1,4 @@
-"""The report's figures: each a pure `_get_..._info` and a thin function that draws it."""
+"""The report's figures: each has a pure `_get_..._info` and a thin function that draws it."""
 
 from __future__ import annotations
 

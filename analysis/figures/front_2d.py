@@ -1,4 +1,4 @@
-"""Two objectives against each other, the front joined by the line of what it attains."""
+"""Draws two objectives against each other, with the attainment line through the front."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Marks(NamedTuple):
         x: Position of every mark.
         y: Position of every mark.
         texts: Hover text of every mark, escaped.
-        visible: False where the marks are off until the reader turns them on.
+        visible: False if the marks are hidden until the reader turns them on.
     """
 
     name: str
@@ -38,18 +38,18 @@ class Marks(NamedTuple):
 
 
 class Front2DInfo(NamedTuple):
-    """What the figure of two objectives shows.
+    """The content of the figure of two objectives.
 
     Attributes:
         x_title: Title of the horizontal axis, with its unit.
         y_title: Title of the vertical axis, with its unit.
         x_log: Whether the horizontal axis is logarithmic.
-        line_shape: "hv" or "vh": which way the line that joins the front turns at a mark.
+        line_shape: Plotly's shape of the line through the front, "hv" or "vh".
         front: Trials that are non-dominated in these two objectives, from left to right.
-        other_front: Trials on the front only thanks to an objective that is not shown.
+        other_front: Trials that are on the front only because of an objective that is not shown.
         dominated: All other measured trials.
-        baselines: One entry for each baseline.
-        published: Points from papers; empty where they do not have both objectives.
+        baselines: Marks of each baseline.
+        published: Points from papers; empty if they do not have both objectives.
     """
 
     x_title: str
@@ -73,7 +73,7 @@ def plot_front_2d(results: Results, summary: Summary, x: str, y: str = "miou") -
         y: Name of the objective on the vertical axis.
 
     Raises:
-        FigureNotMadeError: If no trial was measured to the end, or an objective is not there.
+        FigureNotMadeError: No trial is complete, or the runs do not have an objective.
     """
     info = _get_front_2d_info(results, summary, x, y)
     figure = go.Figure()
@@ -148,7 +148,7 @@ def _baseline_marks(results: Results, pair: tuple[Objective, Objective]) -> list
 def _published_marks(
     results: Results, pair: tuple[Objective, Objective], own: Sequence[Marks]
 ) -> Marks:
-    """Return the paper's points; off unless they are of our data set and leave ours readable."""
+    """Return the papers' points, hidden if they are of other data or would squash our points."""
     points = [point for point in PUBLISHED if all(o.name in point.values for o in pair)]
     if not points:
         return Marks("Published", [], [], [])
@@ -168,7 +168,7 @@ def _published_marks(
 
 
 def _stretches(own: Sequence[float], other: Sequence[float]) -> bool:
-    """Tell whether showing the other values too would squash our own."""
+    """Whether an axis that also shows the other values would squash our own."""
     span = max(own) - min(own)
     return max(*own, *other) - min(*own, *other) > MAX_STRETCH * span
 

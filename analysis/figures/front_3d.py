@@ -1,4 +1,4 @@
-"""Three objectives at once, to be turned by hand."""
+"""Draws three objectives in a space that the reader can turn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.summary import Summary
 
 
 class Cloud(NamedTuple):
-    """Marks of one kind in space, in shown units; `points` holds (x, y, z) of each."""
+    """Marks of one kind in space, in shown units; `points` has the (x, y, z) of each."""
 
     name: str
     points: list[tuple[float, float, float]]
@@ -23,14 +23,14 @@ class Cloud(NamedTuple):
 
 
 class Front3DInfo(NamedTuple):
-    """What the figure of three objectives shows.
+    """The content of the figure of three objectives.
 
     Attributes:
         titles: Titles of the x, y and z axes, with their units; z is the first objective.
-        logs: Which of them are logarithmic.
+        logs: For each axis, whether it is logarithmic.
         front: Non-dominated trials.
         dominated: The other measured trials.
-        baselines: One entry for each baseline that has all three.
+        baselines: Marks of each baseline that has all three objectives.
     """
 
     titles: tuple[str, str, str]
@@ -44,7 +44,7 @@ def plot_front_3d(results: Results, summary: Summary) -> go.Figure:
     """Draw the first three objectives in space.
 
     Raises:
-        FigureNotMadeError: With fewer than three objectives or without a measured trial.
+        FigureNotMadeError: There are fewer than three objectives, or no trial is complete.
     """
     info = _get_front_3d_info(results, summary)
     figure = go.Figure()
@@ -136,7 +136,7 @@ def _add_cloud(
 
 
 def _add_stems(figure: go.Figure, info: Front3DInfo) -> None:
-    """Draw a thin line from each front member to the floor, so that its place can be read."""
+    """Draw a thin line from each member of the front to the floor, which shows its position."""
     clouds = (info.front, info.dominated, *info.baselines)
     floor = min(point[2] for cloud in clouds for point in cloud.points)
     ends = [end for x, y, z in info.front.points for end in ((x, y, z), (x, y, floor), None)]

@@ -1,4 +1,4 @@
-"""The text shown over a mark: what a trial measured and which settings it had."""
+"""The text shown over a mark: the measures and settings of a trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALSO_SHOWN = {"latency_p95_ms": "Latency p95", "macs": "MACs", "miou_pruned": "m
 
 
 def describe_trial(results: Results, trial: Trial) -> str:
-    """Return every objective, the other main measures and every setting, one a line, escaped."""
+    """Return the objectives, other main measures and settings of a trial, one per line, escaped."""
     lines = [f"<b>Trial {escape(results.label(trial))}</b>"]
     lines += [
         f"{escape(objective.label)}  <b>{escape(objective.quantity.text(value))}</b>"
@@ -32,7 +32,7 @@ def describe_trial(results: Results, trial: Trial) -> str:
 
 
 def describe_baseline(results: Results, baseline: Baseline) -> str:
-    """Return the name, the model and the objectives of a baseline, one a line, escaped."""
+    """Return the name, the model and the objectives of a baseline, one per line, escaped."""
     lines = [f"<b>{escape(baseline.name)}</b> {escape(baseline.model)}"]
     lines += [
         f"{escape(objective.label)}  <b>{escape(objective.quantity.text(value))}</b>"

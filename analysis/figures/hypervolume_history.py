@@ -1,4 +1,4 @@
-"""How the dominated share of the objective space grew, over trials or over hours."""
+"""Draws how the hypervolume grew over trials or over hours."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Over = Literal["trials", "hours"]
 
 
 class RunHistory(NamedTuple):
-    """Growth of one run.
+    """The hypervolume of one run over time.
 
     Attributes:
         name: Name of the run.
-        x: Ended trials (counting failed and stopped ones) or hours, from the first
+        x: Number of ended trials (failed and stopped ones included) or hours, from the first
             measured network on.
-        hypervolume: Share of the box dominated by then, 0 to 1; never falls.
+        hypervolume: Dominated share of the box at each x, 0 to 1; it never falls.
     """
 
     name: str
@@ -31,22 +31,22 @@ class RunHistory(NamedTuple):
 
 
 class HypervolumeHistoryInfo(NamedTuple):
-    """What the figure shows: one history for each run."""
+    """The content of the figure: one history for each run."""
 
     x_title: str
     histories: list[RunHistory]
 
 
 def plot_hypervolume_history(results: Results, summary: Summary, over: Over) -> go.Figure:
-    """Draw the hypervolume as the search went on.
+    """Draw the hypervolume over the course of the search.
 
     Args:
         results: The runs.
-        summary: Their summary; its reference and ideal point are used for all runs.
+        summary: Summary of the runs; its reference and ideal point are used for all of them.
         over: "trials" or "hours".
 
     Raises:
-        FigureNotMadeError: If no trial was measured to the end, or no trial states its hours.
+        FigureNotMadeError: No trial is complete, or no trial states its hours.
     """
     info = _get_hypervolume_history_info(results, summary, over)
     figure = go.Figure()
@@ -85,7 +85,7 @@ def _get_hypervolume_history_info(
         if any(trial.number in measured for trial in ended):
             histories.append(_get_history(results, summary, run, ended, over))
     if not histories:
-        raise theme.FigureNotMadeError("trials.csv states no elapsed_hours.")
+        raise theme.FigureNotMadeError("trials.csv has no elapsed_hours.")
     title = "Ended trials" if over == "trials" else "Working time (h)"
     return HypervolumeHistoryInfo(title, histories)
 

@@ -1,4 +1,4 @@
-"""Which settings decided over each objective."""
+"""Draws how important each setting was for each objective."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TARGET_QUANTILE = 0.25
 
 
 class ObjectiveImportance(NamedTuple):
-    """Importance of every setting for one objective, the weightiest first; they sum to 1."""
+    """Importance of every setting for one objective, the largest first; the sum is 1."""
 
     label: str
     settings: list[str]
@@ -32,7 +32,7 @@ class ObjectiveImportance(NamedTuple):
 
 
 class ImportanceInfo(NamedTuple):
-    """What the figure shows: one panel for each objective that varies."""
+    """The content of the figure: one panel for each objective that varies."""
 
     panels: list[ObjectiveImportance]
 
@@ -41,11 +41,11 @@ def plot_importance(results: Results) -> go.Figure:
     """Draw how much each setting mattered for each objective.
 
     Source: Watanabe, Bansal, Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance
-        in Arbitrary Subspaces", IJCAI 2023; computed by Optuna on the measured trials, for
+        in Arbitrary Subspaces", IJCAI 2023. Optuna computes it from the measured trials, for
         reaching the best quarter of each objective.
 
     Raises:
-        FigureNotMadeError: With too few measured trials to say anything.
+        FigureNotMadeError: There are too few measured trials, or nothing varies.
     """
     info = _get_importance_info(results)
     titles = [escape(panel.label) for panel in info.panels]
@@ -76,8 +76,8 @@ def _get_importance_info(results: Results) -> ImportanceInfo:
     measured = results.measured
     if len(measured) < MIN_TRIALS:
         raise theme.FigureNotMadeError(
-            f"{len(measured)} measured networks are too few to tell settings that matter from "
-            f"luck; from {MIN_TRIALS} on this figure is drawn."
+            f"{len(measured)} measured networks are too few to tell important settings from luck; "
+            f"this figure needs at least {MIN_TRIALS}."
         )
     distributions = _get_distributions(results)
     if not distributions:
@@ -95,7 +95,7 @@ def _get_importance_info(results: Results) -> ImportanceInfo:
 def _get_panel(
     results: Results, objective: Objective, distributions: dict[str, BaseDistribution]
 ) -> ObjectiveImportance:
-    # PED-ANOVA takes lower targets for better ones.
+    # PED-ANOVA assumes that lower values are better.
     sign = -1.0 if objective.maximize else 1.0
     with _quiet_optuna():
         study = optuna.create_study(storage=optuna.storages.InMemoryStorage(), direction="minimize")
@@ -120,7 +120,7 @@ def _get_panel(
 
 
 def _get_distributions(results: Results) -> dict[str, BaseDistribution]:
-    """Return a distribution for every setting that varies and that all measured trials have."""
+    """Return a distribution for each setting that varies and that all measured trials have."""
     distributions: dict[str, BaseDistribution] = {}
     for name in results.varied_settings:
         values = [trial.settings.get(name) for trial in results.measured]
@@ -140,7 +140,7 @@ def _get_distributions(results: Results) -> dict[str, BaseDistribution]:
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from announcing a study that only serves a figure."""
+    """Silence Optuna's message about a new study, which here only serves a figure."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

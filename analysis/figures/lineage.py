@@ -1,4 +1,4 @@
-"""The chain over the front's plane: a line from each network to the one it came from."""
+"""Draws a line from each network to the networks that were made from it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Point = tuple[float, float]
 
 
 class LineageInfo(NamedTuple):
-    """What the figure shows, in shown units.
+    """The content of the figure, in shown units.
 
     Attributes:
         x_title: Title of the horizontal axis.
         y_title: Title of the vertical axis.
-        roots: The uncompressed networks, with their hover texts.
-        points: Every measured trial that is shown.
-        texts: Their hover texts.
-        on_front: Which of them are on the front.
+        roots: Positions and hover texts of the uncompressed networks.
+        points: Positions of the trials that are shown.
+        texts: Hover texts of these trials.
+        on_front: For each of these trials, whether it is on the front.
         starts: Lines from the uncompressed network to networks that continue no other.
-        continuations: Lines from a network to the one that was pruned from it further.
+        continuations: Lines from a network to a network that was pruned further from it.
     """
 
     x_title: str
@@ -41,10 +41,10 @@ class LineageInfo(NamedTuple):
 
 
 def plot_lineage(results: Results, summary: Summary, x: str, y: str = "miou") -> go.Figure:
-    """Draw the members of the front, all that they continue, and the lines between them.
+    """Draw the members of the front, the networks that they continue, and lines between them.
 
     Raises:
-        FigureNotMadeError: No trial was measured to the end, or an objective is not there.
+        FigureNotMadeError: No trial is complete, or the runs do not have an objective.
     """
     info = _get_lineage_info(results, summary, x, y)
     figure = go.Figure()

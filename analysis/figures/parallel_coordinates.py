@@ -1,4 +1,4 @@
-"""Settings and objectives side by side, one line for each measured trial."""
+"""Draws settings and objectives side by side, with one line for each measured trial."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LOG_RATIO = 30.0
 
 
 class Dimension(NamedTuple):
-    """One upright axis.
+    """One vertical axis.
 
     Attributes:
         label: Name of the setting, or title of the objective.
-        values: Position of each trial on it.
-        tick_values: Positions of the ticks, None to leave them to plotly.
-        tick_texts: Their texts, None to leave them to plotly.
+        values: Position of each trial on the axis.
+        tick_values: Positions of the ticks; None lets plotly choose them.
+        tick_texts: Texts of the ticks; None lets plotly choose them.
     """
 
     label: str
@@ -34,12 +34,12 @@ class Dimension(NamedTuple):
 
 
 class ParallelCoordinatesInfo(NamedTuple):
-    """What the figure shows.
+    """The content of the figure.
 
     Attributes:
-        dimensions: The settings that vary, then the objectives.
+        dimensions: Axes of the settings that vary, then of the objectives.
         colors: First objective of each trial, in shown units.
-        color_title: Its title.
+        color_title: Title of the first objective.
     """
 
     dimensions: list[Dimension]
@@ -51,7 +51,7 @@ def plot_parallel_coordinates(results: Results, summary: Summary) -> go.Figure:
     """Draw every measured trial as a line across its settings and objectives.
 
     Raises:
-        FigureNotMadeError: With fewer than two measured trials.
+        FigureNotMadeError: There are fewer than two measured trials.
     """
     info = _get_parallel_coordinates_info(results, summary)
     dimensions = [

@@ -1,4 +1,4 @@
-"""PNG copies of the main figures, drawn by matplotlib because that needs no browser."""
+"""PNG copies of the main figures, drawn by matplotlib because it needs no browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_front_png(
     """Draw two objectives against each other into a PNG file of 1600 x 1040 pixels.
 
     Raises:
-        FigureNotMadeError: If no trial was measured to the end, or an objective is not there.
+        FigureNotMadeError: No trial is complete, or the runs do not have an objective.
     """
     info = _get_front_2d_info(results, summary, x, y)
     figure, axes = _start(info.x_title, info.y_title, title)
@@ -58,7 +58,7 @@ def write_hypervolume_png(
     """Draw the growth of the hypervolume into a PNG file of 1600 x 1040 pixels.
 
     Raises:
-        FigureNotMadeError: If no trial was measured to the end, or no trial states its hours.
+        FigureNotMadeError: No trial is complete, or no trial states its hours.
     """
     info = _get_hypervolume_history_info(results, summary, over)
     figure, axes = _start(info.x_title, "Hypervolume (share of box)", title)
@@ -131,5 +131,5 @@ def _finish(figure: Figure, axes: Axes, path: Path) -> None:
 
 
 def _plain(text: str) -> str:
-    """Keep matplotlib from reading $ as mathematics or a leading _ as "not in the legend"."""
+    """Escape $, which matplotlib reads as maths, and remove a leading _, which hides a label."""
     return text.replace("$", r"\$").removeprefix("_")

@@ -1,4 +1,4 @@
-"""Colours, type and layout that all figures share."""
+"""Colours, fonts and layout that all figures share."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ DARK = {
     "#6fa1d2": "#5f97cf",
     "#123f73": "#b9dcff",
 }
-"""Colour on a light page -> colour on a dark one; the page exchanges them."""
+"""Colour on a light page -> colour on a dark page; the page's script exchanges them."""
 
 LOG_RATIO = 8.0
 
 
 class FigureNotMadeError(ValueError):
-    """The results do not hold what a figure needs; the message says what, for the reader."""
+    """Raised if the results lack what a figure needs; the report shows the message."""
 
 
 def needs_log(values: Sequence[float]) -> bool:
-    """Tell whether positive values spread so far that a linear scale would squash the small."""
+    """Whether positive values spread so far that a linear scale would squash the small ones."""
     return min(values) > 0 and max(values) / min(values) >= LOG_RATIO
 
 
 def axis(title: str, **options: Any) -> dict[str, Any]:
-    """Return the settings of one plain axis with this title."""
+    """Return the settings of a linear axis with this title."""
     settings: dict[str, Any] = {
         "title": {"text": title, "font": {"size": 13, "color": MUTED}, "standoff": 10},
         "gridcolor": GRID,
@@ -73,12 +73,12 @@ def axis(title: str, **options: Any) -> dict[str, Any]:
 
 
 def log_axis(title: str) -> dict[str, Any]:
-    """Return the settings of one axis with logarithmic scale, ticks at 1, 2 and 5."""
+    """Return the settings of a logarithmic axis with ticks at 1, 2 and 5."""
     return axis(title, type="log", dtick="D2", tickformat="~g")
 
 
 def apply_theme(figure: go.Figure, *, height: int = 430) -> go.Figure:
-    """Give a figure the shared look: white, small margins, legend above."""
+    """Give a figure the shared look: white background, small margins, legend above."""
     figure.update_layout(
         template="none",
         height=height,

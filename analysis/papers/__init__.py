@@ -1,1 +1,1 @@
-"""The papers' tables and figures, filled from runs: `python -m analysis.papers RUN_DIR ...`."""
+"""The papers' tables and figures, made from runs: `python -m analysis.papers RUN_DIR ...`."""

@@ -17,7 +17,7 @@ def write_papers(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     """Write every table as HTML, CSV and LaTeX, and the figures.
 
     Args:
-        run_dirs: Run folders; they need not have anything in common.
+        run_dirs: Folders of runs, which may differ in any way.
         output: Folder to write to; RUN_DIR/papers of the first run if not given.
 
     Returns:
@@ -34,7 +34,7 @@ def write_papers(run_dirs: Sequence[str | Path], output: str | Path | None = Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, write, print where it lies.
+    """Parse the command line, write the tables and figures, and print the path of index.html.
 
     Returns:
         Exit status: 0, or 1 if a run cannot be read.
@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write the papers' tables and figures from one or several runs.",
     )
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR", help="folder of a run")
-    parser.add_argument("--output", metavar="DIR", help="folder to write to (RUN_DIR/papers)")
+    parser.add_argument(
+        "--output", metavar="DIR", help="folder to write to (default: RUN_DIR/papers)"
+    )
     options = parser.parse_args(arguments)
     try:
         print(write_papers(options.run_dirs, options.output))

@@ -33,10 +33,10 @@ class PaperFigure(NamedTuple):
     """A figure that was drawn.
 
     Attributes:
-        file: PNG file.
-        title: What it is, and which figure of which paper.
-        alt: What it shows, for who cannot see it.
-        remark: What differs from the paper's, "" for nothing.
+        file: Name of the PNG file.
+        title: Title, with the paper and the number of its figure.
+        alt: Alternative text for readers who cannot see the figure.
+        remark: Difference from the paper's figure; "" for none.
     """
 
     file: str
@@ -46,19 +46,17 @@ class PaperFigure(NamedTuple):
 
 
 def write_figures(runs: Sequence[Run], folder: Path) -> list[PaperFigure]:
-    """Draw figures 6 to 8 of paper 1 (figure 8 is also paper 3's figure 7), as far as runs allow.
+    """Draw figures 6 to 8 of paper 1 (figure 8 is also paper 3's figure 7) if the runs have them.
 
     Args:
-        runs: Any runs.
+        runs: Runs, which may differ in any way.
         folder: Folder to write to.
     """
     drawn = []
     accuracy, losses = get_miou_curves(runs), get_loss_curves(runs)
     if accuracy:
         _draw_curves(accuracy, "mIoU (%)", folder / "paper1_figure6.png", marker="o")
-        remark = (
-            "Ours is evaluated at the end of each stage (dense, sparse, fine-tuned), not within it."
-        )
+        remark = "Our mIoU is measured at the end of each stage (dense, sparse, fine-tuned) only."
         drawn.append(
             PaperFigure(
                 "paper1_figure6.png",
@@ -84,7 +82,8 @@ def write_figures(runs: Sequence[Run], folder: Path) -> list[PaperFigure]:
                 PaperFigure(
                     file,
                     f"Predictions side by side, {run.name} (paper 1, figure 8; paper 3, figure 7)",
-                    "A row for the images, the labels and each network; a column per image",
+                    "One row each for the images, the labels and every network; one column per "
+                    "image",
                 )
             )
     return drawn

@@ -1,4 +1,4 @@
-"""What the papers' tables ask of runs: uncompressed networks, and trials by ratio and distiller."""
+"""Reads from runs what the papers' tables need: networks, and trials by ratio and distiller."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class OwnNetwork(NamedTuple):
 
     Attributes:
         run: The run.
-        baseline: Its numbers.
-        label: As the papers print it.
+        baseline: Numbers of the network.
+        label: Name as the papers print it.
     """
 
     run: Run
@@ -29,12 +29,12 @@ class OwnNetwork(NamedTuple):
 
     @property
     def iou(self) -> Mapping[str, float]:
-        """Class -> IoU on the validation split, in 0..1."""
+        """IoU on the validation split, in 0..1, by class."""
         return read_baseline_iou(self.run, self.baseline)
 
 
 def list_networks(runs: Sequence[Run]) -> list[OwnNetwork]:
-    """Return every uncompressed network once, in the order of the runs; teachers last."""
+    """Return each uncompressed network once, in the order of the runs, with teachers last."""
     found: dict[tuple[str, str], OwnNetwork] = {}
     for run in runs:
         for baseline in run.baselines:
@@ -46,7 +46,7 @@ def list_networks(runs: Sequence[Run]) -> list[OwnNetwork]:
 
 
 def get_setting(trial: Trial, name: str) -> Any:
-    """Return a setting by the last part of its name, None if the trial does not have it."""
+    """Return a setting by the last part of its name; None if the trial does not have it."""
     return next(
         (value for key, value in trial.settings.items() if key.rsplit(".", 1)[-1] == name), None
     )
@@ -55,10 +55,10 @@ def get_setting(trial: Trial, name: str) -> Any:
 def find_best(runs: Sequence[Run], ratio: float, *, taught: bool) -> tuple[Run, Trial, int] | None:
     """Return the trial of highest mIoU at a pruning ratio, with or without a teacher.
 
-    Trials that continue another one's network are left out: the papers prune once.
+    Trials that continue another trial's network are left out, because the papers prune once.
 
     Returns:
-        Its run, the trial, and out of how many it is the best; None without any.
+        The run, the trial, and the number of trials that it is the best of; None if there is none.
     """
     found = [
         (run, trial)
@@ -77,7 +77,7 @@ def find_best(runs: Sequence[Run], ratio: float, *, taught: bool) -> tuple[Run, 
 
 
 def read_stage(run: Run, folder: str) -> Mapping[str, Any]:
-    """Return what a stage measured, empty where its folder is not here."""
+    """Return the result of a stage; empty if its folder is not here."""
     path = run.folder / "stages" / folder / "result.json"
     if not folder or not path.is_file():
         return {}
@@ -87,7 +87,7 @@ def read_stage(run: Run, folder: str) -> Mapping[str, Any]:
 
 
 def describe_conditions(runs: Sequence[Run]) -> str:
-    """Return data, machine and length of the trainings of each run, as a sentence."""
+    """Return one sentence with the data, machine and training steps of each run."""
     texts = []
     for run in runs:
         hardware = run.metadata.get("hardware") or {}

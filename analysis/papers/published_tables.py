@@ -1,8 +1,8 @@
 """The papers' own numbers, as their tables print them.
 
 Paper 1: Chen et al. 2026 (dual-branch network, slimming, decoupled distillation), tables 2 to 4.
-Paper 3: Sun et al. (TBFENet), tables 1 to 4. They were measured on other machines, data and image
-sizes than ours: they stand beside our numbers and are never ranked with them.
+Paper 3: Sun et al. (TBFENet), tables 1 to 4. They were measured with other machines, data and image
+sizes than ours, so they are shown beside our numbers and never ranked with them.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 PAPER_1 = "Paper 1: Cityscapes val, 1024 × 2048, RTX 4070 Ti, 40 000 iterations"
 PAPER_3_CAMVID = "Paper 3: CamVid test, RTX 2080 Ti, size as stated"
 PAPER_3_AVERAGES = (
-    "Paper 3's averages below this table are not all those of its cells: TBFENet's is printed as "
-    "75.1 and comes to 73.1, DFANet's as 71.5 and 71.0, ENet's as 58.3 and 57.7"
+    "Some averages that paper 3 prints below this table differ from the averages of its cells: "
+    "75.1 is printed and 73.1 computed for TBFENet, 71.5 and 71.0 for DFANet, 58.3 and 57.7 for "
+    "ENet"
 )
 PAPER_3_CITYSCAPES = "Paper 3: Cityscapes test, RTX 2080 Ti, size as stated"
 
@@ -146,8 +147,8 @@ LABELS = {
     "mscfnet": "MSCFNet",
     "deeplabv3plus": "DeepLabV3+",
 }
-"""Name of a network in the project -> as the tables print it."""
+"""Name of a network in this project -> its name in the tables."""
 
 SAME_CLASS = {"tree": "vegetation", "pavement": "sidewalk", "pedestrian": "person",
               "sign": "traffic sign", "bicyclist": "bicycle"}  # fmt: skip
-"""CamVid's name of a class -> the nearest one of Cityscapes."""
+"""Class of CamVid -> the most similar class of Cityscapes."""

@@ -1,4 +1,4 @@
-"""Build the papers' tables: the papers' rows and ours, beside each other."""
+"""Build the papers' tables, with our rows beside the papers'."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 class PaperTable(NamedTuple):
-    """A table as a paper has it, with our numbers.
+    """A table of a paper, with our numbers added.
 
     Attributes:
-        name: For files.
-        title: What it is, and which table of which paper.
-        conditions: Under which conditions the paper's and our numbers came about.
-        rows: A row per entry and source.
+        name: Name for files.
+        title: Title, with the paper and the number of its table.
+        conditions: Conditions under which the paper's and our numbers were measured.
+        rows: One row for each entry and source.
     """
 
     name: str
@@ -56,11 +56,11 @@ def build_tables(runs: Sequence[Run]) -> list[PaperTable]:
     """Build tables 2 to 4 of paper 1 and tables 1 to 4 of paper 3.
 
     Args:
-        runs: Any runs; they need not have anything in common.
+        runs: Runs, which may differ in any way.
     """
     ours = describe_conditions(runs)
     networks = list_networks(runs)
-    best = "Where several trials have one ratio, the one of highest mIoU stands here."
+    best = "If several trials have the same ratio, the one with the highest mIoU is shown."
     sizes = [_describe_sized(network) for network in networks]
     return [
         PaperTable(
@@ -84,7 +84,7 @@ def build_tables(runs: Sequence[Run]) -> list[PaperTable]:
         PaperTable(
             "paper3_table1",
             "Ablation of TBFENet (paper 3, table 1)",
-            [published.PAPER_3_CAMVID, ours, "Of ours the whole TBFENet alone is trained."],
+            [published.PAPER_3_CAMVID, ours, "We train only the whole TBFENet."],
             _join(
                 NETWORK,
                 published.ABLATION_3,
@@ -110,7 +110,7 @@ def build_tables(runs: Sequence[Run]) -> list[PaperTable]:
                 published.PAPER_3_CITYSCAPES,
                 published.PAPER_3_AVERAGES,
                 ours,
-                "CamVid's classes by the nearest of Cityscapes.",
+                "CamVid's classes are shown as the most similar classes of Cityscapes.",
             ],
             _join(CLASS, published.CLASSES_3, _class_rows(networks)),
         ),
@@ -118,7 +118,7 @@ def build_tables(runs: Sequence[Run]) -> list[PaperTable]:
 
 
 def _join(key: str, paper: Sequence[Row], ours: Sequence[Row]) -> pd.DataFrame:
-    """Put both below each other, entries of one key together: by number, or as the paper has."""
+    """Put the paper's and our rows below each other, sorted by key: by number or in paper order."""
     rows = [{**row, SOURCE: PAPER} for row in paper] + [{**row, SOURCE: OURS} for row in ours]
     keys = list(dict.fromkeys(row[key] for row in rows))
     if all(isinstance(value, float) for value in keys):
@@ -152,7 +152,7 @@ def _describe_sized(network: OwnNetwork) -> Row:
 
 
 def _show(values: Mapping[str, float]) -> dict[str, float]:
-    """Numbers of a trial or a baseline in the papers' units."""
+    """Return the numbers of a trial or a baseline in the papers' units."""
     units = {
         PARAMS: ("num_params", 1e-6),
         MIOU: ("miou", 100.0),
@@ -177,7 +177,7 @@ def _ratio_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _unpruned_row(run: Run, trial: Trial) -> list[Row]:
-    """The network that was pruned: the student's costs, and the mIoU after sparse training."""
+    """Return the unpruned network's row: the student's costs, and mIoU after sparse training."""
     folders = set(trial.stages.values())
     student = next((item for item in run.baselines if item.stage and item.stage in folders), None)
     sparse = read_stage(run, trial.stages.get("sparse", ""))

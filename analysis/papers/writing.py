@@ -25,7 +25,7 @@ def write_tables(
 
     Args:
         tables: The tables.
-        figures: Figures that lie in the folder already.
+        figures: Figures that are already in the folder.
         folder: Folder to write to.
 
     Returns:
@@ -33,8 +33,8 @@ def write_tables(
     """
     parts = ["<header><h1>The papers' tables and figures</h1>"]
     parts.append(
-        '<p class="lead">Our numbers beside the papers\', each under its own conditions: to be '
-        "read beside each other, not ranked.</p></header>"
+        '<p class="lead">Our numbers beside the papers\'. They were measured under different '
+        "conditions, so do not rank them against each other.</p></header>"
     )
     for table in tables:
         path = folder / f"{table.name}.csv"
@@ -55,7 +55,7 @@ def write_tables(
 
 
 def render_latex(table: PaperTable) -> str:
-    """Return the table as a LaTeX float for the booktabs package, its conditions in the caption."""
+    """Return the table as a LaTeX float (with booktabs) whose caption states the conditions."""
     escapes = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"×": r"$\times$", "α": r"$\alpha$",
                              "β": r"$\beta$", "η": r"$\eta$", "–": "--"})  # fmt: skip
     texts = _format(table.rows).map(lambda text: text.translate(escapes))
@@ -111,7 +111,7 @@ def _render_figure(figure: PaperFigure) -> str:
 
 
 def _format(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return all cells as texts: the papers' numbers as printed, ours with digits that count."""
+    """Return all cells as text: the papers' numbers as printed, ours with significant digits."""
     texts = [
         {name: _format_cell(value, row[SOURCE] == PAPER) for name, value in row.items()}
         for row in rows.to_dict(orient="records")

@@ -1,4 +1,4 @@
-"""Attention: layers that reweight a map by what they see in it."""
+"""Attention layers: they reweight a feature map by statistics of the map itself."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.blocks.channel_layers import ChannelLayer
 from models.blocks.layers import ConvBN, ConvBNReLU
-from models.channels.layers import ChannelLayer
 
 
 class EfficientChannelAttention(ChannelLayer):
-    """Reweights every channel by the means of its neighbours among the channels (ECA).
+    """Efficient channel attention: a channel's weight depends on the means of its neighbours.
 
-    A removed channel keeps its place in the row of means, as the zero that a silenced channel has
-    there, so that the others see the neighbours they were trained with.
+    After pruning, a removed channel still takes its position in the row of means, with the value
+    zero that a masked channel would have there. The other channels therefore keep the neighbours
+    that they were trained with.
 
     Source: Wang et al., "ECA-Net", https://arxiv.org/abs/1910.03151, equations 5 and 6.
 
     Args:
         channels: Channels of the input and of the output.
-        kernel_size: Neighbours that decide on a channel, itself included; odd.
+        kernel_size: Number of neighbouring channels, the channel itself included, that decide its
+            weight; odd.
     """
 
     positions: Tensor
@@ -56,16 +58,16 @@ class EfficientChannelAttention(ChannelLayer):
 
 
 class SpatialAttention(ChannelLayer):
-    """Reweights every place by the mean and the maximum over its channels.
+    """Reweights every position by the mean and the maximum over its channels.
 
-    Once channels were removed, the mean still divides by their first number and the maximum is at
-    least zero: a silenced channel would be zero there.
+    After pruning, the mean still divides by the original number of channels and the maximum is at
+    least zero, because a masked channel would be zero.
 
     Source: Woo et al., "CBAM", https://arxiv.org/abs/1807.06521, equation 5.
 
     Args:
         channels: Channels of the input and of the output.
-        kernel_size: Of the convolution over mean and maximum; odd.
+        kernel_size: Kernel size of the convolution over mean and maximum; odd.
     """
 
     def __init__(self, channels: int, kernel_size: int = 7) -> None:
@@ -92,16 +94,16 @@ class SpatialAttention(ChannelLayer):
 
 
 class PlaceWeights(ChannelLayer):
-    """How much each place of one map counts against another, by their means and maxima.
+    """Computes one fusion weight per position of two maps, from their means and maxima.
 
-    The input is both maps, concatenated; both lose the same channels. Once channels were removed,
-    the means still divide by their first number and the maxima are at least zero, as in
-    `SpatialAttention`.
+    The input is the concatenation of both maps; pruning removes the same channels from both. After
+    pruning, the means still divide by the original number of channels and the maxima are at least
+    zero, as in `SpatialAttention`.
 
     Source: Peng et al., "PP-LiteSeg", https://arxiv.org/abs/2204.02681, equation 3.
 
     Args:
-        channels: Channels of each map, and of the output, all of them equal.
+        channels: Channels of each map and of the output, whose channels are all equal.
     """
 
     def __init__(self, channels: int) -> None:
@@ -134,15 +136,15 @@ class PlaceWeights(ChannelLayer):
 
 
 class CoordinateAttention(nn.Module):
-    """Reweights every channel by its row and by its column.
+    """Coordinate attention: reweights every channel by row and by column.
 
     Source: Hou et al., https://arxiv.org/abs/2103.02907, equations 4 to 9.
-    Differs: rows and columns are joined by two views of one tensor of length H + W, as there.
+    Differs: rows and columns are split from one tensor of length H + W, as in the authors' code.
 
     Args:
         channels: Channels of the input and of the output.
-        reduction: The bottleneck has `channels / reduction` channels.
-        min_channels: The bottleneck is never narrower than this.
+        reduction: Ratio of the input's channels to those of the bottleneck.
+        min_channels: Smallest number of channels of the bottleneck.
     """
 
     def __init__(self, channels: int, reduction: int = 32, min_channels: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""Encoders of segmentation-models-pytorch (its own and timm's), with weights from anywhere."""
+"""Encoders of segmentation-models-pytorch and timm, with downloaded or local weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.blocks.layers import scale_channels
 from models.files.weight_files import load_strictly, read_tensors
 
 BackboneWeights = str | Path | None
-"""None: random; "imagenet": the library's download; else the path of a safetensors file."""
+"""None: random; "imagenet": downloaded by the library; else the path of a safetensors file."""
 
 _HEAD_PREFIXES = ("classifier.", "fc.", "head.", "last_linear.", "conv_head.", "bn2.", "conv_out.")
 _RESNET_STAGES = (64, 128, 256, 512)
@@ -26,20 +26,21 @@ def create_backbone(
 ) -> nn.Module:
     """Build an encoder that returns its features at strides 1, 2, 4, 8, 16, 32.
 
-    `width` narrows timm's ResNets only (their `channels=` and `stem_width=`); every other encoder
-    keeps its own width, and has narrower relatives in its library.
+    `width` applies only to timm's ResNets (their `channels=` and `stem_width=`). Every other
+    encoder keeps its own width; choose a smaller one from its library instead.
 
     Args:
-        name: A segmentation-models-pytorch encoder, or "tu-" and a timm model.
-        weights: Where the weights come from, see `BackboneWeights`.
-        output_stride: 8, 16 or 32; deeper features are dilated instead of strided.
-        width: Multiplies the channels of a timm ResNet.
+        name: Name of a segmentation-models-pytorch encoder, or "tu-" followed by a timm model name.
+        weights: Source of the weights, see `BackboneWeights`.
+        output_stride: Total stride, 8, 16 or 32; later stages are dilated instead of strided.
+        width: Factor on the channels of a timm ResNet, above 0.
 
     Returns:
-        A module with `out_channels` (one number per stride); images -> list of features.
+        A module that maps images to a list of features, with `out_channels` (one number per
+        stride).
 
     Raises:
-        ValueError: An unknown name or stride, or weights that do not fit.
+        ValueError: The name or the stride is unknown, or the weights do not fit.
     """
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride!r}")
@@ -56,11 +57,11 @@ def create_backbone(
 
 
 def get_library_weights(name: str, weights: BackboneWeights) -> str | bool | None:
-    """Translate to what segmentation-models-pytorch calls `encoder_weights`.
+    """Translate to the argument that segmentation-models-pytorch calls `encoder_weights`.
 
     Args:
-        name: The encoder, checked here.
-        weights: Where the weights come from; a local path means none from the library.
+        name: Name of the encoder, which is checked here.
+        weights: Source of the weights; for a local path the library loads none.
 
     Raises:
         ValueError: There is no such encoder.
@@ -80,15 +81,15 @@ def get_library_weights(name: str, weights: BackboneWeights) -> str | bool | Non
 
 
 def load_backbone_weights(encoder: nn.Module, weights: BackboneWeights) -> None:
-    """Load local weights in torchvision's or timm's naming; a classifier's are left out.
+    """Load local weights in torchvision's or timm's naming; the classifier's weights are ignored.
 
     Args:
-        encoder: The encoder to fill, in place.
-        weights: A safetensors file; None and "imagenet" leave the encoder as it is.
+        encoder: Encoder whose weights are replaced in place.
+        weights: Path of a safetensors file; None and "imagenet" leave the encoder as it is.
 
     Raises:
-        ValueError: No such file, not safetensors, or tensors that are missing, left over or of
-            another shape (their names are given).
+        ValueError: The file does not exist or is not safetensors, or tensors are missing,
+            unexpected or of another shape (the message names them).
     """
     if weights is None or weights == "imagenet":
         return
@@ -98,15 +99,15 @@ def load_backbone_weights(encoder: nn.Module, weights: BackboneWeights) -> None:
 def load_backbone_tensors(
     encoder: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path
 ) -> None:
-    """Load tensors in torchvision's or timm's naming; a classifier's are left out.
+    """Load tensors in torchvision's or timm's naming; the classifier's tensors are ignored.
 
     Args:
-        encoder: The encoder to fill, in place.
-        tensors: By name.
-        source: Where they come from, for the message.
+        encoder: Encoder whose weights are replaced in place.
+        tensors: Tensors by name.
+        source: Origin of the tensors, for the error message.
 
     Raises:
-        ValueError: Tensors are missing, left over or of another shape (their names are given).
+        ValueError: Tensors are missing, unexpected or of another shape (the message names them).
     """
     expected = encoder.state_dict()
     if expected and all(key.startswith("model.") for key in expected):
@@ -116,7 +117,7 @@ def load_backbone_tensors(
 
 
 def _is_head(key: str) -> bool:
-    """Whether a tensor belongs to the classifier, which a backbone goes without."""
+    """Whether a tensor belongs to the classifier, which a backbone does not have."""
     return key.removeprefix("model.").startswith(_HEAD_PREFIXES)
 
 

@@ -1,4 +1,4 @@
-"""The downsampling of ENet and its successors: a convolution beside a max-pooling."""
+"""The downsampling of ENet and its successors: a convolution in parallel with max-pooling."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class ConvPoolDownsampling(nn.Module):
-    """Halves the size: 3x3 with stride 2 beside max-pooling, concatenated, then BatchNorm.
+    """Concatenates a 3x3 convolution of stride 2 and max-pooling, then applies BatchNorm.
 
     Source: the initial block of ENet, https://arxiv.org/abs/1606.02147, figure 2a.
 
     Args:
-        in_channels: Channels of the input; max-pooling hands on all of them.
-        out_channels: Channels of the result, more than those of the input.
-        activation: What follows the BatchNorm.
-        bias: Whether the convolution has one.
+        in_channels: Channels of the input; max-pooling passes all of them on.
+        out_channels: Channels of the output, more than those of the input.
+        activation: Activation after the BatchNorm.
+        bias: Whether the convolution has a bias.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
-"""Convolutions whose training step on a CPU is right, and costs as little as their arithmetic.
+"""Convolutions that train correctly and fast on a CPU, where PyTorch's own do not.
 
-oneDNN has fast backward kernels for plain depthwise convolutions only, a wrong one for dilated ones
-in bfloat16, and autograd computes in slow strided memory where a padded map is cut again. The forms
-here compute the same values from what is right and fast. They serve CPU training alone: an
-inference, a GPU, a traced or exported network meet the library's own layers.
+oneDNN has fast backward kernels only for undilated depthwise convolutions, and its kernel for
+dilated convolutions is wrong in bfloat16. Autograd is slow where a padded map is cropped again,
+because the memory is strided. The layers here compute the same values with operations that are
+correct and fast. They are used only for training on a CPU: inference, GPUs, tracing and export use
+PyTorch's own layers.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from torch.nn import functional as F
 
 
 def use_cpu_convolutions(model: nn.Module) -> None:
-    """Let the layers of a network take the forms of this module where they have one, in place.
+    """Switch the layers of a network to the classes of this module where one applies, in place.
 
-    Parameters, names and hooks stay those of the layers; so do the values, up to rounding.
+    Parameters, names and hooks stay as they are, and outputs stay equal up to rounding.
 
     Args:
-        model: Any network; layers that are derived from PyTorch's or timm's are left alone.
+        model: Any network; subclasses of PyTorch's or timm's layers are left as they are.
     """
     for module in model.modules():
         if type(module) is Conv2dSame:
@@ -32,10 +33,11 @@ def use_cpu_convolutions(model: nn.Module) -> None:
 
 
 class SamePaddedConv2d(Conv2dSame):
-    """TensorFlow's "same" padding, which is uneven at stride 2, without a padded copy of the map.
+    """TensorFlow's "same" padding (asymmetric at stride 2) without a padded copy of the map.
 
-    A zero row and column before the kernel and one more of even padding give the same sums; the
-    kernel is small, the map is not, and its gradient stays in one piece.
+    Instead of padding the map asymmetrically, it prepends a zero row and column to the kernel and
+    pads the map by one more on every side, which gives the same sums. The kernel is small and the
+    map is large, and the gradient of the map stays contiguous.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,10 +60,11 @@ class SamePaddedConv2d(Conv2dSame):
 class DilatedConv2d(nn.Conv2d):
     """A dilated convolution whose weight gradient is right in bfloat16 too.
 
-    In channels_last, oneDNN adds up memory that nothing was written to, unless the channels are
-    whole blocks of 16, or fewer (torch 2.15 on AVX512-BF16; all 913 wrong gradients among those of
-    12 716 random convolutions): NaN at best. Pruning makes such layers. Their maps are copied into
-    contiguous memory, where the gradient is right.
+    In channels_last, oneDNN sums uninitialised memory when a layer has more than 16 input channels
+    and their number is not a multiple of 16; the gradient is then NaN or silently wrong. Pruning
+    makes such layers. Their maps are copied into contiguous memory, where the gradient is right.
+    (torch 2.15 on AVX512-BF16: this explains all 913 wrong gradients among 12 716 random
+    convolutions.)
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
@@ -71,7 +74,7 @@ class DilatedConv2d(nn.Conv2d):
             and (input.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
         ):
             return super()._conv_forward(input, weight, bias)  # type: ignore[no-any-return]
-        # A copy, because strides of a depthwise kernel fit both formats.
+        # clone() rather than contiguous(): the strides of a depthwise kernel fit both formats.
         weight = weight.clone(memory_format=torch.contiguous_format)
         output: Tensor = super()._conv_forward(input.contiguous(), weight, bias)
         if input.is_contiguous(memory_format=torch.channels_last):
@@ -80,11 +83,11 @@ class DilatedConv2d(nn.Conv2d):
 
 
 class DilatedDepthwiseConv2d(DilatedConv2d):
-    """A dilated depthwise convolution as a plain one of the d x d interleaved maps.
+    """A dilated depthwise convolution, computed as an undilated one on the d x d interleaved maps.
 
     Source: Yu and Koltun, https://arxiv.org/abs/1511.07122 (dilation); Chen et al.,
-        https://arxiv.org/abs/1706.05587, section 3 (the same convolution at a coarser grid);
-        TensorFlow computes it so (space_to_batch).
+        https://arxiv.org/abs/1706.05587, section 3 (the same convolution on a coarser grid).
+        TensorFlow does the same (space_to_batch).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  PyTorch's name
@@ -104,7 +107,7 @@ class DilatedDepthwiseConv2d(DilatedConv2d):
         padded = F.pad(input, (0, -width % right, 0, -height % down))
         rows, columns = padded.shape[-2] // down, padded.shape[-1] // right
         maps = (
-            padded.permute(0, 2, 3, 1)  # channels last: no channel is moved on its own
+            padded.permute(0, 2, 3, 1)  # channels last, so that channels are moved together
             .reshape(batch, rows, down, columns, right, channels)
             .permute(2, 4, 0, 1, 3, 5)
             .reshape(down * right * batch, rows, columns, channels)

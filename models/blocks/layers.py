@@ -11,15 +11,15 @@ from torch.nn import functional as F
 
 
 class ConvBN(nn.Sequential):
-    """A convolution without bias, then BatchNorm; the padding keeps the size at stride 1.
+    """A convolution without bias, then BatchNorm; at stride 1 the padding keeps the size.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel_size: Odd, or (height, width), both odd.
-        stride: Of the convolution.
-        dilation: Of the convolution, along every axis.
-        groups: Of the convolution.
+        kernel_size: Odd kernel size, or (height, width), both odd.
+        stride: Stride of the convolution.
+        dilation: Dilation of the convolution in both directions.
+        groups: Groups of the convolution.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class BNReLUConv(nn.Sequential):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel_size: Odd.
-        groups: Of the convolution.
-        bias: Whether the convolution has one.
+        kernel_size: Odd kernel size.
+        groups: Groups of the convolution.
+        bias: Whether the convolution has a bias.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class ConvBNPReLU(nn.Sequential):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: parallel views of one map, concatenated and projected.
+    """Atrous spatial pyramid pooling: parallel branches on one map, concatenated and projected.
 
     Source: Chen et al., "Rethinking atrous convolution", https://arxiv.org/abs/1706.05587
 
     Args:
         in_channels: Channels of the input.
-        branch_channels: Channels of each of the branches (1x1, one per dilation, global pooling).
+        branch_channels: Channels of each branch (1x1, one per dilation, global pooling).
         out_channels: Channels after the 3x3 projection.
         dilations: Dilation of each 3x3 branch.
     """
@@ -126,9 +126,9 @@ class ASPP(nn.Module):
 
 
 class FCNHead(nn.Sequential):
-    """The auxiliary head of the literature: 3x3, dropout, 1x1 to the classes.
+    """The usual auxiliary head: a 3x3 convolution, dropout, and a 1x1 convolution to the classes.
 
-    Source: Long et al., https://arxiv.org/abs/1411.4038, in mmsegmentation's form.
+    Source: Long et al., https://arxiv.org/abs/1411.4038, as implemented in mmsegmentation.
     """
 
     def __init__(self, in_channels: int, channels: int, num_classes: int) -> None:
@@ -140,7 +140,7 @@ class FCNHead(nn.Sequential):
 
 
 def resize(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize (N, C, H, W) bilinearly to `size` (H', W'); nothing is computed if it fits already."""
+    """Resize (N, C, H, W) bilinearly to `size` (H', W'); maps of that size are returned."""
     if tuple(features.shape[-2:]) == tuple(size):
         return features
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Max-pooling that remembers where its maxima lay, and the unpooling that puts values there."""
+"""Max-pooling that keeps the positions of its maxima, and unpooling to those positions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pooled:
-    """The maxima of 2x2 windows.
+    """Result of max-pooling over 2x2 windows.
 
     Attributes:
-        maxima: (N, C, ceil(H / 2), ceil(W / 2)) float.
-        indices: As many int64: where each maximum lay in its map of H x W.
-        size: H and W.
+        maxima: Maxima, (N, C, ceil(H / 2), ceil(W / 2)) float.
+        indices: Flat position of each maximum in its map of H x W, int64 of the same shape.
+        size: H and W of the pooled map.
     """
 
     maxima: Tensor
@@ -25,23 +25,24 @@ class Pooled:
 
 
 def max_pool(features: Tensor) -> Pooled:
-    """Pool (N, C, H, W) over 2x2 windows of stride 2; at an odd border the windows are smaller."""
+    """Pool (N, C, H, W) over 2x2 windows of stride 2; windows at an odd border are smaller."""
     maxima, indices = F.max_pool2d(features, 2, ceil_mode=True, return_indices=True)
     height, width = features.shape[-2:]
     return Pooled(maxima=maxima, indices=indices, size=(height, width))
 
 
 def max_unpool(features: Tensor, pooled: Pooled) -> Tensor:
-    """Put every value where the maximum of its window had been, among zeros.
+    """Put every value at the position of its window's maximum; all other positions are zero.
 
     Source: Badrinarayanan et al., "SegNet", https://arxiv.org/abs/1511.00561, section 3.
     Differs: while gradients are recorded, zero times the maxima is added. Indices carry no
-        gradient, so without it pruning would not see that the c-th channel of the features needs
-        the c-th channel of the indices, and that both must go together.
+        gradient; without this term pruning would not see that channel c of the features needs
+        channel c of the indices, so that both must be removed together.
 
     Args:
-        features: (N, C, ceil(H / 2), ceil(W / 2)) float, with as many channels as were pooled.
-        pooled: What `max_pool` returned for (N, C, H, W).
+        features: Values to place, (N, C, ceil(H / 2), ceil(W / 2)) float, with as many channels as
+            were pooled.
+        pooled: Result of `max_pool` on a map of (N, C, H, W).
 
     Returns:
         (N, C, H, W).

@@ -1,4 +1,4 @@
-"""Views of a map from ever larger windows: what DDRNet and PIDNet fuse in their pyramids."""
+"""Averages of a map over growing windows, which DDRNet and PIDNet fuse in their pyramids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WINDOWS = (5, 9, 17)
 
 
 class PooledViews(nn.Module):
-    """The map, its averages over windows of 5, 9 and 17 and over all of it, each through a 1x1.
+    """The map and its averages over windows of 5, 9, 17 and all of it, each projected by a 1x1.
 
     Source: Pan et al., "DDRNet", https://arxiv.org/abs/2101.06085, figure 5.
 
@@ -28,7 +28,7 @@ class PooledViews(nn.Module):
         )
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """Return five views (N, out_channels, H, W) of (N, in_channels, H, W), the map's first."""
+        """Map (N, in_channels, H, W) to five views (N, out_channels, H, W), unpooled first."""
         averages = [F.avg_pool2d(features, w, w // 2, w // 2) for w in _WINDOWS]
         maps = (features, *averages, F.adaptive_avg_pool2d(features, 1))
         return [

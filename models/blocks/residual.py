@@ -1,4 +1,4 @@
-"""Residual blocks that leave their last ReLU to the caller where a network fuses before it."""
+"""Residual blocks whose last ReLU can be left to the caller, for networks that fuse before it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from models.blocks.layers import ConvBN, ConvBNReLU
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut.
+    """Two 3x3 convolutions with a shortcut.
 
     Source: He et al., https://arxiv.org/abs/1512.03385, figure 5, left.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        stride: Of the first convolution, and of the shortcut.
+        stride: Stride of the first convolution and of the shortcut.
         activate: Whether a ReLU follows the sum.
     """
 
@@ -38,14 +38,14 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, and a 1x1 that doubles the channels, beside a shortcut; no ReLU after the sum.
+    """1x1, 3x3 and a 1x1 that doubles the channels, with a shortcut; no ReLU after the sum.
 
     Source: Pan et al., "DDRNet", https://arxiv.org/abs/2101.06085, figure 3.
 
     Args:
         in_channels: Channels of the input.
-        channels: Channels in between; the output has twice as many.
-        stride: Of the 3x3 convolution, and of the shortcut.
+        channels: Channels of the inner convolutions; the output has twice as many.
+        stride: Stride of the 3x3 convolution and of the shortcut.
     """
 
     def __init__(self, in_channels: int, channels: int, *, stride: int = 1) -> None:
@@ -71,8 +71,8 @@ def make_stage(
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        num_blocks: At least 1.
-        stride: Of the first block.
+        num_blocks: Number of blocks, at least 1.
+        stride: Stride of the first block.
     """
     blocks = nn.Sequential()
     for index in range(num_blocks):

@@ -1,1 +1,1 @@
-"""Channels: which belong together, which can go, and what is left of them."""
+"""Channels: which must be removed together, which can be removed, and which were kept."""

@@ -1,4 +1,4 @@
-"""Which channels must go together: a partition of channels, and the reasons why some must stay."""
+"""A partition of channels into classes that are removed together, and why some must stay."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Labels = Tensor
-"""float64 whole numbers, one per element of a tensor, broadcast along dimensions of size 1: the
-channel that the element belongs to, 0 for none."""
+"""The channel number of each element of a tensor, 0 for none. float64 holding whole numbers,
+broadcast along dimensions of size 1.
+"""
 
 
 class ChannelPartition:
-    """Channels by number, joined into classes that can only be removed as a whole."""
+    """Numbered channels, joined into classes that can only be removed as a whole (union-find)."""
 
     def __init__(self) -> None:
         self._parents = [0]
@@ -23,13 +24,13 @@ class ChannelPartition:
         return len(self._parents)
 
     def add(self, count: int) -> Tensor:
-        """Make new channels, each in a class of its own: labels of shape (count,)."""
+        """Make new channels, each in its own class, and return their labels of shape (count,)."""
         first = len(self._parents)
         self._parents.extend(range(first, first + count))
         return torch.arange(first, first + count, dtype=torch.float64)
 
     def find(self, channel: int) -> int:
-        """Return the number that stands for the channel's class."""
+        """Return the representative of the channel's class."""
         parents = self._parents
         root = channel
         while parents[root] != root:
@@ -39,7 +40,7 @@ class ChannelPartition:
         return root
 
     def join(self, first: Labels, second: Labels) -> None:
-        """Put each channel of one into the class of its like in the other; 0 joins nothing."""
+        """Join the classes of the channels at the same position of both; 0 joins nothing."""
         one, other = first + 0 * second, second + 0 * first
         pairs = np.stack([_numbers(one), _numbers(other)], axis=1)
         pairs = pairs[(pairs[:, 0] != 0) & (pairs[:, 1] != 0) & (pairs[:, 0] != pairs[:, 1])]
@@ -52,17 +53,17 @@ class ChannelPartition:
                 self._reasons.setdefault(low, self._reasons.pop(high))
 
     def join_across(self, labels: Labels, dim: int) -> None:
-        """Join what stands at equal places of a dimension: each of its slices loses the same."""
+        """Join all slices along a dimension, so that each of them loses the same channels."""
         self.join(labels, labels.narrow(dim, 0, 1))
 
     def fix(self, labels: Labels, reason: str) -> None:
-        """Keep these channels, and all that are or will be in their classes."""
+        """Mark these channels, and all that are or will be in their classes, as not removable."""
         for channel in np.unique(_numbers(labels)).tolist():
             if channel:
                 self._reasons.setdefault(self.find(channel), reason)
 
     def get_reason(self, channel: int) -> str | None:
-        """Say why a channel must stay; None: it may go."""
+        """Return the reason why a channel must stay; None if it can be removed."""
         return self._reasons.get(self.find(channel))
 
 

@@ -1,4 +1,4 @@
-"""Channels that must go together, and how important they are."""
+"""Groups of channels that are removed together, and their importance scores."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Member(NamedTuple):
     """One channel of a layer.
 
     Attributes:
-        layer: Its name.
-        is_output: Whether it is an output channel, else an input channel.
-        channel: Its number.
+        layer: Name of the layer.
+        is_output: True for an output channel, False for an input channel.
+        channel: Number of the channel in the layer.
     """
 
     layer: str
@@ -40,20 +40,21 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelGroup:
-    """Units of equal standing: each is made of as many channels of the same layers.
+    """Interchangeable units: each consists of equally many channels of the same layers.
 
-    A unit is all channels that only go together: those of a residual sum, the like ones in each
-    group of a grouped convolution, mirrored ones where halves are split and shuffled. Where a layer
-    reads a concatenation channel by channel (a depthwise convolution), each concatenated part is a
-    group of its own, so that none of them vanishes.
+    A unit is a set of channels that can only be removed together: the channels of a residual sum,
+    the corresponding channels in each group of a grouped convolution, mirrored channels where
+    halves are split and shuffled. Where a layer reads a concatenation channel by channel (a
+    depthwise convolution), each concatenated part is a separate group, so that none of them is
+    removed completely.
 
     Attributes:
-        name: Of the first layer that has channels of it among its outputs.
+        name: Name of the first layer whose output channels are in the group.
         units: The members of each unit.
-        scores: One for each unit, higher is more important.
-        is_comparable: Whether the scores compare with those of other groups.
-        smallest_step: The fewest output channels that any of the layers loses with a unit.
-        num_fixed: Units of that first layer beside these that stay.
+        scores: Importance of each unit; higher is more important.
+        is_comparable: Whether the scores can be compared with those of other groups.
+        smallest_step: Smallest number of output channels that a layer loses with one unit.
+        num_fixed: Number of further units of that first layer, which always stay.
     """
 
     name: str
@@ -65,12 +66,12 @@ class ChannelGroup:
 
 
 class ChannelGroups(NamedTuple):
-    """All that can be removed, in the order of the forward pass, and what cannot.
+    """All channels that can be removed, in the order of the forward pass, and those that cannot.
 
     Attributes:
-        groups: Disjoint.
-        fixed: For each layer with channels that must stay the reason; what is tied to the image or
-            gives the classes is not listed.
+        groups: The groups; they are disjoint.
+        fixed: Reason for each layer with channels that must stay. Channels that are tied to the
+            image or that are the classes are not listed.
     """
 
     groups: list[ChannelGroup]
@@ -87,14 +88,14 @@ def find_groups(
     """Trace a network and find its groups.
 
     Args:
-        model: On the CPU.
-        images: (1, 3, H, W) float, whatever the network takes.
+        model: Network on the CPU.
+        images: Any images that the network accepts, (1, 3, H, W) float.
         importance: A key of `IMPORTANCES`.
-        measured: (C,) score of each output channel by name of the layer, for an importance that
-            has no function of its own.
+        measured: Measured scores by layer name, (C,) for its output channels; needed for an
+            importance that has no scoring function.
 
     Raises:
-        ValueError: Scores that were to be measured are missing, or of another network.
+        ValueError: Measured scores are needed and missing, or they belong to another network.
     """
     trace = trace_channels(model, images)
     classes = _collect_classes(trace)
@@ -120,7 +121,7 @@ def find_groups(
     for standing, units in sorted(alike.items(), key=lambda item: item[0]):
         root = names[standing[0][0]]
         if len(units) == 1 and max(count for _, count in standing) > 1:
-            together = "its channels could only go all together"
+            together = "its channels could only be removed all together"
             fixed |= {names[number]: together for number, count in standing if count > 1}
             continue
         values, is_comparable = _score_units(units, scores, importance)
@@ -144,11 +145,11 @@ def find_groups(
 
 @torch.no_grad()
 def trace_channels(model: SegmentationNetwork, images: Tensor) -> ChannelTrace:
-    """Follow the channels of a network through all that it computes, auxiliary heads included.
+    """Follow the channels of a network through its forward passes, auxiliary heads included.
 
     Args:
-        model: On the CPU.
-        images: (1, 3, H, W) float, whatever the network takes.
+        model: Network on the CPU.
+        images: Any images that the network accepts, (1, 3, H, W) float.
     """
     trace = ChannelTrace(model)
     for computes in model.get_modes():
@@ -166,8 +167,8 @@ def find_output_layers(
     """Find the layers whose output channels are the classes.
 
     Args:
-        model: On any device; left untouched.
-        size: Height and width of an image that the network takes.
+        model: Network on any device; not changed.
+        size: Height and width of an image that the network accepts.
     """
     trace = trace_channels(copy.deepcopy(model).cpu().float().eval(), torch.zeros(1, 3, *size))
     return tuple(
@@ -179,7 +180,7 @@ def find_output_layers(
 
 
 def remove_units(model: nn.Module, units: Sequence[tuple[Member, ...]]) -> dict[str, KeptChannels]:
-    """Say what each layer keeps once units are removed; layers that lose nothing are left out."""
+    """Return the channels that each changed layer keeps when units are removed."""
     gone: dict[tuple[str, bool], set[int]] = defaultdict(set)
     for unit in units:
         for member in unit:
@@ -206,7 +207,7 @@ def _collect_classes(trace: ChannelTrace) -> dict[int, tuple[Member, ...]]:
 
 
 def _is_part_of_another(name: str, called: Mapping[str, Tensor]) -> bool:
-    """Whether a layer lies in one that is pruned as a whole, such as an attention's convolution."""
+    """Whether a layer is part of a layer that is pruned as a whole, such as an attention layer."""
     parents = name.split(".")[:-1]
     return any(".".join(parents[: i + 1]) in called for i in range(len(parents)))
 
@@ -236,22 +237,22 @@ def _score_layers(
 def check_measured(
     layers: Mapping[str, nn.Module], importance: str, measured: Mapping[str, Tensor] | None
 ) -> dict[str, NDArray[np.float64]]:
-    """Bring measured scores into the form of the others.
+    """Check measured scores and convert them to the form of computed ones.
 
     Raises:
-        ValueError: There are none, or they are of another network.
+        ValueError: There are no scores, or they belong to another network.
     """
     if measured is None:
         raise ValueError(
-            f"importance {importance!r} needs scores that were measured by running the network "
+            f"importance {importance!r} needs scores that are measured by running the network "
             "(trainables.learning.taylor.score_by_taylor); got None"
         )
     for name, scores in measured.items():
         size = get_num_channels(layers[name])[1] if name in layers else None
         if tuple(scores.shape) != (size,):
             raise ValueError(
-                f"the measured scores are of another network: {name} has {size} output channels "
-                f"here, its scores the shape {tuple(scores.shape)}"
+                f"the measured scores belong to another network: {name} has {size} output channels "
+                f"here, but its scores have the shape {tuple(scores.shape)}"
             )
     return {name: scores.double().cpu().numpy() for name, scores in measured.items()}
 
@@ -259,7 +260,7 @@ def check_measured(
 def _score_units(
     units: Sequence[tuple[Member, ...]], scores: _Scores, importance: str
 ) -> tuple[NDArray[np.float64], bool]:
-    """Average (or add) over the channels of each unit; by weight where the importance is silent."""
+    """Average (or add) over the channels of each unit; fall back to "group_l2" without scores."""
     for key in (importance, "group_l2"):
         found = [
             [float(scores[key][m.layer][m.channel]) for m in unit

@@ -1,4 +1,4 @@
-"""How important each output channel of a layer is."""
+"""Importance scores of the output channels of a layer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ class Importance:
     """A way to rank channels.
 
     Attributes:
-        score: Layer -> (C,) score of each output channel, higher is more important; None: this
-            layer says nothing of them. No function: the scores were measured by running the
-            network, and are given to `models.pruning.prune`.
-        is_comparable: Whether scores of different layers compare, as "global" pruning needs.
-        is_additive: Whether the scores of channels that only go together add up; else they are
-            averaged.
+        score: Function that maps a layer to the (C,) scores of its output channels, higher is more
+            important, or to None if this kind of layer has no scores. None instead of a function:
+            the scores are measured by running the network and passed to `models.pruning.prune`.
+        is_comparable: Whether scores of different layers can be compared, which "global" pruning
+            needs.
+        is_additive: Whether the scores of channels that are removed together are added; else they
+            are averaged.
     """
 
     score: Callable[[nn.Module], Tensor | None] | None
@@ -40,7 +41,7 @@ def score_by_batchnorm(layer: nn.Module) -> Tensor | None:
 
 @torch.no_grad()
 def score_by_norm(layer: nn.Module) -> Tensor | None:
-    """Score by the L2 norm of all weights that make a channel.
+    """Score by the L2 norm of all weights that compute a channel.
 
     Source: Li et al., "Pruning filters for efficient ConvNets", https://arxiv.org/abs/1608.08710,
         section 3.1.
@@ -63,5 +64,6 @@ IMPORTANCES: dict[str, Importance] = {
     "group_l2": Importance(score=score_by_norm, is_comparable=False),
     "taylor": Importance(score=None, is_comparable=True, is_additive=True),
 }
-"""By name. Where the first choice says nothing of a group's channels, "group_l2" ranks them, within
-that group alone."""
+"""Importances by name. If the chosen one has no scores for a group's channels, "group_l2" ranks
+them within that group.
+"""

@@ -1,4 +1,4 @@
-"""Masking: the unpruned network with the same channels silenced, the proof of a pruning."""
+"""Masking: checks a pruning against the unpruned network with the same channels set to zero."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from models.channels.layers import ChannelLayer
+from models.blocks.channel_layers import ChannelLayer
 from models.channels.record import KeptChannels, get_num_channels, replay
 from models.network import SegmentationNetwork
 
@@ -17,11 +17,11 @@ _SEED = 20_240_409
 
 @torch.no_grad()
 def mask_channels(model: nn.Module, layers: Mapping[str, KeptChannels]) -> None:
-    """Silence, in place, the channels that are not kept: rows and biases, BatchNorm's affine.
+    """Zero the weights, biases and BatchNorm affines of the channels that are not kept, in place.
 
     Args:
         model: The unpruned network.
-        layers: What each layer keeps.
+        layers: Channels that each layer keeps.
     """
     for name, kept in layers.items():
         layer = model.get_submodule(name)
@@ -51,42 +51,43 @@ def measure_masking_error(
     dtype: torch.dtype = torch.float64,
     thorough: bool = True,
 ) -> float:
-    """Compare the pruned with the masked network, auxiliary heads included.
+    """Compare the outputs of the pruned and the masked network, auxiliary heads included.
 
-    Two comparisons: with the network's own weights, and with BatchNorms drawn at random, for a
-    branch that its own scales silence (a fresh residual block) would hide a mistake.
+    Two comparisons are made: with the network's own weights, and with random BatchNorms. The second
+    is needed because a branch whose BatchNorm scale is zero (as in a new residual block) would hide
+    a mistake.
 
     Args:
-        model: The unpruned network; left untouched.
-        layers: What each layer keeps.
+        model: The unpruned network; not changed.
+        layers: Channels that each layer keeps.
         size: Height and width of the random images.
-        dtype: What to compute in.
-        thorough: Whether to make both comparisons, or the second alone.
+        dtype: Floating-point type of the computation.
+        thorough: Whether to make both comparisons or only the second.
 
     Returns:
-        The largest difference relative to the largest output; infinite if an output is not
-        finite or has another shape.
+        The largest difference relative to the largest output; infinity if an output is not finite
+        or has another shape.
 
     Raises:
-        ValueError: The layers are not the network's.
-        Exception: The pruned network does not run; a network of the user's raises what it likes.
+        ValueError: The layers do not belong to the network.
+        Exception: The pruned network does not run; a user's network may raise any exception.
     """
     images = torch.randn(
         1, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(_SEED)
     ).to(dtype)
+    masked = copy.deepcopy(model).cpu().to(dtype).eval()
+    pruned = copy.deepcopy(masked)
+    replay(pruned, layers)
+    mask_channels(masked, layers)
     error = 0.0
     for stir in (False, True) if thorough else (True,):
-        masked = copy.deepcopy(model).cpu().to(dtype).eval()
         if stir:
-            _stir_batchnorms(masked)
-        pruned = copy.deepcopy(masked)
-        replay(pruned, layers)
-        mask_channels(masked, layers)
+            _stir_batchnorms(masked, pruned, layers)
         for number, _ in enumerate(model.get_modes()):
             found = _compute(pruned, images, number)
             wanted = _compute(masked, images, number)
             if number and not _agree(wanted, _compute(masked, images, number, seed=1)):
-                continue  # dropout: that it runs is all that can be said
+                continue  # dropout: the outputs cannot be compared, only that it runs
             error = max(error, _difference(found, wanted))
     return error
 
@@ -113,9 +114,19 @@ def _difference(found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...
     return error
 
 
-def _stir_batchnorms(model: nn.Module) -> None:
+def _stir_batchnorms(
+    masked: nn.Module, pruned: nn.Module, layers: Mapping[str, KeptChannels]
+) -> None:
+    """Draw the affine parameters of both networks' BatchNorms anew, the same for both."""
     generator = torch.Generator().manual_seed(_SEED)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d) and layer.affine:
-            layer.weight.uniform_(0.5, 1.5, generator=generator)
-            layer.bias.normal_(0.0, 0.1, generator=generator)
+    for name, layer in masked.named_modules():
+        if not isinstance(layer, nn.BatchNorm2d) or not layer.affine:
+            continue
+        kept = torch.tensor(layers[name].outputs if name in layers else range(layer.num_features))
+        narrow = pruned.get_submodule(name)
+        for parameter, drawn in (
+            ("weight", torch.empty_like(layer.weight).uniform_(0.5, 1.5, generator=generator)),
+            ("bias", torch.empty_like(layer.bias).normal_(0.0, 0.1, generator=generator)),
+        ):
+            getattr(layer, parameter).zero_()[kept] = drawn[kept]
+            getattr(narrow, parameter).copy_(drawn[kept])

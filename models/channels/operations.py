@@ -1,6 +1,6 @@
-"""What each of PyTorch's operations does to the channels that it reads.
+"""Rules that follow channels through PyTorch's operations.
 
-An operation that is not listed here may do anything: the channels that it reads must stay.
+An operation without a rule may do anything, so the channels that it reads must stay.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from models.channels.equivalence import ChannelPartition, Labels
+from models.torch_internals import describe_operation, tree_leaves, tree_map_only
 
 _logger = logging.getLogger(__name__)
 
@@ -21,19 +21,19 @@ _Arguments = Mapping[str, Any]
 
 
 class LabelledTensors(Protocol):
-    """What a rule may ask of a trace, see `models.channels.tracing.ChannelTrace`."""
+    """The part of `models.channels.tracing.ChannelTrace` that the rules use."""
 
     partition: ChannelPartition
 
     @property
     def place(self) -> str:
-        """The module that is running, for a message."""
+        """Name of the running module, for messages."""
 
     def get_labels(self, tensor: Tensor) -> Labels:
-        """Return a tensor's labels, of its number of dimensions."""
+        """Return a tensor's labels, with as many dimensions as the tensor."""
 
     def set_labels(self, tensor: Tensor, labels: Labels, *, nonnegative: bool = False) -> None:
-        """Label a tensor."""
+        """Set a tensor's labels."""
 
     def is_nonnegative(self, tensor: Tensor) -> bool:
         """Whether no element can be below zero."""
@@ -43,21 +43,20 @@ _Rule = Callable[[LabelledTensors, str, _Arguments, Any, Any], None]
 
 
 def follow(trace: LabelledTensors, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-    """Label what an operation gave.
+    """Label the result of an operation.
 
     Args:
-        trace: Has the labels.
-        func: One of `torch.ops.aten`.
-        args: Of the operation.
-        kwargs: Of the operation.
-        result: What it returned.
+        trace: Trace that holds the labels.
+        func: Operation, one of `torch.ops.aten`.
+        args: Positional arguments of the operation.
+        kwargs: Keyword arguments of the operation.
+        result: Return value of the operation.
     """
-    name = func._schema.name.removeprefix("aten::")
-    names = [argument.name for argument in func._schema.arguments]
+    name, overload, names = describe_operation(func)
     arguments = {**dict(zip(names, args, strict=False)), **kwargs}
     plain = name.removesuffix("_") if name.endswith("_") and not name.endswith("__") else name
     rule = _RULES.get(plain)
-    if func._overloadname == "other" or (rule is None and torch.Tag.pointwise in func.tags):
+    if overload == "other" or (rule is None and torch.Tag.pointwise in func.tags):
         rule = _combine
     if rule is None:
         rule = _keep
@@ -73,7 +72,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _keep(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
-    """Unknown: whatever it reads must stay."""
+    """Unknown operation: all channels that it reads must stay."""
     del func, result
     for tensor in _tensors(list(arguments.values())):
         reason = _WHY.get(name, f"the operation {name} cannot be followed") + f" in {trace.place}"
@@ -82,8 +81,8 @@ def _keep(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, r
 
 _WHY = {
     "native_group_norm": "GroupNorm normalises over its channels",
-    "native_batch_norm": "a normalisation that is no BatchNorm layer reads it",
-    "convolution": "a convolution that is no layer of its own reads it",
+    "native_batch_norm": "a normalisation that is not a BatchNorm layer reads it",
+    "convolution": "a convolution that is not a layer reads it",
     "as_strided": "memory is read by number",
     "gather": "channels are picked by number",
     "index": "channels are picked by number",
@@ -93,7 +92,7 @@ _WHY = {
 def _combine(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Element by element: what stands at one place goes together."""
+    """Elementwise operation: channels at the same position are removed together."""
     del func
     if not isinstance(result, Tensor):
         return
@@ -133,9 +132,9 @@ def _overlay(trace: LabelledTensors, first: Labels, second: Labels) -> Labels:
 def _fix_against_constants(
     trace: LabelledTensors, tensor: Tensor, own: Labels, labels: Labels
 ) -> None:
-    """Keep channels that meet as many numbers of which nothing is known, such as a parameter's.
+    """Keep channels that are combined with an unlabelled tensor of as many values, as a parameter.
 
-    A dimension that was expanded (stride 0) follows whatever it is expanded to.
+    A dimension that was expanded (stride 0) has one value, which fits any number of channels.
     """
     lead = labels.ndim - tensor.ndim
     for dim in range(labels.ndim):
@@ -149,7 +148,7 @@ def _fix_against_constants(
 
 
 def _move(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
-    """Moves elements and computes nothing: labels take the same way."""
+    """Only moves elements: the labels are moved in the same way."""
     source = next(t for t in _tensors(list(arguments.values())))
     labels = trace.get_labels(source)
     if not bool((labels != 0).any()):
@@ -174,9 +173,9 @@ _RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "
 
 
 def _square(trace: LabelledTensors, before: Labels, shape: torch.Size, moved: Labels) -> None:
-    """Where a view splits a dimension of channels in two, let the parts stay equally wide.
+    """Where a view splits a dimension of channels in two, keep the parts equally wide.
 
-    Which of the two is the number of parts nobody says; it is taken to be the smaller.
+    The view does not say which of the two sizes is the number of parts; we take the smaller.
     """
     was = sum(size > 1 for size in before.shape)
     now = [d for d, size in enumerate(shrink_sizes(moved)) if size > 1]
@@ -187,7 +186,7 @@ def _square(trace: LabelledTensors, before: Labels, shape: torch.Size, moved: La
 
 
 def shrink_sizes(labels: Labels) -> list[int]:
-    """Return the sizes that labels have once constant dimensions are dropped."""
+    """Return the sizes of labels after constant dimensions are reduced to size 1."""
     return [
         1 if bool((labels == labels.narrow(d, 0, 1)).all()) else size
         for d, size in enumerate(labels.shape)
@@ -197,7 +196,7 @@ def shrink_sizes(labels: Labels) -> list[int]:
 def _join_parts(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Concatenate or stack; parts of which nothing is known keep their channels."""
+    """Concatenate or stack; unlabelled parts keep their channels."""
     tensors = [t for t in arguments["tensors"] if t.numel()]
     dim = int(arguments.get("dim", 0))
     if not any(bool((trace.get_labels(t) != 0).any()) for t in tensors):
@@ -211,7 +210,7 @@ def _join_parts(
             labels = trace.partition.add(tensor.shape[dim]).view(shape)
             trace.partition.fix(labels, f"its neighbours in {trace.place} are constants")
         full.append(labels.expand(tensor.shape))
-        if name == "stack":  # its parts stay equally wide
+        if name == "stack":  # the parts must stay equally wide
             trace.partition.join(labels, trace.get_labels(tensors[0]))
     signs = all(trace.is_nonnegative(t) for t in tensors)
     trace.set_labels(result, func(full, dim), nonnegative=signs)
@@ -220,7 +219,7 @@ def _join_parts(
 def _slice(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Take a part: of the channels, only if it is one of several equal parts."""
+    """Take a slice; a slice of the channels can be followed only as one of several equal parts."""
     source: Tensor = arguments["self"]
     labels = trace.get_labels(source)
     dim = int(arguments.get("dim", 0)) % max(1, source.ndim)
@@ -246,7 +245,7 @@ def _slice(
 
 
 def _split_dim(labels: Labels, dim: int, width: int) -> Labels:
-    """Split a dimension in (parts, width)."""
+    """Split a dimension into (parts, width)."""
     return labels.reshape(*labels.shape[:dim], -1, width, *labels.shape[dim + 1 :])
 
 
@@ -256,7 +255,7 @@ def _start_of(arguments: _Arguments, size: int) -> int:
 
 
 def _pick(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
-    """Pick or turn along a dimension, by numbers that stay."""
+    """Index or roll along a dimension, with indices that pruning does not change."""
     source: Tensor = arguments["self"]
     labels = trace.get_labels(source)
     dims = arguments.get("dims", arguments.get("dim", range(source.ndim)))
@@ -267,7 +266,7 @@ def _pick(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, r
 
 
 def _pad(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any) -> None:
-    """Pad: along places, channels stay what they are."""
+    """Pad: along spatial dimensions the channels are unchanged."""
     del func
     source: Tensor = arguments["self"] if "self" in arguments else arguments["input"]
     labels = trace.get_labels(source)
@@ -281,7 +280,7 @@ def _pad(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, re
 def _per_channel(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Computes each channel from its own places: pooling, resizing, sampling."""
+    """Computes each channel from itself alone: pooling, resizing, sampling."""
     source, *others = _tensors(list(arguments.values()))
     labels = trace.get_labels(source)
     if any(size > 1 for size in labels.shape[-2:]):
@@ -297,7 +296,7 @@ def _per_channel(
 def _reduce(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Sum, average or compare along dimensions."""
+    """Reduce along dimensions: sum, mean, maximum and others."""
     del func
     source: Tensor = next(iter(_tensors(list(arguments.values()))))
     labels = trace.get_labels(source)
@@ -330,7 +329,7 @@ def _reduce(
 def _normalise(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Softmax and LayerNorm: free of other channels only along dimensions without any."""
+    """Softmax and LayerNorm: channels stay independent only if they are not normalised over."""
     del func
     source: Tensor = next(iter(_tensors(list(arguments.values()))))
     labels = trace.get_labels(source)
@@ -347,7 +346,7 @@ def _normalise(
 def _multiply(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Matrix product: what is summed over goes together, the rest stays what it is."""
+    """Matrix product: channels that are summed over are joined, others pass through."""
     first, second = (
         (arguments["batch1"], arguments["batch2"]) if name == "baddbmm"
         else (arguments["mat1"], arguments["mat2"]) if name == "addmm"
@@ -372,7 +371,7 @@ def _multiply(
 def _shuffle_pixels(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Turns channels into places: those of one output channel go together."""
+    """Moves channels into space: the channels of one output channel are removed together."""
     source: Tensor = arguments["self"]
     labels = trace.get_labels(source)
     if any(size > 1 for size in labels.shape[-2:]):
@@ -391,7 +390,7 @@ def _shuffle_pixels(
 def _shuffle_channels(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Interleave groups of channels, which stay equally wide."""
+    """Interleave groups of channels; the groups stay equally wide."""
     source: Tensor = arguments["self"]
     labels = trace.get_labels(source)
     if labels.shape[1] > 1:
@@ -415,7 +414,7 @@ def _gate(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, r
 def _copy_like(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Make a tensor of the shape of another, or with some of its sizes."""
+    """Make a tensor with the shape, or some of the sizes, of another."""
     del func
     source: Tensor = arguments["self"] if "self" in arguments else arguments["input"]
     labels = trace.get_labels(source)
@@ -436,14 +435,14 @@ def _drop(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, r
 def _overwrite(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Write into a tensor that others may be views of: what is written stays."""
+    """Write into a tensor that may have views: the channels that are written must stay."""
     _keep(trace, name, arguments, func, result)
 
 
 def _ignore(
     trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, result: Any
 ) -> None:
-    """Reads no channel, or gives no tensor."""
+    """Reads no channels, or returns no tensor."""
 
 
 _RULES: dict[str, _Rule] = {

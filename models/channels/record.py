@@ -1,4 +1,4 @@
-"""Which channels a pruning kept: written as JSON, and replayed on a network of equal layers."""
+"""The record of a pruning: the kept channels, as JSON, to replay on a network of equal layers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.channels.layers import ChannelLayer
+from models.blocks.channel_layers import ChannelLayer
 from models.channels.widths import get_resizable_layers, get_width, set_width
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeptChannels:
-    """The channels of one layer that stay, by their number in the unpruned layer.
+    """The kept channels of one layer, by their number in the unpruned layer.
 
     Attributes:
-        inputs: Ascending; equal to `outputs` for BatchNorm and depthwise convolutions.
-        outputs: Ascending.
+        inputs: Kept input channels, ascending; equal to `outputs` for BatchNorm and depthwise
+            convolutions.
+        outputs: Kept output channels, ascending.
     """
 
     inputs: tuple[int, ...]
@@ -28,18 +29,18 @@ class KeptChannels:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruningRecord:
-    """What `models.pruning.prune` did.
+    """The result of `models.pruning.prune`.
 
     Attributes:
-        pruning_ratio: The fraction of channels that was to be removed.
+        pruning_ratio: The requested fraction of channels to remove.
         scope: "local" or "global".
-        round_to: The widths are multiples of this where a layer is wide enough.
-        importance: What ranked the channels.
-        num_params_before: Parameters of the unpruned network.
-        num_params_after: Parameters of the pruned one.
-        layers: By name; layers that were left alone are not listed.
-        unprunable: Layers with channels that had to stay, by name, and why; those of the image and
-            of the classes are not listed.
+        round_to: Widths are multiples of this number where a layer is wide enough.
+        importance: Key of `IMPORTANCES` that ranked the channels.
+        num_params_before: Number of parameters of the unpruned network.
+        num_params_after: Number of parameters of the pruned network.
+        layers: Kept channels by layer name; unchanged layers are not listed.
+        unprunable: Reason by name for each layer with channels that had to stay. Channels of the
+            image and of the classes are not listed.
     """
 
     pruning_ratio: float
@@ -60,7 +61,7 @@ class PruningRecord:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: The text is no record.
+            ValueError: The text is not a pruning record.
         """
         try:
             content = json.loads(text)
@@ -75,15 +76,16 @@ class PruningRecord:
 
 @torch.no_grad()
 def replay(model: nn.Module, layers: PruningRecord | Mapping[str, KeptChannels]) -> None:
-    """Prune a network, in place, as another of equal layers was.
+    """Prune a network in place as a network of equal layers was pruned.
 
     Args:
-        model: Unpruned, of the layers that the record was made with. Parameters are replaced, so
-            an optimiser made before holds the old ones. Left untouched if an error is raised.
+        model: Unpruned network with the layers that the record was made for. Parameters are
+            replaced, so an optimiser made earlier holds the old ones. The network is unchanged if
+            an error is raised.
         layers: The record, or its `layers`.
 
     Raises:
-        ValueError: The network has not those layers, or they are too narrow.
+        ValueError: The network lacks a layer of the record, or a layer is too narrow.
     """
     kept = layers.layers if isinstance(layers, PruningRecord) else layers
     found = get_resizable_layers(model)
@@ -98,7 +100,7 @@ def replay(model: nn.Module, layers: PruningRecord | Mapping[str, KeptChannels])
 
 
 def get_num_channels(layer: nn.Module) -> tuple[int, int]:
-    """Return the number of channels that a layer takes and gives."""
+    """Return the numbers of input and output channels of a layer."""
     width = get_width(layer)
     return (width[0], width[0]) if len(width) == 1 else (width[0], width[1])
 
@@ -122,7 +124,7 @@ def _select(layer: nn.Module, channels: KeptChannels, replaced: dict[int, nn.Par
         is_depthwise = layer.groups > 1 and layer.groups == layer.in_channels
         groups = len(inputs) if is_depthwise else layer.groups
         set_width(layer, (len(inputs), len(outputs), groups))
-        # A weight numbers the channels of one group on one side; all groups keep the same ones.
+        # One dimension of a weight covers the channels of one group; all groups keep the same.
         if layer.transposed:
             width = len(outputs) // groups
             rows, columns = inputs, tuple(range(width)) if is_depthwise else outputs[:width]
@@ -153,7 +155,7 @@ def _replace(
 ) -> None:
     """Put a new tensor where the layer has a parameter or a buffer of this name.
 
-    A parameter that several layers share stays one.
+    A parameter that several layers share stays shared.
     """
     old = getattr(layer, name, None)
     if old is None or tensor is None:

@@ -19,19 +19,19 @@ def count_locally(size: int, pruning_ratio: float) -> int:
 def count_globally(scores: Sequence[NDArray[np.float64]], pruning_ratio: float) -> list[int]:
     """Count the channels that each of several groups keeps, by one ranking.
 
-    Every group keeps a sixteenth of its channels (less only if hardly any are to stay): a network
-    whose layer vanished computes nothing. Equal scores go in turn, so that an untrained network
-    narrows evenly.
+    Every group keeps at least a sixteenth of its channels (less only at very high ratios), because
+    a network without one of its layers computes nothing. Channels with equal scores are removed
+    from all groups alternately, so that an untrained network is pruned evenly.
 
     Source: Liu et al., "Network slimming", https://arxiv.org/abs/1708.06519, section 3.
-    Differs: the smallest share; there whole layers may go.
+    Differs: every group keeps a smallest share; in the paper whole layers can be removed.
 
     Args:
-        scores: For each group (C,), higher is more important, comparable among the groups.
+        scores: Scores of each group, (C,); higher is more important, comparable across groups.
         pruning_ratio: In (0, 1), the fraction of all channels to remove.
 
     Returns:
-        For each group the number of channels that stay.
+        The number of channels that each group keeps.
     """
     if not scores:
         return []
@@ -39,7 +39,7 @@ def count_globally(scores: Sequence[NDArray[np.float64]], pruning_ratio: float) 
     share = min(SMALLEST_SHARE, (1 - pruning_ratio) / 2)
     spare = [size - max(1, math.ceil(size * share)) for size in sizes]
     ranks = [np.argsort(np.argsort(s, kind="stable"), kind="stable") for s in scores]
-    # A channel that its group cannot spare ranks behind all others.
+    # Channels that a group must keep are ranked last.
     is_needed = np.concatenate([r >= n for r, n in zip(ranks, spare, strict=True)])
     turn = np.concatenate([r / len(r) for r in ranks])
     order = np.lexsort((turn, np.concatenate(scores), is_needed))
@@ -60,5 +60,5 @@ def round_width(keep: int, size: int, round_to: int | None) -> int:
 
 
 def find_lowest(scores: NDArray[np.float64], count: int) -> list[int]:
-    """Find the `count` channels of the lowest scores, ascending; of equal ones the first."""
+    """Find the `count` channels of the lowest scores, ascending; of equal scores the first."""
     return sorted(np.argsort(scores, kind="stable")[:count].tolist())

@@ -1,4 +1,4 @@
-"""What a network loses with each group of channels, and how many to take from each for a ratio."""
+"""How sensitive a network is to each group of channels, and how much of each to prune."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from models.channels.selection import SMALLEST_SHARE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupSensitivity:
-    """How a network fares without a part of one group, nothing else being changed.
+    """Loss and mIoU of a network after parts of one group are masked, with the rest unchanged.
 
     Attributes:
-        name: Of the group (`models.channels.groups.ChannelGroup.name`).
-        size: Its channels, or units of channels that only go together.
-        macs: Multiply-accumulates that the network saves without one of them.
-        ratios: Shares of them that were silenced, ascending, within 0..1.
+        name: Name of the group (`models.channels.groups.ChannelGroup.name`).
+        size: Number of its units: channels, or sets of channels that are removed together.
+        macs: Multiply-accumulates that removing one unit saves.
+        ratios: Fractions of the units that were masked, ascending, in 0..1.
         losses: Cross-entropy in nats at each ratio.
-        mious: In 0..1 at each ratio.
+        mious: mIoU in 0..1 at each ratio.
     """
 
     name: str
@@ -36,17 +36,17 @@ class GroupSensitivity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sensitivity:
-    """A scan of a whole network.
+    """Result of a sensitivity scan of a whole network.
 
     Attributes:
-        loss: Cross-entropy of the whole network on the same images, in nats.
-        miou: Of the whole network there, in 0..1.
-        num_images: How many images were looked at.
-        groups: In the order of `models.channels.groups.find_groups`.
-        joint_ratios: Shares of every group that were silenced at once.
-        joint_mious: In 0..1 at each of them.
+        loss: Cross-entropy of the unmasked network on the same images, in nats.
+        miou: mIoU of the unmasked network on the same images, in 0..1.
+        num_images: Number of images that were evaluated.
+        groups: Sensitivity of each group, in the order of `models.channels.groups.find_groups`.
+        joint_ratios: Fractions that were masked in all groups at once.
+        joint_mious: mIoU in 0..1 at each of these.
         seconds: Duration of the scan.
-        warnings: Sentences for people.
+        warnings: Warnings for the user, one sentence each.
     """
 
     loss: float
@@ -67,7 +67,7 @@ class Sensitivity:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: The text is no scan.
+            ValueError: The text is not a sensitivity scan.
         """
         try:
             content = json.loads(text)
@@ -78,23 +78,25 @@ class Sensitivity:
 
 
 def count_by_sensitivity(sensitivity: Sensitivity, pruning_ratio: float) -> list[int]:
-    """Count the channels that each group keeps, to save a share of the work at the least loss.
+    """Count the channels that each group keeps, to save a fraction of the MACs at the least loss.
 
-    The loss of a group is interpolated between the ratios of the scan, made convex from below, and
-    added to those of the others as if they did not know of each other; then channels are taken one
-    by one where the next costs the least loss for the multiply-accumulates that it saves. Every
-    group keeps a sixteenth of its channels, as with `count_globally`.
+    The loss of each group is interpolated between the ratios of the scan and replaced by its lower
+    convex hull. The losses of the groups are assumed to be independent, so they add up. Channels
+    are then removed one by one, always where the next one costs the least loss per saved
+    multiply-accumulate. Every group keeps at least a sixteenth of its channels, as in
+    `count_globally`.
 
     Source: greedy allocation by marginal returns: Fox, "Discrete optimization via marginal
         analysis", Management Science 13(3), 1966.
 
     Args:
-        sensitivity: Of the unpruned network.
-        pruning_ratio: In (0, 1), the fraction of all its channels to remove, each counted by its
-            multiply-accumulates: what a network saves whose groups all lose that fraction.
+        sensitivity: Scan of the unpruned network.
+        pruning_ratio: In (0, 1), the fraction of all channels to remove, each weighted by its
+            multiply-accumulates: the saving of a network whose groups all lose that fraction.
 
     Returns:
-        For each group the number of channels that stay; never more at a higher ratio up to 7/8.
+        The number of channels that each group keeps. Up to a ratio of 7/8 it never grows with the
+        ratio.
     """
     groups = sensitivity.groups
     share = min(SMALLEST_SHARE, (1 - pruning_ratio) / 2)
@@ -103,7 +105,7 @@ def count_by_sensitivity(sensitivity: Sensitivity, pruning_ratio: float) -> list
     for number, group in enumerate(groups):
         spare = group.size - max(1, math.ceil(group.size * share))
         prices = _price_channels(group, sensitivity.loss)[:spare] / savings[number]
-        # Equal prices go in turn, so that groups that cost nothing narrow evenly.
+        # Equal prices are taken from all groups alternately, so that free groups are pruned evenly.
         candidates += [(price, i / group.size, number) for i, price in enumerate(prices)]
     candidates.sort()
     keeps = [group.size for group in groups]
@@ -118,12 +120,12 @@ def count_by_sensitivity(sensitivity: Sensitivity, pruning_ratio: float) -> list
 
 
 def _price_channels(group: GroupSensitivity, loss: float) -> NDArray[np.float64]:
-    """What each further channel of a group costs in nats, (size,), never falling."""
-    if not group.ratios:  # a group of one channel, which stays
+    """Return the cost of each further channel of a group in nats, (size,), non-decreasing."""
+    if not group.ratios:  # a group of one channel, which is kept
         return np.zeros(group.size)
     ratios = np.array([0.0, *group.ratios])
     losses = np.maximum.accumulate(np.array([0.0, *(value - loss for value in group.losses)]))
-    if ratios[-1] < 1:  # beyond the scan it goes on as between its last two ratios
+    if ratios[-1] < 1:  # extrapolate linearly beyond the last ratio
         slope = (losses[-1] - losses[-2]) / (ratios[-1] - ratios[-2])
         ratios, losses = (
             np.append(ratios, 1.0),

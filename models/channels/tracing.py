@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from models.blocks.channel_layers import ChannelHalf, ChannelLayer
 from models.channels.equivalence import ChannelPartition, Labels
-from models.channels.layers import ChannelHalf, ChannelLayer
 from models.channels.operations import follow
 from models.channels.record import get_num_channels
 from models.channels.widths import get_resizable_layers
+from models.torch_internals import TorchDispatchMode, tree_leaves
 
 IMAGE = "it is tied to the channels of the image"
 CLASSES = "its channels are the classes"
@@ -23,17 +22,18 @@ CLASSES = "its channels are the classes"
 class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels every tensor of a forward pass with the channels that its elements belong to.
 
-    A layer of `models.channels.widths.WIDTH_ATTRIBUTES` is one step: its outputs are new
-    channels, its inputs are tied to what it reads. Between layers, each operation of PyTorch moves
-    or joins labels (`models.channels.operations`); what an unknown one reads must stay.
+    A layer of `models.channels.widths.WIDTH_ATTRIBUTES` is one step: its outputs are new channels,
+    and its inputs are joined with the channels that it reads. Between layers, each operation of
+    PyTorch moves or joins labels (`models.channels.operations`). Channels that an unknown operation
+    reads must stay.
 
     Args:
-        model: On the CPU. Enter the trace, and every forward pass of the model is followed.
+        model: Network on the CPU. While the trace is entered, every forward pass of it is followed.
 
     Attributes:
-        partition: The channels.
-        inputs: By layer name the labels of its input channels, once it was called.
-        outputs: Likewise of its output channels.
+        partition: Partition of all channels seen so far.
+        inputs: Labels of the input channels of each layer that was called, by layer name.
+        outputs: Labels of the output channels likewise.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,7 +57,7 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __enter__(self) -> ChannelTrace:
         for module in self._names:
             if isinstance(module, torch.jit.ScriptModule):
-                continue  # takes no hooks; its operations are seen all the same
+                continue  # accepts no hooks, but its operations are dispatched here too
             self._handles += [
                 module.register_forward_pre_hook(self._begin),
                 module.register_forward_hook(self._end),
@@ -77,16 +77,16 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def place(self) -> str:
-        """The module that is running, for a message."""
+        """Name of the running module, for messages."""
         return next((name for name in reversed(self._calls) if name), "the network")
 
     def get_labels(self, tensor: Tensor) -> Labels:
-        """Return a tensor's labels, of its number of dimensions."""
+        """Return a tensor's labels, with as many dimensions as the tensor."""
         found = self._labels.get(id(tensor))
         return torch.zeros((1,) * tensor.ndim, dtype=torch.float64) if found is None else found[1]
 
     def set_labels(self, tensor: Tensor, labels: Labels, *, nonnegative: bool = False) -> None:
-        """Label a tensor; the tensor is kept, lest another one gets its id."""
+        """Set a tensor's labels; the tensor is kept alive so that its id is not reused."""
         self._labels[id(tensor)] = (tensor, shrink(labels))
         self._nonnegative[id(tensor)] = nonnegative
 
@@ -95,19 +95,19 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._nonnegative.get(id(tensor), False)
 
     def mark(self, images: Tensor) -> None:
-        """Label the image: its channels stay."""
+        """Label the image; its channels must stay."""
         labels = self.partition.add(images.shape[1])
         self.partition.fix(labels, IMAGE)
         self.set_labels(images, labels.view(1, -1, 1, 1))
 
     def fix_classes(self, logits: Tensor) -> None:
-        """Keep the channels of an output."""
+        """Mark the channels of an output as classes, which must stay."""
         self.partition.fix(self.get_labels(logits), CLASSES)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation and, outside of layers, follow it."""
+        """Run an operation and, outside resizable layers, follow it."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if not self._inside:
@@ -125,7 +125,7 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _end(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self._calls.pop()
-        if len(self._inside) == 1:  # still inside: what labelling computes is not followed
+        if len(self._inside) == 1:  # popped below, so that labelling is not followed
             self._label_layer(self._names[module], module, inputs, output)
         if self._inside:
             self._inside.pop()
@@ -133,16 +133,16 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _label_layer(
         self, name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any
     ) -> None:
-        """Tie what a layer reads to its inputs, and label what it gives."""
+        """Join the channels that a layer reads with its inputs, and label its output."""
         if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
-            self._fix_layer(name, "it takes or gives something else than one tensor")
+            self._fix_layer(name, "it does not map one tensor to one tensor")
             return
         features = inputs[0]
         if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
             self.set_labels(output, self.get_labels(features))
             return
         computes = isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
-        if computes and layer._parameters.get("weight") is None:
+        if computes and "weight" not in dict(layer.named_parameters(recurse=False)):
             self._fix_layer(name, "its weights are computed from others, as by a weight norm")
         dim = _find_channel_dim(layer, features)
         if len(inputs) > 1 and any(isinstance(other, Tensor) for other in inputs[1:]):
@@ -169,7 +169,7 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.set_labels(output, self.outputs[name].view(shape))
 
     def _open(self, name: str, layer: nn.Module) -> None:
-        """Make a layer's channels when it is called first, tied as the layer demands."""
+        """Make the channels of a layer at its first call, joined as the layer requires."""
         if name in self.inputs:
             return
         num_inputs, num_outputs = get_num_channels(layer)
@@ -180,8 +180,9 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if sources := layer.get_sources():
                 join(outputs, inputs[sources])
             if isinstance(layer, ChannelHalf):
-                # A channel's mirror image is in the other half, and so it is after any shuffle of
-                # two groups: however often they are split, all halves stay equal.
+                # Join each channel with its mirror image, which is in the other half and stays
+                # there after any shuffle of two groups. All halves therefore stay equally wide,
+                # however often the map is split.
                 join(inputs, inputs.flip(0))
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             outputs = self.partition.add(num_outputs)
@@ -208,7 +209,7 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def shrink(labels: Labels) -> Labels:
-    """Drop the dimensions along which labels are constant to size 1."""
+    """Reduce the dimensions along which labels are constant to size 1."""
     for dim, size in enumerate(labels.shape):
         if size > 1 and bool((labels == labels.narrow(dim, 0, 1)).all()):
             labels = labels.narrow(dim, 0, 1)
@@ -224,7 +225,7 @@ def _find_channel_dim(layer: nn.Module, features: Tensor) -> int:
 
 
 def describe_fixed(trace: ChannelTrace) -> Mapping[str, str]:
-    """Say for each layer that must keep output channels why, the image and the classes apart."""
+    """Return why layers must keep output channels, except those of the image and the classes."""
     reasons = {}
     for name, outputs in trace.outputs.items():
         found = [trace.partition.get_reason(int(channel)) for channel in outputs.tolist()]

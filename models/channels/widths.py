@@ -1,11 +1,11 @@
-"""The layers whose width may change, and how wide they are."""
+"""The layers whose width can change, and how to read and set their width."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from models.blocks.attention import EfficientChannelAttention, PlaceWeights, SpatialAttention
-from models.channels.layers import ChannelHalf, ChannelShuffle, ChannelSum, ChannelTotal
+from models.blocks.channel_layers import ChannelHalf, ChannelShuffle, ChannelSum, ChannelTotal
 
 _CHANNELS = ("in_channels", "out_channels")
 _CONVOLUTION = (*_CHANNELS, "groups")
@@ -23,7 +23,7 @@ WIDTH_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     ChannelSum: _CHANNELS,
     ChannelTotal: _CHANNELS,
 }
-"""The layers whose width may change, and the attributes that hold it."""
+"""The layers whose width can change, and the attributes that hold it."""
 
 
 def get_resizable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -38,7 +38,7 @@ def get_width(layer: nn.Module) -> tuple[int, ...]:
 
 
 def set_width(layer: nn.Module, width: tuple[int, ...]) -> None:
-    """Set the attributes alone; the tensors are the caller's."""
+    """Set the width attributes only; the caller replaces the tensors."""
     for attribute, value in zip(_attributes(layer), width, strict=True):
         setattr(layer, attribute, value)
 
@@ -47,4 +47,4 @@ def _attributes(layer: nn.Module) -> tuple[str, ...]:
     for kind, attributes in WIDTH_ATTRIBUTES.items():
         if isinstance(layer, kind):
             return attributes
-    raise ValueError(f"the width of a {type(layer).__name__} cannot change")
+    raise ValueError(f"the width of a {type(layer).__name__} cannot be changed")

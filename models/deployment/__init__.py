@@ -1,1 +1,1 @@
-"""What a user takes away: a network as files that run without this project."""
+"""Deployment: a network as files that run without this project."""

@@ -1,4 +1,4 @@
-"""The folder that a user takes away: the network's files, what they are, and a script that runs."""
+"""A deployment bundle: a folder with the network's files, their description and a script."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BundleContent:
-    """What stands in model.json beside the network's own files.
+    """The content of model.json, which describes the network's files.
 
     Attributes:
-        classes: Names of the classes; position = number.
-        colors: "#rrggbb" of each class; None for colours of equal distance.
-        normalization: What the file does to uint8 images.
-        miou: Of the files in their engine, on the validation split, in 0..1; None: not evaluated.
-        latency_ms: Of the file in that engine; None: not measured there.
-        made: How it was made: trial, stage, settings, what else was measured; JSON-able.
+        classes: Names of the classes, in the order of the network's outputs.
+        colors: "#rrggbb" of each class; None: generated colours.
+        normalization: Normalisation that the file applies to uint8 images.
+        miou: mIoU of the files in their engine on the validation split, in 0..1; None: not
+            evaluated.
+        latency_ms: Latency of the file in that engine; None: not measured.
+        made: How the network was made (trial, stage, settings, further measurements),
+            JSON-serialisable.
     """
 
     classes: Sequence[str]
@@ -42,7 +44,7 @@ class BundleContent:
     def __post_init__(self) -> None:
         if self.colors is not None and len(self.colors) != len(self.classes):
             raise ValueError(
-                f"colors must be as many as the classes, got {len(self.colors)} for "
+                f"colors must have one entry per class, got {len(self.colors)} for "
                 f"{len(self.classes)}"
             )
 
@@ -57,11 +59,11 @@ def describe_bundle(
     """Write model.json and predict.py beside a network's files.
 
     Args:
-        folder: Where the files lie.
-        content: What model.json says.
-        files: Names of the files, that which the engine reads first.
-        input_shape: (N, 3, H, W) of the images.
-        engine: From `Engine.describe`.
+        folder: Folder of the files.
+        content: Content of model.json.
+        files: Names of the files; the engine reads the first one.
+        input_shape: Shape of the images, (N, 3, H, W).
+        engine: Description of the engine, from `Engine.describe`.
     """
     colors = content.colors or draw_colors(len(content.classes))
     number, _, height, width = input_shape
@@ -91,18 +93,18 @@ def describe_bundle(
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """Read the model.json of a folder."""
+    """Read the model.json of a bundle."""
     description: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_text())
     return description
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds a network that is ready to be deployed."""
+    """Whether a folder is a deployment bundle."""
     return (folder / DESCRIPTION_FILE).is_file()
 
 
 def update_bundle(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Replace entries of a folder's model.json."""
+    """Replace entries of a bundle's model.json."""
     description = read_bundle(folder) | dict(changes)
     write_atomically(folder / DESCRIPTION_FILE, json.dumps(description, indent=1) + "\n")
 
@@ -112,7 +114,7 @@ def copy_bundle(source: Path, folder: Path, changes: Mapping[str, Any]) -> None:
 
     Args:
         source: A folder that `is_bundle`.
-        folder: Is made.
+        folder: Folder to copy to; made if missing.
         changes: Entries of model.json to replace.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,7 @@ def copy_bundle(source: Path, folder: Path, changes: Mapping[str, Any]) -> None:
 
 
 def draw_colors(number: int) -> list[str]:
-    """Draw colours that differ: hues a golden section apart, in three steps of brightness."""
+    """Generate distinct colours: hues a golden section apart, at three levels of brightness."""
     colors = []
     for index in range(number):
         red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.75, 1 - index % 3 * 0.25)

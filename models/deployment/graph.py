@@ -1,4 +1,4 @@
-"""What surrounds a network in its file: images as they come in, answers as they are wanted."""
+"""Pre- and postprocessing that is exported together with a network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from models.normalization import Normalization, Normalize
 
 
 class DeployedGraph(nn.Module):
-    """A network with what is asked for before and after it.
+    """A network with its preprocessing and postprocessing.
 
     Args:
-        network: In eval mode.
-        normalization: Images come as uint8 and are normalised; None: they come normalised.
-        image_size: Height and width that the network works at.
+        network: Network in eval mode.
+        normalization: Normalisation applied to uint8 images; None: images are already normalised.
+        image_size: Height and width of the network's input.
         source_size: Height and width of the images, which are resized to `image_size` and whose
-            answers are resized back; None: images come at `image_size`.
-        argmax: Answer with the class of each pixel, (N, H, W) uint8, rather than logits.
+            logits are resized back; None: images already have `image_size`.
+        argmax: Whether to return the class of each pixel, (N, H, W) uint8, instead of logits.
     """
 
     def __init__(

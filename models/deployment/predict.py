@@ -1,4 +1,4 @@
-"""Colour an image by class: python predict.py in.png out.png. Needs NumPy, Pillow, the engine."""
+"""Colour an image by class: python predict.py in.png out.png (needs NumPy, Pillow, the engine)."""
 
 import json
 import sys

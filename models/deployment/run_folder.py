@@ -1,4 +1,4 @@
-"""The network of a trial, found in the folder of a run."""
+"""Finds the network of a trial in the folder of a run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ STAGE_PREFIX = "stage/"
 
 
 class RunFolderError(RuntimeError):
-    """A run's folder lacks what was asked for; the message says what it has."""
+    """A run folder lacks the requested run, trial or network; the message says what it has."""
 
 
 class TrialCheckpoint(NamedTuple):
-    """A trial's last network.
+    """The last network of a trial.
 
     Attributes:
-        number: Of the trial.
-        folder: Of the stage, such as stages/distilled-<key>.
+        number: Trial number in the study.
+        folder: Folder of the stage that made it, such as stages/distilled-<key>.
         resolution: Height and width that its latency was measured at.
-        results: The trial's row of trials.csv, without what is empty.
-        metadata: Of the run.
+        results: The trial's row of trials.csv, without empty values.
+        metadata: Content of the run's metadata.json.
     """
 
     number: int
@@ -38,18 +38,18 @@ class TrialCheckpoint(NamedTuple):
 
 
 def find_trial(run_dir: Path, number: int) -> TrialCheckpoint:
-    """Find the network of a trial: that of its last stage that has one.
+    """Find the last network of a trial.
 
     Args:
-        run_dir: Holds trials.csv, metadata.json and stages/.
-        number: Of the trial.
+        run_dir: Folder of a run, with trials.csv, metadata.json and stages/.
+        number: Trial number in the study.
 
     Raises:
-        RunFolderError: There is no such run, trial or network.
+        RunFolderError: The run, the trial or its network does not exist.
     """
     table_path = run_dir / "trials.csv"
     if not table_path.is_file():
-        raise RunFolderError(f"{run_dir} is no folder of a run: it has no trials.csv")
+        raise RunFolderError(f"{run_dir} is not the folder of a run: it has no trials.csv")
     table = pd.read_csv(table_path)
     rows = table[table["trial"] == number]
     if rows.empty:
@@ -74,11 +74,11 @@ def find_trial(run_dir: Path, number: int) -> TrialCheckpoint:
 
 
 def find_network_folder(stages: Path, names: Iterable[str]) -> Path | None:
-    """Find what a trial ended with: the files of its last stage that wrote some, or its network.
+    """Find a trial's last deployment bundle or, if it has none, its last network.
 
     Args:
         stages: Folder of the artefacts.
-        names: Of the trial's artefacts, first stage first.
+        names: Names of the trial's artefacts, first stage first.
     """
     folders = [stages / name for name in names]
     bundles = [folder for folder in folders if is_bundle(folder)]

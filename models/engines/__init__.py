@@ -1,8 +1,9 @@
-"""Inference engines: what a deployed network runs in, and what its latency is measured in."""
+"""Inference engines: they run deployed networks, and latency is measured in them."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
 
 from models.engines.engine import Engine, FileEngine, Session
 from models.engines.onnxruntime import OnnxRuntime
@@ -20,20 +21,25 @@ ENGINES: dict[str, Engine] = {
     "torch_compile": TorchCompile(),
 }
 
+if TYPE_CHECKING:
+    EngineName = str
+else:  # so that the command line lists them
+    EngineName = Literal[("auto", *ENGINES)]
+
 __all__ = [
-    "ENGINES", "Engine", "EngineError", "EngineSettings", "FileEngine", "Session", "get_engine",
-    "resolve_engine",
+    "ENGINES", "Engine", "EngineError", "EngineName", "EngineSettings", "FileEngine", "Session",
+    "get_engine", "resolve_engine",
 ]  # fmt: skip
 
 
 def resolve_engine(name: str, device: str, host: str | None = None) -> str:
-    """Say which engine "auto" is on a device; other names are returned as they are.
+    """Resolve "auto" to the engine for a device; other names are returned unchanged.
 
     Args:
         name: A key of `ENGINES`, or "auto": onnxruntime on a CPU; on CUDA tensorrt where that is
             installed, else pytorch; pytorch on any other device.
-        device: A torch device's name.
-        host: Another machine that runs the network, where auto is onnxruntime; None: this one.
+        device: Name of a torch device.
+        host: Another machine that runs the network, where "auto" is onnxruntime; None: this one.
 
     Raises:
         ValueError: There is no such engine.

@@ -6,48 +6,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-LARGEST_CHANGE = 0.03  # of the output's norm: room for 16 bits, none for a wrong fold
+LARGEST_CHANGE = 0.03  # of the output's norm: more than rounding in 16 bits, less than a wrong fold
 
 
 @torch.no_grad()
 def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
-    """Fold, in place, each BatchNorm that reads a convolution's output as it comes.
+    """Fold, in place, each BatchNorm that directly follows a convolution.
 
-    The pairs are those seen in one forward pass; the folded network is compared with what it was
-    before. It is for inference only and no longer matches the structure of a checkpoint.
+    The pairs are found in one forward pass, and the output is compared before and after. The folded
+    network is for inference only and no longer matches the structure of its checkpoint.
 
     Args:
-        model: In eval mode, returning one tensor.
-        example_input: What the network takes, on its device.
+        model: Network in eval mode that returns one tensor.
+        example_input: An input that the network accepts, on its device.
 
     Returns:
-        How many BatchNorms went.
+        Number of BatchNorms that were folded.
 
     Raises:
         ValueError: The network is in train mode.
-        RuntimeError: The folded network differs: a convolution's output is read elsewhere too.
+        RuntimeError: The output of the folded network differs, because a convolution's output is
+            also read elsewhere.
     """
     if model.training:
-        raise ValueError("only a network in eval mode can be folded, got one in train mode")
+        raise ValueError("the network must be in eval mode to be folded, got one in train mode")
     expected = model(example_input)
     pairs = _find_pairs(model, example_input)
     names = {module: name for name, module in model.named_modules()}
     for convolution, batchnorm in pairs:
         if batchnorm.running_mean is None or batchnorm.running_var is None:
-            raise RuntimeError(f"{names[batchnorm]} keeps no running statistics to fold")
+            raise RuntimeError(f"{names[batchnorm]} has no running statistics to fold")
         weight, bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, batchnorm.running_mean, batchnorm.running_var,
             batchnorm.eps, batchnorm.weight, batchnorm.bias,
         )  # fmt: skip
         convolution.weight, convolution.bias = nn.Parameter(weight), nn.Parameter(bias)
-        # timm's BatchNorms carry their activation with them.
+        # timm's BatchNorms contain their activation.
         rest = [m for m in batchnorm.children() if not isinstance(m, nn.Identity)]
         replacement = rest[0] if len(rest) == 1 else nn.Sequential(*rest)
         model.set_submodule(names[batchnorm], replacement)
-    # By the squares: where a network unpools, rounding moves a value to its neighbour now and then.
+    # Compare norms, not maxima: in a network that unpools, rounding moves single values to a
+    # neighbouring position.
     difference = (model(example_input) - expected).norm() / expected.norm().clamp_min(1e-6)
     if not difference <= LARGEST_CHANGE:
-        raise RuntimeError(f"folding changed the network's output by {difference.item():.2g} of it")
+        raise RuntimeError(
+            f"folding changed the network's output by a relative error of {difference.item():.2g}"
+        )
     return len(pairs)
 
 

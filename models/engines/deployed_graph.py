@@ -1,4 +1,4 @@
-"""The ONNX bytes that an engine times: a network as it is deployed, from uint8 images on."""
+"""The ONNX file that an engine times: a network as it is deployed, taking uint8 images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from models.engines.onnx_graph import ExportError, translate
 from models.engines.settings import DTYPES, EngineError, EngineSettings
 from models.normalization import Normalization
 
-# Any values: what they are changes no latency.
+# The values do not matter for the latency.
 NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class InOtherNumbers(nn.Module):
-    """A network that takes and returns float32 and computes in other numbers.
+    """A network that takes and returns float32 and computes in another dtype.
 
     Args:
         model: The network.
-        dtype: Of its computation.
+        dtype: Dtype of its computation.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
@@ -43,14 +43,14 @@ def translate_for_engine(
     *,
     is_typed: bool = False,
 ) -> bytes:
-    """Translate a copy of a network to ONNX for uint8 images of one size, which it normalises.
+    """Translate a copy of a network, with normalisation, to ONNX for uint8 images of one size.
 
     Args:
-        model: Left untouched.
-        input_shape: (N, 3, H, W).
-        settings: Whether BatchNorms are folded, and the numbers that are computed in.
-        is_typed: Whether the file itself states these numbers; else it is in float32 and the engine
-            chooses.
+        model: Network, which is not changed.
+        input_shape: Shape of the images, (N, 3, H, W).
+        settings: Engine settings; `fold_batchnorm` and `dtype` are used.
+        is_typed: Whether the file itself is written in `settings.dtype`; else it is in float32 and
+            the engine converts it.
 
     Raises:
         EngineError: The network cannot be translated or folded.
@@ -66,4 +66,4 @@ def translate_for_engine(
         images = torch.zeros(input_shape, dtype=torch.uint8)
         return translate(whole, images, opset).content
     except (ExportError, RuntimeError) as error:
-        raise EngineError(f"the network cannot be made ready: {error}") from error
+        raise EngineError(f"the network cannot be translated for the engine: {error}") from error

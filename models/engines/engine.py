@@ -1,12 +1,13 @@
-"""What an inference engine is: it makes a network, or a file, ready and times it.
+"""The interface of inference engines, which prepare and time a network or a file.
 
-This file knows neither PyTorch nor ONNX, so that it can run on a device that has neither.
+This file imports neither PyTorch nor ONNX, so that it also runs on devices without them.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.engines.settings import EngineSettings
-from models.timing.timed_runs import Run
+
+Run = Callable[[], float]
+"""A function that does something once and returns a number, usually its time in milliseconds."""
 
 
 class Session(ABC):
-    """A network that an engine has made ready for images of one size.
+    """A network that an engine has prepared for images of one size.
 
     Attributes:
-        image_dtype: Of the images that it takes: "float32" or "uint8".
+        image_dtype: Dtype of the images that it takes, "float32" or "uint8".
     """
 
     image_dtype: str
@@ -31,14 +34,14 @@ class Session(ABC):
         """Compute the output.
 
         Args:
-            images: (N, 3, H, W) of `image_dtype`.
+            images: Images of `image_dtype`, (N, 3, H, W).
 
         Returns:
             The first output: logits (N, num_classes, H, W) or classes (N, H, W).
         """
 
     def make_run(self, images: NDArray[Any]) -> Run:
-        """Make what runs the network on the images once and returns the milliseconds it took."""
+        """Return a function that runs the network once on the images and returns milliseconds."""
 
         def run() -> float:
             start = time.perf_counter_ns()
@@ -52,8 +55,8 @@ class Engine(ABC):
     """A way to run networks.
 
     Attributes:
-        name: Its key in `models.engines.ENGINES`.
-        reads_files: Whether it runs files, on machines without PyTorch too.
+        name: Key of the engine in `models.engines.ENGINES`.
+        reads_files: Whether it runs files, which works on machines without PyTorch too.
     """
 
     name: str
@@ -61,34 +64,34 @@ class Engine(ABC):
 
     @abstractmethod
     def check(self, settings: EngineSettings) -> None:
-        """Find out whether the engine is installed and suits the settings.
+        """Check that the engine is installed and supports the settings.
 
         Raises:
-            EngineError: Names the reason and the remedy.
+            EngineError: It does not; the message names the reason and the remedy.
         """
 
     @abstractmethod
     def describe(self, settings: EngineSettings) -> dict[str, Any]:
-        """Say all that a latency depends on; JSON-able.
+        """Describe everything about the engine that a latency depends on, JSON-serialisable.
 
         Returns:
-            `name`, `version`, `provider` (what computes), `precision`, `num_threads` and
-            `graph_optimization`.
+            `name`, `version`, `provider` (the backend that computes), `precision`, `num_threads`
+            and `graph_optimization`.
         """
 
     @abstractmethod
     def build(
         self, model: Any, input_shape: tuple[int, int, int, int], settings: EngineSettings
     ) -> Session:
-        """Make a network ready.
+        """Prepare a network.
 
         Args:
-            model: A `torch.nn.Module`; left untouched.
+            model: A `torch.nn.Module`, which is not changed.
             input_shape: (N, 3, H, W) of the images.
-            settings: How.
+            settings: Settings of the engine.
 
         Raises:
-            EngineError: The engine does not take the network.
+            EngineError: The engine cannot run the network.
         """
 
 
@@ -96,8 +99,8 @@ class FileEngine(Engine):
     """An engine that runs files.
 
     Attributes:
-        is_typed: Whether it computes in the numbers that the file states; else it reads a file in
-            float32 and chooses them itself.
+        is_typed: Whether it computes in the dtype of the file; else it reads a float32 file and
+            converts it itself.
     """
 
     reads_files = True
@@ -107,15 +110,15 @@ class FileEngine(Engine):
     def load(
         self, file: Path | bytes, input_shape: tuple[int, int, int, int], settings: EngineSettings
     ) -> Session:
-        """Make a file ready.
+        """Prepare a file.
 
         Args:
-            file: An ONNX file, its bytes, or a file of the engine's own kind.
+            file: An ONNX file, its bytes, or a file in the engine's own format.
             input_shape: (N, 3, H, W) of the images.
-            settings: How.
+            settings: Settings of the engine.
 
         Raises:
-            EngineError: The engine does not take the file.
+            EngineError: The engine cannot run the file.
         """
 
     def write_files(
@@ -126,17 +129,17 @@ class FileEngine(Engine):
         Args:
             file: The ONNX file.
             input_shape: (N, 3, H, W) of the images.
-            settings: How it is to run.
+            settings: Settings that it will run with.
 
         Returns:
-            Their names, first that which is to be loaded; empty where that is the ONNX file.
+            Names of the files, the one to load first; empty if the ONNX file itself is loaded.
         """
         return []
 
     def build(
         self, model: Any, input_shape: tuple[int, int, int, int], settings: EngineSettings
     ) -> Session:
-        """Translate a network to ONNX and make that ready."""
+        """Translate a network to ONNX and prepare that."""
         self.check(settings)
         return self.load(self.translate(model, input_shape, settings), input_shape, settings)
 
@@ -154,11 +157,11 @@ class FileEngine(Engine):
 
 
 def draw_images(input_shape: tuple[int, int, int, int], dtype: str) -> NDArray[Any]:
-    """Draw images of noise, the same each time.
+    """Draw images of noise, the same at each call.
 
     Args:
-        input_shape: (N, 3, H, W).
-        dtype: "uint8", or any of NumPy's floats.
+        input_shape: Shape of the images, (N, 3, H, W).
+        dtype: "uint8", or any float dtype of NumPy.
     """
     generator = np.random.default_rng(0)
     if dtype == "uint8":
@@ -167,5 +170,5 @@ def draw_images(input_shape: tuple[int, int, int, int], dtype: str) -> NDArray[A
 
 
 def first_line(error: Exception) -> str:
-    """Shorten what an engine says to its first line."""
+    """Return the first line of an error message."""
     return str(error).strip().partition("\n")[0]

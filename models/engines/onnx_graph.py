@@ -1,4 +1,4 @@
-"""A network as the bytes of an ONNX file."""
+"""Translation of a network to the bytes of an ONNX file."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from models.engines.plain_tracing import DataDependentError, PlainlyTraced
 INPUT = "images"
 OPSETS = range(11, 24)
 DEFAULT_OPSET = 17
-_TRACED_OPSETS = range(11, 21)  # PyTorch's tracing exporter knows these,
-_EXPORTED_OPSETS = range(18, 24)  # and its newer one, which takes ten times as long, these
+_TRACED_OPSETS = range(11, 21)  # opsets of PyTorch's tracing exporter
+_EXPORTED_OPSETS = range(18, 24)  # of its newer exporter, which takes ten times as long
 
 
 class ExportError(RuntimeError):
-    """The network cannot be exported, or its export computes something else; no file is written."""
+    """The network cannot be exported, or its export computes something else; nothing is written."""
 
 
 class Translation(NamedTuple):
     """A network as ONNX.
 
     Attributes:
-        content: Of the file.
-        unpools: Whether it puts values where maxima were found. Of two almost equal values another
-            one may then be the maximum in another engine, by rounding alone.
+        content: Content of the file.
+        unpools: Whether it unpools values to the positions of maxima. By rounding alone, another of
+            two almost equal values may then be the maximum in another engine.
     """
 
     content: bytes
@@ -47,25 +47,25 @@ def translate(
     output: str = "logits",
     has_dynamic_batch: bool = False,
 ) -> Translation:
-    """Write what a network in eval mode does as ONNX, for images of this height and width.
+    """Translate a network in eval mode to ONNX, for images of one height and width.
 
     Args:
-        model: Returning one tensor.
-        images: (N, 3, H, W), of the dtype that the file will take.
+        model: Network that returns one tensor.
+        images: Example images, (N, 3, H, W), of the dtype that the file will take.
         opset: Version of ONNX's operators, one of `OPSETS`.
-        notes: For the file's metadata.
+        notes: Entries of the file's metadata.
         output: Name of the file's output.
-        has_dynamic_batch: Whether the file takes any number of images, or N alone.
+        has_dynamic_batch: Whether the file takes any number of images rather than exactly N.
 
     Raises:
-        ExportError: PyTorch's exporters do not know how.
+        ExportError: PyTorch's exporters cannot translate the network.
     """
     if opset in _TRACED_OPSETS:
         try:
             proto = _trace(model, images, opset, output, has_dynamic_batch)
         except DataDependentError as error:
             raise ExportError(f"PyTorch cannot translate the network: {error}") from error
-        except Exception as error:  # operators that this exporter lacks end in any kind of error
+        except Exception as error:  # an operator that this exporter lacks raises any kind of error
             if opset not in _EXPORTED_OPSETS:
                 raise ExportError(
                     f"PyTorch cannot translate the network at opset {opset}, try 18 to 23: "
@@ -90,7 +90,7 @@ def _trace(
     axes = {INPUT: {0: "batch"}, output: {0: "batch"}} if has_dynamic_batch else None
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # that this exporter is the older one, and of constants
+        warnings.simplefilter("ignore")  # about constants, and that this exporter is deprecated
         torch.onnx.export(
             PlainlyTraced(model, fixes_sizes=not has_dynamic_batch).eval(), (images,),
             cast("Any", file), input_names=[INPUT], output_names=[output], opset_version=opset,
@@ -109,8 +109,8 @@ def _export(
 
     shapes = ({0: torch.export.Dim("batch")},) if has_dynamic_batch else None
     if has_dynamic_batch and len(images) == 1:
-        images = images.repeat(2, 1, 1, 1)  # a single image would be taken for a constant
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of what the exporter does
+        images = images.repeat(2, 1, 1, 1)  # a batch of 1 would become a constant
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns about the exporter itself
     try:
         with torch.no_grad():
             program = torch.onnx.export(
@@ -120,12 +120,12 @@ def _export(
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"PyTorch cannot translate the network: {_first_line(error)}") from error
     program = cast("torch.onnx.ONNXProgram", program)
-    # The exporter notes for every operator the lines of source that it stems from: a third of a
-    # small file, with the paths of this machine.
+    # For every operator, the exporter writes the source lines that it comes from. They fill a third
+    # of a small file and contain paths of this machine.
     ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto
 
 
 def _first_line(error: Exception) -> str:
-    """PyTorch's exporter appends pages of advice, and puts the reason into the cause."""
+    """Return the reason: PyTorch's exporter puts it into the cause and appends pages of advice."""
     return str(error.__cause__ or error).strip().partition("\n")[0]

@@ -20,7 +20,7 @@ class OnnxRuntimeSession(Session):
     """A file in ONNX Runtime.
 
     Args:
-        session: An `onnxruntime.InferenceSession` of one input.
+        session: An `onnxruntime.InferenceSession` with one input.
     """
 
     def __init__(self, session: Any) -> None:
@@ -57,7 +57,8 @@ class OnnxRuntime(FileEngine):
             )
         if settings.dtype != "float32":
             raise EngineError(
-                f"onnxruntime runs float32 here, not {settings.dtype}: set the latency's dtype to "
+                f"onnxruntime is used with float32 only, got {settings.dtype}: set the latency's "
+                "dtype to "
                 "float32, or choose openvino, tensorrt or pytorch"
             )
 
@@ -86,12 +87,13 @@ class OnnxRuntime(FileEngine):
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
-        # Else the threads of one session wait busily for its next run, and disturb the reference.
+        # Otherwise the threads of one session spin until its next run, which slows the reference
+        # network.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         source = file if isinstance(file, bytes) else str(file)
         provider = PROVIDERS[settings.device_type]
         try:
             session = onnxruntime.InferenceSession(source, options, providers=[provider])
-        except Exception as error:  # onnxruntime's exceptions have no base of their own
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise EngineError(f"onnxruntime cannot load the file: {first_line(error)}") from error
         return OnnxRuntimeSession(session)

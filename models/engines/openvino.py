@@ -18,7 +18,7 @@ class OpenVinoSession(Session):
     """A file in OpenVINO.
 
     Args:
-        request: An `openvino.InferRequest` of one input.
+        request: An `openvino.InferRequest` with one input.
     """
 
     def __init__(self, request: Any) -> None:
@@ -33,7 +33,7 @@ class OpenVinoSession(Session):
 
 
 class OpenVino(FileEngine):
-    """Runs ONNX files and OpenVINO's own (.xml beside .bin), tuned for latency."""
+    """Runs ONNX files and OpenVINO's own files (.xml with .bin), tuned for latency."""
 
     name = "openvino"
 
@@ -46,10 +46,10 @@ class OpenVino(FileEngine):
                 f"openvino is not installed: pip install -e '.[openvino]' ({error})"
             ) from error
         if settings.device_type != "cpu":
-            raise EngineError(f"openvino is used on a CPU here, not on {settings.device}")
+            raise EngineError(f"openvino is used on a CPU only, got {settings.device}")
         if settings.dtype not in PRECISIONS:
             raise EngineError(
-                f"openvino runs {' or '.join(PRECISIONS)} on a CPU, not {settings.dtype}"
+                f"openvino runs {' or '.join(PRECISIONS)} on a CPU, got {settings.dtype}"
             )
 
     def describe(self, settings: EngineSettings) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class OpenVino(FileEngine):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(settings.num_threads),
-            # Else a CPU that has bfloat16 computes in it, unasked.
+            # Otherwise OpenVINO uses bfloat16 by itself on a CPU that supports it.
             "INFERENCE_PRECISION_HINT": PRECISIONS[settings.dtype],
         }
         core = openvino.Core()

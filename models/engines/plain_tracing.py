@@ -1,4 +1,4 @@
-"""Tracing a network as a fixed graph of plain operations, which every version of ONNX has."""
+"""Traces a network as a fixed graph of basic operations, which every version of ONNX has."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.overrides import TorchFunctionMode
 
 
 class DataDependentError(RuntimeError):
-    """The network decides by the values of its tensors, which no fixed graph can."""
+    """The network branches on the values of its tensors, which a fixed graph cannot express."""
 
 
 class PlainTracing(TorchFunctionMode):
-    """Makes what runs inside it traceable for images of one size.
+    """Makes code that runs inside it traceable for images of one size.
 
-    Sizes of tensors are plain numbers, so that grids and paddings derived from them become
-    constants. What ONNX lacks is computed by what it has: averages over a grid that does not divide
-    the map (a product with a matrix on each side), unpooling (a scatter), and sums of channels (a
-    convolution).
+    Sizes of tensors are Python numbers, so that grids and paddings derived from them become
+    constants. Operations that ONNX lacks are replaced by others: averages over a grid that does not
+    divide the map by matrix products from both sides, unpooling by a scatter, and sums of channels
+    by a convolution.
 
     Args:
-        fixes_sizes: Whether sizes are constants, the number of images among them.
+        fixes_sizes: Whether sizes, including the batch size, become constants.
 
     Raises:
         DataDependentError: The network reads the value of a tensor.
@@ -45,8 +45,8 @@ class PlainTracing(TorchFunctionMode):
                 return _to_numbers(func(*args, **kwargs))
             if func in _VALUE_READERS:
                 raise DataDependentError(
-                    "the network reads the value of a tensor while it runs, and a fixed graph "
-                    "cannot follow that"
+                    "the network reads the value of a tensor while it runs, which a fixed graph "
+                    "cannot express"
                 )
         return _REPLACEMENTS.get(func, func)(*args, **kwargs)
 
@@ -72,7 +72,7 @@ class PlainlyTraced(nn.Module):
 
 
 def _to_numbers(sizes: Any) -> Any:
-    """Turn the tensors that stand for sizes while PyTorch traces into plain numbers."""
+    """Turn the tensors that represent sizes while PyTorch traces into Python numbers."""
     if isinstance(sizes, tuple):
         return torch.Size([int(size) for size in sizes])
     return int(sizes)
@@ -91,12 +91,12 @@ def _average_over_grid(features: Tensor, output_size: Any) -> Tensor:
 
 
 def _build_averages(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Build the (cells, size) matrix that averages a line over cells, which overlap by a place.
+    """Build the (cells, size) matrix that averages a line over cells, which may overlap by one.
 
     Source: PyTorch's adaptive pooling: cell i goes from floor(i * size / cells) to
         ceil((i + 1) * size / cells).
     """
-    matrix = np.zeros((cells, size), np.float32)  # not by PyTorch, which would trace each step
+    matrix = np.zeros((cells, size), np.float32)  # in NumPy, because PyTorch would trace each step
     for cell in range(cells):
         start, end = cell * size // cells, -(-(cell + 1) * size // cells)
         matrix[cell, start:end] = 1 / (end - start)
@@ -104,7 +104,7 @@ def _build_averages(size: int, cells: int, dtype: torch.dtype, device: torch.dev
 
 
 def _add_channels(sums: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    """Add channels of (N, C, H, W) to those that an index names: a 1x1 convolution by 0 and 1."""
+    """Do `index_add` over the channels of (N, C, H, W) as a 1x1 convolution with zeros and ones."""
     if dim != 1 or source.ndim != 4:
         return torch.index_add(sums, dim, index, source)
     matrix = np.zeros((int(sums.shape[1]), int(source.shape[1]), 1, 1), np.float32)
@@ -116,9 +116,9 @@ def _unpool(
     features: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
     output_size: Any = None,
 ) -> Tensor:  # fmt: skip
-    """Put values among zeros where the indices say, as `F.max_unpool2d` with an output size."""
+    """Scatter values to the given indices, as `F.max_unpool2d` does with an output size."""
     if output_size is None:
-        raise DataDependentError("max_unpool2d is exported with an output_size alone")
+        raise DataDependentError("max_unpool2d can be exported only with an output_size")
     batch, channels = features.shape[:2]
     height, width = output_size[-2:]
     empty = torch.zeros_like(features[..., :1, :1]).expand(batch, channels, height, width)

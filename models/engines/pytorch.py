@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.engines.batchnorm_folding import fold_batchnorms
-from models.engines.engine import Engine, Session
+from models.engines.engine import Engine, Run, Session
 from models.engines.settings import DTYPES, EngineError, EngineSettings
-from models.timing.timed_runs import Run
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 
@@ -24,8 +23,8 @@ class PyTorchSession(Session):
     """A network in PyTorch.
 
     Args:
-        model: In eval mode, on the device.
-        settings: How it runs.
+        model: Network in eval mode, on the device.
+        settings: Settings of the engine.
     """
 
     image_dtype = "float32"
@@ -35,7 +34,7 @@ class PyTorchSession(Session):
         self.settings = settings
 
     def place(self, images: NDArray[Any]) -> Tensor:
-        """Bring images to the device, as the network takes them."""
+        """Move images to the device, in the dtype and memory format of the network."""
         placed = torch.from_numpy(images).to(self.settings.device)
         if placed.is_floating_point():
             placed = placed.to(TORCH_DTYPES[self.settings.dtype])
@@ -50,7 +49,7 @@ class PyTorchSession(Session):
         return (output.float() if output.is_floating_point() else output).cpu().numpy()
 
     def make_run(self, images: NDArray[Any]) -> Run:
-        """See `Session.make_run`; the images lie on the device beforehand."""
+        """See `Session.make_run`; the images are on the device beforehand."""
         placed = self.place(images)
         timer = _time_on_cuda if placed.device.type == "cuda" else _time_on_clock
 
@@ -62,14 +61,14 @@ class PyTorchSession(Session):
 
 
 class PyTorch(Engine):
-    """Runs networks as they are, with BatchNorms folded on request."""
+    """Runs networks in eager mode, with BatchNorms folded on request."""
 
     name = "pytorch"
 
     def check(self, settings: EngineSettings) -> None:
         """See `Engine.check`."""
         if settings.device_type == "cuda" and not torch.cuda.is_available():
-            raise EngineError(f"PyTorch sees no CUDA device, asked for {settings.device}")
+            raise EngineError(f"PyTorch finds no CUDA device, got device {settings.device}")
 
     def describe(self, settings: EngineSettings) -> dict[str, Any]:
         """See `Engine.describe`."""
@@ -93,7 +92,7 @@ class PyTorch(Engine):
 def prepare(
     model: nn.Module, input_shape: tuple[int, int, int, int], settings: EngineSettings
 ) -> nn.Module:
-    """Copy a network to where and how it is to run."""
+    """Copy a network to the device, dtype and memory format of the settings."""
     dtype = TORCH_DTYPES[settings.dtype]
     ready = copy.deepcopy(model).eval().to(device=settings.device, dtype=dtype)
     if settings.channels_last:
@@ -107,7 +106,7 @@ def prepare(
 
 @contextmanager
 def quiet(num_threads: int) -> Iterator[None]:
-    """Set threads and cuDNN's autotuning for a measurement, and set them back."""
+    """Set threads and cuDNN's autotuning during a measurement, and restore them afterwards."""
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     try:
         torch.set_num_threads(num_threads)

@@ -1,4 +1,4 @@
-"""How an engine is to run a network, and why it cannot; without PyTorch."""
+"""Settings and errors of inference engines; imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class EngineError(RuntimeError):
-    """The engine is missing, does not suit the device, or does not take the network."""
+    """The engine is missing, does not support the device, or cannot run the network."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
-    """How an engine is to run a network.
+    """Settings of an inference engine.
 
     Attributes:
-        device: A torch device's name, such as "cpu" or "cuda".
-        dtype: Numbers of the computation, one of `DTYPES`; a quantised file has its own beside it.
+        device: Name of a torch device, such as "cpu" or "cuda".
+        dtype: Floating-point dtype of the computation, one of `DTYPES`; a quantised file also uses
+            its own.
         num_threads: CPU threads within an operation, at least 1.
-        channels_last: Memory format, where the engine leaves the choice.
-        fold_batchnorm: Fold BatchNorms into the convolutions before them.
+        channels_last: Whether to use the channels_last memory format, if the engine has a choice.
+        fold_batchnorm: Whether to fold BatchNorms into the convolutions before them.
     """
 
     device: str = "cpu"
@@ -37,5 +38,5 @@ class EngineSettings:
 
     @property
     def device_type(self) -> str:
-        """The device without its number."""
+        """Device type, without the device's number."""
         return self.device.partition(":")[0]

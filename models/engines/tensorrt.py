@@ -9,26 +9,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.engines.engine import FileEngine, Session
+from models.engines.engine import FileEngine, Run, Session
 from models.engines.settings import EngineError, EngineSettings
-from models.timing.timed_runs import Run
 
 WORKSPACE_BYTES = 4 * 2**30
 
 
 class TensorRtSession(Session):
-    """A plan in TensorRT; PyTorch holds its memory on the device.
+    """A TensorRT plan, with input and output buffers allocated by PyTorch.
 
     Args:
-        engine: A `tensorrt.ICudaEngine` of one input and one output.
-        input_shape: (N, 3, H, W).
-        device: A CUDA device.
+        engine: A `tensorrt.ICudaEngine` with one input and one output.
+        input_shape: Shape of the images, (N, 3, H, W).
+        device: Name of a CUDA device.
     """
 
     def __init__(self, engine: Any, input_shape: tuple[int, int, int, int], device: str) -> None:
         import tensorrt
 
-        self.engine = engine  # the context does not keep it
+        self.engine = engine  # the context does not keep it alive
         self.context = engine.create_execution_context()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         is_input = tensorrt.TensorIOMode.INPUT
@@ -58,7 +57,7 @@ class TensorRtSession(Session):
         return self.output.cpu().numpy()
 
     def make_run(self, images: NDArray[Any]) -> Run:
-        """See `Session.make_run`; by CUDA's clock, the images lie on the device beforehand."""
+        """See `Session.make_run`; timed by CUDA events; the images are already on the device."""
         self.images.copy_(torch.from_numpy(images))
         torch.cuda.current_stream().synchronize()
 
@@ -79,7 +78,7 @@ class TensorRtSession(Session):
 
 
 class TensorRt(FileEngine):
-    """Builds a plan for the GPU at hand from an ONNX file, or loads one (.plan)."""
+    """Builds a plan for this machine's GPU from an ONNX file, or loads a plan (.plan)."""
 
     name = "tensorrt"
     is_typed = True
@@ -97,7 +96,7 @@ class TensorRt(FileEngine):
                 f"tensorrt runs on cuda, not on {settings.device}: choose onnxruntime there"
             )
         if not torch.cuda.is_available():
-            raise EngineError("tensorrt needs a CUDA device, and PyTorch sees none")
+            raise EngineError("tensorrt needs a CUDA device, but PyTorch finds none")
 
     def describe(self, settings: EngineSettings) -> dict[str, Any]:
         """See `Engine.describe`."""
@@ -125,34 +124,37 @@ class TensorRt(FileEngine):
         runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineError("tensorrt cannot read the plan: it is of another version or GPU")
+            raise EngineError(
+                "tensorrt cannot read the plan, which was built for another version or GPU: build "
+                "it again"
+            )
         return TensorRtSession(engine, input_shape, settings.device)
 
     def write_files(
         self, file: Path, input_shape: tuple[int, int, int, int], settings: EngineSettings
     ) -> list[str]:
-        """See `FileEngine.write_files`; the plan suits this kind of GPU and version alone."""
+        """See `FileEngine.write_files`; the plan is valid only for this GPU model and version."""
         path = file.with_suffix(".plan")
         path.write_bytes(build_plan(file.read_bytes(), input_shape))
         return [path.name]
 
 
 def build_plan(content: bytes, input_shape: tuple[int, int, int, int]) -> bytes:
-    """Let TensorRT choose kernels for a network on the GPU at hand, which takes a minute.
+    """Build a plan: TensorRT chooses kernels for this machine's GPU, which takes a minute.
 
     Args:
-        content: An ONNX file's.
-        input_shape: (N, 3, H, W) that the plan is for, also where the file takes any N.
+        content: Content of an ONNX file.
+        input_shape: Shape that the plan is for, (N, 3, H, W), also if the file takes any N.
 
     Raises:
-        EngineError: TensorRT does not take the file.
+        EngineError: TensorRT cannot read or build the file.
     """
     import tensorrt
 
     logger = tensorrt.Logger(tensorrt.Logger.ERROR)
     builder = tensorrt.Builder(logger)
     flags = tensorrt.NetworkDefinitionCreationFlag
-    # Since version 11 every network is strongly typed, and the flag may be gone.
+    # Since version 11 every network is strongly typed, and the flag may be missing.
     typed = getattr(flags, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = tensorrt.OnnxParser(network, logger)

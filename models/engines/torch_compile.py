@@ -13,7 +13,7 @@ from models.engines.settings import EngineError, EngineSettings
 
 
 class TorchCompile(PyTorch):
-    """Runs networks as Inductor compiles them for images of one size."""
+    """Runs networks compiled by Inductor for images of one size."""
 
     name = "torch_compile"
 
@@ -35,7 +35,7 @@ class TorchCompile(PyTorch):
     def build(
         self, model: nn.Module, input_shape: tuple[int, int, int, int], settings: EngineSettings
     ) -> Session:
-        """See `Engine.build`; compiles at the first run, which takes a minute."""
+        """See `Engine.build`; the network is compiled at the first run, which takes a minute."""
         self.check(settings)
         ready = prepare(model, input_shape, settings)
         ready.compile(dynamic=False)

@@ -1,4 +1,4 @@
-"""TensorRT by its own program, for devices that have it and no PyTorch."""
+"""TensorRT through its program trtexec, for devices without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from models.engines.engine import FileEngine, Session
+from models.engines.engine import FileEngine, Run, Session
 from models.engines.settings import EngineError, EngineSettings
-from models.timing.timed_runs import Run
 
 PROGRAM = "trtexec"
 USUAL_PLACE = Path("/usr/src/tensorrt/bin/trtexec")  # on a Jetson
@@ -35,11 +34,13 @@ class TrtexecSession(Session):
         self.plan = plan
 
     def run(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Not offered: trtexec times a network and does not return what it computes."""
-        raise EngineError("trtexec times a network, it does not answer; use tensorrt in Python")
+        """Raise an error: trtexec times a network and does not return its output."""
+        raise EngineError(
+            "trtexec times a network and does not return its output; use tensorrt in Python"
+        )
 
     def make_run(self, images: NDArray[Any]) -> Run:
-        """See `Session.make_run`: the median of half a second, without copies to the device."""
+        """See `Session.make_run`: the median over half a second, without copies to the device."""
         command = [
             self.program, f"--loadEngine={self.plan}", "--duration=0.5", "--warmUp=100",
             "--noDataTransfers", "--useSpinWait",
@@ -83,37 +84,39 @@ class Trtexec(FileEngine):
 
 
 def find_program() -> str:
-    """Path of trtexec.
+    """Return the path of trtexec.
 
     Raises:
-        EngineError: There is none.
+        EngineError: trtexec is not installed.
     """
     program = shutil.which(PROGRAM) or (str(USUAL_PLACE) if USUAL_PLACE.is_file() else None)
     if program is None:
-        raise EngineError(f"there is no {PROGRAM} on the path, nor at {USUAL_PLACE}")
+        raise EngineError(
+            f"{PROGRAM} is neither on the path nor at {USUAL_PLACE}; install TensorRT"
+        )
     return program
 
 
 def run_program(command: list[str]) -> str:
-    """Run trtexec and return what it says.
+    """Run trtexec and return its output.
 
     Raises:
-        EngineError: It fails; the message is its last line.
+        EngineError: trtexec failed; the message is its last line.
     """
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if ended.returncode != 0:
         lines = (ended.stderr or ended.stdout).strip().splitlines()
-        raise EngineError(f"{PROGRAM} fails: {lines[-1] if lines else ended.returncode}")
+        raise EngineError(f"{PROGRAM} failed: {lines[-1] if lines else ended.returncode}")
     return ended.stdout
 
 
 def read_median(answer: str) -> float:
-    """Read the median of the time on the GPU, in ms, from what trtexec says.
+    """Read the median of the time on the GPU, in ms, from the output of trtexec.
 
     Raises:
-        EngineError: It says none.
+        EngineError: The output has no median.
     """
     found = MEDIAN.search(answer)
     if found is None:
-        raise EngineError(f"{PROGRAM} states no median of the GPU compute time")
+        raise EngineError(f"the output of {PROGRAM} has no median of the GPU compute time")
     return float(found.group(1))

@@ -1,1 +1,1 @@
-"""Files that are read and written safely."""
+"""Safe reading and writing of files."""

@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all."""
+"""Atomic writing of files: readers see a complete file or none."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from models.files.storage import patiently
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside the target and rename: a crash leaves the old file or the new one.
+    """Write a temporary file and rename it: a crash leaves either the old file or the new one.
 
-    Content and name have reached the disk on return. A storage that does not answer is waited for.
+    Content and name are on the disk when this returns. If the storage does not respond, the write
+    is retried.
 
     Args:
-        path: File to replace, in a folder that is there.
-        content: A text is written as UTF-8, its line ends as they are.
+        path: File to replace, in an existing folder.
+        content: Content of the file; text is written as UTF-8 without translating line ends.
 
     Raises:
-        OSError: The file could not be written, and is as it was; the error bears its name.
+        OSError: The file could not be written and is unchanged; the error names the file.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         patiently(lambda: _write(path, temporary, data))
     except BaseException as error:
-        with contextlib.suppress(OSError):  # of a storage that does not answer
+        with contextlib.suppress(OSError):  # the storage may not respond
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
-            error.filename = str(path)  # a write that fails names no file
+            error.filename = str(path)  # the error of a failed write does not name the file
         raise
 
 

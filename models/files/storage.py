@@ -1,4 +1,4 @@
-"""Disks that are full and storage that does not answer: waited for, told apart, explained."""
+"""Errors of disks and network storage: retries while storage is away, and clear messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 150.0  # less than the watchdog's shortest limit
 LONGEST_PAUSE = 15.0
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk's quota is used up"}
-# What NFS and other network file systems answer while their server is away.
+# Errors of NFS and other network file systems while their server is away.
 UNREACHABLE = {
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
     errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN, errno.EREMOTEIO,
@@ -26,13 +26,14 @@ UNREACHABLE = {
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Do some work with files, and again while their storage does not answer.
+    """Call a function that uses files, and retry while their storage does not respond.
 
     Args:
-        work: May be called several times.
+        work: Function to call, possibly several times.
 
     Raises:
-        OSError: Of another kind, or the storage did not answer for `PATIENCE_SECONDS`.
+        OSError: The error is of another kind, or the storage did not respond for
+            `PATIENCE_SECONDS`.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     pause = 1.0
@@ -48,10 +49,10 @@ def patiently(work: Callable[[], T]) -> T:
 
 
 def explain_storage_error(error: BaseException) -> str:
-    """Say in one line that a disk or a storage failed, where, and what to do; empty if none did.
+    """Explain in one line which storage failed and what to do; empty if none failed.
 
     Args:
-        error: Anything; what it was raised from counts too.
+        error: Any exception; the exceptions that it was raised from are searched too.
     """
     cause: BaseException | None = error
     while cause is not None:

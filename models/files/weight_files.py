@@ -1,4 +1,4 @@
-"""Tensors from files, and the proof that they are a network's: names and shapes, all of them."""
+"""Reads tensors from files and loads them strictly: all names and shapes must match."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from torch import Tensor, nn
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a safetensors file; nothing else is read, for a pickle may run any code.
+    """Read a safetensors file; other formats are refused, because a pickle can run any code.
 
     Raises:
         ValueError: There is no such file, or it is not a safetensors file.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"weights must be in an existing file; there is no {path}")
+        raise ValueError(f"weights must be the path of an existing file; there is no {path}")
     try:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is not a safetensors file: {error} (a .pth of a source that you trust: "
+            f"{path} is not a safetensors file: {error} (to convert a .pth file from a source that "
+            "you trust: "
             "safetensors.torch.save_file(torch.load(path, weights_only=True), ...))"
         ) from error
 
@@ -31,16 +32,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def load_strictly(
     module: nn.Module, tensors: Mapping[str, Tensor], *, source: str | Path, target: str
 ) -> None:
-    """Load tensors that are the module's, each of them; BatchNorm's counters may be missing.
+    """Load tensors whose names and shapes all match; only BatchNorm's counters may be missing.
 
     Args:
-        module: Filled in place, or left as it was if an error is raised.
-        tensors: By the module's own names.
-        source: Where they come from, for the message.
-        target: What the module is, for the message.
+        module: Module to fill in place; unchanged if an error is raised.
+        tensors: Tensors by the module's own names.
+        source: Origin of the tensors, for the error message.
+        target: Name of the module, for the error message.
 
     Raises:
-        ValueError: Tensors are missing, left over or of another shape; their names are given.
+        ValueError: Tensors are missing, unexpected or of another shape; the message names them.
     """
     wanted = module.state_dict()
     missing = [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")]

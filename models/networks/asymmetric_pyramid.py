@@ -16,30 +16,29 @@ DILATIONS = (6, 12, 18)
 
 
 class AsymmetricPyramid(SegmentationNetwork):
-    """A ResNet-18 at 1/16, asymmetric dilated views of its features, and two steps back to 1/4.
+    """A ResNet-18 to 1/16, a pyramid of asymmetric dilated convolutions, and a decoder to 1/4.
 
-    12.918 M parameters and 54.34 GMAC at CamVid's 720x960 with 11 classes, that is 108.7 GFLOPs;
+    12.918 M parameters and 54.34 GMAC at CamVid's 720x960 with 11 classes, which is 108.7 GFLOPs;
     published 109.2 GFLOPs.
 
     Source: Li et al., "Real-time road scene segmentation based on knowledge distillation",
-        https://doi.org/10.1145/3650400.3650470, of which we have the abstract.
-    Differs: the abstract names three modules and a cost, all else is our reconstruction:
-        the GFLOPs count a multiply-accumulate twice, for 109.2 G of them at its 63.7 frames/s
-        would be 13.9 TFLOP/s, more than the 11.3 of its GTX 1080 Ti;
-        the encoder is a ResNet-18, light and with weights to start from, whose last stage is
-        dilated, which leaves a quarter of the cost to the rest;
-        the pyramid is that of FASSD-Net, which the paper cites
-        (https://doi.org/10.1109/ICPR48806.2021.9413176), with the dilations of DeepLabv3 at 1/16,
-        cited too (https://arxiv.org/abs/1706.05587);
-        coordinate attention follows the pyramid, where a row or a column sees the widest context;
-        the decoder adds the features at 1/8 and at 1/4; widths are set to meet the 109.2 GFLOPs.
+        https://doi.org/10.1145/3650400.3650470, of which only the abstract was available.
+    Differs: the abstract names three modules and a cost; everything else is our reconstruction: we
+        assume that its GFLOPs count a multiply-accumulate as two, because 109.2 GMAC at the stated
+        63.7 frames/s would be 13.9 TFLOP/s, more than the 11.3 TFLOP/s of its GTX 1080 Ti; the
+        encoder is a ResNet-18 with a dilated last stage: it is light, pretrained weights exist, and
+        it leaves a quarter of the cost to the rest; the pyramid is that of FASSD-Net, which the
+        paper cites (https://doi.org/10.1109/ICPR48806.2021.9413176), with the dilations of
+        DeepLabv3 at 1/16, which it cites too (https://arxiv.org/abs/1706.05587); coordinate
+        attention follows the pyramid, where rows and columns have the widest context; the decoder
+        adds the features at 1/8 and at 1/4; the widths are chosen to meet the 109.2 GFLOPs.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
-        backbone: An encoder of `models.blocks.backbones.create_backbone`.
+        num_classes: Number of classes, at least 2.
+        backbone: Name of an encoder, see `models.blocks.backbones.create_backbone`.
         backbone_weights: None, "imagenet" or the path of a safetensors file.
-        pyramid_channels: Of each of the pyramid's four views.
-        decoder_channels: Of the pyramid's result, and of the decoder.
+        pyramid_channels: Channels of each of the pyramid's four views.
+        decoder_channels: Channels of the pyramid's output and of the decoder.
     """
 
     def __init__(
@@ -79,16 +78,16 @@ class AsymmetricPyramid(SegmentationNetwork):
 
 
 class DilatedPyramid(nn.Module):
-    """A 1x1 view and three dilated ones, each a 3x1 then a 1x3, concatenated and projected.
+    """A 1x1 view and dilated views (3x1, then 1x3), concatenated and projected.
 
     Source: Rosas-Arias et al., "FASSD-Net", https://doi.org/10.1109/ICPR48806.2021.9413176, its
         dilated asymmetric pyramidal fusion.
 
     Args:
         in_channels: Channels of the input.
-        channels: Of each view.
+        channels: Channels of each view.
         out_channels: Channels of the output.
-        dilations: One view for each.
+        dilations: Dilation of each dilated view.
     """
 
     def __init__(
@@ -116,11 +115,11 @@ class DilatedPyramid(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Adds the encoder's finer features to the coarser ones and blends with a 3x3.
+    """Adds finer features of the encoder to coarser ones and blends them with a 3x3.
 
     Args:
         lateral_channels: Channels of the encoder's features.
-        channels: Channels of the coarser ones and of the output.
+        channels: Channels of the coarser features and of the output.
     """
 
     def __init__(self, lateral_channels: int, channels: int) -> None:

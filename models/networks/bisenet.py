@@ -1,4 +1,4 @@
-"""BiSeNet: a shallow spatial path beside a ResNet's context path."""
+"""BiSeNet: a shallow spatial path in parallel with a ResNet's context path."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from models.network import SegmentationNetwork
 
 
 class BiSeNet(SegmentationNetwork):
-    """Spatial detail and refined context, both at 1/8, fused under channel attention.
+    """Spatial detail and refined context, both at 1/8, fused with channel attention.
 
     13.341 M parameters on ResNet-18 with 19 classes and no auxiliary heads. The published 5.8 M are
-    those of the one on Xception39. For ResNet-18 the paper says 49.0 M, which the layers that it
-    describes do not add up to; mmsegmentation's has 13.28 M, for its fusion lacks one 1x1.
+    for Xception39. For ResNet-18 the paper states 49.0 M, which does not match the layers that it
+    describes. mmsegmentation's version has 13.28 M, because its fusion lacks one 1x1.
 
     Source: Yu et al., https://arxiv.org/abs/1808.00897; widths as in mmsegmentation's
         `bisenetv1_r18-d32`.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         backbone: A segmentation-models-pytorch encoder, or "tu-" and a timm model.
         backbone_weights: None, "imagenet" or the path of a safetensors file.
         auxiliary: Whether train mode also returns the logits of two FCN heads, on the refined
@@ -85,7 +85,7 @@ class BiSeNet(SegmentationNetwork):
 
 
 class AttentionRefinement(nn.Module):
-    """3x3, then every channel weighed by its own global average (figure 2b).
+    """A 3x3 convolution, then channel attention from the global average (figure 2b).
 
     Args:
         in_channels: Channels of the input.
@@ -111,7 +111,7 @@ class FeatureFusion(nn.Module):
     Args:
         in_channels: Channels of both paths together.
         out_channels: Channels of the output.
-        kernel_size: Of the convolution that mixes them.
+        kernel_size: Kernel size of the convolution that mixes them.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 1) -> None:

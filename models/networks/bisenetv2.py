@@ -1,4 +1,4 @@
-"""BiSeNetV2: a wide shallow branch for details beside a narrow deep one for meaning."""
+"""BiSeNetV2: a wide shallow branch for details and a narrow deep one for semantics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.network import SegmentationNetwork
 
 
 class BiSeNetV2(SegmentationNetwork):
-    """Details at 1/8 and semantics at 1/32 that guide each other before they are added.
+    """Details at 1/8 and semantics at 1/32 that weight each other before they are added.
 
     3.359 M parameters with 19 classes and no auxiliary heads (4.735 M with them); published 3.36 M.
 
@@ -21,7 +21,7 @@ class BiSeNetV2(SegmentationNetwork):
         the last convolution of the context embedding.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         auxiliary: Whether train mode also returns the logits of the paper's four booster heads,
             on the stages of the semantic branch.
     """
@@ -72,7 +72,7 @@ class BiSeNetV2(SegmentationNetwork):
 
 
 class Stem(nn.Module):
-    """Downsamples to 1/4 in two ways, by convolution and by maximum (figure 4a).
+    """Downsamples to 1/4 by convolution and by max-pooling in parallel (figure 4a).
 
     Args:
         channels: Channels of the output.
@@ -98,14 +98,16 @@ class Stem(nn.Module):
 class GatherExpansion(nn.Module):
     """3x3, depthwise expansion, 1x1, and a residual sum (figure 5b and c).
 
-    Differs: the depthwise convolution with multiplier six is written as six plain ones, the same
-        function with its channels in another order: so pruning can follow each channel.
+    Differs: the depthwise convolution with multiplier six is written as six depthwise convolutions.
+        This is the same function with another order of channels, and pruning can follow each
+        channel.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output; equal to the input's at stride 1.
-        stride: 1 or 2; at 2 a second depthwise convolution, and one in the shortcut.
-        expansion: Of the channels in between.
+        stride: Stride, 1 or 2; stride 2 adds a second depthwise convolution and one in the
+            shortcut.
+        expansion: Expansion factor of the inner channels.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class GatherExpansion(nn.Module):
 
 
 class ContextEmbedding(nn.Module):
-    """Adds what the whole image is about to every pixel (figure 4b).
+    """Adds global context to every pixel (figure 4b).
 
     Args:
         channels: Channels of the input and of the output.
@@ -150,7 +152,7 @@ class ContextEmbedding(nn.Module):
 
 
 class GuidedAggregation(nn.Module):
-    """Each branch weighs the other one, at the scales of both (figure 6).
+    """Each branch weights the other one, at the scales of both (figure 6).
 
     Args:
         channels: Channels of both inputs and of the output.

@@ -1,4 +1,4 @@
-"""CGNet: blocks that join local features, their surroundings and a global context."""
+"""CGNet: blocks that join local features, surrounding context and global context."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.blocks.layers import BNPReLU, ConvBNPReLU, resize
 from models.network import SegmentationNetwork
 
 Joint = tuple[Tensor, Tensor]
-"""The two halves of a joint feature, each (N, C / 2, H, W): what is local, and its surroundings."""
+"""The two halves of a joint feature, local and surrounding context, each (N, C / 2, H, W)."""
 
 
 class CGNet(SegmentationNetwork):
@@ -19,14 +19,14 @@ class CGNet(SegmentationNetwork):
     0.496 M parameters with 19 classes; published 0.496 M.
 
     Source: Wu et al., "CGNet: a light-weight context guided network for semantic segmentation",
-        https://arxiv.org/abs/1811.08201, section 3 and table I; for what it leaves open the
-        authors' https://github.com/wutianyiRosun/CGNet.
-    Differs: the halves of the joint feature stay apart until a convolution reads both. A channel
-        of one and its like of the other come from the same channel before them; as the c-th of
-        two maps pruning can remove both, as two of one map it cannot.
+        https://arxiv.org/abs/1811.08201, section 3 and table I; details that it leaves open from
+        the authors' code, https://github.com/wutianyiRosun/CGNet.
+    Differs: the halves of the joint feature stay two tensors until a convolution reads both.
+        Channel c of both halves comes from the same input channel; pruning can remove channel c of
+        two tensors together, but not two corresponding channels of one tensor.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -56,14 +56,14 @@ class CGNet(SegmentationNetwork):
 
 
 class Stage(nn.Module):
-    """Blocks of which the first halves the size; its result is concatenated to the last's.
+    """A downsampling block and further blocks; the first and the last output are concatenated.
 
     Args:
         in_channels: Channels of the input.
         channels: Channels of every block; the output has twice as many.
-        num_blocks: At least 1.
-        dilation: Of the surrounding context.
-        reduction: The global context has `channels / reduction` channels between.
+        num_blocks: Number of blocks, at least 1.
+        dilation: Dilation of the surrounding context.
+        reduction: Ratio of `channels` to the inner channels of the global context.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class Stage(nn.Module):
 
 
 class JointFeature(nn.Module):
-    """Two depthwise 3x3 convolutions of one map, plain and dilated; BatchNorm, PReLU.
+    """Two depthwise 3x3 convolutions of one map, the second one dilated; BatchNorm, PReLU.
 
     Source: https://arxiv.org/abs/1811.08201, section 3.1.
 
     Args:
-        channels: Of the input and of each half.
-        dilation: Of the second convolution.
+        channels: Channels of the input and of each half.
+        dilation: Dilation of the second convolution.
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -103,13 +103,13 @@ class JointFeature(nn.Module):
 
 
 class GlobalContext(nn.Module):
-    """Reweights every channel of a joint feature by the mean of all.
+    """Reweights every channel of a joint feature by the global means of all channels.
 
     Source: https://arxiv.org/abs/1811.08201, section 3.1.
 
     Args:
-        channels: Of both halves together.
-        reduction: `channels / reduction` channels lie between.
+        channels: Channels of both halves together.
+        reduction: Ratio of `channels` to the inner channels.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -131,7 +131,7 @@ class GlobalContext(nn.Module):
 
 
 class ContextGuidedBlock(nn.Module):
-    """1x1 to half the channels, joint feature, global context, sum.
+    """1x1 to half the channels, joint feature, global context, residual sum.
 
     Source: https://arxiv.org/abs/1811.08201, figure 3d, with global residual learning.
     """

@@ -1,4 +1,4 @@
-"""DABNet: bottlenecks with a plain and a dilated branch of depthwise asymmetric convolutions."""
+"""DABNet: bottlenecks with two branches (one dilated) of depthwise asymmetric convolutions."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from models.network import SegmentationNetwork
 
 
 class DABNet(SegmentationNetwork):
-    """Two blocks of depthwise asymmetric bottlenecks at 1/4 and 1/8, each beside the small image.
+    """Depthwise asymmetric bottlenecks at 1/4 and 1/8, concatenated with the downsampled image.
 
     0.757 M parameters with 19 classes; published 0.76 M.
 
     Source: Li et al., "DABNet: depth-wise asymmetric bottleneck for real-time semantic
-        segmentation", https://arxiv.org/abs/1907.11357, section 3; for what it leaves open the
-        authors' https://github.com/Reagan1311/DABNet.
+        segmentation", https://arxiv.org/abs/1907.11357, section 3; details that it leaves open from
+        the authors' code, https://github.com/Reagan1311/DABNet.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -58,13 +58,13 @@ class DABNet(SegmentationNetwork):
 
 
 class DABModule(nn.Module):
-    """3x3 to half the channels, two depthwise 3x1 and 1x3 pairs side by side, 1x1 back, sum.
+    """3x3 to half the channels, two parallel pairs of depthwise 3x1 and 1x3, 1x1 back, sum.
 
     Source: https://arxiv.org/abs/1907.11357, figure 3c.
 
     Args:
-        channels: Of the input and of the output.
-        dilation: Of the second pair.
+        channels: Channels of the input and of the output.
+        dilation: Dilation of the second pair.
     """
 
     def __init__(self, channels: int, dilation: int) -> None:

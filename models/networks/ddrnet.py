@@ -1,4 +1,4 @@
-"""DDRNet: a branch at 1/8 and one down to 1/64 that exchange what they found, twice."""
+"""DDRNet: a branch at 1/8 and one down to 1/64, which exchange features twice."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class DDRNet(SegmentationNetwork):
 
     Source: Pan et al., https://arxiv.org/abs/2101.06085, table 1 and figures 3 to 5; widths of
         pyramid and heads from the authors' code, https://github.com/ydhongHIT/DDRNet
-    Differs: the two convolutions of the stem have no biases, for a BatchNorm follows each.
+    Differs: the two convolutions of the stem have no biases, because a BatchNorm follows each.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         channels: Channels of the stem, which all other widths follow; a multiple of 8.
         auxiliary: Whether train mode also returns the logits of a head on the fine branch after
             the first exchange.

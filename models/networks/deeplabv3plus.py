@@ -20,14 +20,14 @@ class DeepLabV3Plus(SegmentationNetwork):
         by repeating the edge, and the logits are cropped back.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         backbone: A segmentation-models-pytorch encoder, or "tu-" and a timm model.
         backbone_weights: None, "imagenet" or the path of a safetensors file.
-        output_stride: Of the encoder: 8 or 16.
+        output_stride: Stride of the encoder, 8 or 16.
         decoder_channels: Channels of the pyramid and of the decoder.
-        dilations: The three dilations of the pyramid; None: the paper's, 6, 12, 18 at stride 16
-            and twice as much at stride 8.
-        dropout: After the pyramid, in [0, 1).
+        dilations: The three dilations of the pyramid; None: the paper's, which are 6, 12, 18 at
+            stride 16 and twice that at stride 8.
+        dropout: Dropout probability after the pyramid, in [0, 1).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""DFANet: three light backbones in a row, each of which looks at what the one before it found."""
+"""DFANet: three light backbones in a row, each of which reads the features of the previous one."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class DFANet(SegmentationNetwork):
     """DFANet A: the XceptionA backbone three times, at 1/4, 1/8 and 1/16 of the image.
 
     1.839 M parameters with 19 classes, 3.42 GMAC at 1024x1024 and 1.71 GMAC at 512x1024; published
-    7.8 M, 3.4 G and 1.7 G. The widths of public implementations, which these are, meet the cost and
-    not the 7.8 M: a backbone has 0.17 to 0.24 M and its attention 0.39 M, three times.
+    7.8 M, 3.4 G and 1.7 G. The widths are those of public implementations. They meet the published
+    cost but not the 7.8 M: each of the three backbones has 0.17 to 0.24 M and its attention 0.39 M.
 
     Source: Li et al., "DFANet: deep feature aggregation for real-time semantic segmentation",
-        https://arxiv.org/abs/1904.02216; the stages' inputs also from a reading of
+        https://arxiv.org/abs/1904.02216; the inputs of the stages also from
         https://github.com/LikeLy-Journey/SegmenTron.
     Differs: the fully connected layer of the attention is a 1x1 convolution of the pooled map,
-        which is the same. The paper leaves open the decoder's width and kernels, and where in a
-        block the stride is; these are a reconstruction to the published cost.
+        which is equivalent. The paper leaves open the decoder's width and kernels, and the position
+        of the stride in a block; we chose them to meet the published cost.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
-        decoder_channels: Of the decoder.
+        num_classes: Number of classes, at least 2.
+        decoder_channels: Channels of the decoder.
     """
 
     def __init__(self, num_classes: int = 19, *, decoder_channels: int = 32) -> None:
@@ -72,12 +72,12 @@ class DFANet(SegmentationNetwork):
 
 
 class XceptionA(nn.Module):
-    """Three stages that halve the size, each after what that stage of the last backbone found.
+    """Three stages of stride 2, each of which also reads that stage of the previous backbone.
 
     Source: https://arxiv.org/abs/1904.02216, "sub-stage aggregation".
 
     Args:
-        in_channels: Of each stage, with those of the backbone before it.
+        in_channels: Input channels of each stage, including those from the previous backbone.
     """
 
     def __init__(self, in_channels: Sequence[int]) -> None:
@@ -94,14 +94,15 @@ class XceptionA(nn.Module):
     def forward(
         self, features: Tensor, earlier: Sequence[Tensor]
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Encode, and attend to the last stage.
+        """Run the three stages, and channel attention on the last one.
 
         Args:
-            features: (N, C, H, W).
-            earlier: The stages of the backbone before, at H, H / 2 and H / 4; or nothing.
+            features: Input features, (N, C, H, W).
+            earlier: Stages of the previous backbone, at H, H / 2 and H / 4; empty for the first
+                one.
 
         Returns:
-            The stages at H / 2, H / 4 and H / 8, and the last of them after attention.
+            The stages at H / 2, H / 4 and H / 8, and the last one after attention.
         """
         found: list[Tensor] = []
         for i, stage in enumerate(self.stages):
@@ -113,14 +114,14 @@ class XceptionA(nn.Module):
 
 
 class SeparableBlock(nn.Module):
-    """Three separable convolutions, the last four times as wide, beside a shortcut.
+    """Three separable convolutions, the last one four times as wide, with a shortcut.
 
     Source: Chollet, "Xception", https://arxiv.org/abs/1610.02357, narrowed for XceptionA.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        stride: Of the first convolution.
+        stride: Stride of the first convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
@@ -142,7 +143,7 @@ class SeparableBlock(nn.Module):
 
 
 class FullyConnectedAttention(nn.Module):
-    """Reweights every channel by the ImageNet classes that are seen in the whole map.
+    """Reweights every channel by the ImageNet class scores of the whole map.
 
     Source: https://arxiv.org/abs/1904.02216, "FC attention".
 

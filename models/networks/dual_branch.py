@@ -1,4 +1,4 @@
-"""The dual-branch network of paper 1: a detail branch beside a dilated ResNet at half the size."""
+"""The dual-branch network of paper 1: a detail branch and a dilated ResNet at half the size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.network import SegmentationNetwork
 
 
 class DualBranch(SegmentationNetwork):
-    """Details from the full image, meaning from the half-size one, fused at 1/8 and at 1/2.
+    """Details from the full image and semantics from the half-size one, fused at 1/8 and at 1/2.
 
     40.965 M parameters with 19 classes and 493.75 GMAC (convolutions) at 1024x2048; published
     40.96 M and 497 G (with BatchNorm and resizing).
@@ -27,19 +27,20 @@ class DualBranch(SegmentationNetwork):
     Source: Chen et al., "Lightweight dual-branch semantic segmentation algorithm based on model
         pruning and knowledge distillation", Intelligent Computers and Applications 16(2), 2026,
         section 1, https://doi.org/10.20169/j.issn.2095-2163.24040903
-    Differs: the paper leaves the widths open; these reproduce its parameters and its Table 3. The
-        dilated branches of the pyramid are 3x3 (a dilated 1x1 has no meaning), and so is the
-        classifier. The backbone, its stride, the width and the auxiliary head are options of ours.
+    Differs: the paper leaves the widths open; ours reproduce its number of parameters and Table 3.
+        The dilated branches of the pyramid are 3x3 (dilation has no effect on a 1x1), and so is the
+        classifier. The backbone, its stride, the width and the auxiliary head are options that we
+        added.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         backbone: A segmentation-models-pytorch encoder, or "tu-" and a timm model.
         backbone_weights: None, "imagenet" or the path of a safetensors file.
-        width: Multiplies every channel count of ours (to multiples of 8) and those of timm's
-            ResNets; other backbones keep their own width.
-        output_stride: Of the backbone, relative to the half-size image: 8, 16 or 32.
-        auxiliary: Whether train mode also returns the logits of an FCN head on the last stage
-            but one.
+        width: Factor on the channels of all layers outside the backbone (rounded to multiples of 8)
+            and of timm's ResNets; other backbones keep their own width.
+        output_stride: Stride of the backbone relative to the half-size image: 8, 16 or 32.
+        auxiliary: Whether train mode also returns the logits of an FCN head on the second-to-last
+            stage.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class DualBranch(SegmentationNetwork):
 
 
 class Fusion(nn.Module):
-    """Fuses a coarse map into a fine one: resize, 3x3 dilated 2; 1x1; BN each, sum, ReLU.
+    """Cascade feature fusion: a resized coarse map (3x3, dilation 2) plus a fine map (1x1), ReLU.
 
     Source: the cascade feature fusion of ICNet, https://arxiv.org/abs/1704.08545, section 3.3;
         paper 1 uses it for CFF-1 and CFF-2, and the same sum inside its MFFM.
@@ -107,7 +108,7 @@ class Fusion(nn.Module):
     Args:
         coarse_channels: Channels of the coarse map.
         fine_channels: Channels of the fine map.
-        out_channels: Channels of the result.
+        out_channels: Channels of the output.
     """
 
     def __init__(self, coarse_channels: int, fine_channels: int, out_channels: int) -> None:

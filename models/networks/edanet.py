@@ -16,17 +16,17 @@ _GROWTH = 40
 
 
 class EDANet(SegmentationNetwork):
-    """The efficient dense modules of asymmetric convolution, at 1/8 of the size; no decoder.
+    """Efficient dense modules of asymmetric convolutions at 1/8 of the size, without a decoder.
 
-    0.689 M parameters with 19 classes, the number of the authors' code; published 0.68 M, cut off.
+    0.689 M parameters with 19 classes, as in the authors' code; published 0.68 M (truncated).
 
     Source: Lo et al., "Efficient dense modules of asymmetric convolution for real-time semantic
-        segmentation", https://arxiv.org/abs/1809.06323, section 3; for what it leaves open the
-        authors' https://github.com/shaoyuanlo/EDANet as pytorchcv 0.0.74 renders it (the dilations,
-        biases).
+        segmentation", https://arxiv.org/abs/1809.06323, section 3; details that it leaves open
+        (dilations, biases) from the authors' code, https://github.com/shaoyuanlo/EDANet, as ported
+        in pytorchcv 0.0.74.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -53,13 +53,13 @@ class EDANet(SegmentationNetwork):
 
 
 class EDAModule(nn.Module):
-    """1x1, then two 3x3 convolutions each as 3x1 and 1x3; the input is concatenated to the result.
+    """1x1 and two 3x3 convolutions (each as 3x1 and 1x3), concatenated with the input.
 
     Source: https://arxiv.org/abs/1809.06323, figure 3.
 
     Args:
         in_channels: Channels of the input; the output has 40 more.
-        dilation: Of the second 3x3 convolution.
+        dilation: Dilation of the second 3x3 convolution.
     """
 
     def __init__(self, in_channels: int, dilation: int) -> None:

@@ -1,4 +1,4 @@
-"""ENet: bottlenecks between an early downsampling and a small decoder that unpools."""
+"""ENet: early downsampling, bottlenecks, and a small decoder with unpooling."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from models.network import SegmentationNetwork
 
 
 class ENet(SegmentationNetwork):
-    """The efficient network: an encoder down to 1/8, and a decoder of five bottlenecks.
+    """ENet: an encoder down to 1/8 and a decoder of five bottlenecks.
 
-    0.364 M parameters with 19 classes; published 0.37 M, and 0.36 M where others compare with it.
+    0.364 M parameters with 19 classes; published 0.37 M, and 0.36 M in comparisons by others.
 
     Source: Paszke et al., "ENet: a deep neural network architecture for real-time semantic
-        segmentation", https://arxiv.org/abs/1606.02147, table 1; for what it leaves open the
-        authors' https://github.com/e-lab/ENet-training: no activation between the last BatchNorm
-        of a bottleneck and the sum, and a 2x2 full convolution as the classifier.
+        segmentation", https://arxiv.org/abs/1606.02147, table 1; details that it leaves open from
+        the authors' code, https://github.com/e-lab/ENet-training: no activation between the last
+        BatchNorm of a bottleneck and the sum, and a 2x2 transposed convolution as the classifier.
     Differs: PReLUs in the decoder too, as in the paper (the authors' code has ReLUs there). At odd
         sizes the maps are rounded up, and the logits are cropped.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -63,10 +63,10 @@ class Bottleneck(nn.Module):
     Source: https://arxiv.org/abs/1606.02147, figure 2b.
 
     Args:
-        channels: Of the input and of the output.
-        dilation: Of the 3x3 convolution.
-        asymmetric: Whether 5x1 and 1x5 stand in for the 3x3 convolution.
-        dropout: Share of the maps that are silenced.
+        channels: Channels of the input and of the output.
+        dilation: Dilation of the 3x3 convolution.
+        asymmetric: Whether 5x1 and 1x5 convolutions replace the 3x3 convolution.
+        dropout: Dropout probability of a channel.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class Bottleneck(nn.Module):
 
 
 class DownsamplingBottleneck(nn.Module):
-    """A bottleneck of stride 2; the other branch is max-pooled and padded with zero channels.
+    """A bottleneck of stride 2; the shortcut is max-pooled and padded with zero channels.
 
     Source: https://arxiv.org/abs/1606.02147, section 4.
-    Differs: the last 1x1 convolution is two, one for the channels that are pooled and one for the
-        others. Nothing has to be padded then, and the result is the same.
+    Differs: the last 1x1 convolution is split in two, one for the channels with a shortcut and one
+        for the others. The result is the same, and no padding is needed.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output, more than those of the input.
-        dropout: Share of the maps that are silenced.
+        dropout: Dropout probability of a channel.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dropout: float) -> None:
@@ -121,10 +121,10 @@ class DownsamplingBottleneck(nn.Module):
         self.activation = nn.PReLU(out_channels)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Pooled]:
-        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / 2), ceil(W / 2)), and the pool.
+        """Map (N, in_channels, H, W) to (N, out_channels, ceil(H / 2), ceil(W / 2)).
 
         Returns:
-            The features, and what was pooled, for the unpooling.
+            The features, and the result of the pooling for the later unpooling.
         """
         pooled = max_pool(features)
         height, width = pooled.size
@@ -134,7 +134,7 @@ class DownsamplingBottleneck(nn.Module):
 
 
 class UpsamplingBottleneck(nn.Module):
-    """A bottleneck with a full convolution of stride 2; the other branch is unpooled.
+    """A bottleneck with a transposed convolution of stride 2; the shortcut is unpooled.
 
     Source: https://arxiv.org/abs/1606.02147, section 4.
 

@@ -1,4 +1,4 @@
-"""ERFNet: residual blocks of one-dimensional convolutions, and a decoder of the same."""
+"""ERFNet: residual blocks of one-dimensional convolutions in encoder and decoder."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from models.network import SegmentationNetwork
 
 
 class ERFNet(SegmentationNetwork):
-    """The efficient residual factorized network, its encoder down to 1/8.
+    """ERFNet (efficient residual factorized network), with an encoder down to 1/8.
 
-    2.064 M parameters with 19 classes, the number of the authors' code; published 2.1 M, rounded.
+    2.064 M parameters with 19 classes, as in the authors' code; published 2.1 M (rounded).
 
     Source: Romera et al., "ERFNet: efficient residual factorized ConvNet for real-time semantic
         segmentation", IEEE T-ITS 19(1), 2018, https://doi.org/10.1109/TITS.2017.2750080, table I;
-        for what it leaves open the authors' https://github.com/Eromera/erfnet_pytorch.
+        details that it leaves open from the authors' code,
+        https://github.com/Eromera/erfnet_pytorch.
     Differs: at odd sizes the maps are rounded up, and the logits are cropped.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -59,9 +60,9 @@ class NonBottleneck1D(nn.Module):
     Source: https://doi.org/10.1109/TITS.2017.2750080, figure 2c.
 
     Args:
-        channels: Of the input and of the output.
-        dilation: Of the second pair.
-        dropout: Share of the maps that are silenced.
+        channels: Channels of the input and of the output.
+        dilation: Dilation of the second pair.
+        dropout: Dropout probability of a channel.
     """
 
     def __init__(self, channels: int, *, dilation: int = 1, dropout: float = 0.0) -> None:
@@ -86,7 +87,7 @@ class NonBottleneck1D(nn.Module):
 
 
 class Upsampler(nn.Sequential):
-    """A 3x3 full convolution that doubles the size, BatchNorm, ReLU."""
+    """A transposed 3x3 convolution that doubles the size, BatchNorm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(

@@ -21,13 +21,13 @@ class ESPNet(SegmentationNetwork):
     Source: Mehta et al., "ESPNet: efficient spatial pyramid of dilated convolutions for semantic
         segmentation", https://arxiv.org/abs/1803.06815, figure 4; sacmehta/ESPNet, whose weights
         `models.pretrained` loads.
-    Differs: a map that an odd size leaves a pixel too large is resized; with fewer than five
-        classes the decoder's pyramid has as many branches as classes.
+    Differs: maps that are one pixel too large at odd image sizes are resized; with fewer than five
+        classes the decoder's pyramid has as many branches as there are classes.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
-        alpha2: ESP modules at 1/4 after the one that strides (the authors' p).
-        alpha3: ESP modules at 1/8 after the one that strides (the authors' q).
+        num_classes: Number of classes, at least 2.
+        alpha2: Number of ESP modules at 1/4 after the strided one (the authors' p).
+        alpha3: Number of ESP modules at 1/8 after the strided one (the authors' q).
     """
 
     def __init__(self, num_classes: int = 19, *, alpha2: int = 2, alpha3: int = 8) -> None:
@@ -80,16 +80,17 @@ class ESPNet(SegmentationNetwork):
 
 
 class ESP(nn.Module):
-    """Reduce, look with five dilations, add each view to the next, concatenate.
+    """ESP module: reduce, convolve with five dilations, sum the views cumulatively, concatenate.
 
-    Source: Mehta et al., section 3; the running sum ("hierarchical feature fusion") is what
-        removes the gridding of the dilated views.
-    Differs: the undilated view stays out of the sum, as in the authors' code.
+    Source: Mehta et al., section 3; the cumulative sum ("hierarchical feature fusion") removes the
+        gridding artefacts of dilation.
+    Differs: the undilated view is not part of the sum, as in the authors' code.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; the undilated view has what a fifth leaves over.
-        stride: 1 reduces by a 1x1 convolution, 2 by a 3x3 one.
+        out_channels: Channels of the output. Each dilated view has a fifth, rounded down, and the
+            undilated view has the rest.
+        stride: Stride, 1 (reduction by a 1x1 convolution) or 2 (by a 3x3 convolution).
         residual: Whether the input is added.
     """
 

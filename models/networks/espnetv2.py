@@ -1,4 +1,4 @@
-"""ESPNetv2: depthwise pyramids that see the image again at every level, in five widths."""
+"""ESPNetv2: depthwise pyramids that read the image again at every level, in five widths."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.channel_layers import ChannelSum
 from models.blocks.layers import BNPReLU, ConvBN, ConvBNPReLU
-from models.channels.layers import ChannelSum
 from models.network import SegmentationNetwork
 
 SCALES = (0.5, 1.0, 1.25, 1.5, 2.0)
@@ -23,20 +23,20 @@ _MIN_POOLED_SIZE = 5
 class ESPNetV2(SegmentationNetwork):
     """ESPNetv2 with the decoder of its authors' EdgeNets: 0.080 to 0.789 M parameters.
 
-    With 20 classes 80,230, 233,786, 468,010 and 788,762 parameters at the scales 0.5, 1.0, 1.5
-    and 2.0; the authors' code has 80,342, 234,010, 468,362 and 789,242, of which the difference
-    (the slopes of a PReLU in each strided unit) is never used.
+    With 20 classes it has 80,230, 233,786, 468,010 and 788,762 parameters at the scales 0.5, 1.0,
+    1.5 and 2.0. The authors' code has 80,342, 234,010, 468,362 and 789,242; the difference is a
+    PReLU in each strided unit that is never used.
 
     Source: Mehta et al., "ESPNetv2: a light-weight, power efficient, and general purpose
         convolutional neural network", https://arxiv.org/abs/1811.11431; sacmehta/EdgeNets, whose
         weights `models.pretrained` loads.
     Differs: the decoder's shuffled, grouped convolutions are written as sums of depthwise ones,
-        which compute the same and can be pruned; maps are resized to each other, not by 2, so
-        that any image fits.
+        which compute the same and can be pruned; maps are resized to each other's size, not by a
+        factor of 2, so that any image size works.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
-        scale: Multiplies the encoder's channels; one of `SCALES`.
+        num_classes: Number of classes, at least 2.
+        scale: Factor on the encoder's channels, one of `SCALES`.
     """
 
     def __init__(self, num_classes: int = 19, *, scale: float = 2.0) -> None:
@@ -80,15 +80,15 @@ class ESPNetV2(SegmentationNetwork):
 
 
 class EESP(nn.Module):
-    """Reduce by groups, look with four dilations, add each view to the next, expand by groups.
+    """EESP module: grouped 1x1, four dilated depthwise views summed cumulatively, grouped 1x1.
 
     Source: Mehta et al., section 3.1 (extremely efficient spatial pyramid).
 
     Args:
         in_channels: Channels of the input, a multiple of the number of dilations.
         out_channels: Channels of the output, a multiple of the number of dilations.
-        dilations: One depthwise 3x3 convolution for each.
-        stride: Of those convolutions.
+        dilations: Dilation of each depthwise 3x3 convolution.
+        stride: Stride of those convolutions.
     """
 
     def __init__(
@@ -128,12 +128,12 @@ class ResidualEESP(nn.Module):
 
 
 class StridedEESP(nn.Module):
-    """Halves the size: pooling beside a strided `EESP`, plus the shrunken image, then a PReLU.
+    """Halves the size: pooling next to a strided `EESP`, plus the downsampled image, then a PReLU.
 
     Source: Mehta et al., section 3.2 and figure 2 ("long-range shortcut connection").
 
     Args:
-        in_channels: Channels of the input, which the output begins with.
+        in_channels: Channels of the input; pooled, they are the first channels of the output.
         out_channels: Channels of the output.
     """
 
@@ -154,17 +154,17 @@ class StridedEESP(nn.Module):
 
 
 class EfficientPyramidPooling(nn.Module):
-    """Looks at a narrow projection in five sizes, and fuses the five channel by channel.
+    """Convolves a narrow projection at five sizes and fuses the results channel by channel.
 
     Source: sacmehta/EdgeNets, `EfficientPyrPool`.
-    Differs: there the five are concatenated, shuffled, and read by a grouped convolution; the sum
-        of a depthwise convolution of each is the same.
+    Differs: there the five results are concatenated, shuffled and read by a grouped convolution.
+        Here each has a depthwise convolution and the outputs are summed, which is equivalent.
 
     Args:
         in_channels: Channels of the input.
         width: Channels of the projection.
         out_channels: Channels of the output.
-        bias: Whether the last convolution has one.
+        bias: Whether the last convolution has a bias.
     """
 
     def __init__(
@@ -192,11 +192,11 @@ class EfficientPyramidPooling(nn.Module):
 
 
 class EfficientMerge(nn.Module):
-    """Brings an encoder's map into the decoder: grouped 3x3, reweighted by its global mean, added.
+    """Adds an encoder's map to the decoder's: grouped 3x3, reweighted by the global mean.
 
-    Source: sacmehta/EdgeNets, `EfficientPWConv`, and what follows it there.
-    Differs: where each group has several inputs and one output, it is a depthwise convolution
-        whose runs of channels are summed; that computes the same and can be pruned.
+    Source: sacmehta/EdgeNets, `EfficientPWConv`, and the layers after it.
+    Differs: where each group has several inputs and one output, we use a depthwise convolution and
+        sum runs of channels, which computes the same and can be pruned.
 
     Args:
         in_channels: Channels of the encoder's map.
@@ -223,7 +223,7 @@ class EfficientMerge(nn.Module):
 
 
 def _view_at(features: Tensor, scale: float, view: nn.Module) -> Tensor:
-    """Apply a layer to the map in another size, and return the result in the map's own size."""
+    """Apply a layer to the map at another size, and return the result at the map's own size."""
     height, width = features.shape[-2:]
     size = (
         max(_MIN_POOLED_SIZE, math.ceil(height * scale)),

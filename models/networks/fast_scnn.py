@@ -11,17 +11,18 @@ from models.networks.pspnet import PyramidPooling
 
 
 class FastSCNN(SegmentationNetwork):
-    """Learns to downsample, then goes deep at 1/32 and skips details over at 1/8.
+    """Learned downsampling to 1/8, global features at 1/32, and a skip connection at 1/8.
 
-    1.400 M parameters with 19 classes; published 1.40 M by paper 1, which took mmsegmentation's.
+    1.400 M parameters with 19 classes; paper 1 states 1.40 M, the number of mmsegmentation's
+    implementation.
 
     Source: Poudel et al., https://arxiv.org/abs/1902.04502, tables 1 to 3; the pyramid's widths and
         the auxiliary heads as in mmsegmentation's `fast_scnn`.
-    Differs: the convolution after the pyramid is 3x3, as in mmsegmentation; with a 1x1 these would
-        be 1.138 M, beside the 1.11 M of the network's own paper.
+    Differs: the convolution after the pyramid is 3x3, as in mmsegmentation; with a 1x1 it would
+        have 1.138 M parameters, and the network's own paper states 1.11 M.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         auxiliary: Whether train mode also returns the logits of two FCN heads: on the pyramid and
             on the shared layers.
     """
@@ -73,7 +74,7 @@ class SeparableConv(nn.Sequential):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        stride: Of the depthwise convolution.
+        stride: Stride of the depthwise convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
@@ -84,15 +85,15 @@ class SeparableConv(nn.Sequential):
 
 
 class Bottleneck(nn.Module):
-    """The inverted residual of MobileNetV2, expanding six times.
+    """The inverted residual block of MobileNetV2, by default with expansion 6.
 
     Source: Sandler et al., https://arxiv.org/abs/1801.04381
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; the input is added if nothing changes its shape.
-        stride: Of the depthwise convolution.
-        expansion: Of the channels in between.
+        out_channels: Channels of the output; the input is added if its shape equals the output's.
+        stride: Stride of the depthwise convolution.
+        expansion: Expansion factor of the inner channels.
     """
 
     def __init__(
@@ -114,14 +115,14 @@ class Bottleneck(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Adds a coarse map to a fine one: resize, depthwise 3x3 dilated by 4, 1x1; and 1x1.
+    """Adds a coarse map (resized, depthwise 3x3 with dilation 4, 1x1) to a fine map (1x1).
 
     Source: Poudel et al., https://arxiv.org/abs/1902.04502, table 3.
 
     Args:
         coarse_channels: Channels of the coarse map.
         fine_channels: Channels of the fine map.
-        out_channels: Channels of the result.
+        out_channels: Channels of the output.
     """
 
     def __init__(self, coarse_channels: int, fine_channels: int, out_channels: int) -> None:

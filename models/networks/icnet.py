@@ -1,4 +1,4 @@
-"""ICNet: one image at three sizes, the deeper the layers the smaller the image."""
+"""ICNet: one image at three sizes, with deeper layers for the smaller sizes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from models.networks.pspnet import PyramidPooling
 
 
 class ICNet(SegmentationNetwork):
-    """Half of a dilated ResNet at 1/2 the size, the rest at 1/4, three convolutions at full size.
+    """Half of a dilated ResNet at 1/2 size, the rest at 1/4, and three convolutions at full size.
 
-    47.528 M parameters on ResNet-50 with 19 classes and no auxiliary heads; published 47.53 M by
-    paper 1, which took mmsegmentation's. The 26.5 M of the network's own paper are those of one
-    whose kernels were halved by pruning.
+    47.528 M parameters on ResNet-50 with 19 classes and no auxiliary heads; paper 1 states 47.53 M,
+    the number of mmsegmentation's implementation. The 26.5 M of the network's own paper are for a
+    version whose kernels were halved by pruning.
 
     Source: Zhao et al., https://arxiv.org/abs/1704.08545; widths as in mmsegmentation's
         `icnet_r50-d8`.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
-        backbone: A ResNet of segmentation-models-pytorch, or "tu-" and one of timm.
+        num_classes: Number of classes, at least 2.
+        backbone: A ResNet of segmentation-models-pytorch, or "tu-" and a ResNet of timm.
         backbone_weights: None, "imagenet" or the path of a safetensors file.
         auxiliary: Whether train mode also returns the logits of the cascade label guidance: 1x1
             classifiers on the coarse input of both fusions.
@@ -46,7 +46,7 @@ class ICNet(SegmentationNetwork):
         self.backbone = create_backbone(backbone, backbone_weights, output_stride=8)
         if "layer3" not in dict(self._get_stages()):
             raise ValueError(
-                f"backbone must be a ResNet, which is run in two parts; got {backbone!r}"
+                f"backbone must be a ResNet, because it is run in two parts; got {backbone!r}"
             )
         channels: list[int] = list(self.backbone.out_channels)  # type: ignore[arg-type]
         middle, last = channels[3], channels[5]
@@ -83,7 +83,7 @@ class ICNet(SegmentationNetwork):
         return self.backbone
 
     def _run_backbone(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what layer2 gives, and what layer4 gives for half the size of that."""
+        """Return the output of layer2, and that of layer4 for the halved output of layer2."""
         features = middle = images
         for name, stage in self._get_stages():
             if name == "layer3":

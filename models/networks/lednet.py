@@ -1,4 +1,4 @@
-"""LEDNet: residual blocks that are split and shuffled, and a decoder of one attention pyramid."""
+"""LEDNet: residual blocks with channel split and shuffle, and an attention pyramid as decoder."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.channel_layers import ChannelHalf, ChannelShuffle
 from models.blocks.conv_pool_downsampling import ConvPoolDownsampling
 from models.blocks.layers import resize
-from models.channels.layers import ChannelHalf, ChannelShuffle
 from models.network import SegmentationNetwork
 
 
 class LEDNet(SegmentationNetwork):
-    """An encoder down to 1/8 of split-shuffle-non-bottlenecks, an attention pyramid upon it.
+    """An encoder of split-shuffle-non-bottlenecks down to 1/8, followed by an attention pyramid.
 
-    0.923 M parameters with 19 classes, the number of pytorchcv's definition too; published
-    0.94 M, and by paper 3 both 0.95 M and 0.90 M.
+    0.923 M parameters with 19 classes, as in pytorchcv; published 0.94 M, while paper 3 states both
+    0.95 M and 0.90 M.
 
     Source: Wang et al., "LEDNet: a lightweight encoder-decoder network for real-time semantic
-        segmentation", https://arxiv.org/abs/1905.02423, table 1 and figures 1 to 3; for what it
-        leaves open the authors' https://github.com/xiaoyufenfei/LEDNet.
+        segmentation", https://arxiv.org/abs/1905.02423, table 1 and figures 1 to 3; details that it
+        leaves open from the authors' code, https://github.com/xiaoyufenfei/LEDNet.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -52,14 +52,14 @@ class LEDNet(SegmentationNetwork):
 
 
 class SplitShuffleNonBottleneck(nn.Module):
-    """SS-nbt: each half of the channels through its own 3x1 and 1x3; joined, summed, shuffled.
+    """SS-nbt: asymmetric convolutions on each half of the channels; concat, sum, shuffle.
 
     Source: https://arxiv.org/abs/1905.02423, figure 2d.
 
     Args:
-        channels: Of the input and of the output, even.
-        dilation: Of the second pair of convolutions.
-        dropout: Share of the maps that are silenced.
+        channels: Channels of the input and of the output, an even number.
+        dilation: Dilation of the second pair of convolutions.
+        dropout: Dropout probability of a channel.
     """
 
     def __init__(self, channels: int, *, dilation: int = 1, dropout: float = 0.0) -> None:
@@ -79,7 +79,7 @@ class SplitShuffleNonBottleneck(nn.Module):
 
 
 class AttentionPyramid(nn.Module):
-    """APN: logits, weighted by one map from three scales, plus logits of the whole image.
+    """APN: logits weighted by an attention map from three scales, plus globally pooled logits.
 
     Source: https://arxiv.org/abs/1905.02423, figure 3.
 
@@ -112,7 +112,7 @@ class AttentionPyramid(nn.Module):
 def _create_branch(
     channels: int, kernel_size: tuple[int, int], dilation: int, dropout: float
 ) -> list[nn.Module]:
-    """List one branch: a kernel and its transpose, plain, then dilated."""
+    """List the layers of one branch: a kernel and its transpose, undilated and then dilated."""
     layers: list[nn.Module] = []
     for d in (1, dilation):
         for (height, width), following in (

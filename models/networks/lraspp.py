@@ -16,8 +16,8 @@ class LRASPP(SegmentationNetwork):
     Source: Howard et al., "Searching for MobileNetV3", https://arxiv.org/abs/1905.02244
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
-        backbone: Only "mobilenet_v3_large".
+        num_classes: Number of classes, at least 2.
+        backbone: Must be "mobilenet_v3_large".
         backbone_weights: None, "imagenet" or the path of a safetensors file in torchvision's
             naming.
     """

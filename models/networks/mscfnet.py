@@ -1,4 +1,4 @@
-"""MSCFNet: asymmetric residual blocks, and attended maps of three sizes for the decoder."""
+"""MSCFNet: asymmetric residual blocks, and a decoder on three scales with attention."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ EIGHTH_DILATIONS = (2, 4, 8, 16) * 5
 
 
 class MSCFNet(SegmentationNetwork):
-    """An encoder to 1/8, deconvolutions back to 1/2, and attention on what enters the decoder.
+    """An encoder to 1/8, deconvolutions back to 1/2, and attention on the decoder's inputs.
 
     1.1497 M parameters with 19 classes; published 1.15 M.
 
     Source: Gao et al., "MSCFNet: a lightweight network with multi-scale context fusion for
         real-time semantic segmentation", https://arxiv.org/abs/2103.13044.
-    Differs: of the paper we have the abstract, which names the parts: blocks of factorised
-        depthwise and dilated convolutions, deconvolutions, and branches of several sizes with
-        efficient attention, combined before the classes. The widths, the number of blocks, their
-        dilations and how the branches are joined (added) are a reconstruction to the published
-        size: blocks and stages in the manner of DABNet (https://arxiv.org/abs/1907.11357),
-        deconvolutions as in ERFNet (https://ieeexplore.ieee.org/document/8063438).
+    Differs: only the abstract was available, which names the parts: blocks of factorised depthwise
+        and dilated convolutions, deconvolutions, and branches at several scales with efficient
+        attention, combined before the classifier. The widths, the number of blocks, their dilations
+        and how the branches are joined (added) are our reconstruction, chosen to meet the published
+        size: blocks and stages as in DABNet (https://arxiv.org/abs/1907.11357), deconvolutions as
+        in ERFNet (https://ieeexplore.ieee.org/document/8063438).
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -62,11 +62,11 @@ class MSCFNet(SegmentationNetwork):
 
 
 class EfficientAsymmetricResidual(nn.Module):
-    """EAR: 3x1 and 1x3 to half the channels, a plain and a dilated depthwise pair, 1x1, sum.
+    """EAR: 3x1 and 1x3 to half the channels, two depthwise pairs (one dilated), 1x1, sum.
 
     Args:
         channels: Channels of the input and of the output.
-        dilation: Of the second depthwise pair.
+        dilation: Dilation of the second depthwise pair.
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -88,7 +88,7 @@ class EfficientAsymmetricResidual(nn.Module):
 
 
 class Deconvolution(nn.Module):
-    """Doubles a map by a transposed 3x3 convolution.
+    """Doubles the size of a map by a transposed 3x3 convolution.
 
     Args:
         in_channels: Channels of the input.

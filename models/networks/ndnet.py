@@ -11,20 +11,20 @@ from models.network import SegmentationNetwork
 
 
 class NDNet(SegmentationNetwork):
-    """The backbone of 45 layers at 1/16, fused with its own map at 1/8.
+    """A backbone of 45 layers at 1/16, fused with its own features at 1/8.
 
     0.503 M parameters with 19 classes and the auxiliary head, 0.482 M without; published 0.50 M.
-    6.74 GMAC at 1024x2048; published 14.0 G, where a multiply-accumulate counts twice.
+    6.74 GMAC at 1024x2048; published 14.0 G, counting a multiply-accumulate as two.
 
     Source: Yang et al., "NDNet: narrow while deep network for real-time semantic segmentation",
-        IEEE T-ITS, 2020, https://ieeexplore.ieee.org/document/9078852. What its summary leaves open
-        is taken from the authors' https://github.com/zgyang-hnu/NDNet: NDNet-45 (blocks 4, 12 and
-        6, narrow widths 16, 32 and 64), the last stage dilated instead of strided, the fusion by a
-        1x1 convolution at 1/8, the head of one separable convolution.
+        IEEE T-ITS, 2020, https://ieeexplore.ieee.org/document/9078852. Details that its summary
+        leaves open are from the authors' code, https://github.com/zgyang-hnu/NDNet: NDNet-45
+        (blocks 4, 12 and 6, narrow widths 16, 32 and 64), the last stage dilated instead of
+        strided, the fusion by a 1x1 convolution at 1/8, the head of one separable convolution.
     Differs: maps are resized without aligned corners, as in every network here.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         auxiliary: Whether train mode also returns the logits of a head on the second stage, which
             the authors weight by 0.4.
     """
@@ -60,7 +60,7 @@ class NDNet(SegmentationNetwork):
 
 
 class SeparableConvBN(nn.Sequential):
-    """A depthwise 3x3 and a 1x1 convolution, then BatchNorm; nothing between the two."""
+    """A depthwise 3x3 and a 1x1 convolution without an activation in between, then BatchNorm."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1
@@ -77,9 +77,9 @@ class NarrowBottleneck(nn.Module):
     Args:
         in_channels: Channels of the input.
         channels: Channels of the output.
-        stride: Of the first convolution.
-        dilation: Of every convolution.
-        identity: Whether the input itself is added; else what a separable convolution makes of it.
+        stride: Stride of the first convolution.
+        dilation: Dilation of every convolution.
+        identity: Whether the shortcut is the input itself; else a separable convolution of it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""PIDNet: details, context and boundaries, like the three terms of a PID controller."""
+"""PIDNet: three branches for details, context and boundaries, named after a PID controller."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.blocks.channel_layers import ChannelTotal
 from models.blocks.layers import BNReLUConv, ConvBN, ConvBNReLU, resize
 from models.blocks.pooled_views import PooledViews
 from models.blocks.residual import BasicBlock, Bottleneck, make_stage
-from models.channels.layers import ChannelTotal
 from models.network import SegmentationNetwork
 from models.networks.ddrnet import make_head
 
 
 class PIDNet(SegmentationNetwork):
-    """PIDNet-S: the proportional branch keeps details, the integral one finds context.
+    """PIDNet-S: the proportional branch keeps details, the integral branch finds context.
 
-    The derivative branch finds boundaries, and decides place by place which of the two counts.
+    The derivative branch finds boundaries, and decides for each position how to weight the other
+    two.
 
-    7.626 M parameters with 19 classes and no auxiliary head (7.702 M with it); published 7.6 M, of
-    the authors' deployed form (7.63 M).
+    7.626 M parameters with 19 classes and no auxiliary head (7.702 M with it); published 7.6 M,
+    which is the authors' deployed form (7.63 M).
 
     Source: Xu et al., https://arxiv.org/abs/2206.02066, figures 4 to 7 and table 1; widths from the
         authors' code, https://github.com/XuJiacong/PIDNet
-    Differs: no boundary head. The paper trains the derivative branch with the classes' borders
-        besides; here every loss compares with the classes. The stem's convolutions have no biases,
-        for a BatchNorm follows each.
+    Differs: no boundary head. The paper also trains the derivative branch on class boundaries; here
+        every loss is on the classes. The stem's convolutions have no biases, because a BatchNorm
+        follows each.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         channels: Channels of the stem, which all other widths follow; a multiple of 8.
         auxiliary: Whether train mode also returns the logits of a head on the proportional branch
             after the first guidance.
@@ -110,13 +111,13 @@ class PIDNet(SegmentationNetwork):
 
 
 class PixelAttentionGuidance(nn.Module):
-    """The paper's Pag: at each place, as much context as agrees with the details there.
+    """The paper's Pag: adds context at each position in proportion to its agreement with details.
 
     Source: Xu et al., https://arxiv.org/abs/2206.02066, equations 3 and 4.
 
     Args:
         channels: Channels of both inputs and of the output.
-        compared_channels: Channels that the two are compared in.
+        compared_channels: Channels of the embedding in which the two are compared.
     """
 
     def __init__(self, channels: int, compared_channels: int) -> None:
@@ -135,7 +136,7 @@ class PixelAttentionGuidance(nn.Module):
 
 
 class ParallelAggregation(nn.Module):
-    """The paper's PAPPM: all pooled views are blended at once, by a 3x3 of four groups.
+    """The paper's PAPPM: all pooled views are blended at once by a 3x3 with four groups.
 
     Source: Xu et al., https://arxiv.org/abs/2206.02066, figure 6.
 
@@ -162,7 +163,7 @@ class ParallelAggregation(nn.Module):
 
 
 class BoundaryAttentionFusion(nn.Module):
-    """The paper's Light-Bag: details count at boundaries, context elsewhere.
+    """The paper's Light-Bag: details dominate at boundaries, context elsewhere.
 
     Source: Xu et al., https://arxiv.org/abs/2206.02066, figure 7, right.
 

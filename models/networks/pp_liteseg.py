@@ -1,4 +1,4 @@
-"""PP-LiteSeg: an encoder of STDC, a light pyramid, and a decoder that weighs place by place."""
+"""PP-LiteSeg: STDC's encoder, a light pyramid, and a decoder with spatial attention."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class PPLiteSeg(SegmentationNetwork):
     """PP-LiteSeg-T: the decoder narrows towards the fine scales, from 128 to 64 to 32 channels.
 
     6.324 M parameters with 19 classes and no auxiliary heads (6.437 M with them). The paper states
-    none; a public reimplementation has 6.33 M, and the authors' code, which projects the encoder's
-    features by 3x3 instead of 1x1, 8.03 M.
+    no number. A public reimplementation has 6.33 M; the authors' code has 8.03 M, because it
+    projects the encoder's features by 3x3 instead of 1x1.
 
     Source: Peng et al., https://arxiv.org/abs/2204.02681, figures 2 to 5 and table 1; widths of
         pyramid and heads from the authors' code, https://github.com/PaddlePaddle/PaddleSeg
-    Differs: the 1x1, see above; the scale that their fusion holds but never uses is left out.
+    Differs: the 1x1, see above; a scale parameter that their fusion never uses is left out.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         auxiliary: Whether train mode also returns the logits of two heads, on the decoder at 1/16
             and at 1/32.
     """
@@ -62,14 +62,14 @@ class PPLiteSeg(SegmentationNetwork):
 
 
 class LightPyramid(nn.Module):
-    """The paper's SPPM: averages over grids, each through a 1x1, added, then 3x3.
+    """The paper's SPPM: averages over grids, each projected by a 1x1, summed, then a 3x3.
 
     Source: Peng et al., https://arxiv.org/abs/2204.02681, figure 5.
 
     Args:
         in_channels: Channels of the input.
         channels: Channels of each average and of the output.
-        grids: Rows, and columns, of each grid.
+        grids: Number of rows, and of columns, of each grid.
     """
 
     def __init__(self, in_channels: int, channels: int, grids: tuple[int, ...] = (1, 2, 4)) -> None:
@@ -91,7 +91,8 @@ class LightPyramid(nn.Module):
 class AttentionFusion(nn.Module):
     """The paper's UAFM with spatial attention: a weighted mean of two maps, then 3x3.
 
-    The paper does not say how the fine map gets as many channels as the coarse one: here by 1x1.
+    The paper does not say how the fine map is brought to the channels of the coarse one. We use a
+    1x1.
 
     Source: Peng et al., https://arxiv.org/abs/2204.02681, equations 1 to 3.
 

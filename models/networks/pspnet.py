@@ -1,4 +1,4 @@
-"""PSPNet as the literature has it: a dilated ResNet at stride 8, then pyramid pooling."""
+"""PSPNet: a dilated ResNet at stride 8, then pyramid pooling."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from models.network import SegmentationNetwork
 
 
 class PSPNet(SegmentationNetwork):
-    """Context of four scales beside the features of a dilated ResNet.
+    """Concatenates the features of a dilated ResNet with context at four scales.
 
     12.622 M parameters on ResNet-18 and 65.584 M on ResNet-101 with 19 classes and no auxiliary
-    head (12.771 M and 67.948 M with it); the literature has 12.6 to 13.1 M and 65.6 M or more,
-    depending on the stem and on the heads that it counts.
+    head (12.771 M and 67.948 M with it); published 12.6 to 13.1 M and 65.6 M or more, depending on
+    the stem and on the heads that are counted.
 
     Source: Zhao et al., https://arxiv.org/abs/1612.01105; widths and auxiliary head from
         mmsegmentation's `pspnet_r18-d8` and `pspnet_r101-d8`.
-    Differs: timm's plain stem, one 7x7, where mmsegmentation has three 3x3, which are 0.02 M more
-        (with ResNet-101: the backbone "tu-resnet101c").
+    Differs: the stem is timm's single 7x7; mmsegmentation has three 3x3, which add 0.02 M (choose
+        the backbone "tu-resnet101c" for these with ResNet-101).
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         backbone: A segmentation-models-pytorch encoder, or "tu-" and a timm model.
         backbone_weights: None, "imagenet" or the path of a safetensors file.
-        output_stride: Of the backbone: 8, 16 or 32.
-        auxiliary: Whether train mode also returns the logits of an FCN head on the last stage
-            but one.
+        output_stride: Stride of the backbone: 8, 16 or 32.
+        auxiliary: Whether train mode also returns the logits of an FCN head on the second-to-last
+            stage.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class PSPNet(SegmentationNetwork):
 
 
 class PyramidPooling(nn.Module):
-    """Concatenates a map with its averages over grids of several sizes, each through a 1x1.
+    """Concatenates a map with its averages over several grids, each projected by a 1x1.
 
     Source: Zhao et al., https://arxiv.org/abs/1612.01105, section 3.2.
 
     Args:
         in_channels: Channels of the map.
         branch_channels: Channels of each average.
-        grids: Rows, and columns, of each grid.
+        grids: Number of rows, and of columns, of each grid.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""RegSeg: a RegNet whose blocks look near and far at once, and a decoder of a few layers."""
+"""RegSeg: a RegNet whose blocks mix small and large dilations, with a small decoder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ GROUP_WIDTH = 16
 
 
 class RegSeg(SegmentationNetwork):
-    """Never below 1/16: dilations of up to 14 give the field of view that strides give elsewhere.
+    """A network down to 1/16 only; dilations up to 14 give it a large field of view.
 
-    3.367 M parameters with 19 classes; published 3.34 M, of the author's code, in which a block is
-    squeezed to a quarter of its input's channels, not of its own.
+    The network has 3.367 M parameters with 19 classes. The published number, 3.34 M, is that of the
+    author's code, which squeezes a block to a quarter of its input channels instead of its output
+    channels.
 
     Source: Gao, https://arxiv.org/abs/2111.09957, table 1 and figures 1 to 3, and the author's
         code, https://github.com/RolandGao/RegSeg
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:
@@ -64,18 +65,18 @@ class RegSeg(SegmentationNetwork):
 
 
 class DilatedBlock(nn.Module):
-    """The paper's D block: RegNet's Y block, whose grouped 3x3 has a dilation for each half.
+    """The paper's D block: RegNet's Y block with one dilation per half of its grouped 3x3.
 
     Source: Gao, https://arxiv.org/abs/2111.09957, figure 1; the Y block: Radosavovic et al.,
         https://arxiv.org/abs/2003.13678
-    Differs: the first 1x1, whose output the paper splits, is written as one for each half, the same
-        function: so pruning need not keep the halves equal.
+    Differs: the first 1x1, whose output the paper splits, is written as one 1x1 for each half. This
+        is the same function, and pruning need not keep the halves equal.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output, a multiple of 16 for each dilation.
-        stride: Of the 3x3; at 2 the shortcut averages first.
-        dilations: Of the 3x3, one for each equal part of the channels.
+        out_channels: Channels of the output, a multiple of 16 times the number of dilations.
+        stride: Stride of the 3x3; at stride 2 the shortcut starts with average pooling.
+        dilations: Dilations of the 3x3, one for each equal part of the channels.
     """
 
     def __init__(
@@ -107,13 +108,13 @@ class DilatedBlock(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Reweights every channel by what the whole image is about.
+    """Reweights every channel by the global average of all channels.
 
     Source: Hu et al., https://arxiv.org/abs/1709.01507, equations 2 to 4.
 
     Args:
         channels: Channels of the input and of the output.
-        squeezed_channels: Channels in between.
+        squeezed_channels: Channels of the bottleneck.
     """
 
     def __init__(self, channels: int, squeezed_channels: int) -> None:

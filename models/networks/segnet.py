@@ -1,4 +1,4 @@
-"""SegNet: VGG-16's convolutions, and their mirror image behind max-unpooling."""
+"""SegNet: the convolutions of VGG-16, mirrored in a decoder with max-unpooling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.network import SegmentationNetwork
 
 
 class SegNet(SegmentationNetwork):
-    """Thirteen convolutions down to 1/32 and thirteen up, where the decoder unpools by indices.
+    """Thirteen convolutions down to 1/32 and thirteen up; the decoder unpools by indices.
 
     29.454 M parameters with 19 classes; published 29.5 M.
 
@@ -19,7 +19,7 @@ class SegNet(SegmentationNetwork):
         image segmentation", https://arxiv.org/abs/1511.00561, section 3.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
     """
 
     def __init__(self, num_classes: int = 19) -> None:

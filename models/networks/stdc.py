@@ -1,4 +1,4 @@
-"""STDC1-Seg: short-term dense concatenation, and a decoder that refines under attention."""
+"""STDC1-Seg: short-term dense concatenation, and a decoder with attention."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class STDC(SegmentationNetwork):
     """STDC1-Seg: context from 1/32 and 1/16, fused with the encoder's own features at 1/8.
 
     7.799 M parameters with 19 classes and no auxiliary heads (8.097 M with them). The paper counts
-    the encoder alone, as a classifier (8.44 M; 5.32 M of these are left here), and leaves the
-    decoder's widths open: those here are of a public reimplementation, which has 7.79 M. The
-    authors' code, which refines by 3x3 convolutions to 128 channels, has 8.28 M.
+    only the encoder, as a classifier (8.44 M, of which 5.32 M remain here), and leaves the
+    decoder's widths open. Ours are those of a public reimplementation, which has 7.79 M. The
+    authors' code has 8.28 M, because it refines by 3x3 convolutions to 128 channels.
 
     Source: Fan et al., https://arxiv.org/abs/2104.13188, table 1 and figures 3 to 5; attention and
-        fusion as BiSeNet's paper draws them, https://arxiv.org/abs/1808.00897, figure 2; widths of
+        fusion as in BiSeNet's paper, https://arxiv.org/abs/1808.00897, figure 2; widths of
         https://github.com/zh320/realtime-semantic-segmentation-pytorch
-    Differs: no detail head. The paper trains the features at 1/8 with the classes' borders besides;
-        here every loss compares with the classes.
+    Differs: no detail head. The paper also trains the features at 1/8 on class boundaries; here
+        every loss is on the classes.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         auxiliary: Whether train mode also returns the logits of two heads, on the context at 1/16
             and at 1/32.
     """
@@ -68,7 +68,7 @@ class STDC(SegmentationNetwork):
 
 
 class STDCEncoder(nn.Module):
-    """STDC1, also known as STDCNet813: five strides, two modules in each of the last three stages.
+    """STDC1, also known as STDCNet813: stride 32, two modules in each of the last three stages.
 
     Source: Fan et al., https://arxiv.org/abs/2104.13188, table 1.
     """
@@ -88,7 +88,7 @@ class STDCEncoder(nn.Module):
             in_channels = channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the features of (N, 3, H, W) at 1/8, 1/16 and 1/32."""
+        """Map (N, 3, H, W) to features at 1/8, 1/16 and 1/32."""
         features = [self.stem(images)]
         for stage in self.stages:
             features.append(stage(features[-1]))
@@ -101,7 +101,8 @@ class ShortTermDenseConcat(nn.Module):
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output, a multiple of 8.
-        stride: 1 or 2; at 2 a depthwise convolution and, for the first output, an average.
+        stride: Stride, 1 or 2; stride 2 adds a depthwise convolution and, for the first output,
+            average pooling.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
@@ -132,7 +133,7 @@ class ShortTermDenseConcat(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Every channel weighed by the global averages of all: BiSeNet's ARM, figure 2b.
+    """Reweights every channel by the global averages of all channels (BiSeNet's ARM, figure 2b).
 
     Args:
         channels: Channels of the input and of the output.

@@ -1,4 +1,4 @@
-"""SwiftNet: a pretrained ResNet, pooled context, and a ladder of sums back to 1/4."""
+"""SwiftNet: a pretrained ResNet, pooled context, and a ladder-style decoder back to 1/4."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.network import SegmentationNetwork
 
 
 class SwiftNet(SegmentationNetwork):
-    """The single-scale SwiftNet: every lateral connection leaves before its stage's last ReLU.
+    """The single-scale SwiftNet; lateral connections start before the last ReLU of their stage.
 
     11.797 M parameters on ResNet-18 with 19 classes; published 11.8 M.
 
@@ -20,10 +20,10 @@ class SwiftNet(SegmentationNetwork):
         https://github.com/orsic/swiftnet
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
-        backbone: "tu-" and a ResNet of timm.
+        num_classes: Number of classes, at least 2.
+        backbone: Name of the backbone, "tu-" and a ResNet of timm.
         backbone_weights: None, "imagenet" or the path of a safetensors file.
-        channels: Of the decoder.
+        channels: Channels of the decoder.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SpatialPyramid(nn.Module):
     Args:
         in_channels: Channels of the input.
         channels: Channels of the output; each average has a third of them.
-        grids: Rows of each grid; the columns follow from the map's shape.
+        grids: Number of rows of each grid; that of columns follows from the map's shape.
     """
 
     def __init__(self, in_channels: int, channels: int, grids: tuple[int, ...] = (8, 4, 2)) -> None:
@@ -131,6 +131,6 @@ _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def _remove_last_relu(stage: nn.Module) -> None:
-    """Leave the ReLU after a stage of timm's ResNet to the caller."""
+    """Remove the last ReLU of a stage of timm's ResNet; the caller applies it."""
     *_, block = stage.children()
     block.register_module("act3" if hasattr(block, "act3") else "act2", nn.Identity())

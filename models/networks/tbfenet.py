@@ -1,4 +1,4 @@
-"""TBFENet of paper 3: an encoder-decoder for meaning beside a shallow branch for details."""
+"""TBFENet of paper 3: an encoder-decoder for semantics and a shallow branch for details."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks.attention import CoordinateAttention, EfficientChannelAttention, SpatialAttention
+from models.blocks.channel_layers import ChannelShuffle
 from models.blocks.layers import BNPReLU, ConvBNPReLU, resize
-from models.channels.layers import ChannelShuffle
 from models.network import SegmentationNetwork
 
 DILATIONS = ((1,), (1, 2), (1, 2, 5), (2, 5, 7, 9), (2, 5, 7, 9, 17))
@@ -17,7 +17,7 @@ FUSIONS = ("add", "attention")
 
 
 class TBFENet(SegmentationNetwork):
-    """Meaning from asymmetric residual blocks, details from a shallow branch, fused at 1/2.
+    """Semantics from asymmetric residual blocks, details from a shallow branch, fused at 1/2.
 
     0.9051 M parameters with 19 classes, 28.65 GMAC at 512x1024 and 9.44 GMAC at 360x480; published
     0.9051 M and, for CamVid, 9.3 G.
@@ -25,11 +25,12 @@ class TBFENet(SegmentationNetwork):
     Source: Sun et al., "Lightweight image segmentation algorithm based on two-branch feature
         extraction", TBFENet, sections 1.1 to 1.6 and figure 6.
     Differs: the paper leaves the widths of the stages and the form of the dilated convolutions
-        open; these reproduce the parameters of its Table 1. The grouped 3x3 that widens the spatial
-        branch (two outputs to each input) is written as two depthwise ones, concatenated.
+        open; ours reproduce the numbers of parameters in its Table 1. The grouped 3x3 that widens
+        the spatial branch (two outputs for each input) is written as two depthwise ones,
+        concatenated.
 
     Args:
-        num_classes: Classes to tell apart, at least 2.
+        num_classes: Number of classes, at least 2.
         channel_attention: Whether the semantic branch has ECA (Table 1: CA).
         spatial_branch: Whether there is a spatial branch (Table 1: SDI).
         spatial_attention: Whether that branch ends with spatial attention (Table 1: SA).
@@ -107,13 +108,13 @@ class SemanticBranch(nn.Module):
 
 
 class AsymmetricResidual(nn.Module):
-    """ARM: two rounds in which a plain and a dilated branch exchange what they found.
+    """ARM: two rounds in which an undilated and a dilated branch exchange features.
 
     Source: equations 1 to 6.
 
     Args:
         channels: Channels of the input and of the output.
-        dilation: Of the dilated branch.
+        dilation: Dilation of the dilated branch.
         channel_attention: Whether ECA follows the first round and the expansion.
     """
 
@@ -141,13 +142,13 @@ class AsymmetricResidual(nn.Module):
 
 
 class Exchange(nn.Module):
-    """One round: vertical convolutions of both branches are summed, horizontal ones part again.
+    """One round: sums vertical convolutions of both branches, then applies horizontal ones to each.
 
     Source: equations 2 and 3, and again 4 and 5.
 
     Args:
         channels: Channels of the inputs and of the outputs.
-        dilation: Of the dilated branch.
+        dilation: Dilation of the dilated branch.
     """
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -164,7 +165,7 @@ class Exchange(nn.Module):
 
 
 class Downsampling(nn.Module):
-    """Halves a map: a 3x3 of stride 2, beside a pooled copy where channels are to be added.
+    """Halves the size: a 3x3 of stride 2, concatenated with max-pooling if channels are added.
 
     Source: section 1.3 and figure 3; ERFNet, https://ieeexplore.ieee.org/document/8063438
 
@@ -189,7 +190,7 @@ class Downsampling(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Doubles a map by a transposed convolution.
+    """Doubles the size of a map by a transposed convolution.
 
     Args:
         in_channels: Channels of the input.
@@ -212,7 +213,7 @@ class SpatialBranch(nn.Module):
     Source: section 1.4 and figure 4.
 
     Args:
-        spatial_attention: Whether attention follows.
+        spatial_attention: Whether spatial attention follows.
     """
 
     def __init__(self, spatial_attention: bool) -> None:

@@ -1,4 +1,4 @@
-"""Third-party weights: whose they are, what they expect, and one door by which all of them load."""
+"""Third-party weights: their sources, the input that they expect, and how to load them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The names of S. Mehta's checkpoints: sacmehta/ESPNet and what copied it, sacmehta/EdgeNets."""
+"""Tensor names of S. Mehta's checkpoints (sacmehta/ESPNet and copies of it, sacmehta/EdgeNets)."""
 
 from __future__ import annotations
 
 import re
 
-from models.channels.layers import ChannelSum
+from models.blocks.channel_layers import ChannelSum
 from models.networks.espnetv2 import POOLING_SCALES
 from models.pretrained.renaming import Rewrites, Tensors, drop, rename, split
 
@@ -77,16 +77,16 @@ _ESPNETV2: Rewrites = (
 
 
 def convert_espnet(tensors: Tensors) -> Tensors:
-    """Name the tensors of an ESPNet as ours are; the encoder may be a part of its own or not."""
+    """Rename the tensors of an ESPNet to our names, with or without an "encoder." prefix."""
     return rename(tensors, _ESPNET)
 
 
 def convert_espnetv2(tensors: Tensors) -> Tensors:
-    """Name the tensors of an ESPNetv2 as ours are.
+    """Rename the tensors of an ESPNetv2 to our names.
 
-    The BatchNorm and the grouped convolution over five shuffled maps become five of each, and the
-    PReLU that the strided units never apply is left out. A grouped convolution of several inputs to
-    each output becomes a depthwise one and a sum.
+    The BatchNorm and the grouped convolution over five shuffled maps are split into five of each,
+    and the PReLU that the strided units never apply is left out. A grouped convolution with several
+    inputs per output becomes a depthwise one and a sum.
     """
     views = range(len(POOLING_SCALES))
     tensors = drop(tensors, (r"^base_net\.level\d_0\.eesp\.module_act\.",))

@@ -1,4 +1,4 @@
-"""Finds a network's tensors in what people save: nested, prefixed, averaged, or of other names."""
+"""Finds a network's tensors in any checkpoint: nested, prefixed, averaged, or renamed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from models.pretrained.renaming import Tensors, drop
 AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema")
 NESTED = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "net", "network",
           "params", "weights", "module")  # fmt: skip
-"""Entries that hold the tensors, the first that is there counts: averaged weights (EMA) before
-those of the last step, for they are what a training is judged by."""
+"""Entries that may hold the tensors; the first one that exists is used. Averaged weights (EMA) come
+before those of the last step, because trainings report the scores of averaged weights.
+"""
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "ema.", "shadow.")
 
@@ -30,21 +31,21 @@ _logger = logging.getLogger(__name__)
 def load_weights(
     model: SegmentationNetwork, path: str | Path, *, new_classes: bool = False
 ) -> None:
-    """Fill a whole network from somebody's file, every tensor accounted for.
+    """Load all weights of a network from a third-party file; every tensor must match.
 
-    The file is a safetensors file or one of `torch.save`; the tensors may lie in a nested entry
-    (`NESTED`), under prefixes (`PREFIXES`), and have the names of a source that we know
+    The file is a safetensors file or one of `torch.save`. The tensors may be in a nested entry
+    (`NESTED`), have prefixes (`PREFIXES`), and have the names of a known source
     (`models.pretrained.NAMINGS`).
 
     Args:
-        model: From `models.create_model`, unpruned; as it was if an error is raised.
-        path: The file.
-        new_classes: Whether layers that give the classes may have another size in the file; they
-            stay as they are then, for other classes.
+        model: Unpruned network from `models.create_model`; unchanged if an error is raised.
+        path: Path of the file.
+        new_classes: Whether the class layers may have another size in the file; they are then not
+            loaded and keep their initial weights.
 
     Raises:
-        ValueError: No such file, or tensors that are missing, left over or of another shape: all
-            are named.
+        ValueError: The file does not exist, or tensors are missing, unexpected or of another shape
+            (the message names them).
     """
     path = Path(path)
     tensors = read_weights(path)
@@ -60,15 +61,15 @@ def load_weights(
 
 
 def has_auxiliary_heads(module: nn.Module) -> bool:
-    """Whether a network was built with auxiliary heads of ours."""
+    """Whether a network was built with auxiliary heads."""
     return any(key.startswith("auxiliary_head") for key in module.state_dict())
 
 
 def read_weights(path: Path) -> Tensors:
-    """Read the tensors of a file by name, out of whatever entry holds them.
+    """Read the tensors of a file by name, from the entry that holds them.
 
     Raises:
-        ValueError: There is no such file, or no tensors in it.
+        ValueError: The file does not exist or holds no tensors.
     """
     if not path.is_file():
         raise ValueError(f"weights must be in an existing file; there is no {path}")
@@ -89,12 +90,12 @@ def read_weights(path: Path) -> Tensors:
             f"holds {held}"
         )
     if entry:
-        _logger.info("%s: the weights are those of its entry %s", path, entry)
+        _logger.info("%s: using the weights in its entry %s", path, entry)
     return tensors
 
 
 def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -> Iterator[Tensors]:
-    """Yield the tensors under each set of names that could be the network's."""
+    """Yield the tensors under each set of names that may match the network."""
     conversions: list[Callable[[Tensors], Tensors]] = [
         convert[model.name] for convert in NAMINGS.values() if model.name in convert
     ]
@@ -109,7 +110,7 @@ def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -
         for convert in conversions:
             try:
                 converted = convert(found)
-            except (ValueError, KeyError):  # not of that naming
+            except (ValueError, KeyError):  # the tensors do not have that naming
                 continue
             yield converted
         there = [p for p in PREFIXES if any(key.startswith(p) for key in found)]
@@ -117,7 +118,7 @@ def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -
 
 
 def _strip(tensors: Tensors, prefix: str) -> Tensors:
-    """Take a prefix off; of two copies of a network, the one with the prefix stays."""
+    """Remove a prefix; if the file holds two copies of a network, keep the one with the prefix."""
     under = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
     return under if len(under) > len(tensors) // 2 else tensors
 
@@ -132,7 +133,7 @@ def _leave_out_classes(
     model: SegmentationNetwork, target: nn.Module, tensors: Tensors, others: set[str], path: Path,
     *, allowed: bool,
 ) -> Tensors:  # fmt: skip
-    """Keep the network's own class layers where the file has other classes."""
+    """Keep the network's own class layers if the file has other classes."""
     layers = {id(layer) for layer in model.get_output_layers()}
     names = [name for name, module in target.named_modules() if id(module) in layers]
     own = {k for k in others if k.rpartition(".")[0] in names}
@@ -151,9 +152,9 @@ def _leave_out_classes(
         )
     if not allowed:
         raise ValueError(
-            f"{path} has other classes than the {model.name or 'network'}: {sizes}; say how many "
+            f"{path} has other classes than the {model.name or 'network'}: {sizes}; state how many "
             "outputs it has (num_outputs) and which of them are the classes (outputs), or let the "
-            "class layers start anew (new_classes)"
+            "class layers be initialised anew (new_classes)"
         )
-    _logger.warning("%s: the class layers start anew: %s", path, sizes)
+    _logger.warning("%s: the class layers are initialised anew: %s", path, sizes)
     return {key: expected[key] if key in own else tensor for key, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The door: a file, a URL or tensors of somebody else's naming go in, our network is filled."""
+"""Loads third-party weights from a file, a URL or tensors into our networks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from models.pretrained.mmsegmentation import convert_bisenetv2, convert_pspnet
 from models.pretrained.renaming import Tensors, drop, rename
 
 Weights = str | Path | Mapping[str, Any]
-"""A safetensors file, "https://..." of a .pth, "torchvision:" and the name of an entry of
-torchvision's registry, or tensors by name (or a checkpoint with these as its `state_dict`)."""
+"""Path of a safetensors file, "https://..." URL of a .pth file, "torchvision:" and an entry of
+torchvision's registry, or tensors by name (or a checkpoint with these as its `state_dict`).
+"""
 
 
 def _convert_lraspp(tensors: Tensors) -> Tensors:
@@ -37,27 +38,27 @@ NAMINGS: dict[str, dict[str, Callable[[Tensors], Tensors]]] = {
     "torchvision": {"lraspp_mobilenet_v3_large": _convert_lraspp},
     "timm": {},
 }
-"""Whose names, then the network. Without an entry there, "segfront" takes any network as it is,
-and "torchvision" and "timm" fill the backbone."""
+"""Conversion of tensor names, by naming and network. For networks without an entry, "segfront"
+loads the tensors as they are, and "torchvision" and "timm" load the backbone.
+"""
 
 
 def load_pretrained(
     model: SegmentationNetwork, weights: Weights, *, naming: str, with_classes: bool = True
 ) -> None:
-    """Fill a network, or its backbone, with somebody's weights, every tensor accounted for.
+    """Load third-party weights into a network or its backbone; every tensor must match.
 
-    Auxiliary heads that the network was built without are left out.
+    Weights of auxiliary heads that the network does not have are ignored.
 
     Args:
-        model: From `models.create_model`, unpruned; as it was if an error is raised.
-        weights: See `Weights`.
-        naming: Whose names the tensors have, a key of `NAMINGS`.
-        with_classes: Whether to load the layers that give the classes; if not, these stay as
-            they are, for other classes.
+        model: Unpruned network from `models.create_model`; unchanged if an error is raised.
+        weights: The weights, see `Weights`.
+        naming: Naming scheme of the tensors, a key of `NAMINGS`.
+        with_classes: Whether to load the class layers; if not, they keep their initial weights.
 
     Raises:
-        ValueError: An unknown naming, a network that has no weights of that naming, no such
-            file, or tensors that are missing, left over or of another shape (all named).
+        ValueError: The naming is unknown, has no weights for this network, the file does not exist,
+            or tensors are missing, unexpected or of another shape (the message names them).
     """
     if naming not in NAMINGS:
         raise ValueError(f"naming must be one of {', '.join(NAMINGS)}; got {naming!r}")
@@ -83,7 +84,7 @@ def load_pretrained(
 
 
 def _read(weights: Weights) -> Tensors:
-    """Get the tensors, without the prefix that `nn.DataParallel` leaves."""
+    """Read the tensors, without the prefix that `nn.DataParallel` adds."""
     content: Mapping[str, Any]
     if isinstance(weights, Mapping):
         content = weights

@@ -1,4 +1,4 @@
-"""The names of mmsegmentation's checkpoints, for the networks that are the same there and here."""
+"""Tensor names of mmsegmentation's checkpoints, for networks that are the same as ours."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ _EXPANDED = re.compile(r"^backbone\.semantic\.stage\d\.\d\.conv2\.0\.conv\.")
 
 
 def convert_pspnet(tensors: Tensors) -> Tensors:
-    """Name the tensors of a PSPNet (resnet-d8; the stem of V1c is timm's resnet*c) as ours are."""
+    """Rename the tensors of a PSPNet (resnet-d8; V1c's stem is timm's resnet*c) to our names."""
     return rename(tensors, (*_PSPNET, *_FCN_HEADS, *_CONV_MODULE))
 
 
 def convert_bisenetv2(tensors: Tensors) -> Tensors:
-    """Name the tensors of a BiSeNetV2 as ours are.
+    """Rename the tensors of a BiSeNetV2 to our names.
 
-    There one convolution makes six channels of each, which lie side by side; here six convolutions
-    make one each.
+    mmsegmentation expands each channel to six adjacent ones by one convolution; we use six
+    convolutions.
     """
     parted: Tensors = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""What it takes to turn one naming of tensors into another: rename, drop, split."""
+"""Functions that convert one naming of tensors into another: rename, drop, split."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 Rewrites = Sequence[tuple[str, str]]
-"""Regular expressions and what replaces their matches, applied one after the other."""
+"""Regular expressions and their replacements, applied one after the other."""
 
 
 def rename(tensors: Mapping[str, Tensor], rewrites: Rewrites) -> Tensors:
-    """Rewrite every name.
+    """Rewrite the name of every tensor.
 
     Raises:
-        ValueError: Two tensors would have one name.
+        ValueError: Two tensors would get the same name.
     """
     renamed: Tensors = {}
     for old, tensor in tensors.items():
@@ -30,7 +30,7 @@ def rename(tensors: Mapping[str, Tensor], rewrites: Rewrites) -> Tensors:
 
 
 def drop(tensors: Mapping[str, Tensor], patterns: Iterable[str]) -> Tensors:
-    """Leave out the tensors in whose name a regular expression is found."""
+    """Remove the tensors whose names match one of the regular expressions."""
     joined = re.compile("|".join(patterns))
     return {name: tensor for name, tensor in tensors.items() if not joined.search(name)}
 
@@ -38,13 +38,13 @@ def drop(tensors: Mapping[str, Tensor], patterns: Iterable[str]) -> Tensors:
 def split(
     tensors: Mapping[str, Tensor], pattern: str, parts: Sequence[str], *, dim: int = 0
 ) -> Tensors:
-    """Split each tensor whose name matches into equal parts; others pass.
+    """Split each tensor whose name matches into equal parts; others are kept as they are.
 
     Args:
-        tensors: Any.
-        pattern: A regular expression.
-        parts: What replaces the match in the name, for each part.
-        dim: The axis; a tensor without any (the counter of a BatchNorm) is repeated.
+        tensors: Tensors by name.
+        pattern: Regular expression for names.
+        parts: Replacement of the match in the name, for each part.
+        dim: Dimension to split; tensors without dimensions (counters of BatchNorm) are repeated.
     """
     divided: Tensors = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""What third-party networks expect of their input, and what their classes mean."""
+"""The inputs that third-party networks expect, and the meaning of their classes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _CITYSCAPES_TO_CAMVID = (3, 4, 1, 1, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10,
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainedSource:
-    """All that evaluating somebody's weights takes, apart from the file.
+    """Everything that is needed to evaluate third-party weights, except the file.
 
     Attributes:
         model: A key of `models.MODELS`.
-        kwargs: Of `models.create_model`, without the number of classes.
+        kwargs: Keywords of `models.create_model`, without the number of classes.
         naming: A key of `models.pretrained.NAMINGS`.
-        classes: What the outputs are, in their order.
-        normalization: Of the input.
-        size: Height and width of the images that it was trained with.
-        class_maps: By data set: for each output the class there, None if there is none.
-        citation: Whose weights these are, and their licence.
+        classes: Names of the outputs' classes, in order.
+        normalization: Normalisation of the input.
+        size: Height and width of its training images.
+        class_maps: For each data set, its class for each output, or None if it has none.
+        citation: Source and licence of the weights.
     """
 
     model: str
@@ -55,18 +55,18 @@ class PretrainedSource:
 
 
 def merge_classes(logits: Tensor, class_map: Sequence[int | None], num_classes: int) -> Tensor:
-    """Sum the probabilities of classes that another data set does not tell apart.
+    """Sum the probabilities of classes that another data set does not distinguish.
 
     Args:
-        logits: (N, C, H, W), unnormalised.
-        class_map: For each of the C classes one of the other data set, or None.
-        num_classes: Of the other data set.
+        logits: Logits, (N, C, H, W), unnormalised.
+        class_map: Class of the other data set for each of the C classes, or None.
+        num_classes: Number of classes of the other data set.
 
     Returns:
-        (N, num_classes, H, W) probabilities, which sum to 1 where no class is None.
+        (N, num_classes, H, W) probabilities, which sum to 1 if no class is None.
 
     Raises:
-        ValueError: The map is not as long as there are classes.
+        ValueError: The map does not have C entries.
     """
     if len(class_map) != logits.shape[1]:
         raise ValueError(f"class_map has {len(class_map)} entries for {logits.shape[1]} classes")
@@ -84,7 +84,7 @@ SOURCES: dict[str, PretrainedSource] = {
         classes=(*_SEGNET_CLASSES, "void"),
         normalization=Normalization(
             mean=(110.33102643, 108.40886315, 105.03319369),
-            # The authors divide by their standard deviation, and then by 255 once more.
+            # The authors divide by the standard deviation and then again by 255.
             std=(72.12571015 * 255, 72.69074534 * 255, 69.90434816 * 255),
             scale=1.0,
             channel_order="bgr",
@@ -119,4 +119,4 @@ SOURCES: dict[str, PretrainedSource] = {
     )
     for scale in (0.5, 1.0, 1.5, 2.0)
 }
-"""The sources whose files we know; a file of yours takes a `PretrainedSource` of its own."""
+"""Known sources of weights, by name; write a `PretrainedSource` for other files."""

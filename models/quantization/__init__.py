@@ -1,4 +1,4 @@
-"""Networks in 8-bit integers, by the libraries of the engines that run them."""
+"""Quantisation of networks to int8, by the libraries of the engines that run them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ QUANTIZERS: dict[str, Quantizer] = {
     "openvino": quantize_for_openvino,
     "tensorrt": quantize_for_tensorrt,
 }
-"""By the name of the engine that runs the file."""
+"""Quantisers, by the name of the engine that runs the file."""
 
 __all__ = ["QUANTIZERS", "QuantizationError", "Quantizer"]

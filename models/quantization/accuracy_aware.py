@@ -1,4 +1,4 @@
-"""Quantisation that keeps in float what costs too much accuracy."""
+"""Quantisation that keeps layers in float if quantising them costs too much accuracy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from models.quantization.quantizer import Quantizer
 
 
 class Quantized(NamedTuple):
-    """Quantised files.
+    """Quantised files and their accuracy.
 
     Attributes:
-        files: Their names, first that which the engine loads.
-        accuracy: Of the files in their engine.
+        files: Names of the files, the one that the engine loads first.
+        accuracy: Accuracy of the files in their engine.
         kept_float: Names of the layers that stay in float, most harmful first.
     """
 
@@ -37,25 +37,25 @@ def quantize_accurately(
     float_accuracy: float,
     max_drop: float,
 ) -> Quantized:
-    """Quantise everything, or else keep as few of the most harmful layers in float as it takes.
+    """Quantise all layers, or keep as few of the most harmful layers in float as necessary.
 
-    The number of layers kept is doubled until the accuracy is good enough and then halved in
-    between, which takes it for granted that keeping more layers does not cost accuracy.
+    The number of layers in float is doubled until the accuracy is good enough and then found by
+    bisection. This assumes that keeping more layers in float does not reduce the accuracy.
 
     Args:
-        quantize: By the engine's library.
+        quantize: Quantiser of the engine.
         file: The float file.
-        folder: Takes the quantised ones.
-        images: For the ranges of activations.
+        folder: Folder for the quantised files.
+        images: Calibration images, for the ranges of activations.
         ranking: Names of the layers, most harmful first.
-        nodes: From `models.quantization.sensitivity.find_nodes`.
-        evaluate: Path of a file -> accuracy in its engine.
-        float_accuracy: Of the float file in that engine.
+        nodes: Nodes of each layer, from `models.quantization.sensitivity.find_nodes`.
+        evaluate: Function that maps the path of a file to its accuracy in the engine.
+        float_accuracy: Accuracy of the float file in that engine.
         max_drop: Largest loss of accuracy, in the same unit, at least 0.
 
     Returns:
-        The files with the fewest layers in float that lose no more than that; all layers are in
-        float where nothing else does.
+        The files with the fewest layers in float whose loss is at most `max_drop`. If none does,
+        the file with all layers in float.
     """
 
     def attempt(count: int) -> Quantized:
@@ -85,4 +85,4 @@ def quantize_accurately(
             enough, found = last, tried
         else:
             too_few = last
-    return found if last == enough else attempt(enough)  # the files are those of the last attempt
+    return found if last == enough else attempt(enough)  # the last attempt overwrote the files

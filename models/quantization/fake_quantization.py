@@ -1,4 +1,4 @@
-"""Rounding to 8 bits inside a float network, for training with it and for finding what it harms."""
+"""Simulated rounding to 8 bits in a float network, for training and for sensitivity."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ SMALLEST_SCALE = 1e-8
 
 
 class LayerRounding(nn.Module):
-    """Rounds the weights of a convolution by channel to int8, and its input to uint8.
+    """Rounds the weights of a convolution to int8 per channel, and its input to uint8.
 
-    Gradients pass the rounding as if it were not there, and stop where values are cut off.
+    Gradients pass through the rounding unchanged (straight-through), and are zero where values are
+    clipped.
 
     Source: Jacob et al., "Quantization and training of neural networks for efficient
         integer-arithmetic-only inference", https://arxiv.org/abs/1712.05877, section 3.
 
     Args:
-        channel_axis: Of the weights: that of the output channels.
+        channel_axis: Dimension of the weights that holds the output channels.
 
     Attributes:
         is_on: Whether it rounds.
-        observes: Whether the input's range is still being followed.
+        observes: Whether the input's range is still being updated.
     """
 
     low: Tensor
@@ -45,7 +46,7 @@ class LayerRounding(nn.Module):
         self.register_buffer("high", torch.zeros(()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Round weights; `parametrize` calls this."""
+        """Round the weights; called by `parametrize`."""
         if not self.is_on:
             return weight
         axes = [axis for axis in range(weight.ndim) if axis != self.channel_axis]
@@ -58,7 +59,7 @@ class LayerRounding(nn.Module):
     def round_input(
         self, layer: nn.Module, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...] | None:
-        """Round the input of the layer; a forward pre-hook."""
+        """Round the input of the layer, as a forward pre-hook."""
         (features,) = inputs
         if self.observes:
             self._observe(features.detach().float())
@@ -82,13 +83,13 @@ class LayerRounding(nn.Module):
 
 
 class FakeQuantization:
-    """The roundings of all convolutions of a network.
+    """Fake quantisation of all convolutions of a network.
 
     Args:
-        model: Changed in place until `remove`; with BatchNorms folded, as in the file.
+        model: Network with BatchNorms folded, as in the file; changed in place until `remove`.
 
     Attributes:
-        layers: Roundings by the name of their layer.
+        layers: Roundings by layer name.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -104,7 +105,7 @@ class FakeQuantization:
             self.layers[name] = rounding
 
     def remove(self) -> None:
-        """Leave the network as it was, with the weights that it has now, not rounded."""
+        """Remove the rounding; the network keeps its current weights, unrounded."""
         for hook in self._hooks:
             hook.remove()
         for name in self.layers:
@@ -113,7 +114,7 @@ class FakeQuantization:
 
     @contextmanager
     def only(self, names: set[str]) -> Iterator[None]:
-        """Round in the layers of these names alone."""
+        """Round only in the layers with these names."""
         before = {name: rounding.is_on for name, rounding in self.layers.items()}
         for name, rounding in self.layers.items():
             rounding.is_on = name in names
@@ -125,6 +126,6 @@ class FakeQuantization:
 
 
 def find_convolutions(model: nn.Module) -> dict[str, Any]:
-    """The convolutions of a network by name."""
+    """Return the convolutions of a network by name."""
     kinds = (nn.Conv2d, nn.ConvTranspose2d)
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}

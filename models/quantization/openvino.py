@@ -19,7 +19,7 @@ def quantize_for_openvino(
     file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
 ) -> list[str]:
     """Quantise for OpenVINO; see `models.quantization.quantizer.Quantizer`."""
-    os.environ.setdefault("NNCF_CI", "1")  # else it sends statistics of its use to its makers
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF sends usage statistics
     try:
         import nncf
         import openvino
@@ -30,7 +30,7 @@ def quantize_for_openvino(
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(str(file))
     known = {node.get_friendly_name() for node in model.get_ops()}
-    # A convolution with a bias becomes two operations, of which the second keeps the name.
+    # OpenVINO splits a convolution with a bias into two operations; the second one keeps the name.
     ignored = [n for name in kept_float for n in (name, f"{name}/WithoutBiases") if n in known]
     try:
         quantized = nncf.quantize(

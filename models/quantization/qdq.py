@@ -1,4 +1,4 @@
-"""Quantisation by ONNX Runtime's library: QuantizeLinear and DequantizeLinear around operators."""
+"""Quantisation by ONNX Runtime: QuantizeLinear and DequantizeLinear around operators."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FILE = "model.onnx"
 
 
 class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Hands one image after another to the library."""
+    """Passes one image after another to the library."""
 
     def __init__(self, name: str, images: Sequence[NDArray[Any]]) -> None:
         self.left: Iterator[dict[str, NDArray[Any]]] = iter([{name: image} for image in images])
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        """The next image, or None."""
+        """Return the next image, or None at the end."""
         return next(self.left, None)
 
 
@@ -44,7 +44,7 @@ def quantize_for_onnxruntime(
 def quantize_for_tensorrt(
     file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
 ) -> list[str]:
-    """Quantise for TensorRT, which takes symmetric int8 alone.
+    """Quantise for TensorRT, which supports only symmetric int8.
 
     See `models.quantization.quantizer.Quantizer`.
     """
@@ -53,7 +53,7 @@ def quantize_for_tensorrt(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library from advising the user: it speaks through the root logger."""
+    """Silence the library's advice, which it writes to the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -64,7 +64,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _name_ranges(file: Path, images: Sequence[NDArray[Any]], *, is_symmetric: bool) -> Path:
-    """Name the file, beside the float one, that keeps the ranges found on these images."""
+    """Return the path, next to the float file, that stores the ranges found on these images."""
     content = hashlib.sha256(file.read_bytes())
     for image in images:
         content.update(image.tobytes())
@@ -95,7 +95,8 @@ def _quantize(
                 activation_type=kind.QInt8 if is_symmetric else kind.QUInt8,
                 weight_type=kind.QInt8,
                 nodes_to_exclude=list(kept_float),
-                # Finding the ranges takes longest; all are known once everything has been rounded.
+                # Finding the ranges takes the longest, and the first run, with no layer in float,
+                # finds all of them.
                 calibration_cache_path=ranges if ranges.is_file() or not kept_float else None,
                 extra_options={
                     "ActivationSymmetric": is_symmetric,

@@ -1,4 +1,4 @@
-"""What turns a float file into an int8 one."""
+"""The interface of quantisers, which turn a float file into an int8 file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class QuantizationError(RuntimeError):
 
 
 class Quantizer(Protocol):
-    """Quantises a file after training, from the ranges that it takes on some images."""
+    """Quantises a file after training, with ranges found on calibration images."""
 
     def __call__(
         self, file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
@@ -23,14 +23,14 @@ class Quantizer(Protocol):
 
         Args:
             file: An ONNX file in float32.
-            folder: Where to; may hold files of these names.
-            images: Each as the file takes it, such as (1, 3, H, W) uint8: some of the training
-                images.
+            folder: Folder for the files; existing files are replaced.
+            images: Calibration images from the training split, each as the file takes it, such as
+                (1, 3, H, W) uint8.
             kept_float: Names of the file's nodes that stay in float32.
 
         Returns:
-            Names of the files, first that which the engine loads.
+            Names of the files, the one that the engine loads first.
 
         Raises:
-            QuantizationError: The library is missing or does not take the file.
+            QuantizationError: The library is missing or cannot quantise the file.
         """

@@ -1,4 +1,4 @@
-"""Which layers of a network lose most by rounding, and what they are called in its file."""
+"""Ranks layers by the harm of rounding, and finds their nodes in the ONNX file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from models.quantization.fake_quantization import FakeQuantization, find_convolu
 
 @torch.no_grad()
 def rank_layers(model: nn.Module, images: Sequence[Tensor]) -> list[tuple[str, float]]:
-    """Round one convolution at a time, and measure what becomes of the logits.
+    """Round one convolution at a time, and measure the change of the logits.
 
     Args:
-        model: With BatchNorms folded; left untouched.
-        images: A few, each (1, 3, H, W), as the network takes them.
+        model: Network with BatchNorms folded; not changed.
+        images: A few input images, each (1, 3, H, W).
 
     Returns:
-        Name and harm of each layer, most harm first: the mean over the images of the norm of the
-        logits' change, relative to that of the logits.
+        Name and harm of each layer, most harmful first. The harm is the norm of the logits' change
+        relative to the norm of the logits, averaged over the images.
     """
     model = copy.deepcopy(model).eval()
     expected = [model(image) for image in images]
@@ -44,14 +44,14 @@ def rank_layers(model: nn.Module, images: Sequence[Tensor]) -> list[tuple[str, f
 
 
 def find_nodes(model: nn.Module, content: bytes) -> dict[str, list[str]]:
-    """Find the nodes of a file that stand for the convolutions of a network: by their weights.
+    """Find the nodes of an ONNX file for the convolutions of a network, by their weights.
 
     Args:
-        model: What was exported, with BatchNorms folded.
-        content: The ONNX file's.
+        model: Network that was exported, with BatchNorms folded.
+        content: Content of the ONNX file.
 
     Returns:
-        Names of the nodes by the name of the layer; none for a layer that the file lacks.
+        Names of the nodes by the name of the layer; an empty list for a layer that the file lacks.
     """
     graph = onnx.load_from_string(content).graph
     weights = {

@@ -1,1 +1,1 @@
-"""Timed runs and the precision of their median."""
+"""Timing of networks, and the precision of the median."""

@@ -1,4 +1,4 @@
-"""Measurements on the machine that will run a network, over ssh."""
+"""Measures latency over ssh on the machine that will run a network."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ ON_HOST = (
 
 
 class HostError(EngineError):
-    """The machine cannot be reached, or cannot measure; the message names it."""
+    """The machine cannot be reached or cannot measure; the message names it."""
 
 
 @functools.cache
 def describe_host(host: str, engine: str, settings: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    """Ask a machine once what it is, and for its engine.
+    """Ask a machine, once per process, for a description of its hardware and engine.
 
     Args:
-        host: As ssh takes it, such as user@device.
+        host: Name of the machine as in ssh, such as user@device.
         engine: A key of `models.timing.on_host.ENGINES`.
         settings: The items of `dataclasses.asdict` of the engine's settings.
 
     Returns:
-        `engine` and `hardware`.
+        A mapping with `engine` and `hardware`.
 
     Raises:
-        HostError: See `ask_host`.
+        HostError: As for `ask_host`.
     """
     return ask_host(host, {"engine": engine, "settings": dict(settings)}, {})
 
@@ -62,22 +62,25 @@ def describe_host(host: str, engine: str, settings: tuple[tuple[str, Any], ...])
 def ask_host(
     host: str, task: Mapping[str, Any], files: Mapping[str, bytes], num_tries: int = NUM_TRIES
 ) -> dict[str, Any]:
-    """Send files and a task to a machine, which does it alone, and return its answer.
+    """Send files and a task to a machine, run the task there, and return its answer.
 
-    A lost connection is tried again after a pause, which grows.
+    After a lost connection it tries again, with growing pauses.
 
     Args:
-        host: As ssh takes it. The environment's SEGFRONT_SSH may hold another command than "ssh".
-        task: See `models.timing.on_host.answer`.
-        files: Content by name.
-        num_tries: Before giving up.
+        host: Name of the machine as in ssh. The environment variable SEGFRONT_SSH can replace the
+            command "ssh".
+        task: Task for `models.timing.on_host.answer`.
+        files: Contents of the files by name.
+        num_tries: Number of attempts to connect.
 
     Raises:
-        HostError: The machine cannot be reached, has no Python or engine, or the engine refuses.
+        HostError: The machine cannot be reached, lacks Python or the engine, or the engine cannot
+            run the network.
     """
     if task["engine"] not in ENGINES:
         raise HostError(
-            f"{task['engine']} leaves no file to measure on {host}: choose {', '.join(ENGINES)}"
+            f"{task['engine']} runs no files, so {host} cannot measure it: choose "
+            f"{', '.join(ENGINES)}"
         )
     archive = _pack({**files, "task.json": json.dumps(dict(task)).encode()})
     ssh = shlex.split(os.environ.get(SSH_VARIABLE, "ssh"))
@@ -93,11 +96,11 @@ def ask_host(
             raise HostError(f"{host} cannot measure: {reason}")
         if attempt + 1 < num_tries:
             time.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
-    raise HostError(f"{host} cannot be reached, tried {num_tries} times: {reason}")
+    raise HostError(f"{host} cannot be reached after {num_tries} attempts: {reason}")
 
 
 def _pack(files: Mapping[str, bytes]) -> bytes:
-    """A tar of the files and the program."""
+    """Pack the files and the program into a tar archive."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name, content in {**files, "measure.pyz": _pack_program()}.items():
@@ -108,7 +111,7 @@ def _pack(files: Mapping[str, bytes]) -> bytes:
 
 
 def _pack_program() -> bytes:
-    """One file that Python runs: the modules that need no PyTorch, in packages that are empty."""
+    """Pack the modules that need no PyTorch into one zip file that Python can run."""
     root = Path(__file__).parents[1]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

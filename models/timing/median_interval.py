@@ -1,4 +1,4 @@
-"""A confidence interval of a median, whatever the distribution."""
+"""A distribution-free confidence interval of a median."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def compute_median_interval(values: Sequence[float], confidence: float) -> tuple
 
     Args:
         values: Independent draws.
-        confidence: In (0, 1), reached at least.
+        confidence: Smallest confidence level of the interval, in (0, 1).
 
     Returns:
-        Lower and upper bound; infinite where there are too few values.
+        Lower and upper bound; infinite if there are too few values.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     size, rank = len(ordered), 0

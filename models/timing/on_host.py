@@ -1,6 +1,6 @@
-"""What times a network on the machine that will run it: needs Python, NumPy and the engine alone.
+"""The program that times a network on another machine; needs Python, NumPy and the engine.
 
-`models.timing.host` packs this file with those that it imports into one archive and sends it.
+`models.timing.host` packs this file and those that it imports into one archive and sends it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from models.engines.engine import FileEngine, draw_images
+from models.engines.engine import FileEngine, Run, draw_images
 from models.engines.settings import EngineError, EngineSettings
 from models.machine import ask_nvidia_smi, describe_machine, read_cpu_clocks
-from models.timing.timed_runs import Precision, Run, time_runs
+from models.timing.timed_runs import Precision, time_runs
 
 ENGINES = {
     "onnxruntime": ("models.engines.onnxruntime", "OnnxRuntime"),
@@ -30,7 +30,7 @@ LOCK_FILE = "segfront-latency.lock"
 
 
 def get_host_engine(name: str) -> FileEngine:
-    """An engine as it runs on a machine without PyTorch."""
+    """Return an engine in the form that runs on a machine without PyTorch."""
     module, kind = ENGINES[name]
     engine: FileEngine = getattr(import_module(module), kind)()
     return engine
@@ -38,7 +38,7 @@ def get_host_engine(name: str) -> FileEngine:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Wait until no other measurement runs on this machine, and keep others out."""
+    """Wait until no other measurement runs on this machine, and hold the lock meanwhile."""
     path = Path(tempfile.gettempdir()) / LOCK_FILE
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -46,18 +46,18 @@ def alone() -> Iterator[None]:
 
 
 def answer(task: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Describe the machine and its engine, and time the network if there is one.
+    """Describe the machine and its engine, and time a network if the task names one.
 
     Args:
-        task: `engine`, `settings`, and for a measurement `shape`, `precision`, `network` and
-            `reference` (names of files; None without one) and `nominal_ms`.
-        folder: Where the files lie.
+        task: `engine` and `settings`; for a measurement also `shape`, `precision`, `network` and
+            `reference` (names of files; None without a reference) and `nominal_ms`.
+        folder: Folder of the files.
 
     Returns:
         `engine`, `hardware`, and for a measurement `timing` and `clocks`.
 
     Raises:
-        EngineError: The engine is missing or does not take the network.
+        EngineError: The engine is missing or cannot run the network.
     """
     engine = get_host_engine(task["engine"])
     settings = EngineSettings(**task["settings"])
@@ -82,10 +82,10 @@ def answer(task: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Read task.json beside the archive, print the answer as JSON.
+    """Read task.json from the folder in the arguments, and print the answer as JSON.
 
     Returns:
-        Exit status: 0, or 3 if the engine refuses, with the reason on standard error.
+        Exit status: 0, or 3 after an error of the engine, with the reason on standard error.
     """
     folder = Path(sys.argv[1])
     try:

@@ -1,38 +1,35 @@
-"""Runs of a network, timed until their median is known well enough, alone or in turns.
+"""Times runs of a network until their median is precise enough, with or without a reference.
 
-This file needs NumPy alone, so that it can run on a device that has no PyTorch.
+This file needs only NumPy, so that it also runs on a device without PyTorch.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 
+from models.engines.engine import Run
 from models.timing.median_interval import compute_median_interval
 
 TURN_SECONDS = 0.05
 MIN_TURNS = 10
 
-Run = Callable[[], float]
-"""Does something once and returns a number, mostly the milliseconds that it took."""
-
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """When a median is known well enough; see `models.latency.measure_latency`.
+    """When to stop measuring; see `models.latency.measure_latency`.
 
     Attributes:
-        confidence: In (0, 1).
-        relative_margin: Above 0.
-        min_runs: At least 1.
-        max_runs: At least `min_runs`.
-        max_seconds: Above 0.
+        confidence: Confidence level of the interval, in (0, 1).
+        relative_margin: Largest half-width of the interval relative to the median, above 0.
+        min_runs: Smallest number of runs, at least 1.
+        max_runs: Largest number of runs, at least `min_runs`.
+        max_seconds: Time limit, above 0.
     """
 
     confidence: float
@@ -55,11 +52,11 @@ class Precision:
 
 
 class Turn(NamedTuple):
-    """Some runs of a network between runs of the reference.
+    """One round: some runs of a network between runs of the reference.
 
     Attributes:
-        times: Milliseconds of the network's runs.
-        reference_ms: Mean of a run of the reference right before and after them.
+        times: Times of the network's runs in milliseconds.
+        reference_ms: Mean time of the reference's runs right before and after them.
     """
 
     times: list[float]
@@ -67,26 +64,28 @@ class Turn(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Time of the network in times of the reference.
+        """Mean time of the network divided by that of the reference.
 
-        Means and not medians: a tenant of the same core takes whole time slices, of which a long
-        run has its share and a short one all or nothing.
+        Means are used instead of medians: another process on the same core takes whole time slices,
+        which a long run shares in proportion, but a short run gets all or nothing.
         """
         return fmean(self.times) / self.reference_ms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """What timed runs came to; see `models.latency.Latency`.
+    """The result of timed runs; see `models.latency.Latency`.
 
     Attributes:
-        median_ms: Of one run, beside a reference at the speed at which that takes `nominal_ms`.
+        median_ms: Median of one run. With a reference: at the speed at which that takes
+            `nominal_ms`.
         p95_ms: 95th percentile, likewise.
         interval_ms: Confidence interval of the median, likewise.
-        is_precise: Whether the interval lies within the margin asked for.
-        num_runs: Timed runs, without the warm-up.
-        raw_ms: Median over the runs as the clock showed them.
-        reference_ms: Latency of the reference meanwhile; None without one.
+        is_precise: Whether the interval is within the requested margin.
+        num_runs: Number of timed runs, without the warm-up.
+        raw_ms: Median over the runs by the clock, without conversion.
+        reference_ms: Median latency of the reference over the same rounds; None without a
+            reference.
     """
 
     median_ms: float
@@ -104,13 +103,13 @@ def time_runs(
     run_reference: Run | None = None,
     nominal_ms: float | None = None,
 ) -> Timing:
-    """Warm up and time a network, in turns with the reference if there is one.
+    """Warm up and time a network, alternating with the reference if there is one.
 
     Args:
-        run: Times the network.
+        run: Function that times one run of the network.
         precision: When to stop.
-        run_reference: Times the reference.
-        nominal_ms: Latency of the reference at the speed that latencies are stated at.
+        run_reference: Function that times one run of the reference.
+        nominal_ms: Latency of the reference at the speed that latencies are converted to.
     """
     if run_reference is None or nominal_ms is None:
         warm_up(run, precision.max_seconds)
@@ -135,10 +134,10 @@ def time_runs(
 
 
 def repeat(run: Run, precision: Precision) -> tuple[list[float], bool]:
-    """Run until the median is known well enough or the budget is spent.
+    """Run until the median is precise enough or the budget is used up.
 
     Returns:
-        What the runs returned, and whether their median is known well enough.
+        The results of the runs, and whether their median is precise enough.
     """
     values: list[float] = []
     deadline = time.monotonic() + precision.max_seconds
@@ -158,18 +157,18 @@ def repeat(run: Run, precision: Precision) -> tuple[list[float], bool]:
 
 
 def take_turns(run: Run, run_reference: Run, precision: Precision) -> tuple[list[Turn], bool]:
-    """Run two networks in short turns until the median of their ratio is known well enough.
+    """Alternate runs of two networks until the median of their ratio is precise enough.
 
-    The reference is taken before and after each turn of the network, so that what changes evenly
-    over a turn cancels; what changes at once spoils a turn or two, which the median leaves out.
+    The reference runs before and after each turn of the network, so that a steady change of speed
+    cancels. A sudden change spoils one or two turns, which the median ignores.
 
     Args:
-        run: Times the network.
-        run_reference: Times the reference.
-        precision: Of the median over the turns; 10 turns are enough, however many `min_runs`.
+        run: Function that times one run of the network.
+        run_reference: Function that times one run of the reference.
+        precision: When to stop, over turns instead of runs; at most 10 turns are required.
 
     Returns:
-        The turns, and whether the median of their ratios is known well enough.
+        The turns, and whether the median of their ratios is precise enough.
     """
     seconds = min(TURN_SECONDS, precision.max_seconds / (2 * MIN_TURNS))
     turns: list[Turn] = []
@@ -190,7 +189,7 @@ def take_turns(run: Run, run_reference: Run, precision: Precision) -> tuple[list
 
 
 def warm_up(run: Run, max_seconds: float, num_runs: int = 10) -> None:
-    """Let caches, allocators and autotuning settle: some runs, at least three."""
+    """Run several times, at least three, so that caches, allocators and autotuning settle."""
     deadline = time.monotonic() + max_seconds
     for index in range(num_runs):
         run()
@@ -199,7 +198,7 @@ def warm_up(run: Run, max_seconds: float, num_runs: int = 10) -> None:
 
 
 def _fill(run: Run, seconds: float) -> list[float]:
-    """Run as often as it takes to fill the time, at least once; times in ms."""
+    """Run until the time is used up, at least once, and return the times in ms."""
     times: list[float] = []
     left = 1e3 * seconds
     while not times or left > 0:

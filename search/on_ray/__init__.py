@@ -1,1 +1,1 @@
-"""A study on a Ray cluster: all of `search` that imports Ray."""
+"""Runs a study on Ray; apart from `search/run.py`, only this part of `search` imports Ray."""

@@ -1,4 +1,4 @@
-"""A study handed to the job server of a Ray cluster, from a machine that is none of its nodes."""
+"""Submits a study to the job server of a Ray cluster from a machine outside the cluster."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ from trainables.process.shipped_code import ShippedCode, pack_code
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = OUR_PACKAGES
-STOPPED_STATUS = 143  # as after SIGTERM, which ends a job
+STOPPED_STATUS = 143  # the status after SIGTERM, which ends a stopped job
 
 
 def is_job_server(address: str) -> bool:
-    """Whether an address is that of a job server, which is that of the cluster's dashboard."""
+    """Whether an address is that of a job server (the cluster's dashboard)."""
     return address.startswith(("http://", "https://"))
 
 
 def submit_study(address: str, argv: Sequence[str], arguments: Arguments, console: Console) -> int:
-    """Run search/run.py on a cluster, with the code of this checkout, and follow its output.
+    """Run search/run.py on a cluster with the code of this checkout, and print its output.
 
-    Networks of the user's own that are found here go with it; those that are not must be found on
-    the cluster.
+    The user's own networks are shipped too if this machine has their code. Otherwise the cluster
+    must have it.
 
-    The job does not need this machine: it goes on if the connection is lost. Ctrl-C stops it as
-    Ctrl-C stops a study here; nothing that was checkpointed is lost.
+    The job does not need this machine and continues if the connection is lost. Ctrl-C stops it in
+    the same way as a local study; no checkpoint is lost.
 
     Args:
         address: http://HOST:PORT of the cluster's dashboard.
-        argv: Command line of the study; its paths are those of the cluster.
-        arguments: The same, parsed.
-        console: For the user.
+        argv: Command line of the study; its paths are paths on the cluster.
+        arguments: Parsed form of `argv`.
+        console: Console to print to.
 
     Returns:
         Exit status of the study.
 
     Raises:
-        ValueError: Nobody answers there, the runs would lie where no other node sees them, or a
-            network of the user's cannot be imported here.
+        ValueError: No job server answers, the run's folder would be visible to one node only, or
+            the code of a user's own network cannot be imported here.
     """
     place = arguments.resume or arguments.output_dir
     if not is_uri(place) and not PurePosixPath(place).is_absolute():
@@ -63,7 +63,8 @@ def submit_study(address: str, argv: Sequence[str], arguments: Arguments, consol
         )
     code = _pack_own_networks(arguments)
     words = [_rename(word, code) for word in _join_from_inside(argv)]
-    logging.getLogger("ray").setLevel(logging.ERROR)  # each file that stays here, every closing
+    # Below ERROR, Ray logs each file that it does not upload and each connection that it closes.
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         client = JobSubmissionClient(address)
         with _gathered(code) as folder:
@@ -73,7 +74,7 @@ def submit_study(address: str, argv: Sequence[str], arguments: Arguments, consol
             )
     except (OSError, RuntimeError, AuthenticationError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"no Ray job server takes a study at {address}: {reason}") from None
+        raise ValueError(f"no Ray job server accepts a study at {address}: {reason}") from None
     console.print(f"job of the cluster: {job}", highlight=False)
     try:
         return _follow(client, job, console)
@@ -83,7 +84,7 @@ def submit_study(address: str, argv: Sequence[str], arguments: Arguments, consol
 
 
 def _join_from_inside(argv: Sequence[str]) -> Iterator[str]:
-    """The command line for the head: it joins the cluster that it is in."""
+    """Replace the address by `--address auto`, so that the study joins the cluster it runs in."""
     words = iter(argv)
     for word in words:
         if word == "--address":
@@ -132,7 +133,7 @@ def _gathered(code: ShippedCode) -> Iterator[Path]:
 
 
 def _follow(client: JobSubmissionClient, job: str, console: Console) -> int:
-    """Print what a job prints until it has ended; returns its exit status."""
+    """Print the job's output until it ends, and return its exit status."""
 
     async def print_lines() -> None:
         async for lines in client.tail_job_logs(job):
@@ -143,8 +144,8 @@ def _follow(client: JobSubmissionClient, job: str, console: Console) -> int:
         details = client.get_job_info(job)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"the job server does not answer any more ({error}); the study goes on there: "
-            f"ray job logs --follow {job}"
+            f"the job server does not answer any more ({error}); the study continues there; "
+            f"follow it with: ray job logs --follow {job}"
         ) from None
     if details.status == JobStatus.STOPPED:
         return STOPPED_STATUS

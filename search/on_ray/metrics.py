@@ -1,4 +1,4 @@
-"""A running study in numbers for Ray's metrics: Prometheus reads them, Grafana draws them."""
+"""Exports the numbers of a running study as Ray metrics, which Prometheus and Grafana read."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from ray.util.metrics import Gauge
 
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
-from search.run_files.progress import ProgressBoard
-from search.run_files.stage_use import (
+from search.pipelines.stage_use import (
     PipelineStages,
     StageFacts,
     StageUse,
     count_use,
     read_stage_facts,
 )
+from search.run_files.progress import ProgressBoard
 from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
 
 logger = logging.getLogger(__name__)
 
-# Ray exports every 10 s what was set since, and forgets the rest.
+# Every 10 s Ray exports the values set since the last export and drops all others.
 SET_SECONDS = 4.0
 
 STUDY_TAGS = ("recipe", "run")
-"""Tags of every metric: the study's recipe and the name of the run's folder."""
+"""Tags that every metric has: the study's recipe and the name of the run's folder."""
 
 
 class Description(NamedTuple):
-    """What a metric is.
+    """Description of a metric.
 
     Attributes:
-        text: In words.
-        tags: Beside `STUDY_TAGS`.
+        text: Help text.
+        tags: Names of the tags beside `STUDY_TAGS`.
     """
 
     text: str
@@ -51,25 +51,25 @@ METRICS = {
     "segfront_best_miou": Description("Best validation mIoU of a finished pipeline, in 0..1"),
     "segfront_pipelines": Description("Pipelines by state", ("state",)),
     "segfront_stages": Description(
-        "Finished stages and retrainings of the front, and the times that a pipeline had a stage "
-        "without computing it",
+        "Finished stages (retrainings of the front included) that were computed, and the number of "
+        "times that a pipeline reused one",
         ("stage", "outcome"),
     ),
     "segfront_seconds_spent": Description(
         "Seconds of work in the stages of pipelines and in retrainings", ("stage", "device")
     ),
     "segfront_seconds_saved": Description(
-        "Seconds of the stages that pipelines had without computing them", ("stage", "device")
+        "Seconds of work that pipelines saved by reusing stages", ("stage", "device")
     ),
     "segfront_teacher_cache": Description(
         "Finished distillations that found the teacher's logits on their node, or computed them",
         ("outcome",),
     ),
 }
-"""All metrics, by the name that Ray puts "ray_" before.
+"""All metrics by name; Ray adds the prefix "ray_".
 
-They are gauges, the sums among them too: they hold for the study over all of its sessions, and end
-with its driver, where a counter would begin at 0 in each session and stay when the run is over.
+All of them are gauges, even the sums: they count over all sessions of the study and disappear with
+its driver. A counter would restart at 0 in each session and remain after the end of the run.
 """
 
 
@@ -78,8 +78,8 @@ class Sample(NamedTuple):
 
     Attributes:
         name: Key of `METRICS`.
-        value: The number.
-        tags: A value for each of the metric's own tags.
+        value: Value of the metric.
+        tags: Value of each of the metric's own tags.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Sample(NamedTuple):
 
 
 def measure_front(board: ProgressBoard) -> Iterator[Sample]:
-    """Say how far a study is; numbers that are not known yet are left out."""
+    """Yield the size and quality of the front (if known) and the pipelines by state."""
     known = {
         "segfront_hypervolume": board.hypervolume,
         "segfront_front_size": board.front_size,
@@ -103,10 +103,10 @@ def measure_front(board: ProgressBoard) -> Iterator[Sample]:
 
 
 def measure_stages(use: StageUse, device: str) -> Iterator[Sample]:
-    """Say what a study's stages took.
+    """Yield how many stages were computed and reused, and the seconds spent and saved.
 
     Args:
-        use: Of the stages.
+        use: Counts and seconds of the stages.
         device: Torch device of the trials.
     """
     for outcome, counts in (("computed", use.computed), ("reused", use.reused)):
@@ -121,15 +121,15 @@ def measure_stages(use: StageUse, device: str) -> Iterator[Sample]:
 
 
 class StudyMetrics:
-    """Exports a study's numbers from the driver, as long as it runs.
+    """Exports a study's numbers from the driver while it runs.
 
     Args:
-        board: Kept up to date by others.
-        dispatcher: Knows the pipelines that are on their way.
-        run_dir: Folder of the run; its name tags every number.
+        board: Progress board; its owner keeps it up to date.
+        dispatcher: Dispatcher that knows the running pipelines.
+        run_dir: Folder of the run; its name is a tag of every metric.
         device: Torch device of the trials.
-        confirmation: Retrainings of the front; none without it.
-        remote: The stages in storage, if the run lies there.
+        confirmation: Retrainings of the front; None if there are none.
+        remote: Stages in storage; None if the run is in a local folder.
     """
 
     def __init__(
@@ -154,20 +154,20 @@ class StudyMetrics:
         self._has_failed = False
 
     def tick(self) -> None:
-        """Set all numbers if it is time to; a failure is logged once and never raised."""
+        """Export all numbers every `SET_SECONDS`; the first failure is logged, none is raised."""
         now = time.monotonic()
         if self._was_set is not None and now - self._was_set < SET_SECONDS:
             return
         self._was_set = now
         try:
             self._set()
-        except Exception:  # whatever it is, the run is worth more than its numbers
+        except Exception:  # no failure to export may end the run
             if not self._has_failed:
-                logger.exception("the metrics could not be exported; the run goes on")
+                logger.exception("the metrics could not be exported; the run continues")
             self._has_failed = True
 
     def _set(self) -> None:
-        self._export(measure_front(self._board))  # whatever may be amiss with the store below
+        self._export(measure_front(self._board))  # first: reading the store below may fail
         records = self._board.study.records.values()
         pipelines: list[PipelineStages] = [(entry.stages, entry.seconds) for entry in records]
         pipelines += [(entry.stages, entry.seconds) for entry in self._dispatcher.open_results]
@@ -198,9 +198,10 @@ class StudyMetrics:
 
 
 def metrics_address() -> str:
-    """HOST:PORT of the driver's node, where /metrics answers, in a Ray session; "" if it does not.
+    """Return HOST:PORT of the driver's node, which serves /metrics; "" if it serves none.
 
-    Ray chooses the port, and listens on 127.0.0.1 alone where the node's own address is that.
+    A Ray session must be open. Ray chooses the port. It listens on 127.0.0.1 only if that is the
+    address of the node.
     """
     own = ray.get_runtime_context().get_node_id()
     for node in ray.nodes():  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a machine must have in common with the others before a study may use it."""
+"""Checks that the nodes of a cluster agree with the driver before a study uses them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from trainables.process.installation import Installation, find_differences, insp
 from trainables.process.shipped_code import ShippedCode, find_code_problems
 
 PROBE_PREFIX = ".node-check-"
-STORAGE_SECONDS = 10.0  # for a storage that fails to come round
+STORAGE_SECONDS = 10.0  # how long a failing storage is tried again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeReport(Installation):
-    """What one machine says of itself.
+    """Report of one machine about itself.
 
     Attributes:
-        sees_data: Whether it finds files in the data set's folder.
-        sees_run: Whether it sees what the driver has just written to the run's folder.
-        writes_run: Whether it can write there.
-        storage_error: Why it cannot use the storage that the run lies in; "" if it can.
-        store_error: Why it cannot use the store that studies share; "" if it can, or need not.
-        num_gpus: GPUs that PyTorch finds.
-        code_problems: Why it cannot use the code of the user's networks, with the remedies.
+        sees_data: Whether the machine finds files in the data set's folder.
+        sees_run: Whether it sees the file that the driver has just written to the run's folder.
+        writes_run: Whether it can write to the run's folder.
+        storage_error: Reason why it cannot use the run's storage; "" if it can.
+        store_error: Reason why it cannot use the store that studies share; "" if it can, or if
+            there is none.
+        num_gpus: Number of GPUs that PyTorch finds.
+        code_problems: Reasons why it cannot use the code of the user's own networks.
     """
 
     sees_data: bool = True
@@ -47,15 +48,14 @@ def inspect_node(
     code: ShippedCode | None = None,
     cache_dir: Path = Path(),
 ) -> NodeReport:
-    """Look at this machine.
+    """Inspect this machine.
 
     Args:
         data_root: Folder of the data set; None if it needs none.
-        place: File that the driver has written to the run's folder; if that lies in storage, its
-            URI.
-        store: Path or URI of the artefacts that studies share; None: the run has its own.
-        code: Of the user's networks, which is brought here if it is not here already.
-        cache_dir: Where to.
+        place: File that the driver has written to the run's folder, or the URI of a run in storage.
+        store: Path or URI of the store that studies share; None if the run has its own.
+        code: Code of the user's own networks, which is written to this machine if it lacks it.
+        cache_dir: Folder where the code is kept.
     """
     shared = place if isinstance(place, Path) else None
     return NodeReport(
@@ -81,14 +81,14 @@ def check_nodes(
     """Compare every node with the driver.
 
     Args:
-        driver: What the driver says of its own machine.
-        nodes: What the nodes say, by address.
-        offered_gpus: GPUs that Ray hands out, by address of the node.
-        data_root: For the message.
-        run_dir: For the message.
+        driver: Report of the driver's own machine.
+        nodes: Reports of the nodes, by address.
+        offered_gpus: Number of GPUs that Ray offers, by address of the node.
+        data_root: Folder of the data set, for the message.
+        run_dir: Folder of the run, for the message.
 
     Raises:
-        ValueError: Names each node that differs, in what, and the remedy.
+        ValueError: A node differs; the message names each one, the difference and the remedy.
     """
     problems = [
         f"node {address}: {problem}"
@@ -102,7 +102,7 @@ def check_nodes(
 
 
 def join_problems(problems: Sequence[str]) -> str:
-    """One message of many lines."""
+    """Join problems into one message of several lines."""
     return "\n".join(["the cluster cannot run this study:", *problems])
 
 
@@ -120,16 +120,16 @@ def _find_problems(
     if not node.sees_run:
         yield f"does not see the driver's {run_dir}; choose an --output-dir that all nodes share"
     elif not node.writes_run:
-        yield f"cannot write to {run_dir}; allow it to the user that Ray runs as"
+        yield f"cannot write to {run_dir}; give write access to the user that Ray runs as"
     if node.storage_error:
         yield (
-            f"cannot use the run's storage ({node.storage_error}); give it the credentials and the "
-            "way there (on AWS an instance profile)"
+            f"cannot use the run's storage ({node.storage_error}); give it credentials and network "
+            "access to the storage (on AWS with an instance profile)"
         )
     if node.store_error:
         yield (
-            f"cannot use the store of all studies ({node.store_error}); mount it there under the "
-            "same path, or give the node the credentials"
+            f"cannot use the store that studies share ({node.store_error}); mount it there under "
+            "the same path, or give the node credentials"
         )
     if node.num_gpus < offered_gpus:
         yield (
@@ -156,7 +156,7 @@ def _try_storage(uri: str) -> str:
 def _try_store(store: str) -> str:
     if is_uri(store):
         return _try_storage(store)
-    return "" if _is_writable(Path(store)) else "no folder that can be written to"
+    return "" if _is_writable(Path(store)) else "it is not a writable folder"
 
 
 def _is_writable(folder: Path) -> bool:

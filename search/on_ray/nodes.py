@@ -1,4 +1,4 @@
-"""The nodes of a cluster that a study has joined: waited for, checked, described."""
+"""Waits for the nodes of a cluster that a study has joined, checks and describes them."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from trainables.pipeline import pack_networks
 
 logger = logging.getLogger(__name__)
 
-WORKER_SECONDS = 1200.0  # for a machine to be found, started and set up
-ANSWER_SECONDS = 120.0  # for a node to import PyTorch and answer
-READ_SECONDS = 30.0  # for a node to read a file
+WORKER_SECONDS = 1200.0  # a machine must be found, started and set up within this time
+ANSWER_SECONDS = 120.0  # a node must import PyTorch and answer within this time
+READ_SECONDS = 30.0  # a node must read a file within this time
 POLL_SECONDS = 2.0
 
 
 def summon_worker(config: StudyConfig, wait_seconds: float = WORKER_SECONDS) -> None:
-    """Have the cluster's autoscaler start a first worker if no node could run a stage.
+    """Ask the cluster's autoscaler for a first worker if no node could run a stage.
 
-    More workers follow by themselves once stages wait. Without an autoscaler this only waits.
+    The autoscaler starts further workers once stages wait. Without one, this function only waits.
 
     Args:
-        config: Says what a stage needs.
-        wait_seconds: After which to go on with what is there.
+        config: Configuration with the CPUs and GPUs of a stage.
+        wait_seconds: Time after which the study continues with the nodes that there are.
     """
     needed = {"CPU": config.cpus_per_trial or 1, "GPU": math.ceil(config.gpus_per_trial or 0)}
     deadline = time.monotonic() + wait_seconds
@@ -60,12 +60,12 @@ def check_cluster(config: StudyConfig, run_dir: Path, storage: str | None = None
     """Compare every node's code, versions, folders and GPUs with the driver's.
 
     Args:
-        config: Of the study, with paths settled.
-        run_dir: Of the run; need not be shared if it lies in storage.
-        storage: URI of the run if it lies in storage.
+        config: Configuration of the study, with its paths settled.
+        run_dir: Folder of the run; it must be shared unless the run is in storage.
+        storage: URI of the run if it is in storage.
 
     Raises:
-        ValueError: Names each node that differs, in what, and the remedy.
+        ValueError: A node differs; the message names each one, the difference and the remedy.
     """
     run_dir = run_dir.absolute()
     data_root = config.pipeline.data.resolve_root()
@@ -82,11 +82,11 @@ def check_cluster(config: StudyConfig, run_dir: Path, storage: str | None = None
 
 
 def read_file(address: str, path: Path) -> str:
-    """Text of a small file on a node's own disk; "" if there is none or the node does not answer.
+    """Read a small file on a node's own disk; "" if it is missing or the node does not answer.
 
     Args:
-        address: Of the node.
-        path: Of the file there.
+        address: Address of the node.
+        path: Path of the file on that node.
     """
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_read_text)
     for node in alive_nodes():
@@ -101,7 +101,7 @@ def read_file(address: str, path: Path) -> str:
 
 
 def describe_worker() -> dict[str, Any]:
-    """Describe a machine with a GPU; the driver's own may have none.
+    """Describe the hardware of a node with a GPU; the driver's machine may have none.
 
     Raises:
         ValueError: No node answers.
@@ -110,12 +110,12 @@ def describe_worker() -> dict[str, Any]:
     try:
         description: dict[str, Any] = ray.get(task.remote("cuda"), timeout=ANSWER_SECONDS)
     except (RayError, GetTimeoutError) as error:
-        raise ValueError(f"no node with a free GPU could describe it: {error}") from None
+        raise ValueError(f"no node with a free GPU could describe its hardware: {error}") from None
     return description
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """What Ray knows of the nodes that it can reach."""
+    """Return Ray's records of the nodes that are alive."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node for node in nodes if node["Alive"]]
 
@@ -128,12 +128,12 @@ def _some_node_has(needed: dict[str, int]) -> bool:
 
 
 def _name(node: dict[str, Any]) -> str:
-    """Address and the start of the id, by which the dashboard lists it."""
+    """Return a node's address and the start of its id, as the dashboard lists it."""
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
 def _ask_nodes(*wanted: Any) -> dict[str, NodeReport]:
-    """Reports by node; the arguments are those of `inspect_node`."""
+    """Return every node's report by its name; the arguments are those of `inspect_node`."""
     task: Any = ray.remote(num_cpus=0, max_retries=0)(_inspect)
     answers = {
         _name(node): task.options(
@@ -150,16 +150,16 @@ def _ask_nodes(*wanted: Any) -> dict[str, NodeReport]:
         except GetTimeoutError:
             problems.append(
                 f"node {name}: no answer within {ANSWER_SECONDS:g} s; look at its logs in the "
-                "dashboard, or take it out of the cluster"
+                "dashboard, or remove it from the cluster"
             )
         except (RayError, TypeError) as error:
             if name not in map(_name, alive_nodes()):
-                # One that has just died counts as alive until Ray notices.
-                logger.warning("node %s went away; the study begins without it", name)
+                # Ray listed the node as alive because it had only just died.
+                logger.warning("node %s has died; the study begins without it", name)
                 continue
             reason = " ".join(str(error).split()[-30:])
             problems.append(
-                f"node {name}: does not run this project's code; install it there as on the "
+                f"node {name}: cannot run this project's code; install it there as on the "
                 f"driver's machine ({type(error).__name__}: {reason})"
             )
     if problems:

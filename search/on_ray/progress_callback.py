@@ -1,4 +1,4 @@
-"""Tune's callback that keeps the progress board up to date and ends the run when asked to."""
+"""A Tune callback that keeps the progress board up to date and ends the run on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search.pipelines.retries import Failure, Fault
 from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay
 from trainables.chain import describe_settings, flatten_chain
 from trainables.context import Progress
-from trainables.process.stage_errors import OutOfMemory, SurroundingsError
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 from trainables.process.watchdog import read_stall
 from trainables.ray_pipeline import read_chain, stall_report
 from trainables.stages import STAGES
@@ -27,8 +27,8 @@ STALLS_FOLDER = "stalls"
 NO_RESULT = Failure("the worker ended without a result")
 DIED = Failure("the worker process died: killed, out of memory, or crashed (see ray.log)")
 EVICTED = Failure(
-    "out of memory: Ray ended the worker before its machine had none left; start a study with a "
-    "lower --max-concurrent or smaller batches",
+    "out of memory: Ray stopped the worker because its machine was running out of memory; start a "
+    "study with a lower --max-concurrent or smaller batches",
     "memory",
 )
 LOST = Failure("the worker's machine died or was cut off", "machine")
@@ -37,17 +37,17 @@ _FAULTS = {f"{kind.__module__}.{kind.__name__}": fault for kind, fault in _KINDS
 
 
 class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
-    """Watches Tune's trials.
+    """Watches Tune's trials and shows them on the progress board.
 
     Args:
-        board: Is kept up to date.
-        display: Is given the chance to print.
-        run_dir: Folder of the run, where killed workers leave their reason.
-        should_stop: Asked between Tune's steps; True ends the run with a KeyboardInterrupt there,
-            where nothing is half-done.
+        board: Progress board to update.
+        display: Display that prints between Tune's steps.
+        run_dir: Folder of the run; its `stalls/` holds the reports of workers that hung.
+        should_stop: Called between Tune's steps. If it returns True, a KeyboardInterrupt ends the
+            run at that point, where nothing is half-done.
         on_step: Called between Tune's steps, many times a second.
-        read_elsewhere: (a node's address, a file there) -> its text, "" if there is none; None
-            where all nodes share the run's folder, so that what they write is seen in it.
+        read_elsewhere: Function (node's address, path) -> text of a file on that node, "" if it is
+            missing. None if all nodes share the run's folder.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         self._should_stop = should_stop
         self._on_step = on_step
         self._read_elsewhere = read_elsewhere
-        self._addresses: dict[str, str] = {}  # of the nodes, by trial
+        self._addresses: dict[str, str] = {}  # trial id -> address of its node
         self._trials: dict[str, Trial] = {}
         self._num_added = 0
         self._clock_saved = time.monotonic()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Note new trials: the process of one may die before the trial starts."""
+        """Record new trials here, because a process may die before its trial starts."""
         self._trials |= {trial.trial_id: trial for trial in trials[self._num_added :]}
         self._num_added = len(trials)
 
@@ -81,10 +81,10 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
         """Show a new trial, or a retried one."""
         self._trials[trial.trial_id] = trial
         if self._read_elsewhere is not None:
-            # Of the attempt before; the worker removes only what lies on its own node.
+            # Remove the report of the last attempt: a worker removes only files on its own node.
             stall_report(self._stalls_dir, trial.config).unlink(missing_ok=True)
         detail = ""
-        if STAGES[trial.config["chain"][-1][0]].can_pause:  # its label has no settings
+        if STAGES[trial.config["chain"][-1][0]].can_pause:  # its label does not show the settings
             detail = describe_settings(flatten_chain(read_chain(trial.config)))
         self._board.activities[trial.trial_id] = Activity(
             label=trial.config["label"], detail=detail
@@ -93,9 +93,9 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show the progress that a worker reported, and what it had to say."""
-        for remark in str(result.get("remarks", "")).splitlines():
-            self._display.note(f"{trial.config['label']}: {remark}")
+        """Show the progress and the log lines that a worker reported."""
+        for line in str(result.get("messages", "")).splitlines():
+            self._display.note(f"{trial.config['label']}: {line}")
         self._addresses[trial.trial_id] = str(result.get("node_ip", ""))
         activity = self._board.activities.get(trial.trial_id)
         if activity is not None and "progress" in result:
@@ -104,23 +104,23 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Forget a trial that ended."""
+        """Remove a finished trial from the board."""
         self._forget(trial)
 
     def on_trial_recover(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Say that a stage moves to another machine, as its own has been taken back."""
+        """Report that a stage moves to another machine because its own was taken away."""
         self._display.note(f"{trial.config['label']} is run again: its machine was taken away")
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Forget a trial whose worker failed for good."""
+        """Remove a failed trial from the board."""
         self._forget(trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Print, keep the clock, and end the run if asked to."""
+        """Print progress, save the study's clock, and end the run if requested."""
         self._display.tick()
         self._on_step()
         now = time.monotonic()
@@ -131,7 +131,7 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
             raise KeyboardInterrupt
 
     def explain_error(self, trial_id: str) -> Failure:
-        """Say why a trial's worker failed."""
+        """Return why a trial's worker failed."""
         trial = self._trials.get(trial_id)
         if trial is None:
             return NO_RESULT
@@ -143,13 +143,13 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
                 report.write_text(text)
         stall = read_stall(report)
         if stall:
-            return Failure(f"{stall} ({STALLS_FOLDER}/{report.name} says where it hung)")
-        # Tune brings its files to the run's folder only now and then.
+            return Failure(f"{stall} ({STALLS_FOLDER}/{report.name} shows where it hung)")
+        # Tune copies its files to the run's folder only from time to time, so they may be missing.
         file = Path(trial.error_file or "")
         return describe_failure(file.read_text(errors="replace")) if file.is_file() else NO_RESULT
 
     def __getstate__(self) -> dict[str, Any]:
-        """Give Tune nothing to save: a resumed run starts with a new board."""
+        """Return an empty state for Tune to save: a resumed run starts with a new board."""
         return {}
 
     def _forget(self, trial: Trial) -> None:
@@ -159,16 +159,16 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
 
 
 def describe_failure(text: str) -> Failure:
-    """Say why a worker failed, from the last entry of Tune's error.txt.
+    """Read from the last entry of Tune's error.txt why a worker failed.
 
     Args:
-        text: "Failure # 1 (occurred at ...)", then the error: of a worker that died "The actor...",
-            of one that raised a traceback.
+        text: Content of error.txt. Each entry is "Failure # 1 (occurred at ...)" and the error,
+            which is "The actor..." if the worker died and a traceback if it raised.
     """
     last = text.rpartition("Failure # ")[2].partition("\n")[2].strip()
     if "running low on memory" in last:
         return EVICTED
-    # Ray says "unavailable" of an actor that it cannot reach while its node counts as alive.
+    # Ray calls an actor "unavailable" if it cannot reach it although the node counts as alive.
     if "its node has died" in last or " is unavailable: " in last:
         return LOST
     if not last or last.startswith("The actor"):
@@ -176,7 +176,7 @@ def describe_failure(text: str) -> Failure:
     message: list[str] = []
     for line in reversed(last.splitlines()):
         if line.startswith(" ") and message:
-            break  # the traceback above the message
+            break  # this line belongs to the traceback above the message
         message.insert(0, line.strip())
     described = " ".join(" ".join(message).split())
     name, _, explanation = described.partition(": ")

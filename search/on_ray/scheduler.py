@@ -1,4 +1,4 @@
-"""Successive halving over a front as a scheduler of Ray Tune, for any trainable."""
+"""A Ray Tune scheduler that does successive halving over a front, for any trainable."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ logger = logging.getLogger(__name__)
 
 
 class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
-    """Pauses trials at rungs, and lets those go on that belong to the best part of their rung.
+    """Pauses trials at rungs and promotes the best 1/reduction_factor of each rung.
 
-    Tune's own schedulers compare trials by one metric; this one by several, with the rule that a
-    study's pipelines go by (`SuccessiveHalving`). A trial that pauses gives its place to another
-    and goes on from its checkpoint if its rung grows to make room for it, so that the trainable
-    must save one. Who still waits when there are no more trials is stopped: Tune's `OptunaSearch`
-    tells its study then that the trial was pruned.
+    Tune's own schedulers compare trials by one metric. This one compares them by several metrics,
+    with the rule that a study uses for its pipelines (`SuccessiveHalving`). A paused trial frees
+    its resources. It continues from its checkpoint once enough other trials have reached its rung,
+    so the trainable must save a checkpoint. Trials that still wait when there are no more trials to
+    run are stopped; Tune's `OptunaSearch` then reports them to its study as pruned.
 
-    Bound the trials at a time by their resources. `max_concurrent_trials` counts those that wait;
-    where nothing else can run any more because of it, the last in order is stopped.
+    Limit the number of trials at a time by their resources. `max_concurrent_trials` also counts
+    waiting trials: if they are all that it allows, the worst of them is stopped.
 
-    After `Tuner.restore` the rungs fill anew: trials that waited run to their next result.
+    After `Tuner.restore` the rungs start empty, and trials that waited run to their next result.
 
     Args:
-        objectives: "maximize" or "minimize" by name of the metric; every result has them all.
+        objectives: "maximize" or "minimize" by name of the metric; every result must have all of
+            them.
         rungs: Values of `time_attr` at which trials pause, ascending.
-        time_attr: Result that says how far a trial has come.
-        reduction_factor: One of so many that reach a rung goes on, above 1.
+        time_attr: Name of the result that measures how far a trial is.
+        reduction_factor: Promote the best 1/reduction_factor of the trials at each rung (must be
+            > 1).
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: A value is out of range.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
         self._objectives = tuple(objectives)
         self._rungs = tuple(rungs)
         self._time_attr = time_attr
-        self._passed: dict[str, int] = {}  # rungs by trial
+        self._passed: dict[str, int] = {}  # trial id -> number of rungs that it has reached
         self._waiting: dict[str, Trial] = {}
         self._due: list[Trial] = []
 
@@ -65,7 +67,7 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
         """See `TrialScheduler`."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Pause a trial that has come to a rung, unless it is one of the best there.
+        """Pause a trial that has reached a rung, unless it is promoted at once.
 
         Raises:
             ValueError: The result lacks a metric.
@@ -76,7 +78,7 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
             return str(self.CONTINUE)
         metrics = {name: self._read(trial, result, name) for name in self._objectives}
         if not all(map(math.isfinite, metrics.values())):
-            logger.warning("trial %s is stopped, not all is finite: %s", trial.trial_id, metrics)
+            logger.warning("trial %s is stopped: not finite: %s", trial.trial_id, metrics)
             return str(self.STOP)
         self._passed[trial.trial_id] = passed
         for rung in range(before, passed):
@@ -94,7 +96,7 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
         """See `TrialScheduler`."""
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """See `TrialScheduler`; it may have been pausing."""
+        """See `TrialScheduler`; the trial may be waiting at a rung."""
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
@@ -104,9 +106,9 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
             self._due.remove(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Choose one that may go on; Tune starts new trials by itself."""
+        """Choose a promoted trial to continue; Tune starts new trials by itself."""
         for trial in self._due:
-            if trial.status == Trial.PAUSED:  # not one that is still being saved
+            if trial.status == Trial.PAUSED:  # a trial that is still being saved must wait
                 self._due.remove(trial)
                 return trial
         live = tune_controller.get_live_trials()
@@ -118,13 +120,13 @@ class FrontHalvingScheduler(TrialScheduler):  # type: ignore[misc,unused-ignore]
         return None
 
     def debug_string(self) -> str:
-        """Who waits, in a line."""
+        """Return one line that says how many trials wait."""
         rungs = ", ".join(f"{rung:g}" for rung in self._rungs)
         return f"{type(self).__name__}: {len(self._waiting)} trials wait at rungs {rungs}"
 
     def _promote(self) -> None:
         while (trial_id := self._halving.promote()) is not None:
-            trial = self._waiting.pop(trial_id, None)  # None: it has ended
+            trial = self._waiting.pop(trial_id, None)  # None if the trial has ended
             if trial is not None:
                 self._due.append(trial)
 

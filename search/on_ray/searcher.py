@@ -1,4 +1,4 @@
-"""Tune's searcher over a study: every Tune trial is one stage. What to run, the dispatcher says."""
+"""A Tune searcher for a study: every Tune trial is one stage, which the dispatcher chooses."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trainables.ray_pipeline import describe_task
 
 
 class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
-    """Passes the dispatcher's stages on to Tune, and Tune's outcomes on to the dispatcher.
+    """Passes the dispatcher's stages to Tune and Tune's outcomes to the dispatcher.
 
-    Its state is that of the dispatcher's study, so there is nothing for Tune to save.
+    Its whole state is in the dispatcher's study, so there is nothing for Tune to save.
 
     Args:
-        dispatcher: Decides.
-        explain_error: Tune trial id -> why its worker failed.
-        on_change: Called after every start and outcome.
-        should_stop: Whether the search is to end although there is more to do.
+        dispatcher: Dispatcher that decides which stage runs next.
+        explain_error: Function that returns why the worker of a Tune trial (by id) failed.
+        on_change: Called whenever a stage has started or ended.
+        should_stop: Returns True if the search must end although stages are left.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         self._tasks: dict[str, Task] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """Return the stage to run next, None to wait, FINISHED when there is nothing left."""
+        """Return the next stage to run, None to wait, or FINISHED if there are no more stages."""
         task = None if self._should_stop() else self._dispatcher.take()
         if task is not None:
             self._tasks[trial_id] = task
@@ -57,7 +57,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Pass the outcome of a stage on."""
+        """Pass the outcome of a stage to the dispatcher."""
         task = self._tasks.pop(trial_id, None)
         if task is None or self._dispatcher.problem:
             return
@@ -71,7 +71,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
             else:
                 self._dispatcher.retry(task, self._explain_error(trial_id))
             self._on_change()
-        except Exception as problem:  # Tune would take it for one of the trial and go on
+        except Exception as problem:  # Tune would treat it as the trial's error and continue
             self._dispatcher.problem = problem
 
     def save(self, checkpoint_path: str) -> None:
@@ -86,7 +86,7 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
 
 
 def read_result(flat: dict[str, Any]) -> StageResult:
-    """Read what a stage brought from its trial's last report, flattened with "/"."""
+    """Read the result of a stage from its trial's last report, whose keys are joined by "/"."""
     sections: dict[str, dict[str, Any]] = {}
     for name in ("metrics", "stages", "seconds"):
         prefix = f"{name}/"

@@ -1,4 +1,4 @@
-"""A Ray session and one Tune run in it, without Ray's own output."""
+"""Opens a Ray session and does one Tune run in it, without Ray's own output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from search.config import StudyConfig
 
-# Read by Ray when it is imported, hence before the import below.
+# Ray reads these variables when it is imported, so they are set before the import below.
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -48,23 +48,24 @@ from trainables.ray_pipeline import (  # noqa: E402
 )
 
 BECOME_A_NODE = (
-    "hand the study over (--address http://HOST:PORT of the cluster's dashboard), or make this "
+    "submit the study (--address http://HOST:PORT of the cluster's dashboard), or make this "
     "machine a node without stages (ray start --address=HOST:6379 --num-cpus=0 --num-gpus=0) and "
-    "say --address auto"
+    "use --address auto"
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialResources:
-    """What each trial gets of the machines.
+    """Resources of each trial.
 
     Attributes:
         device: Torch device of all trials.
-        num_cpus: Cores of one stage of a pipeline.
-        num_gpus: GPUs of one stage or baseline.
-        num_cpus_baseline: Cores of the teacher's and of the dense student's training.
-        max_concurrent: Most stages at a time.
-        max_exclusive: Most stages at a time that need their device to themselves: one on each.
+        num_cpus: Number of cores of one stage of a pipeline.
+        num_gpus: Number of GPUs of one stage or baseline.
+        num_cpus_baseline: Number of cores for training the teacher or the dense student.
+        max_concurrent: Largest number of stages at a time.
+        max_exclusive: Largest number of stages at a time that need a whole device; there is one on
+            each device.
     """
 
     device: str
@@ -87,20 +88,20 @@ def allot(
     """Divide the machines among the trials.
 
     Args:
-        config: What the user asked for; the rest is derived.
-        num_cpus: Cores that there are.
-        num_gpus: GPUs that there are.
-        node_cpus: Cores of the largest node; a trial cannot span two.
-        num_nodes: Nodes that have cores.
-        can_grow: Whether stages that wait may bring more machines: then --max-concurrent is taken
-            as it is said.
+        config: Configuration of the study; resources that it does not set are derived.
+        num_cpus: Number of cores of all machines.
+        num_gpus: Number of GPUs of all machines.
+        node_cpus: Number of cores of the largest node; a trial runs on one node.
+        num_nodes: Number of nodes that have cores.
+        can_grow: Whether an autoscaler starts machines for waiting stages. If so, --max-concurrent
+            is not limited by the machines that there are now.
 
     Raises:
-        ValueError: One trial asks for more than there is.
+        ValueError: One trial needs more than the machines have.
     """
     if node_cpus == 0:
         raise ValueError(
-            "the cluster has no machine for trials; start its workers, or say what a stage needs "
+            "the cluster has no machine for trials; start its workers, or state what a stage needs "
             "(--gpus-per-trial, --cpus-per-trial) so that the autoscaler starts one"
         )
     gpus = min(1.0, num_gpus) if config.gpus_per_trial is None else config.gpus_per_trial
@@ -123,20 +124,20 @@ def allot(
 
 @contextmanager
 def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
-    """Start Ray here, or join a cluster; end it at the exit, and with it every worker.
+    """Start Ray on this machine, or join a cluster; the session and its workers end at the exit.
 
-    Nobody reaches a Ray that is started here from another machine; start a cluster for that.
+    Other machines cannot reach a Ray that is started here; start a cluster for that.
 
     Args:
-        address: Of a running cluster; None starts Ray on this machine.
-        dashboard: Start Ray's dashboard (only here, a cluster has its own).
+        address: Address of a running cluster; None starts Ray on this machine.
+        dashboard: Start Ray's dashboard; ignored for a cluster, which has its own.
 
     Yields:
         Address of the dashboard, "" if there is none.
 
     Raises:
-        ValueError: No cluster answers at the address, it does not know the token, or this machine
-            is none of its nodes.
+        ValueError: No cluster answers at the address, it refuses the token, or this machine is not
+            one of its nodes.
     """
     if address is not None and address.startswith("ray://"):
         raise ValueError(
@@ -156,7 +157,7 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
             )
     except (ConnectionError, TimeoutError) as error:
         if "node to connect to" in str(error.__cause__):  # the cluster has answered
-            text = f"this machine is no node of the Ray cluster at {address}; {BECOME_A_NODE}"
+            text = f"this machine is not a node of the Ray cluster at {address}; {BECOME_A_NODE}"
             raise ValueError(text) from None
         raise ValueError(f"no Ray cluster answers at {address}: {error}") from None
     except AuthenticationError as error:
@@ -171,17 +172,19 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
 
 @contextmanager
 def redirected(path: Path) -> Iterator[None]:
-    """Send what Ray prints into a file; a console made before keeps its own stream.
+    """Redirect stdout and stderr, and so Ray's output, to a file.
+
+    A console that was created before keeps its own stream.
 
     Args:
-        path: Is appended to.
+        path: File to append to.
     """
     with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
         yield
 
 
 def count_devices() -> tuple[int, float, int, int]:
-    """Cores and GPUs of the session, the cores of its largest node, and its nodes with cores."""
+    """Count the session's cores and GPUs, the largest node's cores, and the nodes with cores."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     cpus = [int(resources.get("CPU", 0)) for resources in nodes]
     gpus = sum(float(resources.get("GPU", 0)) for resources in nodes)
@@ -191,7 +194,7 @@ def count_devices() -> tuple[int, float, int, int]:
 def run_tune(
     config: StudyConfig,
     run_dir: Path,
-    allotment: TrialResources,
+    resources: TrialResources,
     searcher: PipelineSearcher,
     callback: BoardCallback,
     remote_store: str | None = None,
@@ -200,44 +203,45 @@ def run_tune(
     """Run trials until the searcher has no more.
 
     Args:
-        config: Of the study.
-        run_dir: Takes `stages/`, `tune/` and, for stages that hung, `stalls/`.
-        allotment: Resources of the trials.
-        searcher: Says what to run and is told the outcomes.
-        callback: Watches.
-        remote_store: URI of the artefacts if they lie in storage. If the run does too, workers keep
-            their part of `run_dir` on their own disks, under the same path.
-        installation: That the workers of a cluster must have, also of nodes that join later.
+        config: Configuration of the study.
+        run_dir: Folder for `stages/`, `tune/` and, if a stage hangs, `stalls/`.
+        resources: Resources of each trial.
+        searcher: Searcher that chooses the stages and learns their outcomes.
+        callback: Callback that watches the trials.
+        remote_store: URI of the stages' artefacts if they are in storage. If the run is in storage
+            too, workers keep their part of `run_dir` on their own disks, under the same path.
+        installation: Versions and code that every worker of a cluster must have, also on nodes that
+            join later.
 
     Raises:
         KeyboardInterrupt: The callback ended the run.
     """
-    run_dir = run_dir.absolute()  # workers run elsewhere
-    workplace = WorkerConfig(
+    run_dir = run_dir.absolute()  # workers have other working directories
+    worker_config = WorkerConfig(
         stages_dir=run_dir / STAGES_FOLDER,
         stalls_dir=run_dir / STALLS_FOLDER,
         cache_dir=config.cache_dir,
         checkpoint_seconds=config.checkpoint_seconds,
-        device=allotment.device,
-        num_threads=allotment.num_cpus,
-        num_threads_root=allotment.num_cpus_baseline,
+        device=resources.device,
+        num_threads=resources.num_cpus,
+        num_threads_root=resources.num_cpus_baseline,
         stall_seconds=config.stall_seconds,
-        num_workers=max(0, allotment.num_cpus - 1) if allotment.num_gpus else 0,
+        num_workers=max(0, resources.num_cpus - 1) if resources.num_gpus else 0,
         remote_store=remote_store,
         installation=installation,
         user_code=pack_networks(config.pipeline),
     )
 
-    def resources(trial: dict[str, Any]) -> PlacementGroupFactory:
-        cpus = allotment.num_cpus_baseline if is_root(trial) else allotment.num_cpus
-        return PlacementGroupFactory([{"CPU": cpus, "GPU": allotment.num_gpus}])
+    def request(trial: dict[str, Any]) -> PlacementGroupFactory:
+        cpus = resources.num_cpus_baseline if is_root(trial) else resources.num_cpus
+        return PlacementGroupFactory([{"CPU": cpus, "GPU": resources.num_gpus}])
 
-    # Tune would start one process at a time, and give it up as soon as another one is free: where
-    # a stage takes less time than a process to start, all of them would run in a single one.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.max_concurrent)
+    # By default Tune starts one process at a time and drops it as soon as another one is free. If a
+    # stage takes less time than the start of a process, all stages would run in a single process.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.max_concurrent)
     sessions = len(list((run_dir / "tune").glob("session-*")))
     tuner = tune.Tuner(
-        with_names(make_trainable(config.pipeline, workplace), resources),
+        with_names(make_trainable(config.pipeline, worker_config), request),
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,
@@ -248,7 +252,7 @@ def run_tune(
         run_config=RunConfig(
             name=f"session-{sessions + 1}",
             storage_path=str(run_dir / "tune"),
-            failure_config=FailureConfig(max_failures=0),  # the searcher runs a stage again
+            failure_config=FailureConfig(max_failures=0),  # the dispatcher retries failed stages
             callbacks=[callback],
             verbose=0,
         ),

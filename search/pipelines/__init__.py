@@ -1,1 +1,1 @@
-"""The pipelines of a study: what may run now, what has ended, who stops early."""
+"""Tracks the pipelines of a study: what can run now, what has ended, what stops early."""

@@ -1,4 +1,4 @@
-"""The best accuracy believable for a pruned network, before any distillation is paid for."""
+"""Bounds the accuracy that a pruned network can reach, before it is distilled."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from search.objectives import OBJECTIVES
 SIZES = ("num_params", "macs")
 MISCOVERAGE = 0.01
 MIN_FINISHED = 9
-RIDGE = 0.1  # keeps the slopes finite where all networks have one shape
+RIDGE = 0.1  # keeps the slopes finite if all networks have the same shape
 
 
 def bound_miou(
     network: Mapping[str, float], finished: Sequence[Mapping[str, float]], ceiling: float
 ) -> float:
-    """Bound the mIoU of a pruned network by what finished networks of its study have come to.
+    """Return an upper bound on a pruned network's mIoU, from the finished networks of its study.
 
-    mIoU is fitted over the logarithms of parameters and MACs, and as much is added as the fit
-    misses a network by that was left out of it: the upper end of the one-sided jackknife+ interval.
-    A network like the others exceeds it once in a hundred times (of fewer than 99 the worst misfit
-    is taken, which one in their number plus one exceeds); twice as often at most, whatever the
-    errors' distribution. It must be rare, as a front is made of exceptions: with once in twenty,
-    simulated studies of 1000 pipelines ended at a smaller hypervolume than without any bound.
-    Networks of a search are not quite alike: their settings get better, and where there are rungs
-    only good ones finish, which raises the bound. How often it was wrong in a study is what
-    `benchmarks/early_stops.py` measures.
+    A ridge regression predicts mIoU from the logarithms of parameters and MACs. The bound is the
+    upper end of the one-sided jackknife+ interval: the prediction plus the error that the
+    regression makes on networks left out of it. A network that is exchangeable with the finished
+    ones exceeds the bound in about 1 % of cases, and in at most 2 % for any distribution of the
+    errors. With fewer than 99 finished networks the largest error is used, which 1 / (n + 1) of the
+    networks exceed.
+
+    The rate must be low because a front consists of exceptions: with 5 %, simulated studies of 1000
+    pipelines ended at a smaller hypervolume than without any bound. The networks of a search are
+    not quite exchangeable: the settings improve over time, and with rungs only good networks
+    finish, which raises the bound. `benchmarks/early_stops.py` measures how often it was wrong.
 
     Source: Barber et al., "Predictive inference with the jackknife+",
-        https://arxiv.org/abs/1905.02928, equation 1.2, by ridge regression; that a cheap objective
-        known early decides about a dear one is the principle of decoupled evaluation (Daulton et
-        al., "Hypervolume knowledge gradient", 2023).
+        https://arxiv.org/abs/1905.02928, equation 1.2, with ridge regression. Deciding about an
+        expensive objective by a cheap one that is known early is the principle of decoupled
+        evaluation (Daulton et al., "Hypervolume knowledge gradient", 2023).
 
     Args:
-        network: Metrics of the pruned network; num_params and macs, both positive, among them.
-        finished: Metrics of finished networks; miou among them too.
-        ceiling: mIoU in 0..1 that holds while fewer than nine have finished.
+        network: Metrics of the pruned network, including num_params and macs, both positive.
+        finished: Metrics of the finished networks, including the same and miou.
+        ceiling: mIoU in 0..1 that is returned while fewer than nine networks have finished.
 
     Returns:
-        mIoU in 0..1.
+        Upper bound on mIoU, in 0..1.
     """
     if len(finished) < MIN_FINISHED:
         return ceiling
@@ -52,9 +54,9 @@ def bound_miou(
     *known, asked = np.column_stack([np.ones(len(scaled)), scaled])
     design, miou = np.array(known), np.array([entry["miou"] for entry in finished])
     penalty = RIDGE * np.diag([0.0, *np.ones(len(SIZES))])
-    pull = np.linalg.solve(design.T @ design + penalty, design.T)  # of each mIoU on each weight
+    pull = np.linalg.solve(design.T @ design + penalty, design.T)  # effect of each mIoU on weights
     weights = pull @ miou
-    # What a fit without a network says of it, and of the one asked for, needs no other fit.
+    # The predictions of a fit that leaves a network out follow from this fit in closed form.
     residuals = (miou - design @ weights) / (1 - np.einsum("ij,ji->i", design, pull))
     limits = asked @ weights - (asked @ pull) * residuals + residuals
     return float(np.clip(np.partition(limits, rank - 1)[rank - 1], 0.0, 1.0))
@@ -66,7 +68,7 @@ def find_dominating(
     objectives: Sequence[str],
     ceiling: float,
 ) -> tuple[int, float] | None:
-    """Find a finished network that no believable accuracy of this one could escape.
+    """Find a finished network that dominates this one even if its mIoU reaches the bound.
 
     Args:
         network: Metrics of the pruned network: all of its objectives but miou, and its sizes.
@@ -75,7 +77,7 @@ def find_dominating(
         ceiling: As in `bound_miou`.
 
     Returns:
-        Number of the finished network and the bound, or None while the front is within reach.
+        Number of the finished network and the bound, or None if this one may enter the front.
     """
     if "miou" not in objectives:
         return None

@@ -1,4 +1,4 @@
-"""The front's members fine-tuned again with other seeds: how much of the front is luck."""
+"""Fine-tunes the members of the front again with other seeds, to see how much of it is luck."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.pipelines.front import front_mask
-from search.pipelines.stage_tree import Task
-from search.pipelines.study import PipelineStudy
-from search.run_files.retrainings import (
+from search.pipelines.front import find_front
+from search.pipelines.retrainings import (
     CONFIRMATION_FILE,
     Retraining,
     read_retrainings,
     write_retrainings,
 )
-from search.run_files.stage_use import PipelineStages
+from search.pipelines.stage_tree import Task
+from search.pipelines.stage_use import PipelineStages
+from search.pipelines.study import PipelineStudy
 from trainables.pipeline import StageResult
 from trainables.stages import STAGES
 
 RETRAINED = "retrained"
-"""What the metrics call the stage of a retraining."""
+"""Name of a retraining's stage in the exported metrics."""
 
 
 class Confirmation:
     """Fine-tunes every member of the front `confirm` more times, once the search is over.
 
-    Nothing but the seed of the fine-tuning changes: order of the data, augmentation, dropout. The
-    pruned network stays the same one, and with it latency, parameters and MACs, so that the mIoUs
-    differ by the noise of the fine-tuning alone and not by that of the stages before it. The seeds
-    are those that follow the pipelines' own and the same for every member.
+    Only the seed of the fine-tuning changes: the order of the data, the augmentation and dropout.
+    The pruned network stays the same, and with it latency, parameters and MACs. The mIoUs therefore
+    differ by the noise of the fine-tuning alone, not by that of the stages before it. Every member
+    gets the same seeds; they begin after the pipelines' own.
 
-    The Optuna study is told nothing. confirmation.csv is written after every outcome, and the next
-    session goes on from there. A retraining that failed is not tried again, just as a pipeline is
-    not, unless its row is removed.
+    The Optuna study learns nothing of the retrainings. confirmation.csv is written after every
+    outcome, and the next session continues from it. Like a failed pipeline, a failed retraining is
+    not run again unless its row is removed.
 
     Args:
-        study: Whose front it is.
+        study: Study whose front is retrained.
         run_dir: Folder of the run.
 
     Attributes:
-        retrainings: Those that have ended, by trial and seed.
+        retrainings: Retrainings that have ended, by trial and seed.
 
     Raises:
         ValueError: confirmation.csv is damaged.
@@ -60,41 +60,40 @@ class Confirmation:
 
     @property
     def members(self) -> tuple[int, ...]:
-        """Numbers of the trials on the front; none before every pipeline of the study has ended."""
+        """Trial numbers of the front; empty until every pipeline of the study has ended."""
         if self._study.num_unfinished:
             return ()
         if self._members is None:
-            complete = [r for r in self._study.records.values() if r.state == "complete"]
-            mask = front_mask([r.metrics for r in complete], self._study.config.objectives)
-            self._members = tuple(r.number for r, on in zip(complete, mask, strict=True) if on)
+            front = find_front(self._study.records.values(), self._study.config.objectives)
+            self._members = tuple(record.number for record in front)
         return self._members
 
     @property
     def num_wanted(self) -> int:
-        """Retrainings that are asked for; 0 before every pipeline of the study has ended."""
+        """Number of retrainings to run; 0 until every pipeline of the study has ended."""
         return self._study.config.confirm * len(self.members)
 
     @property
     def num_left(self) -> int:
-        """Retrainings that have not ended, running ones included."""
+        """Number of retrainings that have not ended, running ones included."""
         return sum(key not in self.retrainings for key in self._wanted())
 
     @property
     def stages(self) -> list[PipelineStages]:
-        """Stage and seconds of each retraining, apart from the pipelines' own fine-tunings."""
+        """Stage and seconds of each retraining, without the pipelines' own fine-tunings."""
         done = [entry for entry in self.retrainings.values() if entry.state == "complete"]
         return [({RETRAINED: entry.network}, {RETRAINED: entry.seconds}) for entry in done]
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate from the retrainings that ended in this session; None before the first."""
+        """Estimated seconds left, from the retrainings of this session; None before the first."""
         if not self._num_ended:
             return None
         each = (self._last_ended - self._started) / self._num_ended
         return max(0.0, self.num_left * each - (time.monotonic() - self._last_ended))
 
     def take(self) -> Task | None:
-        """Hand out a retraining; None if there is none left, or not yet."""
+        """Return the next retraining; None if none is left, or if the search is not over yet."""
         known = {*self.retrainings, *self._running.values()}
         key = next((key for key in self._wanted() if key not in known), None)
         if key is None:
@@ -109,11 +108,11 @@ class Confirmation:
         return Task(node, chain, f"confirm {number} seed {seed}", fine_tuning_seed=seed)
 
     def finish(self, node: str, result: StageResult) -> None:
-        """Note that a retraining has ended.
+        """Record the result of a retraining.
 
         Args:
-            node: Of the task that was handed out.
-            result: What it brought; without a finite mIoU it has failed.
+            node: Node of the task that was handed out.
+            result: Result of the retraining; it counts as failed if its mIoU is not finite.
         """
         miou = result.metrics.get("miou")
         if miou is None or not math.isfinite(miou):
@@ -133,25 +132,28 @@ class Confirmation:
         )
 
     def retry(self, node: str) -> bool:
-        """Hand a retraining out again whose attempt has failed; whether it is one.
+        """Make a retraining available again after a failed attempt.
 
         Args:
-            node: Of a task that was handed out here or elsewhere.
+            node: Node of a task that was handed out here or by the stage tree.
+
+        Returns:
+            True if the task is a retraining.
         """
         return self._running.pop(node, None) is not None
 
     def fail(self, node: str, reason: str) -> None:
-        """Note that a retraining has failed.
+        """Record that a retraining has failed.
 
         Args:
-            node: Of the task that was handed out.
-            reason: Why, in one line.
+            node: Node of the task that was handed out.
+            reason: Reason in one line.
         """
         number, seed = self._running[node]
         self._note(node, Retraining(trial=number, seed=seed, state="failed", reason=reason))
 
     def _wanted(self) -> Iterator[tuple[int, int]]:
-        """Trial and seed of what is asked for, seed by seed: an early end hits all alike."""
+        """Yield (trial, seed), seed by seed, so that an early end affects all members equally."""
         first = self._study.config.pipeline.seed + 1
         for seed in range(first, first + self._study.config.confirm):
             for number in self.members:

@@ -1,9 +1,9 @@
-"""Walking along the front: pipelines that go on from a finished network instead of the root.
+"""Continuation: pipelines that start from a finished network instead of the unpruned one.
 
-A network that was pruned and trained again bears a little more pruning better than the unpruned one
-bears all of it at once (`docs/trial_designs.md` has the measurement, and the designs that were
-compared). Which stages can be repeated is what they declare: `Stage.follows`,
-`Stage.rising_setting` and `Stage.kept_settings`.
+Pruning a fine-tuned network a little further costs less accuracy than pruning the unpruned one to
+the same ratio in one step (`docs/trial_designs.md` has the measurement and the designs that were
+compared). The stages declare whether they can be repeated: `Stage.follows`, `Stage.rising_setting`
+and `Stage.kept_settings`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Loop(NamedTuple):
     """The part of a pipeline that can be run again on its own result.
 
     Attributes:
-        head: Stages before it.
-        stages: Its stages.
+        head: Stages before the loop.
+        stages: Stages of the loop.
         rising: Setting that must rise each time, such as "pruned.pruning_ratio".
-        kept: Settings that stay as they are along a chain, such as "pruned.scope".
+        kept: Settings that stay the same along a chain, such as "pruned.scope".
     """
 
     head: tuple[str, ...]
@@ -34,26 +34,26 @@ class Loop(NamedTuple):
 
 
 class Finished(Protocol):
-    """What must be known of a pipeline that another one may go on from."""
+    """The fields that are needed of a pipeline from which another one may continue."""
 
     @property
     def state(self) -> str:
-        """complete, failed, stopped or running."""
+        """State of the pipeline: complete, failed, stopped or running."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What it chose, "stage.setting" -> value."""
+        """Settings of the pipeline, "stage.setting" -> value."""
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """What was measured."""
+        """Measured metrics by name."""
 
 
 def find_loop(stages: Sequence[str]) -> Loop | None:
     """Find the stages that can be repeated; None if there are none.
 
     Args:
-        stages: Of a pipeline, root first.
+        stages: Stages of a pipeline, root first.
     """
     networks = [name for name in stages if issubclass(STAGES[name], NetworkStage)]
     for index, name in enumerate(stages):
@@ -68,18 +68,18 @@ def find_loop(stages: Sequence[str]) -> Loop | None:
 def choose_origin(
     loop: Loop, chosen: Mapping[str, Any], pipelines: Mapping[int, Finished]
 ) -> int | None:
-    """Choose the finished pipeline that a new one goes on from.
+    """Choose the finished pipeline from which a new one continues.
 
-    Of those that agree in what is kept, it is the one whose rising setting is the next lower one;
-    of several, the most accurate; of equal ones, the first.
+    Candidates have the same kept settings and a lower rising setting. The one with the highest
+    rising setting is chosen; among several, the most accurate; among equals, the first.
 
     Args:
-        loop: What is repeated.
-        chosen: What the new pipeline chooses for the stages of the loop.
-        pipelines: All that are known, by number.
+        loop: Stages that are repeated.
+        chosen: Settings of the new pipeline for the stages of the loop.
+        pipelines: All known pipelines by number.
 
     Returns:
-        Its number; None to begin at the root.
+        Number of the chosen pipeline; None to begin at the root.
     """
     candidates = [
         (pipeline.settings[loop.rising], pipeline.metrics["miou"], -number)
@@ -95,18 +95,19 @@ def choose_origin(
 def plan_sweeps(
     loop: Loop, space: SearchSpace, first: Mapping[str, Any], num_pipelines: int
 ) -> list[list[dict[str, Any]]]:
-    """Plan the chains that a study begins with: one along each choice of what is kept.
+    """Plan the chains with which a study begins, one for each choice of the kept settings.
 
     Chains of different choices run side by side; those that do not fit into the study are left out.
 
     Args:
-        loop: What is repeated.
-        space: Where pipelines are looked for; its rising setting must be a grid.
-        first: What the pipelines of a chain choose besides.
-        num_pipelines: Length of the study.
+        loop: Stages that are repeated.
+        space: Search space; its rising setting must be a grid.
+        first: All other settings of the pipelines in a chain.
+        num_pipelines: Number of pipelines of the study.
 
     Returns:
-        Chains of pipelines, each "stage.setting" -> value, ascending.
+        Chains of pipelines; each pipeline is "stage.setting" -> value, and the rising setting
+        ascends along a chain.
     """
     rising = space.get_range(loop.rising)
     values = rising.values() if isinstance(rising, FloatRange) else tuple(sorted(rising))

@@ -1,14 +1,15 @@
-"""What a study runs next, what it runs again, and who stops early; decided without a cluster."""
+"""Decides, without a cluster, which stage runs next, which runs again and which pipelines stop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.records import Outcome, StoppedBy
 from search.pipelines.retries import Failure, ObstacleError, Retries
 from search.pipelines.rungs import Rungs
 from search.pipelines.stage_tree import Ending, StageTree, Task
-from search.pipelines.study import Outcome, PipelineStudy, StoppedBy
+from search.pipelines.study import PipelineStudy
 from trainables.pipeline import Baseline, StageResult, build_baselines, describe_baseline
 from trainables.stages import STAGES
 
@@ -16,26 +17,27 @@ OPEN_PIPELINES_PER_PLACE = 2
 
 
 class Dispatcher:
-    """Asks the study for pipelines and hands out their stages, as soon as they may run.
+    """Asks the study for pipelines and hands out their stages as soon as they can run.
 
-    A stage that several pipelines share is run once; a pipeline that waits for one holds no place.
-    A stage whose worker failed is run again after a while, as often as `search.pipelines.retries`
-    says; then the pipelines that need it have failed, and the search goes on. When all pipelines
-    have ended come the retrainings of the front, if any are wanted. The whole state is the study
-    and the artefacts on disk.
+    A stage that several pipelines share runs once, and a pipeline that waits for a stage holds no
+    worker. A stage whose worker failed runs again after some time, as often as
+    `search.pipelines.retries` allows. After that the pipelines that need it fail, and the search
+    continues. Once all pipelines have ended, the dispatcher hands out the retrainings of the front.
+    Its whole state is in the study and in the artefacts on disk.
 
     Args:
-        study: Is asked and told.
-        max_concurrent: Most stages at a time, the training of the uncompressed networks apart.
-        max_exclusive: Most stages at a time that need their device to themselves.
-        on_retry: Called with a line for the user when a stage is to be run again.
-        confirmation: Retrainings of the front; none without it.
+        study: Study that proposes the pipelines and records their outcomes.
+        max_concurrent: Largest number of stages at a time; the trainings of the uncompressed
+            networks do not count.
+        max_exclusive: Largest number of stages at a time that need a whole device.
+        on_retry: Called with a line for the user when a stage will run again.
+        confirmation: Retrainings of the front; None if there are none.
 
     Attributes:
-        baselines: The uncompressed networks that are trained and measured, by name.
-        baseline_errors: Why one of them failed, by name; the search ends then.
-        problem: What makes it useless to go on, such as a full disk; the search ends then, and the
-            pipelines that are on their way are left for the next session.
+        baselines: Uncompressed networks that are trained and measured, by name.
+        baseline_errors: Errors of failed baselines by name; any error ends the search.
+        problem: Error that makes it useless to continue, such as a full disk. It ends the search,
+            and unfinished pipelines are left for the next session.
     """
 
     def __init__(
@@ -64,19 +66,19 @@ class Dispatcher:
 
     @property
     def open_results(self) -> list[StageResult]:
-        """What the pipelines that are on their way have brought so far."""
+        """Results so far of the pipelines that have not ended."""
         return [self._tree.get_result(number) for number in self._tree.open_pipelines]
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to run, or it is useless to go on."""
+        """Whether nothing is left to run, or a problem has ended the search."""
         if self.baseline_errors or self.problem:
             return True
         is_busy = self._running or self._retries.is_waiting or self._tree.open_pipelines
         return self._is_exhausted and not is_busy
 
     def take(self) -> Task | None:
-        """Hand out the stage to run next; None to wait, or because the study `is_over`."""
+        """Return the next stage to run; None to wait, or because the study `is_over`."""
         if self.baseline_errors or self.problem:
             return None
         self._go_on()
@@ -89,7 +91,7 @@ class Dispatcher:
         return task
 
     def finish(self, task: Task, result: StageResult) -> None:
-        """Note what a stage brought; tell the study of every pipeline that ends with it."""
+        """Record the result of a stage, and tell the study of every pipeline that ends with it."""
         del self._running[task.node]
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.finish(task.node, result)
@@ -106,7 +108,7 @@ class Dispatcher:
                 self._stop_if_hopeless(number)
 
     def fail(self, task: Task, reason: str) -> None:
-        """Note that a stage has failed, and with it every pipeline that needs it."""
+        """Record that a stage has failed, and with it every pipeline that needs it."""
         self._running.pop(task.node, None)
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.fail(task.node, reason)
@@ -116,7 +118,7 @@ class Dispatcher:
         self._tell(self._tree.fail(task.node, f"{task.stage}: {reason}"))
 
     def retry(self, task: Task, failure: Failure) -> None:
-        """Have a stage run again whose worker failed, or note that it was tried often enough."""
+        """Run a stage again whose worker failed, or let it fail after its last attempt."""
         del self._running[task.node]
         seconds = self._retries.postpone(task.node, failure.fault)
         if seconds is not None:
@@ -128,7 +130,7 @@ class Dispatcher:
             self.fail(task, f"{failure.reason}; tried {times} times")
 
     def _next_task(self) -> Task | None:
-        """Take what the tree offers; add pipelines until it offers something."""
+        """Take the next stage of the tree; add pipelines until there is one."""
         most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
         exclusive = sum(STAGES[task.stage].is_exclusive for task in self._running.values())
         while True:
@@ -148,7 +150,7 @@ class Dispatcher:
                 self._stop_if_hopeless(proposal.number)
 
     def _count_open(self) -> int:
-        """Open pipelines that have something to run: none that waits at a rung, or in a chain."""
+        """Count the open pipelines that do not wait at a rung or for the pipeline they continue."""
         records = self.study.records
         waiting = 0
         for number in self._tree.open_pipelines:
@@ -158,21 +160,21 @@ class Dispatcher:
 
     @property
     def _has_students(self) -> bool:
-        """Whether the first uncompressed student is there, from which pipelines can begin."""
+        """Whether a first uncompressed student is finished, from which pipelines can begin."""
         return any(baseline.role == "student" for baseline in self.baselines.values())
 
     def _next_retraining(self) -> Task | None:
-        """Take what is left of the confirmation, once no pipeline is open any more."""
+        """Take the next retraining, once no pipeline is open any more."""
         if not self._is_exhausted:
             return None
         if not self._running and not self._retries.is_waiting:
             self._stop_paused()
-        # A resumed search has no open pipeline while its baselines are found again.
+        # A resumed search has no open pipeline until its baselines have been looked up.
         is_early = self._tree.open_pipelines or len(self.baselines) < len(self._baseline_chains)
         return None if is_early or self._confirmation is None else self._confirmation.take()
 
     def _go_on(self) -> None:
-        """Let stages run again, and pipelines go on that belong to the best part of their rung."""
+        """Retry the stages whose time has come, and continue the pipelines that are promoted."""
         for node in self._retries.take_due():
             if self._confirmation is None or not self._confirmation.retry(node):
                 self._tree.retry(node)
@@ -181,7 +183,7 @@ class Dispatcher:
                 self._tree.promote(number)
 
     def _stop_paused(self) -> None:
-        """End the pipelines that nothing can promote any more."""
+        """Stop the pipelines that wait at a rung and cannot be promoted any more."""
         if not self._tree.open_pipelines:
             return
         with self.study.batch():
@@ -190,7 +192,7 @@ class Dispatcher:
                 self._stop(number, f"behind the front at {share:.0%} of its distillation", "rung")
 
     def _stop_if_hopeless(self, number: int) -> None:
-        """End a pipeline whose pruned network cannot enter the front any more."""
+        """Stop a pipeline whose pruned network cannot enter the front any more."""
         metrics = self._tree.get_result(number).metrics
         ceiling = max((baseline.miou for baseline in self.baselines.values()), default=1.0)
         obstacle = self.study.find_obstacle(metrics, ceiling)
@@ -203,13 +205,17 @@ class Dispatcher:
         self.study.tell(number, "stopped", reason=reason, stopped_by=stopped_by, result=result)
 
     def _give_up(self, task: Task) -> bool:
-        """End the pipelines that have become hopeless while they waited to be trained further."""
+        """Stop the pipelines of a training that became hopeless while they waited for it.
+
+        Returns:
+            True if no pipeline needs the training any more.
+        """
         waiting = self._tree.waiting_for(task.node)
         for number in waiting:
             self._stop_if_hopeless(number)
         if not waiting or self._tree.waiting_for(task.node):
             return False
-        self._tree.retry(task.node)  # should a later pipeline need it
+        self._tree.retry(task.node)  # a later pipeline may need it
         return True
 
     def _tell(self, endings: Sequence[Ending]) -> None:
@@ -217,7 +223,7 @@ class Dispatcher:
         for ending in endings:
             if isinstance(ending.number, int):
                 pipelines.append((ending.number, ending))
-            elif not ending.reason:  # `fail` has noted why a baseline failed
+            elif not ending.reason:  # `fail` has recorded why a baseline failed
                 config = self.study.config.pipeline
                 baseline = describe_baseline(ending.number, config, ending.result)
                 self.baselines[ending.number] = baseline

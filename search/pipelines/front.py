@@ -1,22 +1,24 @@
-"""The front of a study and its hypervolume, as the search watches them."""
+"""Computes the front of a study and its hypervolume during the search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from search.objectives import OBJECTIVES, Objective
+from search.objectives import OBJECTIVES
+from search.pipelines.records import TrialRecord
+from trainables.objective import Objective
 
 
 def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]) -> list[bool]:
-    """Which networks no other one dominates; of equal ones the first.
+    """Tell for each network whether it is on the front; of equal ones only the first is.
 
     Args:
-        metrics: One mapping per network.
+        metrics: Metrics of each network.
         objectives: Keys of `OBJECTIVES`.
     """
     if not metrics:
@@ -26,31 +28,45 @@ def front_mask(metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
     return [bool(flag) for flag in mask]
 
 
-def front_and_equals(
-    metrics: Sequence[Mapping[str, float]], objectives: Sequence[str]
-) -> list[bool]:
-    """Which networks no other one dominates; all of equal ones, as the report shows them.
+def find_front(
+    records: Iterable[TrialRecord],
+    objectives: Sequence[str],
+    kept_out: Container[int] = (),
+    *,
+    with_equals: bool = False,
+) -> list[TrialRecord]:
+    """Select the complete trials whose network no other one dominates, in the order given.
 
     Args:
-        metrics: One mapping per network.
+        records: Trials in any state; only complete ones count.
         objectives: Keys of `OBJECTIVES`.
+        kept_out: Numbers of trials that do not count, because their network cannot be deployed.
+        with_equals: Return all trials of equal values, as the report shows them, not the first one.
     """
-    values = [tuple(entry[name] for name in objectives) for entry in metrics]
-    front = {v for v, member in zip(values, front_mask(metrics, objectives), strict=True) if member}
-    return [value in front for value in values]
+    complete = [r for r in records if r.state == "complete" and r.number not in kept_out]
+    mask = front_mask([record.metrics for record in complete], objectives)
+    front = [record for record, member in zip(complete, mask, strict=True) if member]
+    if not with_equals:
+        return front
+
+    def select(record: TrialRecord) -> tuple[float, ...]:
+        return tuple(record.metrics[name] for name in objectives)
+
+    values = set(map(select, front))
+    return [record for record in complete if select(record) in values]
 
 
 def hypervolume_fraction(
     metrics: Sequence[Mapping[str, float]], reference: Mapping[str, float]
 ) -> float:
-    """Share of the box between the reference point and the ideal that the networks dominate.
+    """Return the share of the box between reference point and ideal that the networks dominate.
 
     Args:
-        metrics: One mapping per network.
-        reference: Worst value that counts, for every objective.
+        metrics: Metrics of each network.
+        reference: Reference point: the worst value that counts, by objective.
 
     Returns:
-        Within 0..1; 0 without networks or with an empty box.
+        Share in 0..1; 0 if there are no networks or the box is empty.
     """
     kinds = [OBJECTIVES[name] for name in reference]
     point = np.array([reference[kind.name] for kind in kinds])

@@ -1,4 +1,4 @@
-"""The file of the Optuna study: what belongs together is written at once, whole or not at all."""
+"""The file of the Optuna study; related changes are written together, completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ from trainables.data.node_cache import write_at
 
 
 class BatchingJournal(BaseJournalBackend):
-    """Optuna's journal file, with changes that go to the disk together.
+    """Optuna's journal file, with batches of changes that are written together.
 
-    Optuna writes each change by itself and waits for the disk: a suggested pipeline is a dozen
-    changes, the end of a search with rungs thousands. Within `batch` they are known to Optuna at
-    once and written in one go at its end; a driver that is killed meanwhile leaves none of them.
+    Optuna writes each change separately and waits for the disk. A suggested pipeline is a dozen
+    changes, and the end of a search with rungs is thousands. Inside `batch`, Optuna sees the
+    changes at once, and they are written together at its end. If the driver is killed before that,
+    none of them is written.
 
     Args:
-        path: The file, made if missing. Other processes may read and write it too.
+        path: Path of the file, which is created if missing. Other processes may read and write it.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = JournalFileSymlinkLock(str(path))
         self._file = WholeLineBackend(path)
-        self._num_lines = 0  # of the file, as far as it has been read
+        self._num_lines = 0  # number of lines of the file that have been read
         self._waiting: list[dict[str, Any]] | None = None
 
     @contextmanager
     def batch(self) -> Iterator[list[dict[str, Any]]]:
-        """Write what is appended within at the end; meanwhile no other process writes.
+        """Collect appended changes and write them at the end; the file stays locked meanwhile.
 
         Yields:
-            What will be written.
+            The changes that will be written.
         """
         if self._waiting is not None:
             yield self._waiting
@@ -63,7 +64,7 @@ class BatchingJournal(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See `optuna.storages.journal.BaseJournalBackend`."""
         with self.batch() as waiting:
-            waiting += json.loads(json.dumps(logs))  # as they will be read
+            waiting += json.loads(json.dumps(logs))  # the form in which they will be read back
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """See `optuna.storages.journal.BaseJournalBackend`."""
@@ -76,14 +77,17 @@ class BatchingJournal(BaseJournalBackend):
             yield from self._waiting[max(0, log_number_from - self._num_lines) :]
 
     def _read_on(self) -> None:
-        """Count lines that are new, and let Optuna's backend learn where they begin."""
+        """Count the new lines, and let Optuna's backend learn where they begin."""
         self._num_lines += sum(1 for _ in self._file.read_logs(self._num_lines))
 
 
 class WholeLineBackend(JournalFileBackend):
-    """Optuna's own leaves half a line where the disk is full; the next line makes it unreadable.
+    """Optuna's file backend, except that it writes whole lines or nothing.
 
-    Differs: it takes no lock, for the caller holds it.
+    On a full disk Optuna's own backend leaves half a line, and the next line makes the file
+    unreadable.
+
+    Differs: it takes no lock, because the caller holds one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,17 +95,17 @@ class WholeLineBackend(JournalFileBackend):
         self._path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add lines; a storage that does not answer is waited for.
+        """Append lines, and wait for a storage that does not answer.
 
         Raises:
-            OSError: They could not be written; the journal is as it was, and the error names it.
+            OSError: The lines could not be written. The journal is unchanged; the error names it.
         """
         lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
         size = patiently(lambda: self._path.stat().st_size)
         try:
             patiently(lambda: self._write("".join(lines).encode(), size))
         except OSError as error:
-            error.filename = str(self._path)  # a write that fails names no file
+            error.filename = str(self._path)  # the error of a failed write names no file
             raise
 
     def _write(self, content: bytes, size: int) -> None:
@@ -116,10 +120,10 @@ class WholeLineBackend(JournalFileBackend):
 
 
 def repair(path: Path) -> None:
-    """Remove what a killed driver leaves: a torn last line, and the lock beside the file.
+    """Remove what a killed driver leaves: an incomplete last line, and the lock beside the file.
 
     Args:
-        path: Of a journal that no other driver writes to; it may be missing.
+        path: Path of a journal that no other driver writes to; it may be missing.
     """
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if not path.exists():

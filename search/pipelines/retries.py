@@ -1,4 +1,4 @@
-"""Stages whose worker failed: run again after a while, a limited number of times."""
+"""Decides when a stage whose worker failed runs again, and how often."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ Fault = Literal["worker", "machine", "memory", "surroundings"]
 
 RETRY_SECONDS: dict[Fault, tuple[float, ...]] = {
     "worker": (1.0, 5.0),
-    # Spot machines are taken away again and again; a stage that takes machines down has an end.
+    # A stage may lose many spot machines. The limit stops one that itself brings machines down.
     "machine": (1.0, 5.0, *[15.0] * 18),
-    "memory": (5.0,),  # may have been another's; what a stage itself needs will not shrink
-    "surroundings": (5.0, 30.0),  # a disk is emptied, a storage comes back
+    "memory": (5.0,),  # another process may have used it; a stage's own need does not shrink
+    "surroundings": (5.0, 30.0),  # the disk may be emptied, the storage may come back
 }
-"""Seconds to wait before each further attempt, by what was at fault; the length is the limit."""
+"""Seconds to wait before each further attempt, by fault; their number limits the attempts."""
 
 
 class ObstacleError(Exception):
-    """It is useless to go on until somebody has removed what the message names."""
+    """Raised when it is useless to continue until the user has solved the named problem."""
 
 
 class Failure(NamedTuple):
-    """Why a worker failed.
+    """The failure of a worker.
 
     Attributes:
-        reason: In one line.
-        fault: worker: it died, hung or raised; machine: its own was lost; memory: its stage found
-            too little; surroundings: disk, storage or data could not be used, which no setting of a
-            pipeline can change.
+        reason: Reason in one line.
+        fault: Kind of the failure. worker: the worker died, hung or raised. machine: its machine
+            was lost. memory: memory ran out. surroundings: disk, storage or data could not be used,
+            whatever the settings of the pipeline.
     """
 
     reason: str
@@ -37,13 +37,13 @@ class Failure(NamedTuple):
 
 
 class Retries:
-    """Counts the failures of every stage and says when it may run again.
+    """Counts the failures of every stage and decides when it may run again.
 
-    A stage that waits holds no machine, and is run by another process when its time has come.
+    A stage that waits holds no machine; another process runs it when its time has come.
     """
 
     def __init__(self) -> None:
-        # Lost machines are counted apart: a stage that has lost some may still fail by itself.
+        # Lost machines are counted separately, so that they use up no attempts of the stage itself.
         self._failures: Counter[tuple[str, bool]] = Counter()
         self._due: dict[str, float] = {}
 
@@ -53,18 +53,18 @@ class Retries:
         return bool(self._due)
 
     def count(self, node: str) -> int:
-        """Attempts of a stage that have failed."""
+        """Return the number of failed attempts of a stage."""
         return self._failures[node, False] + self._failures[node, True]
 
     def postpone(self, node: str, fault: Fault) -> float | None:
-        """Note a failed attempt.
+        """Record a failed attempt.
 
         Args:
-            node: Of the stage.
-            fault: What was to blame.
+            node: Node of the stage.
+            fault: Kind of the failure.
 
         Returns:
-            Seconds until the next attempt; None if there is to be none.
+            Seconds until the next attempt; None if there is none.
         """
         waits = RETRY_SECONDS[fault]
         kind = (node, fault == "machine")
@@ -76,7 +76,7 @@ class Retries:
         return seconds
 
     def take_due(self) -> list[str]:
-        """Stages whose time has come; each is returned once."""
+        """Return the stages that may run again now; each is returned once."""
         now = time.monotonic()
         due = [node for node, moment in self._due.items() if moment <= now]
         for node in due:

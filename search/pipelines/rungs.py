@@ -1,4 +1,4 @@
-"""The rungs of a study's distillation: who has paused where, and who goes on."""
+"""The rungs of a study's distillation: where each pipeline has paused, and which one continues."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from search.pipelines.successive_halving import SuccessiveHalving
 
 
 class Rungs:
-    """Successive halving over the study's pipelines, which remembers earlier sessions.
+    """Successive halving over the study's pipelines, those of earlier sessions included.
 
     Args:
-        study: Its finished trials have reached their rungs before.
+        study: Study whose finished trials have already reached their rungs.
 
     Attributes:
-        paused: The share of the distillation at which each paused pipeline waits, by number.
+        paused: Share of the distillation at which each paused pipeline waits, by number.
     """
 
     def __init__(self, study: PipelineStudy) -> None:
@@ -33,19 +33,19 @@ class Rungs:
                 self._remember(record.number, record.metrics)
 
     def pause(self, number: int, share: float, metrics: Mapping[str, float]) -> None:
-        """Note that a pipeline paused.
+        """Record that a pipeline has paused.
 
         Args:
-            number: Of the pipeline.
-            share: One of the study's rungs.
-            metrics: What is known of it, "miou@<share>" among it.
+            number: Number of the pipeline.
+            share: Rung at which it paused, one of the study's.
+            metrics: Its metrics so far, including "miou@<share>".
         """
         there = {**metrics, "miou": metrics[f"miou@{share:g}"]}
         self._halving.report(number, self._shares.index(share), there)
         self.paused[number] = share
 
     def promote(self) -> int | None:
-        """Choose who goes on; None to let all wait."""
+        """Choose a paused pipeline to continue; None if all must wait."""
         number = self._halving.promote()
         if number is not None:
             self.paused.pop(number, None)

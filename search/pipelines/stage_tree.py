@@ -1,4 +1,4 @@
-"""The pipelines of a study as paths in a tree of stages: what may run now, and what has ended."""
+"""The pipelines of a study as paths in a tree of stages, which shows what can run and has ended."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ NodeState = Literal["open", "running", "done", "failed"]
 
 
 class Task(NamedTuple):
-    """A stage that may run now.
+    """A stage that can run now.
 
     Attributes:
-        node: Name of its node in the tree.
-        chain: The pipeline that asked for it first, up to this stage.
-        label: Name in tables, in characters that folders may have.
-        share: Fraction of the stage's steps after which it pauses, within 0..1; 1 ends it.
-        fine_tuning_seed: Seed of a further fine-tuning (`search.pipelines.confirmation`); None: the
-            study's.
-        baseline: Name of the uncompressed network that it belongs to; "" for a pipeline's stage.
+        node: Name of the stage's node in the tree.
+        chain: The first pipeline that needs the stage, up to this stage.
+        label: Name in tables; it contains only characters that a folder's name may have.
+        share: Fraction of the stage's steps, in 0..1, after which it pauses; 1 runs it to the end.
+        fine_tuning_seed: Seed of a retraining (`search.pipelines.confirmation`); None for a stage
+            of a pipeline, which uses the study's seed.
+        baseline: Name of the uncompressed network that the stage belongs to; "" for a stage of a
+            pipeline.
     """
 
     node: str
@@ -44,17 +45,17 @@ class Task(NamedTuple):
 
     @property
     def is_root(self) -> bool:
-        """Whether it trains an uncompressed network, before all pipelines."""
+        """Whether the stage makes an uncompressed network, before all pipelines."""
         return len(self.chain) == 1
 
 
 class Ending(NamedTuple):
-    """A pipeline that is through, or that cannot go on.
+    """A pipeline that is complete or has failed.
 
     Attributes:
-        number: Number of the pipeline, or name of a baseline.
-        result: What its stages have brought so far.
-        reason: Why it failed; empty when it is through.
+        number: Number of the pipeline, or name of the baseline.
+        result: Merged result of its stages.
+        reason: Reason why it failed; "" if it is complete.
     """
 
     number: int | str
@@ -67,14 +68,14 @@ class _Node:
     """A stage in the tree.
 
     Attributes:
-        task: What to run.
-        age: Number of nodes that were there before it.
-        parents: Nodes that it reads.
-        children: Nodes that read it.
-        waiting: Open pipelines whose path leads through it, by age; the values mean nothing.
-        state: How far it is.
-        result: What it brought, once done.
-        reason: Why it failed.
+        task: Task that runs the stage.
+        age: Number of nodes that were added before this one.
+        parents: Nodes whose results the stage reads.
+        children: Nodes that read this stage's result.
+        waiting: Open pipelines whose path contains the node, oldest first (an ordered set).
+        state: State of the stage.
+        result: Result of the stage once it is done.
+        reason: Reason why it failed.
         is_held: Whether it waits for a promotion.
     """
 
@@ -96,7 +97,7 @@ class _Path:
     Attributes:
         nodes: Node names, root first.
         chain: Step of each node.
-        helpers: Nodes that its stages read beside the path: the teacher's.
+        helpers: Nodes outside the path that its stages read: the teacher's.
     """
 
     nodes: tuple[str, ...]
@@ -105,26 +106,26 @@ class _Path:
 
 
 class StageTree:
-    """Shares the stages of pipelines whose settings agree up to there.
+    """Shares stages between pipelines whose settings are equal up to that stage.
 
-    A stage is handed out once, as soon as the stages that it reads are done, so that a pipeline
-    that waits holds no machine. Of the stages that may run now the deepest comes first: a sampler
-    learns from pipelines that end, not from pipelines that begin.
+    A stage is handed out once, as soon as the stages that it reads are done, so a waiting pipeline
+    holds no machine. Among the stages that can run, the deepest comes first, because a sampler
+    learns only from pipelines that end.
 
-    The last stage of a pipeline that can pause is cut at rungs: it pauses there, and goes on once
-    it is promoted.
+    The last stage of a pipeline that can pause is divided at the rungs: it pauses there, and
+    continues once it is promoted.
 
-    What may run is kept in a queue, so that a decision takes as long among ten thousand pipelines
-    as among ten.
+    The stages that can run are kept in a queue, so that a decision among ten thousand pipelines
+    takes as long as one among ten.
 
     Source: the stage trees of Shin et al., "Hippo", https://arxiv.org/abs/2006.11972, section 3.
 
     Args:
         baselines: Chains of the uncompressed networks by name, the teacher's first.
-        rungs: Fractions of the pausing stage's steps after which it pauses, ascending, within 0..1.
+        rungs: Fractions of the pausing stage's steps at which it pauses, ascending, in 0..1.
 
     Attributes:
-        trained: What the chains choose whose training is done, up to the trained stage.
+        trained: Settings of each chain up to a stage whose training is done.
     """
 
     def __init__(self, baselines: Mapping[str, Chain], rungs: Sequence[float] = ()) -> None:
@@ -136,27 +137,27 @@ class StageTree:
         self._ending: dict[int | str, None] = {}
         self.trained: set[Prefix] = set()
         roots = [chain[:1] for chain in baselines.values()]
-        # A teacher follows nothing and starts no pipeline; without one each student teaches itself.
+        # A separate teacher has a root stage of its own; without one each student teaches itself.
         self._teacher = _name_node(roots[0]) if len({r[0].stage for r in roots}) > 1 else ""
         for name, chain in baselines.items():
             self._add(name, chain)
 
     @property
     def open_pipelines(self) -> tuple[int, ...]:
-        """Pipelines that were added and have not ended."""
+        """Numbers of the pipelines that were added and have not ended."""
         return tuple(number for number in self._paths if isinstance(number, int))
 
     def add(self, number: int, chain: Chain) -> None:
-        """Add a pipeline; it shares what other pipelines have in common with it.
+        """Add a pipeline; it shares the stages that it has in common with others.
 
         Args:
-            number: Number of the pipeline, new.
-            chain: Its steps.
+            number: Number of the pipeline; it must be new.
+            chain: Steps of the pipeline.
         """
         self._add(number, chain)
 
     def promote(self, number: int) -> None:
-        """Let a pipeline that paused at a rung go on.
+        """Continue a pipeline that has paused at a rung.
 
         Args:
             number: Number of an open pipeline.
@@ -167,13 +168,12 @@ class StageTree:
             self._enqueue(held[0])
 
     def take(self, *, may_be_exclusive: bool = True) -> Task | None:
-        """Hand out the deepest stage that may run now, the oldest of equals; None if there is none.
+        """Return the deepest stage that can run, the oldest of equals; None if there is none.
 
-        The pipelines that wait for a stage are those that count: a stage that none needs any more
-        is not handed out.
+        A stage that no open pipeline needs any more is not handed out.
 
         Args:
-            may_be_exclusive: Whether there is a device that no other measurement has.
+            may_be_exclusive: Whether a stage that needs a whole device may run now.
         """
         passed = []
         taken = None
@@ -192,14 +192,14 @@ class StageTree:
         return taken
 
     def finish(self, node: str, result: StageResult) -> list[Ending]:
-        """Note that a stage is done.
+        """Record that a stage is done.
 
         Args:
             node: Node of the task that was handed out.
-            result: What it brought.
+            result: Result of the stage.
 
         Returns:
-            The pipelines that are through by it.
+            The pipelines that this completes.
         """
         entry = self._nodes[node]
         entry.state, entry.result = "done", result
@@ -211,14 +211,14 @@ class StageTree:
         return self.settle()
 
     def fail(self, node: str, reason: str) -> list[Ending]:
-        """Note that a stage has failed, and with it every pipeline that needs it.
+        """Record that a stage has failed, and with it every pipeline that needs it.
 
         Args:
             node: Node of the task that was handed out.
-            reason: Why, in one line.
+            reason: Reason in one line.
 
         Returns:
-            The pipelines that cannot go on.
+            The pipelines that fail with it.
         """
         entry = self._nodes[node]
         entry.state, entry.reason = "failed", reason
@@ -226,7 +226,7 @@ class StageTree:
         return self.settle()
 
     def retry(self, node: str) -> None:
-        """Hand a stage out again whose attempt has failed, if a pipeline still needs it.
+        """Make a stage available again after a failed attempt, if a pipeline still needs it.
 
         Args:
             node: Node of the task that was handed out.
@@ -235,9 +235,9 @@ class StageTree:
         self._enqueue(node)
 
     def settle(self) -> list[Ending]:
-        """Take out the pipelines that have ended and return them.
+        """Remove the pipelines that have ended, and return them.
 
-        Those that share every stage with an earlier one, or one that has failed, end at once.
+        A new pipeline ends at once if all of its stages are done, or one of them has failed.
         """
         endings = []
         for number in tuple(self._ending):
@@ -248,13 +248,13 @@ class StageTree:
         return endings
 
     def drop(self, number: int | str) -> StageResult:
-        """Take a pipeline out; stages that no other pipeline needs are not handed out any more.
+        """Remove a pipeline; stages that no other pipeline needs are not handed out any more.
 
         Args:
             number: Number of an open pipeline.
 
         Returns:
-            What its stages have brought so far.
+            Merged result of its stages so far.
         """
         result = self.get_result(number)
         path = self._paths.pop(number)
@@ -264,13 +264,13 @@ class StageTree:
         return result
 
     def waiting_for(self, node: str) -> tuple[int, ...]:
-        """The open pipelines whose path leads through a stage."""
+        """Return the open pipelines whose path contains a stage."""
         return tuple(number for number in self._nodes[node].waiting if isinstance(number, int))
 
     def get_result(self, number: int | str) -> StageResult:
-        """Merge what the stages of an open pipeline have brought so far.
+        """Merge the results so far of an open pipeline's stages.
 
-        Seconds of a shared stage are charged to the pipeline that asked for it first.
+        The seconds of a shared stage are charged to the pipeline that needed it first.
         """
         path = self._paths[number]
         results = [self._get_charged(name, number) for name in path.nodes]
@@ -334,7 +334,7 @@ class StageTree:
     ) -> None:
         if node in self._nodes:
             if not (STAGES[chain[-1].stage].can_pause and is_last):
-                self._nodes[node].is_held = False  # somebody goes on from it
+                self._nodes[node].is_held = False  # another pipeline continues from its result
             return
         baseline = "" if isinstance(number, int) else number
         task = Task(node, chain, _describe(number, chain), share, baseline=baseline)
@@ -359,20 +359,20 @@ class StageTree:
         )
 
     def _enqueue(self, name: str) -> None:
-        """Queue a stage if it may run; `take` looks again, as it may have changed by then."""
+        """Queue a stage if it can run; `take` checks again, because that may change."""
         if self._may_run(name):
             task = self._nodes[name].task
             heappush(self._queue, (-len(task.chain) - task.share, self._nodes[name].age, name))
 
 
 def _name_node(chain: Chain, share: float = 1.0) -> str:
-    """Name a node by all that it depends on within a study."""
+    """Name a node after everything that it depends on within a study."""
     steps = (f"{stage} {sorted(flatten(settings).items())}" for stage, settings in chain)
     return " > ".join([*steps, *([] if share == 1 else [f"{share}"])])
 
 
 def _describe(number: int | str, chain: Chain) -> str:
-    """Name a stage for people, in characters that folders may have.
+    """Return the label of a stage, in characters that a folder's name may have.
 
     The name of a student may be the path of a file.
     """

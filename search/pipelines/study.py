@@ -1,4 +1,4 @@
-"""The Optuna study of a run: hands out pipelines, is told every outcome, survives its driver."""
+"""The Optuna study of a run: it proposes pipelines, records outcomes and survives its driver."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -24,6 +24,14 @@ from search.objectives import OBJECTIVES
 from search.pipelines.accuracy_bound import SIZES, find_dominating
 from search.pipelines.continuation import choose_origin, find_loop, plan_sweeps
 from search.pipelines.journal import BatchingJournal, repair
+from search.pipelines.records import (
+    KnownPipeline,
+    Obstacle,
+    Outcome,
+    Proposal,
+    StoppedBy,
+    TrialRecord,
+)
 from search.proposing.bounded_history import MAX_HISTORY, TrialHistory
 from search.proposing.optuna_internals import begin_trial, end_trial, get_trial_id, read_trial
 from search.proposing.rung_estimates import RungEstimates
@@ -41,16 +49,13 @@ from trainables.pipeline import StageResult
 STUDY_NAME = "segfront"
 JOURNAL_FILE = "study.journal"
 
-Outcome = Literal["complete", "failed", "stopped"]
 _OPTUNA_STATES = {
     "complete": TrialState.COMPLETE,
     "failed": TrialState.FAIL,
     "stopped": TrialState.PRUNED,
 }
-CONTINUES = "continues"  # number of the trial whose network a trial goes on from
-EARLIER = "warm_start"  # marks what comes from earlier runs
-StoppedBy = Literal["", "limit", "bound", "rung"]
-"""What stopped a pipeline early: a limit of the user's, the bound on its accuracy, or its rung."""
+CONTINUES = "continues"  # attribute: number of the trial from whose network a trial continues
+EARLIER = "warm_start"  # attribute that marks trials of earlier runs
 
 _OUTCOME_FIELDS = (
     "reason",
@@ -64,106 +69,26 @@ _OUTCOME_FIELDS = (
 )
 
 
-class Obstacle(NamedTuple):
-    """Why a pruned network need not be distilled.
-
-    Attributes:
-        reason: In one line.
-        stopped_by: Kind of the reason.
-    """
-
-    reason: str
-    stopped_by: StoppedBy
-
-
-class Proposal(NamedTuple):
-    """A pipeline to run.
-
-    Attributes:
-        number: Number of its trial in the study.
-        chain: Its steps.
-    """
-
-    number: int
-    chain: Chain
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What it chooses, "stage.setting" -> value."""
-        return flatten_chain(self.chain)
-
-
-class KnownPipeline(NamedTuple):
-    """A finished pipeline of an earlier run.
-
-    Attributes:
-        run_dir: Folder of that run.
-        number: Number of its trial there.
-        settings: What it chose, "stage.setting" -> value.
-        metrics: Its objectives.
-    """
-
-    run_dir: str
-    number: int
-    settings: Mapping[str, Any]
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialRecord:
-    """What is known of one trial.
-
-    Attributes:
-        number: Number of the trial in the study.
-        state: complete, failed, stopped or running.
-        settings: What it chose, "stage.setting" -> value.
-        reason: Why it ended, empty when complete.
-        stopped_by: What stopped it early, empty otherwise.
-        metrics: Measured numbers by name.
-        stages: Stage name -> folder in the store.
-        seconds: Stage name -> seconds that this trial paid for.
-        network: Folder of its finished network in the store.
-        continues: Number of the trial whose network it goes on from; None: it begins at the root.
-        started_at: ISO 8601, UTC.
-        finished_at: ISO 8601, UTC; empty while running.
-        elapsed_hours: Working time of the study until it ended; None while running.
-    """
-
-    number: int
-    state: Outcome | Literal["running"]
-    settings: Mapping[str, Any]
-    reason: str = ""
-    stopped_by: StoppedBy = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    stages: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    network: str = ""
-    continues: int | None = None
-    started_at: str = ""
-    finished_at: str = ""
-    elapsed_hours: float | None = None
-
-
 class PipelineStudy:
-    """A study in `RUN_DIR/study.journal`, which optuna-dashboard opens.
+    """A study in `RUN_DIR/study.journal`, a file that optuna-dashboard can open.
 
-    Trials that a dead driver left running are handed out again under their numbers before anything
-    new is asked for. One driver at a time: the caller holds the run folder's lock.
+    Trials that a dead driver left running are handed out again, with their numbers, before any new
+    one. Only one driver may use a study at a time; the caller holds the lock of the run's folder.
 
-    Pipelines of earlier runs, if it starts from any, are trials of the Optuna study before its own;
-    they are in no record and count for nothing but the sampler.
+    With --warm-start, the pipelines of earlier runs are the first trials of the Optuna study. Only
+    the sampler sees them; they have no record.
 
     Args:
-        config: Space, sampler, objectives, length.
+        config: Configuration with space, sampler, objectives and number of pipelines.
         run_dir: Folder of the run.
         max_history: As for `search.proposing.samplers.create_sampler`.
 
     Attributes:
-        config: As given.
-        records: What is known of every trial that was handed out, by number.
+        config: The argument `config`.
+        records: Record of every trial that was handed out, by number.
 
     Raises:
-        ValueError: The journal names a stage that would lead out of the run.
+        ValueError: The journal names a folder of a stage outside the run.
     """
 
     def __init__(
@@ -212,17 +137,17 @@ class PipelineStudy:
 
     @property
     def awaits_known(self) -> bool:
-        """Whether the pipelines of the earlier runs are still to be learnt from."""
+        """Whether the sampler still has to learn the pipelines of earlier runs."""
         return bool(self.config.warm_start) and EARLIER not in self._study.user_attrs
 
     def learn_from(self, pipelines: Sequence[KnownPipeline]) -> None:
-        """Let the sampler know finished pipelines of earlier runs, before anything is asked for.
+        """Add finished pipelines of earlier runs for the sampler, before the first proposal.
 
-        They are kept in the journal, so that a resumed study has them without their runs.
+        They are saved in the journal, so that a resumed study has them without their runs.
 
         Args:
-            pipelines: Inside the space, their objectives comparable; those that a killed driver
-                has added already are left out.
+            pipelines: Pipelines inside the space, with comparable objectives. Those that a killed
+                driver has already added are skipped.
         """
         trials = self._study.get_trials(deepcopy=False)
         self._num_known = len(pipelines)
@@ -248,31 +173,31 @@ class PipelineStudy:
 
     @property
     def num_unfinished(self) -> int:
-        """Pipelines that are still to be told, running ones included."""
+        """Number of pipelines without an outcome, running ones included."""
         return self.config.num_pipelines - sum(
             record.state != "running" for record in self.records.values()
         )
 
     @property
     def num_running(self) -> int:
-        """Pipelines that were handed out in this session and are still to be told."""
+        """Number of pipelines that were handed out in this session and have no outcome yet."""
         return sum(self.records[number].state == "running" for number in self._trials)
 
     @property
     def worked_seconds(self) -> float:
-        """Working time over all sessions."""
+        """Working time in seconds over all sessions."""
         return self._worked_before + time.monotonic() - self._opened
 
     def batch(self) -> AbstractContextManager[object]:
-        """Let all that is told within go to the disk at once, at the end."""
+        """Write all changes that are made inside this context together, at its end."""
         return self._journal.batch()
 
     def ask(self, ready: Collection[Prefix] = ()) -> Proposal | None:
-        """Hand out the next pipeline; None when all have been handed out.
+        """Return the next pipeline; None if all have been handed out.
 
         Args:
-            ready: What chains choose whose training is done; pipelines that share it have
-                precedence as long as the sampler would draw at random.
+            ready: Settings of the chains whose training is done. While the sampler draws at random,
+                pipelines that share such a chain are preferred.
         """
         left = self._abandoned
         if not left and len(self.records) >= self.config.num_pipelines:
@@ -290,6 +215,8 @@ class PipelineStudy:
             seed=self.config.seed,
             trial_number=len(self.records),
             num_pipelines=self.config.num_pipelines,
+            distributions=self._distributions,
+            read_settings=self._read_settings,
             estimates=self._estimates,
             history=self._history,
             max_history=self._max_history,
@@ -309,7 +236,7 @@ class PipelineStudy:
         return Proposal(trial.number, self.get_chain(trial.number))
 
     def _choose_settings(self, trial: Trial) -> tuple[dict[str, Any], int | None]:
-        """Suggest what a pipeline chooses; what it inherits from another one is not suggested."""
+        """Suggest the settings of a pipeline, except those that it inherits from another one."""
         space, loop = self.config.space, self._loop
 
         def suggest(name: str, distribution: BaseDistribution) -> Any:
@@ -327,17 +254,21 @@ class PipelineStudy:
             return {**space.suggest(loop.head, suggest), **own}, None
         return self._inherit(continues) | own, continues
 
+    def _read_settings(self, number: int) -> Mapping[str, Any]:
+        """What a pipeline chooses and inherits; nothing for one of an earlier run."""
+        return self.records[number].settings if number in self.records else {}
+
     def _inherit(self, number: int) -> dict[str, Any]:
-        """What a pipeline has chosen for the stages that those that go on from it do not repeat."""
+        """Return a pipeline's settings for the stages before the loop, which others inherit."""
         head = declare_all(self._loop.head if self._loop else ())
         chosen = self.records[number].settings
         return {name: value for name, value in chosen.items() if name in head}
 
     def get_chain(self, number: int) -> Chain:
-        """All steps of a pipeline, from the root on.
+        """Return all steps of a pipeline, root first.
 
         Args:
-            number: Of a trial that was handed out.
+            number: Number of a trial that was handed out.
         """
         record = self.records[number]
         if record.continues is None or self._loop is None:
@@ -347,7 +278,7 @@ class PipelineStudy:
         return (*self.get_chain(record.continues), *build_chain(self._loop.stages, chosen))
 
     def _begin_trial(self) -> Trial:
-        """One that a dead driver left, else one that was enqueued, else a new one."""
+        """Begin a trial: one that a dead driver left, else an enqueued one, else a new one."""
         if self._abandoned:
             return Trial(self._study, self._abandoned.pop(0))
         if self._num_enqueued:
@@ -356,14 +287,14 @@ class PipelineStudy:
         return begin_trial(self._study)
 
     def report(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Note what a running pipeline has shown at a rung, for the sampler and the journal.
+        """Record a running pipeline's metrics at a rung, for the sampler and the journal.
 
         Args:
-            number: Of a proposal that has not been told yet.
-            metrics: Everything measured so far, "miou@<share>" among it.
+            number: Number of a proposal without an outcome.
+            metrics: All metrics measured so far, including "miou@<share>".
 
         Raises:
-            ValueError: The trial was never handed out here, or was told before.
+            ValueError: The trial was never handed out here, or already has an outcome.
         """
         trial, record = self._get_running(number)
         metrics = dict(metrics)
@@ -383,17 +314,17 @@ class PipelineStudy:
         stopped_by: StoppedBy = "",
         result: StageResult | None = None,
     ) -> TrialRecord:
-        """Take the outcome of a pipeline; one whose objectives are not all numbers has failed.
+        """Record the outcome of a pipeline; it counts as failed if an objective is not finite.
 
         Args:
-            number: Number of a proposal that has not been told yet.
+            number: Number of a proposal without an outcome.
             outcome: complete, failed or stopped.
-            reason: Why it ended, unless complete.
+            reason: Reason why it failed or was stopped.
             stopped_by: What stopped it.
-            result: What its stages brought, the objectives among it when complete.
+            result: Merged result of its stages; if complete, with all objectives.
 
         Raises:
-            ValueError: The trial was never handed out here, or was told before.
+            ValueError: The trial was never handed out here, or already has an outcome.
         """
         trial, record = self._get_running(number)
         result = result or StageResult()
@@ -427,15 +358,15 @@ class PipelineStudy:
         return record
 
     def save_clock(self) -> None:
-        """Keep the working time for the next session; the last outcome keeps it too."""
+        """Save the working time for the next session; every outcome saves it too."""
         self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
 
     def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> Obstacle | None:
-        """Say why a network need not be trained further; None while it may enter the front.
+        """Return why a network need not be trained further; None while it may enter the front.
 
         Args:
-            metrics: What is known of the network so far.
-            ceiling: mIoU in 0..1 that is believable while few networks have finished.
+            metrics: Metrics of the network so far.
+            ceiling: Upper bound on mIoU, in 0..1, while few networks have finished.
         """
         for name, limit in self._limits.items():
             if metrics.get(name, 0.0) > limit:
@@ -452,7 +383,7 @@ class PipelineStudy:
         return Obstacle(text, "bound")
 
     def _knows_costs(self, metrics: Mapping[str, float]) -> bool:
-        """Whether all is known that a trained network is judged by besides its accuracy."""
+        """Whether all costs are known by which a trained network is judged beside its accuracy."""
         costs = {n for n in self.config.objectives if OBJECTIVES[n].direction == "minimize"}
         return costs | set(SIZES) <= metrics.keys()
 
@@ -468,11 +399,11 @@ class PipelineStudy:
     def _get_running(self, number: int) -> tuple[Trial, TrialRecord]:
         trial, record = self._trials.get(number), self.records.get(number)
         if trial is None or record is None or record.state != "running":
-            raise ValueError(f"trial {number} is not running, so it has no outcome to tell")
+            raise ValueError(f"trial {number} is not running, so it cannot be given an outcome")
         return trial, record
 
     def _constrain(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """How far a network is beyond its limits, relative to them; feasible up to 0."""
+        """Return by how much a network exceeds each limit, as a share of it; feasible up to 0."""
         return {
             name: metrics[name] / limit - 1
             for name, limit in self._limits.items()
@@ -480,24 +411,24 @@ class PipelineStudy:
         }
 
     def _set_constraints(self, trial: Trial, metrics: Mapping[str, float]) -> None:
-        """Tell Optuna of a trial's constraints, unless it knows them from a rung."""
+        """Give Optuna a trial's constraints, unless a rung has set them already."""
         known = read_trial(self._study, get_trial_id(trial)).constraints
         for name, value in self._constrain(metrics).items():
             if name not in known:
                 trial.set_constraint(name, value)
 
     def _enqueue_first_points(self) -> None:
-        """Let the study begin with chains along the pruning ratios, and with the given points."""
+        """Enqueue the chains along the pruning ratios and the given points as first trials."""
         planned = self._plan_first()[: self.config.num_pipelines]
         trials = self._study.get_trials(deepcopy=False)
         own = [trial.number for trial in trials if EARLIER not in trial.user_attrs]
         numbers = [*own, *range(len(trials), len(trials) + len(planned))]
-        for point, previous in planned[len(own) :]:  # a killed driver may have begun
+        for point, previous in planned[len(own) :]:  # a killed driver may have added some of them
             params = self._select_searched(point)
             self._enqueue(params, {CONTINUES: None if previous is None else numbers[previous]})
 
     def _plan_first(self) -> list[tuple[dict[str, Any], int | None]]:
-        """What the first pipelines choose, each with the index of the one that it goes on from."""
+        """Return the first pipelines' settings, each with the index of the one it continues."""
         points = [
             flatten_chain(build_chain(self._stages, point)) for point in self.config.first_points
         ]
@@ -514,12 +445,12 @@ class PipelineStudy:
         return [*planned, *((point, None) for point in points)]
 
     def _select_searched(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that are searched, of those that a pipeline chooses."""
+        """Return those of a pipeline's settings that are searched."""
         return {name: value for name, value in settings.items() if name in self._distributions}
 
     @property
     def _draws_at_random(self) -> bool:
-        """True while the sampler is in its random start-up, as far as finished trials say."""
+        """True while too few trials have finished for the sampler to leave its random start-up."""
         starts = count_random_starts(self.config.sampler, self.config.num_pipelines)
         missing = max(0, starts - self._num_known)
         finished = (
@@ -530,7 +461,7 @@ class PipelineStudy:
         return len(list(islice(finished, missing))) < missing
 
     def _enqueue_prefix(self, ready: Collection[Prefix]) -> None:
-        """Let the next trial share what is there, unless a given point is next."""
+        """Let the next trial share a trained stage, unless a given point is next."""
         if self._num_enqueued or not self.config.shared_prefix:
             return
         proposed = [record.settings for record in self.records.values()]
@@ -551,11 +482,11 @@ class PipelineStudy:
             TrialState.PRUNED: "stopped",
         }
         state = states.get(trial.state, "running")
-        # Journals of older versions hold every field as an attribute of its own.
+        # Journals of older versions have a separate attribute for every field.
         outcome = attributes.get("outcome", attributes)
         names = ("metrics",) if state == "running" else _OUTCOME_FIELDS
         for stage, name in outcome.get("stages", {}).items():
-            if not is_plain_name(name):  # it may be deleted, or written to
+            if not is_plain_name(name):  # the folder may later be deleted or written to
                 raise ValueError(
                     f"{JOURNAL_FILE}: stage {stage!r} of trial {trial.number} is {name!r}, not the "
                     "name of a folder in stages/"
@@ -588,5 +519,5 @@ def _is_finite(value: float | None) -> bool:
 
 
 def _format_time(moment: datetime | None) -> str:
-    """Optuna's time, local and without a zone, as ISO 8601, UTC."""
+    """Format Optuna's local time without a zone as ISO 8601 in UTC."""
     return moment.astimezone(UTC).isoformat(timespec="seconds") if moment else ""

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving over a front: who of those that have paused goes on."""
+"""Asynchronous successive halving over a front: chooses which of the paused members continues."""
 
 from __future__ import annotations
 
@@ -14,28 +14,31 @@ Member = TypeVar("Member", bound=Hashable)
 
 
 class SuccessiveHalving(Generic[Member]):
-    """Promotes, at every rung, the best part of those that have reached it.
+    """Promotes the best 1/reduction_factor of the members that have reached each rung.
 
-    They are whatever is trained step by step and compared: pipelines of a study
-    (`search.pipelines.rungs`), trials of Tune (`search.on_ray.scheduler`).
+    A member is anything that is trained step by step: a pipeline of a study
+    (`search.pipelines.rungs`) or a trial of Tune (`search.on_ray.scheduler`).
 
-    Best is the lowest non-dominated rank, then the largest share of the hypervolume that its rank
-    would lose without it. Costs are exact at every rung; only accuracy grows. Nobody waits for a
-    rung to fill: whoever belongs to the best part of those there now goes on, and one that paused
-    goes on later if the rung grows to make room for it.
+    Members are ordered by non-dominated rank, and within a rank by the hypervolume that the rank
+    would lose without them. Costs are exact at every rung; only accuracy still grows.
+
+    Asynchronous: a member is promoted as soon as it ranks in the top 1/reduction_factor of its
+    rung. A member that has paused can be promoted later, when more members have reached the rung.
 
     Source: Li et al., "A system for massively parallel hyperparameter tuning" (ASHA),
         https://arxiv.org/abs/1810.05934, algorithm 2; with several objectives Schmucker et al.,
         "Multi-objective asynchronous successive halving", https://arxiv.org/abs/2106.12639.
-    Differs: ties within a rank by hypervolume instead of the distance-based epsilon-net.
+    Differs: members of equal rank are ordered by hypervolume, not by the distance-based
+        epsilon-net.
 
     Args:
-        num_rungs: Rungs before the end, at least 1.
-        reduction_factor: One of so many is promoted, above 1.
+        num_rungs: Number of rungs before the end, at least 1.
+        reduction_factor: Promote the best 1/reduction_factor of the members at each rung (must be
+            > 1).
         directions: "maximize" or "minimize" by name of the objective.
 
     Raises:
-        ValueError: A value out of range.
+        ValueError: A value is out of range.
     """
 
     def __init__(
@@ -44,9 +47,9 @@ class SuccessiveHalving(Generic[Member]):
         if num_rungs < 1:
             raise ValueError(f"num_rungs must be at least 1, got {num_rungs}")
         if not reduction_factor > 1:
-            raise ValueError(f"reduction_factor must be above 1, got {reduction_factor}")
+            raise ValueError(f"reduction_factor must be greater than 1, got {reduction_factor}")
         if not directions:
-            raise ValueError("directions must name an objective, got none")
+            raise ValueError("directions must have at least one objective, got none")
         wrong = {name: way for name, way in directions.items() if way not in get_args(Direction)}
         if wrong:
             raise ValueError(f"directions must be {' or '.join(get_args(Direction))}, got {wrong}")
@@ -58,23 +61,23 @@ class SuccessiveHalving(Generic[Member]):
         self._promoted: list[set[Member]] = [set() for _ in range(num_rungs)]
 
     def report(self, member: Member, rung: int, metrics: Mapping[str, float]) -> None:
-        """Note that one has come to a rung.
+        """Record that a member has reached a rung.
 
         Args:
-            member: Who.
-            rung: From 0.
-            metrics: Its objectives there, all of them finite.
+            member: The member.
+            rung: Index of the rung, from 0.
+            metrics: Objectives of the member at this rung, all of them finite.
         """
         self._reached[rung][member] = [sign * metrics[name] for name, sign in self._signs.items()]
 
     def note_promoted(self, member: Member, rung: int) -> None:
-        """Note that one has gone on from a rung without being asked to."""
+        """Record that a member has passed a rung without having been chosen by `promote`."""
         self._promoted[rung].add(member)
 
     def promote(self) -> Member | None:
-        """Choose who goes on, of the highest rung that has somebody; None to let them wait.
+        """Choose the member to continue, from the highest rung possible; None if all must wait.
 
-        Each answer counts as done: the pipeline is not chosen at this rung again.
+        A member is chosen only once at each rung.
         """
         for rung in reversed(range(len(self._reached))):
             reached, promoted = self._reached[rung], self._promoted[rung]
@@ -89,10 +92,10 @@ class SuccessiveHalving(Generic[Member]):
         return None
 
     def find_last(self, members: Collection[Member]) -> Member:
-        """Choose whom nobody would miss: the last in order of the lowest rung.
+        """Choose the worst member: the last in order at the lowest rung.
 
         Args:
-            members: Some of those that have come to a rung, at least one.
+            members: Members that have reached a rung, at least one.
         """
         highest = {member: rung for rung, there in enumerate(self._reached) for member in there}
         lowest = min(highest[member] for member in members)
@@ -101,12 +104,16 @@ class SuccessiveHalving(Generic[Member]):
 
 
 def _order(reached: Mapping[Member, list[float]]) -> Iterator[Member]:
-    """Sort those at a rung, all objectives to be minimised: rank first, then contribution."""
+    """Yield the members at a rung, best first: by rank, then by hypervolume contribution.
+
+    Args:
+        reached: Objectives by member, all to be minimised.
+    """
     members, values = list(reached), np.array(list(reached.values()))
     ranks = moocore.pareto_rank(values)
     low, high = values.min(axis=0), values.max(axis=0)
     scaled = (values - low) / np.where(high > low, high - low, 1.0)
-    for rank in np.unique(ranks):  # one at a time: who is asked for is mostly in the first
+    for rank in np.unique(ranks):  # lazily: the caller mostly needs only the first rank
         (peers,) = np.nonzero(ranks == rank)
         shares = moocore.hv_contributions(scaled[peers], ref=np.full(values.shape[1], 1.1))
         yield from (members[i] for i in peers[np.argsort(-shares, kind="stable")])

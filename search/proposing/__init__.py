@@ -1,1 +1,1 @@
-"""What to try next: samplers, and what they see of a study."""
+"""Proposes the next pipeline: the samplers, and the view of the study that they get."""

@@ -1,4 +1,4 @@
-"""A sampler that looks at a bounded part of a long study, so that a suggestion stays cheap."""
+"""A sampler that sees a bounded number of trials, which keeps suggestions cheap in long studies."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Values = npt.NDArray[np.float64]
 class TrialHistory:
     """States and objectives of a study's trials, in arrays.
 
-    Whoever keeps one over a whole study and notes every change spares each suggestion a look at all
-    of Optuna's trials: at 10 000 that takes longer than to suggest another.
+    If it is kept for a whole study and every change is noted, a suggestion need not read all of
+    Optuna's trials. With 10 000 trials, reading them takes longer than the suggestion itself.
 
     Args:
-        num_objectives: Of the study.
+        num_objectives: Number of objectives of the study.
 
     Attributes:
-        states: Of every trial by number, as numbers of Optuna's; `UNKNOWN` for those not noted.
-        values: (trials, objectives); NaN for those that are not complete.
+        states: (trials,) int8, Optuna's number of each trial's state; `UNKNOWN` if not noted.
+        values: (trials, objectives) float; NaN for trials that are not complete.
     """
 
     UNKNOWN = -1
@@ -43,7 +43,7 @@ class TrialHistory:
         self._ids: dict[int, int] = {}
 
     def note(self, trial: FrozenTrial) -> None:
-        """Learn of a trial, or of its new state."""
+        """Record a trial, or its new state."""
         self.states = with_room(self.states, trial.number, self.UNKNOWN)
         self.values = with_room(self.values, trial.number, np.nan)
         self.states[trial.number] = trial.state
@@ -52,34 +52,36 @@ class TrialHistory:
         self._ids[trial.number] = get_trial_id(trial)
 
     def note_all(self, study: Study) -> None:
-        """Learn of all trials that a study has now."""
+        """Record all trials that a study has now."""
         for trial in study.get_trials(deepcopy=False):
             self.note(trial)
 
     def read(self, study: Study, numbers: Indices) -> list[FrozenTrial]:
-        """Trials of the study, not to be changed."""
+        """Return trials of the study, which the caller must not change."""
         return [read_trial(study, self._ids[number]) for number in numbers.tolist()]
 
 
 class BoundedHistorySampler(ViewingSampler):
     """Shows another sampler the front and an even spread of the other finished trials.
 
-    TPE's suggestion takes 1.4 s after 10 000 trials, most of it spent on ranking trials that no
-    longer change its densities; nothing is lost while they fit. With 400 it finds the fronts that
-    it finds with all of 1000 (`benchmarks/search_scale.py --known-answers`).
+    TPE's suggestion takes 1.4 s after 10 000 trials; most of that is spent on ranking trials that
+    no longer change its densities. Up to max_trials finished trials, all of them are shown. With
+    400 trials TPE finds the same fronts as with all of 1000
+    (`benchmarks/search_scale.py --known-answers`).
 
     Args:
-        sampler: Makes the suggestions; one that reads trials through the study it is given.
-        max_trials: Most finished trials that it sees; the front has up to half of the places.
-        estimate: Numbers of trials -> (trials, objectives), NaN where nothing is known; one that is
-            not over and is estimated counts as finished.
-        history: Of the same study, up to date; None: it is read anew for every suggestion.
+        sampler: Sampler that makes the suggestions; it must read trials through its study.
+        max_trials: Largest number of finished trials that it sees; up to half of them are from the
+            front.
+        estimate: Function (trial numbers) -> (trials, objectives), NaN where nothing is known. A
+            running trial with an estimate counts as finished.
+        history: Up-to-date history of the same study; None: read it again for every suggestion.
 
     Attributes:
-        max_trials: As given.
+        max_trials: The argument `max_trials`.
 
     Raises:
-        ValueError: Fewer than 2 trials.
+        ValueError: max_trials is less than 2.
     """
 
     def __init__(
@@ -121,15 +123,15 @@ class BoundedHistorySampler(ViewingSampler):
 
 
 def select_trials(values: Values, maximise: Sequence[bool], max_trials: int) -> Indices:
-    """Choose the front, thinned to half of the places, and an even spread of the rest.
+    """Choose the front, thinned to half of max_trials, and an even spread of the other trials.
 
     Args:
-        values: (trials, objectives) by age; NaN for those that have none.
-        maximise: Whether more is better, by objective.
-        max_trials: Most that are chosen.
+        values: (trials, objectives) float, oldest first; NaN for trials without values.
+        maximise: For each objective, whether larger is better.
+        max_trials: Largest number of trials to choose.
 
     Returns:
-        Their rows.
+        (chosen,) int, rows of the chosen trials.
     """
     complete = np.flatnonzero(np.isfinite(values).all(axis=1))
     front = complete
@@ -142,7 +144,7 @@ def select_trials(values: Values, maximise: Sequence[bool], max_trials: int) -> 
 
 
 def _spread(rows: Indices, count: int) -> Indices:
-    """Take `count` of them at even distances, both ends among them."""
+    """Take `count` rows at even distances, including both ends."""
     if len(rows) <= count:
         return rows
     spread: Indices = rows[np.linspace(0, len(rows) - 1, count).round().astype(int)]

@@ -1,4 +1,4 @@
-"""Optuna's TPE over a front, faster where a trial has many settings and a study many trials."""
+"""Optuna's TPE over a front, made faster for trials with many settings and for long studies."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
 
 class OneSplitTPESampler(SplitTPESampler):
-    """Divides the trials of several objectives into good and bad ones once per suggested trial.
+    """Splits the trials of several objectives into good and bad ones once per suggested trial.
 
-    Optuna's does so for each setting anew, which is half of its time. Two more things differ:
+    Optuna's TPE splits them again for each setting, which takes half of its time. It differs in two
+    more points:
 
-    - Where it sees a part of the study (`search.proposing.bounded_history`), as many trials are
-      good as if it saw all of them, but no more than half of what it sees: a tenth of a part would
-      be a handful, too few to tell where a whole front lies.
-    - Of the trials that share the last good rank those are left out, one by one, whose hypervolume
-      contribution is smallest. Optuna adds them one by one, which takes 70 ms for 50 of 100.
+    - If the sampler sees only a part of the study (`search.proposing.bounded_history`), it counts
+      as many trials as good as if it saw all, but at most half of those that it sees. A tenth of
+      what it sees would be too few trials to show where a whole front lies.
+    - The trials of the last good rank are thinned: those with the smallest hypervolume contribution
+      are removed one by one. Optuna adds the best one by one, which takes 70 ms for 50 of 100.
 
-    It is to make one trial at a time, as `search.pipelines.study.PipelineStudy` has it do.
+    It must suggest one trial at a time, as in `search.pipelines.study.PipelineStudy`.
     """
 
     _halves: Halves | None = None
@@ -35,18 +36,18 @@ class OneSplitTPESampler(SplitTPESampler):
         super().before_trial(study, trial)
 
     def split(self, study: Study, trial: FrozenTrial) -> Halves:
-        """See `SplitTPESampler.split`; made once for all settings of a trial."""
+        """See `SplitTPESampler.split`; the split is made once for all settings of a trial."""
         if self._halves is None:
             self._halves = self.halve(study, trial)
         return self._halves
 
     @staticmethod
     def halve(study: Study, trial: FrozenTrial) -> Halves:
-        """Divide the trials as described above.
+        """Split the trials as described above.
 
         Args:
-            study: As the sampler sees it.
-            trial: The one that is being suggested.
+            study: Study as the sampler sees it.
+            trial: Trial that is being suggested.
         """
         trials = [
             other
@@ -59,7 +60,7 @@ class OneSplitTPESampler(SplitTPESampler):
         num_good = min(count_good(num_finished + num_unseen), most)
         complete = [other for other in trials if other.state is TrialState.COMPLETE]
         ranked = [o for o in complete if all(value <= 0 for value in o.constraints.values())]
-        if len(ranked) <= num_good:  # some of the others are good too
+        if len(ranked) <= num_good:  # some infeasible or incomplete trials count as good too
             return split_trials(study, trials, num_good)
         signs = [-1.0 if d.name == "MAXIMIZE" else 1.0 for d in study.directions]
         losses = np.array([other.values for other in ranked]) * signs
@@ -71,17 +72,17 @@ class OneSplitTPESampler(SplitTPESampler):
 
 
 def choose_best(losses: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
-    """Choose the lowest non-dominated ranks, and of the last one those that cover it best.
+    """Choose the lowest non-dominated ranks, and the points that cover the last rank best.
 
-    The rank is thinned greedily: whoever has the smallest hypervolume contribution goes, until
-    `count` are left.
+    The last rank is thinned greedily: the point with the smallest hypervolume contribution is
+    removed until `count` points are left.
 
     Args:
-        losses: (points, objectives), all to be minimised.
-        count: Points to choose, no more than there are.
+        losses: (points, objectives) float, all to be minimised.
+        count: Number of points to choose, at most as many as there are.
 
     Returns:
-        Their rows, (count,).
+        (count,) int, rows of the chosen points.
     """
     ranks = moocore.pareto_rank(losses)
     last = np.sort(ranks)[count - 1]

@@ -1,7 +1,7 @@
-"""What this project uses of Optuna although Optuna does not promise to keep it.
+"""The only use of Optuna's private names, which a new version may change.
 
-Nothing else in the project touches a name of Optuna's that begins with an underscore.
-`tests/search/test_optuna_internals.py` fails when a new version changes one, and says where.
+No other file of the project uses a name of Optuna's that begins with an underscore.
+`tests/search/test_optuna_internals.py` fails if a new version changes one, and names it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Halves = tuple[list[FrozenTrial], list[FrozenTrial]]
 
 
 def get_trial_id(trial: Trial | FrozenTrial) -> int:
-    """Return the number by which the storage knows a trial."""
+    """Return the id of a trial in the storage."""
     return trial._trial_id
 
 
 def read_trial(study: Study, trial_id: int) -> FrozenTrial:
-    """Return a trial as the storage has it; it must not be changed."""
+    """Return a trial from the storage; the caller must not change it."""
     return study._storage.get_trial(trial_id)
 
 
 def begin_trial(study: Study) -> Trial:
-    """Add a trial; `Study.ask` does too, after a look at all trials for one that is enqueued."""
+    """Add a trial. Unlike `Study.ask`, it does not search all trials for an enqueued one."""
     return Trial(study, study._storage.create_new_trial(study._study_id))
 
 
@@ -39,8 +39,8 @@ def end_trial(
 ) -> None:
     """End a trial.
 
-    `Study.tell` does too, but takes no values of a pruned trial, and tells the study's sampler,
-    which none of ours needs.
+    Unlike `Study.tell`, it takes values for a pruned trial, and it does not inform the study's
+    sampler, which none of our samplers needs.
     """
     study._storage.set_trial_state_values(trial._trial_id, state, values)
 
@@ -51,7 +51,7 @@ def count_good(num_finished: int) -> int:
 
 
 def split_trials(study: Study, trials: list[FrozenTrial], num_good: int) -> Halves:
-    """Divide trials into good and other ones as TPE does."""
+    """Split trials into good and other ones, as TPE does."""
     return _split_trials(study, trials, num_good)
 
 
@@ -61,15 +61,15 @@ def get_first_generation() -> dict[str, int]:
 
 
 class SplitTPESampler(TPESampler):
-    """TPE whose division into good and other trials a subclass makes."""
+    """TPE whose split into good and other trials is made by a subclass."""
 
     @abstractmethod
     def split(self, study: Study, trial: FrozenTrial) -> Halves:
-        """Divide the trials of a study.
+        """Split the trials of a study.
 
         Args:
-            study: As the sampler sees it.
-            trial: The one that is being suggested.
+            study: Study as the sampler sees it.
+            trial: Trial that is being suggested.
 
         Returns:
             The good trials, and the others.
@@ -78,7 +78,7 @@ class SplitTPESampler(TPESampler):
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw from the good trials, as Optuna 5 does once it has divided them."""
+        """Draw from the good trials, as Optuna 5 does once it has split them."""
         good, others = self.split(study, trial)
         density = self._build_parzen_estimator(study, search_space, good, handle_below=True)
         other = self._build_parzen_estimator(study, search_space, others, handle_below=False)
@@ -88,13 +88,13 @@ class SplitTPESampler(TPESampler):
 
 
 class StudyView:
-    """A study with other trials, which are chosen when they are first asked for.
+    """A study that shows other trials, which are chosen when they are first read.
 
-    Optuna's samplers read the trials of a study by a method that is not public.
+    It is here because Optuna's samplers read the trials of a study with a private method.
 
     Args:
-        study: Everything but its trials is taken from here.
-        choose: Makes the trials that are seen.
+        study: Study that provides everything except the trials.
+        choose: Function that returns the trials to show.
     """
 
     def __init__(self, study: Study, choose: Callable[[Study], list[FrozenTrial]]) -> None:

@@ -1,4 +1,4 @@
-"""What the sampler sees of pipelines that wait at a rung, or were stopped beyond a limit."""
+"""Shows the sampler estimates of the pipelines that wait at a rung or were stopped by a limit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from search.proposing.trial_arrays import with_room
 class RungEstimates:
     """Estimates the objectives of pipelines from the last rung that they have reached.
 
-    Their costs are known. Their mIoU is taken to be that of the last rung, plus what those that
-    went on from there gained up to the next one and so on to the end: the median, 0 while nobody
-    has got that far. That leans towards the gain of good pipelines, as only they go on.
+    Their costs are known. Their mIoU is estimated as the mIoU at the last rung plus the median
+    gains of other pipelines from there to the next rung and on to the end; a median is 0 while no
+    pipeline has got that far. The estimate is biased towards the gains of good pipelines, because
+    only they continue.
 
     Args:
         rungs: Shares of the distillation, ascending.
@@ -33,18 +34,18 @@ class RungEstimates:
     def __init__(self, rungs: Sequence[float], objectives: Sequence[str]) -> None:
         self._levels = (*(f"miou@{share:g}" for share in rungs), "miou")
         self._objectives = tuple(objectives)
-        self._gains: list[list[float]] = [[] for _ in rungs]  # up to the next level, ascending
+        self._gains: list[list[float]] = [[] for _ in rungs]  # to the next level, sorted
         self._metrics: dict[int, Mapping[str, float]] = {}
-        # By number of the trial: the last level reached, -1 for none, and the values there.
+        # By trial number: the index of the last level reached (-1 for none), and the values there.
         self._reached = np.full(0, -1)
         self._values = np.full((0, len(self._objectives)), np.nan)
 
     def note(self, number: int, metrics: Mapping[str, float]) -> None:
-        """Learn what is known of a pipeline by now.
+        """Record the metrics of a pipeline.
 
         Args:
-            number: Of its trial.
-            metrics: Everything measured so far.
+            number: Trial number of the pipeline.
+            metrics: All metrics measured so far.
         """
         before = self._metrics.get(number, {})
         for gains, (level, following) in zip(self._gains, pairwise(self._levels), strict=True):
@@ -63,17 +64,17 @@ class RungEstimates:
                 self._reached[number], self._values[number] = reached[-1], values
 
     def knows(self, number: int) -> bool:
-        """Whether a pipeline has reached a rung, so that it can be estimated."""
+        """Whether a pipeline has reached a rung and can be estimated."""
         return number < len(self._reached) and bool(self._reached[number] >= 0)
 
     def estimate(self, numbers: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        """The objectives' values that pipelines may come to, (pipelines, objectives).
+        """Estimate the final objectives of pipelines.
 
         Args:
-            numbers: Of their trials.
+            numbers: (pipelines,) int, trial numbers.
 
         Returns:
-            NaN for those that have not reached a rung.
+            (pipelines, objectives) float; NaN for pipelines that have not reached a rung.
         """
         values = np.full((len(numbers), len(self._objectives)), np.nan)
         is_known = numbers < len(self._reached)
@@ -85,15 +86,15 @@ class RungEstimates:
         return values
 
     def get_last(self, number: int) -> list[float] | None:
-        """The objectives' values at the last level that a pipeline has reached; None: at none."""
+        """Return the objectives at the last level that a pipeline has reached; None if none."""
         values: list[float] | None = self._values[number].tolist() if self.knows(number) else None
         return values
 
     def show(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """Replace by complete trials the running ones that can be estimated, and infeasible ones.
+        """Show running trials that can be estimated, and infeasible trials, as complete.
 
         Args:
-            trials: Of the study; they are left as they are.
+            trials: Trials of the study; not modified.
         """
         running = [i for i, trial in enumerate(trials) if trial.state is TrialState.RUNNING]
         estimated = self.estimate(np.array([trials[i].number for i in running], dtype=np.intp))
@@ -112,39 +113,39 @@ class RungEstimates:
         return shown
 
     def _value_infeasible(self, number: int) -> list[float]:
-        """The objectives of a network beyond a limit, as they were before any fine-tuning."""
+        """Return the objectives of a network beyond a limit, before any fine-tuning."""
         metrics = self._metrics.get(number, {})
         found = {**metrics, "miou": metrics.get("miou_pruned", math.nan)}
         return self.get_last(number) or [found.get(name, math.nan) for name in self._objectives]
 
     def _sum_gains(self) -> list[float]:
-        """What mIoU may still gain, by the last level that was reached."""
+        """Return the expected further gain of mIoU for each last level reached."""
         middles = [_middle(gains) for gains in self._gains]
         return [sum(middles[level:]) for level in range(len(self._levels))]
 
 
 def _middle(ascending: Sequence[float]) -> float:
-    """The median, in no time; 0 of nothing."""
+    """Return the median of a sorted sequence; 0 if it is empty."""
     half = len(ascending) // 2
     return (ascending[half] + ascending[-half - 1]) / 2 if ascending else 0.0
 
 
 class EstimatingSampler(ViewingSampler):
-    """Shows another sampler the estimates of pipelines that wait at a rung, as if they were told.
+    """Shows another sampler the pipelines that wait at a rung as complete, with estimated values.
 
-    A pipeline that has paused may still go on, so that its trial stays running in the study until
-    the end of the search; most pipelines of a study with rungs are of this kind. To Optuna a
-    running trial has no values: TPE counts it among the bad ones whatever it has shown, and goes
-    on drawing at random until enough others are finished, a generation of NSGA-II does not end,
-    and GP does not see it. Only this view has the estimates; the journal holds what was measured.
+    A paused pipeline may still continue, so its trial stays running in the Optuna study until the
+    end of the search. In a study with rungs, most pipelines are of this kind. For Optuna a running
+    trial has no values: TPE counts it as bad whatever its results and keeps drawing at random until
+    enough other trials have finished, a generation of NSGA-II does not end, and GP does not see it.
+    Only this view contains the estimates; the journal contains only measured values.
 
-    A network beyond a limit is not fine-tuned, so that its trial is pruned. NSGA-II, NSGA-III and
-    GP learn from complete trials alone: they would never hear of a constraint that is not met. Here
-    it is complete, with its violation and the accuracy that it had before fine-tuning.
+    A network beyond a limit is not fine-tuned, and its trial is pruned. NSGA-II, NSGA-III and GP
+    learn only from complete trials, so they would never see a violated constraint. This view shows
+    such a trial as complete, with its violation and its accuracy before fine-tuning.
 
     Args:
-        sampler: Makes the suggestions.
-        estimates: Of the pipelines that are not told yet.
+        sampler: Sampler that makes the suggestions.
+        estimates: Estimates of the pipelines without an outcome.
     """
 
     def __init__(self, sampler: BaseSampler, estimates: RungEstimates) -> None:

@@ -1,4 +1,4 @@
-"""Random pipelines of a sampler's start-up share trained stages and cover the grid behind them."""
+"""Lets the random pipelines of a sampler's start-up share trained stages and cover the grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainables.chain import Prefix, declare_all, freeze
 from trainables.ranges import FloatRange
 from trainables.stages import STAGES
 
-PIPELINES_PER_PREFIX = 5  # where the setting behind has no grid that could be covered
+PIPELINES_PER_PREFIX = 5  # used if no setting after the shared stages has a grid
 
 
 def choose_prefix(
@@ -22,23 +22,22 @@ def choose_prefix(
     ready: Collection[Prefix],
     seed: int,
 ) -> dict[str, Any]:
-    """Choose the first settings of a pipeline that would be drawn at random.
+    """Choose the first settings of a pipeline that would otherwise be drawn at random.
 
-    Before a sampler has learnt anything, one draw is as good as another, so that it may as well be
-    one that costs less and tells more: a trained sparse network is kept until each pruning ratio of
-    the grid has been tried with it. Only then, or while none is trained, another lambda is worth
-    its training. A network that is still being trained is not preferred: whoever asks has a worker
-    that would have to wait for it.
+    Before a sampler has learnt anything, all draws are equally good, so it is best to make a cheap
+    one. A trained sparse network is used again until each pruning ratio of the grid has been tried
+    with it. After that, or while none is trained, the sampler draws another lambda. A network that
+    is still being trained is not preferred, because a free worker would have to wait for it.
 
     Args:
-        space: Where pipelines are looked for.
-        stages: Of a pipeline.
-        proposed: What the pipelines of the study so far choose, "stage.setting" -> value.
-        ready: What chains choose whose training is done.
-        seed: Seed of the draw among the values of the grid that are left.
+        space: Search space.
+        stages: Stages of a pipeline.
+        proposed: Settings of the study's pipelines so far, each "stage.setting" -> value.
+        ready: Settings of the chains whose training is done.
+        seed: Seed of the draw among the untried values of the grid.
 
     Returns:
-        Values by "stage.setting", to be completed by the sampler; empty where all is left to it.
+        Values by "stage.setting", which the sampler completes; empty if it may choose all.
     """
     trained = [
         i for i, name in enumerate(stages) if STAGES[name].trains and not STAGES[name].can_pause
@@ -68,6 +67,6 @@ def _get_grid(space: SearchSpace, name: str) -> tuple[float, ...]:
 
 
 def _select(chosen: Mapping[str, Any], stages: Sequence[str]) -> Prefix:
-    """What a pipeline chooses for some of its stages."""
+    """Return a pipeline's settings for the given stages."""
     names = declare_all(stages)
     return freeze({name: value for name, value in chosen.items() if name in names})

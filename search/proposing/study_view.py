@@ -1,4 +1,4 @@
-"""An Optuna study as a sampler is to see it: some trials hidden, or shown with other values."""
+"""A view of an Optuna study for a sampler: some trials are hidden or shown with other values."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from search.proposing.optuna_internals import StudyView
 class ViewingSampler(BaseSampler):
     """Lets another sampler make the suggestions from a view of the study.
 
-    The view is made once per suggested trial, so that what it costs does not grow with the number
-    of settings.
+    The view is made once per suggested trial, so its cost does not grow with the number of
+    settings.
 
     Args:
-        sampler: One that reads trials through the study that it is given; all of Optuna's do.
+        sampler: Sampler that reads trials through the study that it is given, as all of Optuna's
+            do.
     """
 
     def __init__(self, sampler: BaseSampler) -> None:
@@ -30,7 +31,7 @@ class ViewingSampler(BaseSampler):
 
     @abstractmethod
     def view(self, study: Study) -> Study:
-        """Make what the sampler is to see of the study."""
+        """Return the study as the sampler will see it."""
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """See `optuna.samplers.BaseSampler`."""
@@ -77,10 +78,11 @@ class ViewingSampler(BaseSampler):
 
 
 def show(study: Study, choose: Callable[[Study], list[FrozenTrial]]) -> Study:
-    """Make a view of a study; all but its trials is the study's own.
+    """Make a view of a study that shows other trials; everything else is the study's own.
 
     Args:
-        study: Or a view of one.
-        choose: Makes the trials that are seen, by number, of the study's, which stay as they are.
+        study: Study, or a view of one.
+        choose: Function that returns the trials to show, ordered by number. It must not modify the
+            study's own trials.
     """
     return cast("Study", StudyView(study, choose))

@@ -1,4 +1,4 @@
-"""Arrays with a row for every trial of a study, by its number."""
+"""Arrays that have a row for every trial number of a study."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 
 def with_room(rows: npt.NDArray[Any], number: int, fill: float) -> npt.NDArray[Any]:
-    """Lengthen an array so that a trial has a row; it doubles at least, so that it is seldom.
+    """Extend an array so that a trial has a row; it at least doubles, so that this happens rarely.
 
     Args:
-        rows: (trials, ...); is left as it is.
-        number: Of the trial.
-        fill: In the new rows.
+        rows: (trials, ...) array; not modified.
+        number: Trial number.
+        fill: Value of the new rows.
     """
     missing = number + 1 - len(rows)
     if missing <= 0:

@@ -1,1 +1,1 @@
-"""The files of a run: results, folders, earlier runs, and what is printed."""
+"""The files of a run (results, folders, earlier runs) and the text that is printed."""

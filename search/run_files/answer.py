@@ -1,16 +1,17 @@
-"""What a finished study leaves: files ready to deploy, pictures, and scores on the test split."""
+"""Writes the answer of a finished study: files to deploy, pictures, and test scores."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from models.deployment.run_folder import find_network_folder
 from models.files.atomic_file import write_atomically
-from search.pipelines.front import front_mask
-from search.pipelines.study import PipelineStudy, TrialRecord
+from search.pipelines.front import find_front
+from search.pipelines.records import TrialRecord
+from search.pipelines.study import PipelineStudy
 from search.run_files.results import METADATA_FILE
 from trainables.artifacts.artifact_files import RESULT_FILE
 from trainables.artifacts.remote_stages import STAGES_FOLDER
@@ -25,35 +26,40 @@ KEPT_OUT_FILE = "kept_out.json"
 logger = logging.getLogger(__name__)
 
 
-def find_front(study: PipelineStudy, kept_out: dict[int, str]) -> list[TrialRecord]:
-    """The members of a study's front, without the networks that are kept out of it."""
-    complete = [
-        record
-        for record in study.records.values()
-        if record.state == "complete" and record.number not in kept_out
-    ]
-    mask = front_mask([record.metrics for record in complete], study.config.objectives)
-    return [record for record, member in zip(complete, mask, strict=True) if member]
-
-
-def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> dict[int, str]:
+def deploy_front(
+    study: PipelineStudy,
+    folder: Path,
+    context: StageContext,
+    fetch: Callable[[Sequence[str]], None] | None = None,
+) -> dict[int, str]:
     """Write `deploy/<trial>/` for each member of the front, after running it in its engine.
 
-    A network whose file does not do what the network does in PyTorch is kept out of the front;
-    another one may take its place, and is deployed too. What is there already is left as it is.
+    A network is kept out of the front if its file does not compute what the network computes in
+    PyTorch. Another network may then enter the front, and is deployed too. Existing folders are not
+    written again.
 
     Args:
-        study: Over.
+        study: Study that is over.
         folder: Folder of the run.
-        context: Where the files are run.
+        context: Device and folders for running the files.
+        fetch: Function that fetches networks from storage into the folder, given the names of their
+            stages; None if the run is in a local folder.
 
     Returns:
-        Why a network is kept out, by number of its trial; `deploy/kept_out.json` has it too.
+        Reasons why networks are kept out, by trial number; also written to
+        `deploy/kept_out.json`.
     """
     place = folder / DEPLOY_FOLDER
     kept_out = read_kept_out(folder)
     tried: set[int] = set()
-    while left := [r for r in find_front(study, kept_out) if r.number not in tried]:
+    objectives = study.config.objectives
+    while left := [
+        record
+        for record in find_front(study.records.values(), objectives, kept_out)
+        if record.number not in tried
+    ]:
+        if fetch is not None:
+            fetch([record.network for record in left])
         for record in left:
             tried.add(record.number)
             if (place / str(record.number)).is_dir():
@@ -69,7 +75,7 @@ def deploy_front(study: PipelineStudy, folder: Path, context: StageContext) -> d
 
 
 def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: StageContext) -> str:
-    """Write the files of one network; returns why it is kept out, empty if it is not."""
+    """Write the files of one network; return why it is kept out, or "" if it is not."""
     results = {
         "trial": record.number,
         **{str(name): record.metrics[name] for name in study.config.objectives},
@@ -86,13 +92,13 @@ def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: St
             context,
             results=results,
         )
-    except (ValueError, RuntimeError) as error:  # no engine takes it
+    except (ValueError, RuntimeError) as error:  # the engine cannot run the network
         return f"it cannot be exported: {' '.join(str(error).split())}"
     return "" if deployed.passes else deployed.explain()
 
 
 def read_kept_out(folder: Path) -> dict[int, str]:
-    """Read why networks are kept out of a run's front, by number of the trial."""
+    """Read why networks are kept out of a run's front, by trial number."""
     path = folder / DEPLOY_FOLDER / KEPT_OUT_FILE
     if not path.is_file():
         return {}
@@ -102,7 +108,7 @@ def read_kept_out(folder: Path) -> dict[int, str]:
 def write_pictures_and_scores(
     study: PipelineStudy, folder: Path, context: StageContext, *, test: bool
 ) -> list[str]:
-    """Write pictures/ and test.csv; returns what a reader should know, also if that failed."""
+    """Write pictures/ and test.csv; return notes for the reader, and an error if it failed."""
     try:
         return write_predictions(folder, study.config.pipeline.data, context, test=test)
     except ValueError as error:
@@ -112,9 +118,9 @@ def write_pictures_and_scores(
 def collect_warnings(
     study: PipelineStudy, baselines: list[Baseline], folder: Path, kept_out: dict[int, str]
 ) -> list[str]:
-    """What the stages of the uncompressed networks and of the front found doubtful, each once."""
+    """Collect the warnings of the stages of the uncompressed networks and of the front."""
     stages = dict.fromkeys(baseline.stage for baseline in baselines)
-    for record in find_front(study, kept_out):
+    for record in find_front(study.records.values(), study.config.objectives, kept_out):
         stages |= dict.fromkeys(record.stages.values())
     return list(dict.fromkeys(text for name in stages for text in _read_warnings(folder, name)))
 
@@ -126,7 +132,7 @@ def _read_warnings(folder: Path, stage: str) -> Iterator[str]:
 
 
 def add_warnings(folder: Path, warnings: list[str]) -> None:
-    """Add sentences to the warnings in metadata.json, each once."""
+    """Add warnings to metadata.json, without duplicates."""
     path = folder / METADATA_FILE
     content = json.loads(path.read_text())
     content["warnings"] = list(dict.fromkeys([*content.get("warnings", []), *warnings]))

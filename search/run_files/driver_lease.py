@@ -1,4 +1,4 @@
-"""The sign in a run's remote folder that a driver works on it: one at a time, from any machine."""
+"""A lease in a run's remote folder that allows one driver at a time, from any machine."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ logger = logging.getLogger(__name__)
 
 LEASE_FILE = "driver.json"
 BEAT_SECONDS = 10.0
-FRESH_SECONDS = 60.0  # a driver that has not been heard of for so long is gone
-SETTLE_SECONDS = 1.0  # for one of two drivers that come at once to see the other
+FRESH_SECONDS = 60.0  # a driver whose lease has not changed for this long is dead
+SETTLE_SECONDS = 1.0  # two drivers that start at the same time see each other within this time
 
 
 class DriverLease:
-    """An object that its owner writes every 10 s and deletes at the end.
+    """An object in storage that its owner rewrites every 10 s and deletes at the end.
 
-    A driver that finds one watches it: if it is written again meanwhile, somebody else works there;
-    if it is not for 60 s, that driver has died. No two clocks are compared. A driver that was held
-    up for longer (suspended, cut off) may find the lease taken when it is back; it has lost the run
-    then and must write nothing any more.
+    A driver that finds a lease watches it. If the lease changes, another driver is working there.
+    If it does not change for 60 s, that driver has died. Clocks of two machines are never compared.
+    A driver that was suspended or disconnected for longer may find its lease taken by another. It
+    has then lost the run and must not write to it any more.
 
     Args:
         remote: Folder of the run.
 
     Attributes:
-        is_lost: Whether another driver has taken the run over.
+        is_lost: Whether another driver has taken over the run.
     """
 
     def __init__(self, remote: RemoteFolder) -> None:
@@ -46,10 +46,10 @@ class DriverLease:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Take the lease, keep it alive, and give it back.
+        """Take the lease, renew it until the exit, and delete it.
 
         Raises:
-            ValueError: Another driver has it; names that one.
+            ValueError: Another driver has the lease; the message names it.
             StorageError: The storage does not answer.
         """
         self._take()
@@ -58,11 +58,11 @@ class DriverLease:
                 yield
         finally:
             if not self.is_lost:
-                with suppress(StorageError):  # it grows old by itself
+                with suppress(StorageError):  # a lease that is left expires by itself
                     self._remote.with_patience(0).delete(LEASE_FILE)
 
     def beat(self) -> None:
-        """Write the lease anew, unless another driver has taken it.
+        """Renew the lease, unless another driver has taken it.
 
         Raises:
             StorageError: The storage does not answer at once.
@@ -70,7 +70,9 @@ class DriverLease:
         remote = self._remote.with_patience(0)
         if (found := _read(remote)) and found["owner"] != self._owner:
             self.is_lost = True
-            logger.error("this driver was away for too long; %s has taken the run", _name(found))
+            logger.error(
+                "this driver was away for too long; %s has taken over the run", _name(found)
+            )
             return
         self._write(remote)
 
@@ -78,7 +80,7 @@ class DriverLease:
         seen = _read(self._remote)
         if seen:
             logger.warning(
-                "waiting for at most %g s: is %s still there?", FRESH_SECONDS, _name(seen)
+                "waiting for up to %g s to see whether %s is alive", FRESH_SECONDS, _name(seen)
             )
         deadline = time.monotonic() + FRESH_SECONDS
         while seen and time.monotonic() < deadline:
@@ -98,7 +100,7 @@ class DriverLease:
         return ValueError(f"{self._remote.uri} is in use by {who}; end that one first")
 
     def _beat_quietly(self) -> None:
-        with suppress(StorageError):  # the next one may come through
+        with suppress(StorageError):  # the next renewal may succeed
             if not self.is_lost:
                 self.beat()
 
@@ -115,11 +117,11 @@ class DriverLease:
 
 @contextmanager
 def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Call a function now and then in a thread of its own; the exit waits for its last call.
+    """Call a function periodically in a separate thread; the exit waits for its last call.
 
     Args:
-        act: Must not raise.
-        seconds: Between two calls.
+        act: Function to call; it must not raise.
+        seconds: Interval between two calls, in seconds.
     """
     is_over = threading.Event()
 
@@ -137,7 +139,7 @@ def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
 
 
 def _read(remote: RemoteFolder) -> dict[str, Any] | None:
-    """The lease, None if there is none or nothing can be made of it."""
+    """Read the lease; None if there is none or it is damaged."""
     try:
         content = json.loads(remote.read(LEASE_FILE))
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Pipelines that a user wants to be tried first, from a file."""
+"""Reads from a file the pipelines that the user wants to try first."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trainables.ranges import FloatRange, Space
 def read_first_points(path: Path, config: StudyConfig) -> tuple[dict[str, Any], ...]:
     """Read a JSON list of settings, such as `[{"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}]`.
 
-    Settings have their short names or, where two stages have one of the same name, full ones:
-    "pruned.pruning_ratio". What a point leaves out is what the papers chose, or what is nearest to
-    that in the space.
+    Settings are named by their short names, or by full names such as "pruned.pruning_ratio" if two
+    stages have a setting of the same name. A setting that a point leaves out takes the papers'
+    value, or the nearest value in the space.
 
     Args:
-        path: Of the file.
-        config: Of the study; its space has to hold all points.
+        path: Path of the file.
+        config: Configuration of the study; its space must contain all points.
 
     Raises:
-        ValueError: Names the point and what is wrong with it.
+        ValueError: The file or a point cannot be used; the message names the point and the reason.
     """
     try:
         points = json.loads(path.read_text())
@@ -34,10 +34,12 @@ def read_first_points(path: Path, config: StudyConfig) -> tuple[dict[str, Any], 
     except ValueError as error:
         raise ValueError(f"points: {path} is not JSON: {error}") from None
     if not isinstance(points, list) or not points:
-        raise ValueError(f"points: {path} must hold a list of points, each an object of settings")
+        raise ValueError(
+            f"points: {path} must contain a list of points, each an object of settings"
+        )
     if len(points) > config.num_pipelines:
         raise ValueError(
-            f"points: {path} must hold at most num_pipelines ({config.num_pipelines}) points, "
+            f"points: {path} must contain at most num_pipelines ({config.num_pipelines}) points, "
             f"got {len(points)}"
         )
     return tuple(
@@ -67,7 +69,7 @@ def _complete(point: Any, config: StudyConfig, place: str) -> dict[str, Any]:
 def _choosers(
     stages: Sequence[str], space: SearchSpace, point: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings that choose options, such as the distiller, where a point leaves them out."""
+    """Choose the options, such as the distiller, that a point leaves out."""
     declared = declare_all(stages)
     return {
         name: find_nearest(space.get_range(name), declared[name].default)
@@ -79,7 +81,7 @@ def _choosers(
 def _complete_from(
     stages: Sequence[str], space: SearchSpace, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What a point leaves out: its default, or the value of the space that is nearest to it."""
+    """Return the settings that a point leaves out: defaults, or the nearest values in the space."""
     defaults = flatten_chain(build_chain(stages, given))
     return {
         name: find_nearest(space.get_range(name), value)
@@ -89,11 +91,11 @@ def _complete_from(
 
 
 def find_nearest(values: Space, wanted: Any) -> Any:
-    """The value of a range, or the first of some choices, that replaces one outside.
+    """Return the value of a range that is nearest to a wanted one.
 
     Args:
-        values: Range or choices.
-        wanted: Is returned if it lies inside.
+        values: Range or choices. Of choices, the first one replaces a value that is not among them.
+        wanted: Wanted value; it is returned if it lies inside.
     """
     if isinstance(values, FloatRange):
         inside = values.values() or (min(max(wanted, values.low), values.high),)

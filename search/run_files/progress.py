@@ -1,4 +1,4 @@
-"""What a user sees while a study runs: a live table, or a line now and then."""
+"""Shows the progress of a study: a live table, or a line every few seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.pipelines.confirmation import Confirmation
-from search.pipelines.front import front_mask, hypervolume_fraction
+from search.pipelines.front import find_front, hypervolume_fraction
 from search.pipelines.study import PipelineStudy
 from trainables.context import Progress
 
@@ -23,13 +23,13 @@ LINE_SECONDS = 15.0
 
 @dataclass(kw_only=True, slots=True)
 class Activity:
-    """Something that runs now.
+    """A stage that runs now.
 
     Attributes:
-        label: What it is.
-        detail: Its settings in short.
-        progress: Last sign of life.
-        started: `time.monotonic` at its start.
+        label: Name of the stage.
+        detail: Short form of its settings.
+        progress: Last progress that it reported.
+        started: Value of `time.monotonic` at its start.
     """
 
     label: str
@@ -42,12 +42,12 @@ class ProgressBoard:
     """The state of a study in numbers.
 
     Args:
-        study: Its records are read; never changed.
-        confirmation: Retrainings of its front, likewise; none without it.
+        study: Study whose records are read; it is not modified.
+        confirmation: Retrainings of its front, also only read; None if there are none.
 
     Attributes:
-        activities: What runs now, by any key; for the caller to keep up to date.
-        reference: Corner of the reference box, once it is known.
+        activities: Running stages by any key; the caller keeps them up to date.
+        reference: Reference point of the hypervolume, once it is known.
     """
 
     def __init__(self, study: PipelineStudy, confirmation: Confirmation | None = None) -> None:
@@ -66,7 +66,7 @@ class ProgressBoard:
         self.refresh()
 
     def refresh(self) -> None:
-        """Count again, after a trial began or ended."""
+        """Update the numbers after a trial has begun or ended."""
         records = list(self.study.records.values())
         self.states = Counter(record.state for record in records)
         metrics = [record.metrics for record in records if record.state == "complete"]
@@ -75,16 +75,17 @@ class ProgressBoard:
             self._last_finished = time.monotonic()
         if self.study.num_running and self._search_started is None:
             self._search_started = time.monotonic()
-        self.front_size = sum(front_mask(metrics, self.study.config.objectives))
+        self.front_size = len(find_front(records, self.study.config.objectives))
         self.best_miou = max((entry["miou"] for entry in metrics), default=None)
         if self.reference:
             self.hypervolume = hypervolume_fraction(metrics, self.reference)
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimate from the pipelines finished in this session; None before the first.
+        """Estimated seconds left, from the pipelines that finished in this session.
 
-        Once there are none left: from the retrainings of the front, likewise.
+        None before the first of them. Once no pipeline is left, the estimate is made in the same
+        way from the retrainings of the front.
         """
         left = self.study.num_unfinished
         if self._confirmation is not None and self._confirmation.num_left:
@@ -98,7 +99,7 @@ class ProgressBoard:
         return max(0.0, left * per_pipeline - (time.monotonic() - self._last_finished))
 
     def counts(self) -> str:
-        """Trials by state, in words."""
+        """Return the number of trials in each state, as text."""
         states, running = self.states, self.study.num_running
         waiting = self.study.num_unfinished - running
         parts = [f"{states['complete']} complete", f"{running} running", f"{waiting} waiting"]
@@ -109,7 +110,7 @@ class ProgressBoard:
         return ", ".join(parts)
 
     def numbers(self) -> str:
-        """Best accuracy, front and time, in words."""
+        """Return best accuracy, size of the front, hypervolume and times, as text."""
         best = "-" if self.best_miou is None else f"{self.best_miou:.3f}"
         volume = "-" if self.hypervolume is None else f"{self.hypervolume:.3f}"
         left = self.seconds_left
@@ -120,7 +121,7 @@ class ProgressBoard:
         )
 
     def line(self) -> str:
-        """All of it in one line."""
+        """Return the whole state in one line."""
         now = "; ".join(
             f"{entry.label} {_fraction(entry.progress):.0%}"
             for entry in self.snapshot()
@@ -129,7 +130,7 @@ class ProgressBoard:
         return f"{self.counts()} | {self.numbers()}" + (f" | {now}" if now else "")
 
     def snapshot(self) -> list[Activity]:
-        """What runs now, safe to walk through from another thread."""
+        """Return a copy of the running stages, which another thread can iterate over."""
         return list(self.activities.values())
 
     def render(self) -> Group:
@@ -160,11 +161,11 @@ class ProgressBoard:
 
 
 class ProgressDisplay:
-    """Shows a board: live in a terminal, else a line every 15 seconds.
+    """Shows a progress board: live in a terminal, otherwise as a line every 15 seconds.
 
     Args:
-        board: What is shown.
-        console: Where.
+        board: Board to show.
+        console: Console to print to.
     """
 
     def __init__(self, board: ProgressBoard, console: Console) -> None:
@@ -193,11 +194,11 @@ class ProgressDisplay:
         self._console.print(self._board.line(), highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """Print what the user should know of, above the live table."""
+        """Print a message for the user above the live table."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
-        """Print a line if it is time for one."""
+        """Print a line if the last one is at least 15 seconds old; nothing in a terminal."""
         now = time.monotonic()
         if self._live is None and now - self._printed >= LINE_SECONDS:
             self._printed = now
@@ -205,7 +206,7 @@ class ProgressDisplay:
 
 
 def format_seconds(seconds: float) -> str:
-    """1:05 or 2:01:05."""
+    """Format seconds as 1:05 or 2:01:05."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,4 +1,4 @@
-"""A run whose folder lies in storage: its driver works in a copy and brings there what changes."""
+"""A run in object storage; its driver works in a local copy and uploads what changes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from tempfile import TemporaryDirectory
 
 from models.files.atomic_file import write_atomically
 from search.config import CONFIG_FILE, StudyConfig, load_config
-from search.pipelines.front import front_and_equals
-from search.pipelines.study import JOURNAL_FILE, TrialRecord
+from search.pipelines.retrainings import CONFIRMATION_FILE
+from search.pipelines.study import JOURNAL_FILE
 from search.run_files.driver_lease import LEASE_FILE, DriverLease, repeated
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
-from search.run_files.retrainings import CONFIRMATION_FILE
 from search.run_files.run_folder import create_run_folder
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
 from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
@@ -24,10 +23,10 @@ from trainables.artifacts.store import ArtifactStore, content_key
 logger = logging.getLogger(__name__)
 
 COPIES_FOLDER = "runs"
-START_PATIENCE_SECONDS = 5.0  # a storage that fails at the start is named at once
+START_PATIENCE_SECONDS = 5.0  # at the start, a storage that fails is reported soon
 SYNC_SECONDS = 1.0
-REST_PER_WORK, LONGEST_REST_SECONDS = 10.0, 30.0  # what takes long is done less often
-# In this order: the journal says what the others say.
+REST_PER_WORK, LONGEST_REST_SECONDS = 10.0, 30.0  # the longer an upload takes, the rarer it is
+# The journal is uploaded first, because the other files follow from it.
 TEST_FILE = "test.csv"
 FILES = (JOURNAL_FILE, CONFIG_FILE, METADATA_FILE, TRIALS_FILE, CONFIRMATION_FILE, TEST_FILE)
 FOLDERS = ("report", "stalls", "pictures", "deploy")
@@ -36,20 +35,20 @@ FOLDERS = ("report", "stalls", "pictures", "deploy")
 class RemoteRun:
     """Holds a run in storage for this driver.
 
-    Workers upload artefacts themselves. The driver's small files follow its copy within seconds,
-    later while the storage does not answer, and at the latest at the end. `tune/` and `ray.log`
-    stay in the copy: nothing reads them again.
+    Workers upload the stages' artefacts themselves. The driver's small files are uploaded from its
+    copy within seconds, later if the storage does not answer, and in any case at the end. `tune/`
+    and `ray.log` stay in the copy, because nothing reads them again.
 
     Args:
-        remote: Folder of the run.
+        remote: Folder of the run in storage.
         folder: The driver's copy of it.
-        store: URI of artefacts that studies share; None: the run has its own.
+        store: URI of the store that studies share; None if the run has its own.
 
     Attributes:
-        remote: As given.
-        folder: As given.
-        store: Folder of the artefacts.
-        stages: The artefacts there.
+        remote: The argument `remote`.
+        folder: The argument `folder`.
+        store: Remote folder of the stages' artefacts.
+        stages: The stages in that folder.
     """
 
     def __init__(self, remote: RemoteFolder, folder: Path, store: str | None = None) -> None:
@@ -64,16 +63,16 @@ class RemoteRun:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another driver has taken the run over; nothing is written there any more then."""
+        """Whether another driver has taken over the run; this one then uploads nothing more."""
         return self._lease.is_lost
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other drivers out, bring the copy up to date, then the storage, until the exit.
+        """Hold the run's lease, update the copy, and then upload changes until the exit.
 
         Raises:
             ValueError: Another driver has the run.
-            StorageError: The storage does not answer; the copy holds what it lacks.
+            StorageError: The storage does not answer; the copy has the files that it lacks.
         """
         with self._lease.held():
             self._fetch()
@@ -87,7 +86,7 @@ class RemoteRun:
         """Upload every small file that has changed.
 
         Args:
-            remote: The run's folder, as patient as may be.
+            remote: The run's folder, with any patience.
 
         Raises:
             StorageError: The storage does not answer.
@@ -95,7 +94,7 @@ class RemoteRun:
         for path in self._small_files():
             if self.is_lost:
                 return
-            with suppress(FileNotFoundError):  # one of an earlier report
+            with suppress(FileNotFoundError):  # the report may just have replaced its files
                 status = path.stat()
                 mark = (status.st_mtime_ns, status.st_size)
                 name = path.relative_to(self.folder).as_posix()
@@ -103,29 +102,20 @@ class RemoteRun:
                     remote.put(path, name)
                     self._brought[name] = mark
 
-    def fetch_front(
-        self,
-        records: list[TrialRecord],
-        objectives: tuple[str, ...],
-        baselines: Sequence[str] = (),
-    ) -> None:
-        """Bring the networks of the front to the copy, for the report and the files to deploy.
+    def fetch_networks(self, names: Sequence[str]) -> None:
+        """Fetch networks to the copy, for the report and the files to deploy.
 
         Args:
-            records: Complete trials.
-            objectives: Objectives of the study.
-            baselines: Folders of the uncompressed networks, which come too.
+            names: Names of the stages that made the networks.
         """
         store = ArtifactStore(self.folder / STAGES_FOLDER, self.stages)
-        mask = front_and_equals([record.metrics for record in records], objectives)
         try:
-            front = [r.network for r, on_front in zip(records, mask, strict=True) if on_front]
-            for network in (*baselines, *front):
+            for network in names:
                 stage, _, key = network.partition("-")
                 if store.find(stage, key) is None:
                     logger.warning("the network %s is not in storage", network)
         except StorageError as error:
-            logger.warning("networks of the front stay in storage: %s", error)
+            logger.warning("the networks of the front could not be fetched: %s", error)
 
     def _sync_quietly(self) -> None:
         started = time.monotonic()
@@ -136,7 +126,7 @@ class RemoteRun:
             self._is_behind = False
         except OSError as error:
             if not self._is_behind:
-                logger.warning("the run goes on, its files follow later: %s", error)
+                logger.warning("the run continues; its files will be uploaded later: %s", error)
             self._is_behind = True
         ended = time.monotonic()
         rest = min(LONGEST_REST_SECONDS, REST_PER_WORK * (ended - started))
@@ -150,7 +140,7 @@ class RemoteRun:
             )
 
     def _fetch(self) -> None:
-        """Bring the copy up to date; where its journal goes on from the one there, it is newer."""
+        """Update the copy; it is newer than the storage if its journal extends the one there."""
         there = [
             name
             for name in self.remote.list()
@@ -160,7 +150,7 @@ class RemoteRun:
         is_newer = False
         if JOURNAL_FILE in there and journal.exists():
             content = self.remote.read(JOURNAL_FILE)
-            whole = content[: content.rfind(b"\n") + 1]  # the end may be torn
+            whole = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
             is_newer = journal.read_bytes().startswith(whole)
         for name in there:
             local = self.folder / name
@@ -169,10 +159,10 @@ class RemoteRun:
 
 
 def connect(uri: str) -> RemoteFolder:
-    """Open a folder in storage, once it is known to give back what is written to it.
+    """Open a folder in storage after checking that it can be written, read and deleted in.
 
     Raises:
-        ValueError: It cannot be used; says why.
+        ValueError: The storage cannot be used; the message says why.
     """
     try:
         remote = RemoteFolder(uri)
@@ -184,24 +174,26 @@ def connect(uri: str) -> RemoteFolder:
 
 
 def create_remote_run(remote: RemoteFolder, config: StudyConfig) -> RemoteRun:
-    """Make a run below a folder in storage, and the driver's copy.
+    """Create a run in a folder in storage, and the driver's copy.
 
     Args:
-        remote: As `connect` opens it.
-        config: Of the study.
+        remote: Folder opened by `connect`.
+        config: Configuration of the study.
 
     Raises:
-        ValueError: The copy cannot be written, or there is a run of this name.
+        ValueError: The copy cannot be written, or a run of this name exists.
     """
     copy = create_run_folder(_copies_dir(remote, config), config)
     run = remote / copy.name
     if run.exists(CONFIG_FILE):
-        raise ValueError(f"{run.uri} was made in this very second by somebody else; start again")
+        raise ValueError(
+            f"{run.uri} already exists: another driver created it in this second; start again"
+        )
     return RemoteRun(run, copy, config.store)
 
 
 def find_remote_run(uri: str) -> RemoteRun:
-    """Find a run in storage again; of its files, the copy has the config.json alone so far.
+    """Find an existing run in storage, and fetch only its config.json to the copy.
 
     Raises:
         ValueError: The storage cannot be used, or there is no run.
@@ -212,7 +204,9 @@ def find_remote_run(uri: str) -> RemoteRun:
         try:
             remote.fetch(CONFIG_FILE, path)
         except FileNotFoundError:
-            raise ValueError(f"a run holds a {CONFIG_FILE}; {remote.uri} does not") from None
+            raise ValueError(
+                f"a run's folder must contain {CONFIG_FILE}; {remote.uri} does not"
+            ) from None
         config = load_config(path)
         copy = _copies_dir(remote.parent, config) / remote.name
         copy.mkdir(parents=True, exist_ok=True)
@@ -221,5 +215,5 @@ def find_remote_run(uri: str) -> RemoteRun:
 
 
 def _copies_dir(remote: RemoteFolder, config: StudyConfig) -> Path:
-    """Where the copies of a remote folder's runs lie; those of another folder lie elsewhere."""
+    """Return the local folder for copies of the runs in a remote folder."""
     return config.cache_dir / COPIES_FOLDER / content_key(remote.uri)

@@ -19,7 +19,7 @@ from models.files.atomic_file import write_atomically
 from models.hardware import describe_hardware
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from trainables.pipeline import Baseline, DatasetSummary
 
 TRIALS_FILE = "trials.csv"
@@ -33,13 +33,13 @@ def write_trials(
     objectives: Sequence[str],
     kept_out: Mapping[int, str] | None = None,
 ) -> None:
-    """Write trials.csv, one row per trial, columns in a stable order.
+    """Write trials.csv with one row per trial and its columns in a stable order.
 
     Args:
         path: File to replace.
-        records: Trials in any order.
-        objectives: Columns that are there even before a trial is complete.
-        kept_out: Why a complete trial is no candidate for the front, by its number.
+        records: Records of the trials, in any order.
+        objectives: Objectives; their columns are written even before a trial is complete.
+        kept_out: Reasons why complete trials are kept out of the front, by trial number.
     """
     rows = [_row(record) for record in sorted(records, key=lambda record: record.number)]
     for row in rows:
@@ -57,7 +57,7 @@ def write_trials(
 
 
 def _group(column: str) -> int:
-    """Measurements first, then classes, stages, seconds; otherwise the order of appearance."""
+    """Return a column's group: measurements come first, then classes, stages and seconds."""
     order = ("iou/", "network", "stage/", "seconds/", "seconds_total")
     return next((1 + i for i, prefix in enumerate(order) if column.startswith(prefix)), 0)
 
@@ -83,16 +83,16 @@ def _row(record: TrialRecord) -> dict[str, Any]:
 
 
 def reference_point(config: StudyConfig, baselines: Sequence[Baseline]) -> dict[str, float]:
-    """Corner of the reference box: no accuracy, and the cost of the costliest uncompressed student.
+    """Return the reference point: zero accuracy and the largest cost of an uncompressed student.
 
     Args:
-        config: Objectives.
-        baselines: Uncompressed networks that are known.
+        config: Configuration with the objectives.
+        baselines: Uncompressed networks measured so far.
 
     Returns:
-        Worst value that counts, by objective; empty before there is a student.
+        Worst value that counts, by objective; empty until there is a student.
     """
-    students = [baseline._asdict() for baseline in baselines if baseline.role == "student"]
+    students = [baseline.to_entry() for baseline in baselines if baseline.role == "student"]
     if not students:
         return {}
     return {
@@ -113,16 +113,16 @@ def write_metadata(
     created_at: str,
     hardware: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write metadata.json, which makes a run's results readable without the project.
+    """Write metadata.json, with which a run's results can be read without the project.
 
     Args:
         path: File to replace.
-        config: Of the study.
-        dataset: Of the study.
-        baselines: Teacher and dense student, as far as they are known.
-        device: Torch device that latency was measured on.
-        created_at: ISO 8601.
-        hardware: Of the machine that latency was measured on; default: this one.
+        config: Configuration of the study.
+        dataset: Summary of the study's data set.
+        baselines: Uncompressed networks measured so far.
+        device: Torch device on which latency was measured.
+        created_at: Time when the run was created, ISO 8601.
+        hardware: Hardware of the machine on which latency was measured; default: this machine.
     """
     reference = reference_point(config, baselines)
     latency = config.pipeline.latency
@@ -143,13 +143,13 @@ def write_metadata(
         "dataset": dataset._asdict(),
         "warnings": list(dataset.warnings),
         "latency": {
-            # Every setting: a report refuses runs that differ in one it was not told about.
+            # Every setting is written, because a report refuses to compare runs that differ in one.
             **asdict(latency),
             "engine": resolve_engine(latency.engine, device, latency.host),
             "device": device,
             "resolution": latency.resolution or dataset.resolution,
         },
-        "baselines": [baseline._asdict() for baseline in baselines],
+        "baselines": [baseline.to_entry() for baseline in baselines],
         "hardware": describe_hardware(device) if hardware is None else hardware,
         "versions": {
             "python": platform.python_version(),
@@ -161,7 +161,7 @@ def write_metadata(
 
 
 def describe_git(folder: Path) -> Mapping[str, Any]:
-    """Commit of the project's checkout and whether it has changes; nothing outside a checkout."""
+    """Return the checkout's commit and whether it has changes; empty outside a checkout."""
 
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
@@ -178,7 +178,7 @@ def describe_git(folder: Path) -> Mapping[str, Any]:
 
 
 def now() -> str:
-    """The time as metadata.json writes it: ISO 8601, UTC."""
+    """Return the current time as ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

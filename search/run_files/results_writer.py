@@ -1,4 +1,4 @@
-"""Keeps the results files of a run up to date while it goes on."""
+"""Keeps the results files of a run up to date while it runs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from search.run_files.results import (
 )
 from trainables.pipeline import Baseline, DatasetSummary
 
-WRITING_SHARE = 0.05  # of the time, at most, goes into trials.csv: thousands of rows take seconds
+WRITING_SHARE = 0.05  # largest share of the time for trials.csv, whose long tables take seconds
 
 
 class ResultsWriter:
     """Writes trials.csv and metadata.json of a run.
 
     Args:
-        study: Its trials.
+        study: Study whose trials are written.
         folder: Folder of the run.
-        dataset: What was read of the data set.
+        dataset: Summary of the data set.
 
     Attributes:
-        baselines: The uncompressed networks that are known, those of an earlier session too.
+        baselines: Uncompressed networks measured so far, also in an earlier session.
     """
 
     def __init__(self, study: PipelineStudy, folder: Path, dataset: DatasetSummary) -> None:
@@ -44,7 +44,7 @@ class ResultsWriter:
         self.baselines: list[Baseline] = []
         if not study.num_unfinished and (folder / METADATA_FILE).exists():
             content = json.loads((folder / METADATA_FILE).read_text())
-            self.baselines = [Baseline(**entry) for entry in content["baselines"]]
+            self.baselines = [Baseline.restore(entry) for entry in content["baselines"]]
 
     @property
     def config(self) -> StudyConfig:
@@ -53,18 +53,18 @@ class ResultsWriter:
 
     @property
     def reference(self) -> Mapping[str, float]:
-        """Corner of the reference box; empty before an uncompressed student is measured."""
+        """Reference point of the hypervolume; empty until an uncompressed student is measured."""
         return reference_point(self.config, self.baselines)
 
     def update(
         self, baselines: Sequence[Baseline], device: str, hardware: Mapping[str, Any] | None
     ) -> None:
-        """Write what has changed; trials.csv no more often than is worth its time.
+        """Write the files that have changed; trials.csv is written less often if it takes long.
 
         Args:
-            baselines: Those that are known by now.
+            baselines: Uncompressed networks measured so far.
             device: Torch device of the trials.
-            hardware: Machine of the trials; None: this one.
+            hardware: Hardware of the trials' machine; None: this machine.
         """
         if len(baselines) > len(self.baselines):
             self.baselines = list(baselines)

@@ -1,34 +1,44 @@
-"""What stays of a finished study's networks: all, or those of the front."""
+"""Deletes the networks of a finished study that do not belong to its front."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from search.pipelines.front import front_and_equals
+from search.pipelines.front import find_front
 from search.pipelines.study import PipelineStudy
 from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
 
 
-def keep_front(study: PipelineStudy, run_dir: Path, remote: RemoteStages | None) -> None:
-    """Delete the artefacts that belong to no pipeline of the front, and all unfinished ones.
+def keep_front(
+    study: PipelineStudy,
+    run_dir: Path,
+    remote: RemoteStages | None,
+    kept_out: Mapping[int, str],
+) -> None:
+    """Delete the stages that belong to no pipeline of the front, and all unfinished stages.
 
-    What the front's members share with others stays, and so does what no pipeline names: teacher,
-    retrainings, latencies of the baselines. The study's numbers are all kept; a deleted network can
-    be computed again from its settings.
+    Stages that members of the front share with other pipelines are kept. So are stages that no
+    pipeline names: teacher, retrainings, latencies of the baselines. All numbers of the study are
+    kept, and a deleted network can be computed again from its settings.
 
     Args:
-        study: Over, its retrainings too: what waits at a rung is deleted.
+        study: Study that is over, with its retrainings: stages that wait at a rung are deleted.
         run_dir: Folder of the run, or the driver's copy of it.
-        remote: The artefacts in storage, if the run lies there.
+        remote: Stages in storage; None if the run is in a local folder.
+        kept_out: Reasons why networks are kept out of the front, by trial number.
 
     Raises:
-        StorageError: The storage refuses.
+        StorageError: The storage does not delete a stage.
     """
-    complete = [record for record in study.records.values() if record.state == "complete"]
-    mask = front_and_equals([record.metrics for record in complete], study.config.objectives)
-    front = {record.number for record, member in zip(complete, mask, strict=True) if member}
-    for number in tuple(front):  # and those whose networks they go on from
+    records, objectives = study.records.values(), study.config.objectives
+    front = {
+        record.number
+        for left_out in ({}, kept_out)  # others take the place of a network that is kept out
+        for record in find_front(records, objectives, left_out, with_equals=True)
+    }
+    for number in tuple(front):  # keep also the pipelines from whose networks they continue
         origin = study.records[number].continues
         while origin is not None:
             front.add(origin)

@@ -1,4 +1,4 @@
-"""The folder of a run: made, found again, and held by one driver at a time."""
+"""Creates the folder of a run, and locks it for one driver at a time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LOCK_FILE = ".lock"
 
 
 def create_run_folder(output_dir: Path, config: StudyConfig) -> Path:
-    """Make `<recipe>-<date>-<time>` with its config.json.
+    """Create `<recipe>-<date>-<time>` with its config.json.
 
-    A run with a store that studies share has a link to it for its stages/.
+    If studies share a store, the run's stages/ is a link to it.
 
     Args:
-        output_dir: Made if missing.
-        config: Of the study, with paths settled.
+        output_dir: Parent folder, which is created if missing.
+        config: Configuration of the study, with its paths settled.
 
     Raises:
         ValueError: The folder cannot be written.
@@ -39,8 +39,7 @@ def create_run_folder(output_dir: Path, config: StudyConfig) -> Path:
             continue
         except OSError as error:
             raise ValueError(
-                f"output_dir must be a folder that can be written to; {output_dir}: "
-                f"{error.strerror}"
+                f"output_dir must be a writable folder; {output_dir}: {error.strerror}"
             ) from None
         return folder
     raise ValueError(f"output_dir {output_dir} already holds 100 runs of this second")
@@ -48,13 +47,13 @@ def create_run_folder(output_dir: Path, config: StudyConfig) -> Path:
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Hold the run folder; the kernel lets go when the driver ends, however it ends.
+    """Lock the run's folder; the kernel releases the lock however the driver ends.
 
     Raises:
-        ValueError: Another driver holds it, or it is no run folder.
+        ValueError: Another driver has locked the folder, or it is not a run's folder.
     """
     if not (run_dir / CONFIG_FILE).is_file():
-        raise ValueError(f"a run folder holds a {CONFIG_FILE}; {run_dir} does not")
+        raise ValueError(f"a run's folder must contain {CONFIG_FILE}; {run_dir} does not")
     with ExitStack() as held:
         try:
             held.enter_context(file_lock.locked(run_dir / LOCK_FILE, wait=False))

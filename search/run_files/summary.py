@@ -1,8 +1,7 @@
-"""What is printed at the end of a run: the front, what failed, what to type next."""
+"""Prints the summary at the end of a run: the front, the failures, and the next commands."""
 
 from __future__ import annotations
 
-import csv
 import shlex
 import subprocess
 import sys
@@ -10,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from search.pipelines.confirmation import Confirmation
-from search.pipelines.front import front_mask
+from search.pipelines.front import find_front
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from trainables.chain import describe_settings
 from trainables.pipeline import Baseline
@@ -24,7 +24,7 @@ MOST_LISTED = 8
 
 
 def write_report(run_dir: Path) -> Path | None:
-    """Write report/index.html in a process of its own; None if that failed."""
+    """Write report/index.html in a separate process; return None if it fails."""
     command = [*REPORT_COMMAND, str(run_dir)]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
@@ -38,12 +38,11 @@ def write_report(run_dir: Path) -> Path | None:
 
 
 def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: Console) -> None:
-    """Print the baselines, the front, and how many pipelines did not come through, and why."""
-    complete = [record for record in study.records.values() if record.state == "complete"]
-    mask = front_mask([record.metrics for record in complete], study.config.objectives)
-    front = [record for record, member in zip(complete, mask, strict=True) if member]
+    """Print the baselines, the front, and the failed and stopped pipelines with their reasons."""
+    front = find_front(study.records.values(), study.config.objectives)
+    num_complete = sum(record.state == "complete" for record in study.records.values())
     if front or baselines:
-        table = Table(title=f"Pareto front: {len(front)} of {len(complete)} complete pipelines")
+        table = Table(title=f"Pareto front: {len(front)} of {num_complete} complete pipelines")
         for column in ("network", "mIoU", "latency", "params", "MACs", "settings"):
             table.add_column(
                 column, justify="left" if column in ("network", "settings") else "right"
@@ -70,12 +69,13 @@ def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: 
 
 
 def print_confirmation(confirmation: Confirmation, report: Path | None, console: Console) -> None:
-    """Print what the report says of the members of the front that were fine-tuned again.
+    """Print the failed retrainings, and the report's numbers for the retrained members.
 
     Args:
-        confirmation: Says which retrainings failed.
-        report: Its index.html, beside which front.csv lies; None if it could not be written.
-        console: For the user.
+        confirmation: Retrainings of the front.
+        report: Path of the report's index.html, beside which front.csv is; None if it could not be
+            written.
+        console: Console to print to.
     """
     for entry in confirmation.retrainings.values():
         if entry.state == "failed":
@@ -83,15 +83,15 @@ def print_confirmation(confirmation: Confirmation, report: Path | None, console:
             console.print(text + entry.reason, markup=False)
     if report is None:
         return
-    with report.with_name("front.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("retrained_miou_mean")]
+    front = pd.read_csv(report.with_name("front.csv"), dtype=str, keep_default_na=False)
+    rows = [row for row in front.to_dict("records") if row.get("retrained_miou_mean")]
     if not rows:
         return
     wanted, left = confirmation.num_wanted, confirmation.num_left
     so_far = f" ({wanted - left} of {wanted} so far)" if left else ""
     table = Table(
         title=f"The front retrained{so_far}: mIoU of fine-tunings with other seeds",
-        caption="without the search's own, which brought it to the front by being high",
+        caption="The search's own mIoU is left out, because the front was selected by it.",
     )
     columns = ("network", "in the search", "retrainings", "mean", "deviation", "P(on front)")
     for column in columns:
@@ -116,15 +116,15 @@ def print_next_steps(
     console: Console,
     storage: str | None = None,
 ) -> None:
-    """Print the report's path and the commands that make sense now.
+    """Print the path of the report and the commands that are useful next.
 
     Args:
-        study: Says what is left.
-        confirmation: Says what is left.
+        study: Study, for the number of unfinished pipelines.
+        confirmation: Retrainings of the front, for the number that is left.
         run_dir: Folder of the run, or the driver's copy of it.
-        report: Its index.html; None if it could not be written.
-        console: For the user.
-        storage: URI of the run if it lies in storage.
+        report: Path of the report's index.html; None if it could not be written.
+        console: Console to print to.
+        storage: URI of the run; None if it is in a local folder.
     """
     folder = shlex.quote(str(run_dir))
     place = shlex.quote(storage or str(run_dir))
@@ -141,7 +141,7 @@ def print_next_steps(
     if (run_dir / "deploy").is_dir():
         rows.append(("files to deploy", str(run_dir / "deploy")))
     if study.num_unfinished or confirmation.num_left:
-        rows.append(("go on", f"python search/run.py --resume {place}"))
+        rows.append(("continue", f"python search/run.py --resume {place}"))
     elif not study.config.confirm and "miou" in study.config.objectives:
         rows.append(("confirm the front", f"python search/run.py --resume {place} --confirm 3"))
     rows.append(("browse the study", f"optuna-dashboard {folder}/{JOURNAL_FILE}"))

@@ -1,4 +1,4 @@
-"""Finished pipelines of earlier runs, from which a search may start."""
+"""Reads the finished pipelines of earlier runs for --warm-start."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 import pandas as pd
 
 from search.config import CONFIG_FILE, StudyConfig, load_config
-from search.pipelines.study import KnownPipeline
+from search.pipelines.records import KnownPipeline
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
 from trainables.chain import build_chain, flatten_chain
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import PipelineConfig
 
-# What may differ between two runs whose objectives mean the same.
+# Settings that may differ between two runs whose objectives are still comparable.
 NO_DIFFERENCE = frozenset(
     {
         "seed",
         "teacher_logits",
-        "data.root",  # the files are compared, not where they lie
+        "data.root",  # the files themselves are compared
         "teacher.backbone_weights",
         "student.backbone_weights",
         "teacher.weights",
@@ -35,30 +35,30 @@ NO_DIFFERENCE = frozenset(
 
 
 def read_known(config: StudyConfig) -> list[KnownPipeline]:
-    """Read the finished pipelines of the runs that the study starts from.
+    """Read the finished pipelines of the runs that --warm-start names.
 
-    Those outside the study's space are left out: its sampler could not have chosen them.
+    Pipelines outside the study's space are left out, because its sampler could not choose them.
 
     Args:
-        config: Of the new study, with paths settled.
+        config: Configuration of the new study, with its paths settled.
 
     Raises:
-        ValueError: A folder is no run, its objectives mean something else, or nothing of it is of
-            use; names the folder and what differs.
+        ValueError: A folder is not a run, its objectives are not comparable, or none of its
+            pipelines is in the space; the message names the folder and the difference.
     """
     return [pipeline for run_dir in config.warm_start for pipeline in _read_run(run_dir, config)]
 
 
 def check_latency(config: StudyConfig, device: str, hardware: Mapping[str, Any]) -> None:
-    """Make sure that the latencies of the earlier runs compare with those to come.
+    """Check that latencies of the earlier runs were measured on the same hardware.
 
     Args:
-        config: Of the new study.
+        config: Configuration of the new study.
         device: Torch device of its trials.
-        hardware: Of the machine that they run on, as `describe_hardware` says it.
+        hardware: Hardware of the trials' machine, from `describe_hardware`.
 
     Raises:
-        ValueError: Names the run and both machines.
+        ValueError: The hardware differs; the message names the run and both machines.
     """
     if "latency_ms" not in config.objectives:
         return
@@ -69,11 +69,13 @@ def check_latency(config: StudyConfig, device: str, hardware: Mapping[str, Any])
             earlier = json.loads(path.read_text())
             there = earlier["latency"]["device"], earlier["hardware"].get(name)
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"warm_start: {path} does not say where it ran: {error!r}") from None
+            raise ValueError(
+                f"warm_start: {path} does not state the run's hardware: {error!r}"
+            ) from None
         here = device, hardware.get(name)
         if there != here:
             raise ValueError(
-                f"warm_start: latencies of {run_dir} do not compare: measured on "
+                f"warm_start: the latencies of {run_dir} are not comparable: measured on "
                 f"{there[0]} ({there[1]}) there, on {here[0]} ({here[1]}) here"
             )
 
@@ -83,15 +85,25 @@ def _read_run(run_dir: Path, config: StudyConfig) -> list[KnownPipeline]:
     differences = list(_find_differences(earlier, config))
     if differences:
         raise ValueError(
-            f"warm_start: the objectives of {run_dir} do not compare: {'; '.join(differences)}"
+            f"warm_start: the objectives of {run_dir} are not comparable: {'; '.join(differences)}"
         )
     path = run_dir / TRIALS_FILE
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         rows = table[table["state"] == "complete"].to_dict("records")
-        found = [_read_row(run_dir, row, config) for row in rows]
     except OSError as error:
         raise ValueError(f"warm_start: {path} cannot be read: {error.strerror}") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"warm_start: {path} is not a table of trials: {error!r}") from None
+    # A run measures more than its objectives; what it did not measure nobody can learn from it.
+    unmeasured = [n for n in config.objectives if any(row.get(n, "") == "" for row in rows)]
+    if unmeasured:
+        raise ValueError(
+            f"warm_start: {run_dir} did not measure the objective {unmeasured[0]}; leave it out of "
+            "--objectives, or this run out of --warm-start"
+        )
+    try:
+        found = [_read_row(run_dir, row, config) for row in rows]
     except (KeyError, ValueError) as error:
         raise ValueError(f"warm_start: {path} is not a table of trials: {error!r}") from None
     inside = [pipeline for pipeline in found if config.space.contains(pipeline.settings)]
@@ -116,13 +128,11 @@ def _read_row(run_dir: Path, row: Mapping[Any, str], config: StudyConfig) -> Kno
 
 
 def _find_differences(there: StudyConfig, here: StudyConfig) -> Iterator[str]:
-    if set(there.objectives) != set(here.objectives):
-        yield f"objectives: {' '.join(there.objectives)} there, {' '.join(here.objectives)} here"
     if there.pipeline.data.name == here.pipeline.data.name and not _is_same_data(
         there.pipeline, here.pipeline
     ):
         roots = there.pipeline.data.root, here.pipeline.data.root
-        yield f"pipeline.data.root: other files in {roots[0]} there than in {roots[1]} here"
+        yield f"pipeline.data.root: the files in {roots[0]} there and in {roots[1]} here differ"
     for role in ("teacher", "student"):
         networks = [getattr(config.pipeline, role) for config in (there, here)]
         for field in ("weights", "backbone_weights"):
@@ -149,11 +159,11 @@ def _flatten(values: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, 
 
 
 def _is_same_data(there: PipelineConfig, here: PipelineConfig) -> bool:
-    """Whether both roots hold the same files; one that is not there any more does not."""
+    """Whether both roots contain the same files; False if one of them is missing."""
     if there.data.root == here.data.root:
         return True
     try:
-        # With one size and number of samples, so that only the files can differ.
+        # Both are opened with the same size and number of samples, so that only the files differ.
         moved = replace(here.data, root=there.data.root)
         return all(
             moved.open(split).fingerprint == here.data.open(split).fingerprint
@@ -164,7 +174,7 @@ def _is_same_data(there: PipelineConfig, here: PipelineConfig) -> bool:
 
 
 def _is_same_file(there: NetworkConfig, here: NetworkConfig, field: str) -> bool:
-    """Whether both start from the same bytes, wherever the file lies."""
+    """Whether both networks' files have the same content, whatever their paths."""
     try:
         return bool(there.content()[field] == here.content()[field])
     except ValueError:

@@ -101,7 +101,7 @@ def test_command_says_what_the_least_is(make, rows, capsys):
     folder = make.run(rows, columns=list(rows[0]))
     assert main([str(folder), "--max-latency-ms", "5"]) == 3
     printed = capsys.readouterr().out
-    assert "No network of 4 measured has latency at most 5.00 ms." in printed
+    assert "None of the 4 measured networks has latency at most 5.00 ms." in printed
     assert "The smallest latency found is 50.0 ms." in printed
 
 
@@ -245,5 +245,7 @@ def test_a_network_that_is_kept_out_is_no_answer_but_a_problem(load, rows):
         ["0"],
     )
     (folder / "deploy" / "kept_out.json").write_text('{"zero": "no number"}')
-    with pytest.raises(ResultsError, match=r"kept_out\.json: must hold a reason by number"):
+    with pytest.raises(
+        ResultsError, match=r"kept_out\.json: must contain a reason by trial number"
+    ):
         load_run(folder)

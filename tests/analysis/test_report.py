@@ -187,7 +187,7 @@ def test_fewer_objectives(make, kept):
 def test_no_baselines_no_reference_no_descriptions(make):
     metadata = {"objectives": [e | {"reference": None} for e in make.metadata["objectives"]]}
     html = write_report([make.run(None, metadata)]).read_text(encoding="utf-8")
-    assert "states no reference" in html
+    assert "has no reference" in html
 
 
 def test_missing_column_is_noted(make):

@@ -134,10 +134,10 @@ def test_pictures_of_an_earlier_report_do_not_outlive_it(run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2"),
-        ({"networks": [{}]}, "not as expected"),
+        ({"version": 2}, "version must be 1, got 2"),
+        ({"networks": [{}]}, "an entry is missing or wrong"),
         ({"classes": [{"name": "sky", "color": "red;x:url(y)"}]}, "colour must be #rrggbb"),
-        ({"images": 3}, "not as expected"),
+        ({"images": 3}, "an entry is missing or wrong"),
     ],
 )
 def test_a_broken_index_is_named(run, change, message):
@@ -161,5 +161,5 @@ def test_a_file_elsewhere_or_nowhere_is_named(run, name, message):
 def test_a_picture_of_another_size_is_named(run):
     folder, _ = run
     save(folder / "pictures/0/dense.png", np.zeros((3, 2), dtype=np.uint8))
-    with pytest.raises(ResultsError, match=r"dense\.png: its size is not that of the label"):
+    with pytest.raises(ResultsError, match=r"dense\.png: its size differs from the label"):
         write_report([folder])

@@ -96,4 +96,4 @@ def test_a_run_that_is_not_over_is_refused(tmp_path, early_stops, capsys) -> Non
     config = replace(quickstart(), num_pipelines=9, cache_dir=tmp_path / "cache")
     save_config(config, tmp_path / "config.json")
     assert early_stops.main(["--run-dirs", str(tmp_path)]) == 2
-    assert "is not over" in " ".join(capsys.readouterr().out.split())
+    assert "whose search has finished; that of" in " ".join(capsys.readouterr().out.split())

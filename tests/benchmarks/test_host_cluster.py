@@ -43,7 +43,10 @@ def test_a_value_that_the_file_lacks_is_named(host_cluster):
 
 @pytest.mark.parametrize(
     ("script", "reason"),
-    [(None, "SEGFRONT_HOSTS_SCRIPT"), ("/nowhere/hosts", "/nowhere/hosts cannot be run")],
+    [
+        (None, "SEGFRONT_HOSTS_SCRIPT"),
+        ("/nowhere/hosts", "/nowhere/hosts, which is not executable"),
+    ],
 )
 def test_obstacle_is_said(host_cluster, script, reason):
     assert reason in host_cluster.find_obstacle(script)

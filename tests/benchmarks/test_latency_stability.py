@@ -80,9 +80,9 @@ def test_the_whole_benchmark(stability, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pruning_ratios": (0.3, 0.3)}, "must differ"),
-        ({"pruning_ratios": (0.3, 1.0)}, "lie in 0..1"),
-        ({"conditions": ("rude",)}, "with alone"),
+        ({"pruning_ratios": (0.3, 0.3)}, "must be distinct"),
+        ({"pruning_ratios": (0.3, 1.0)}, "must be at least 0 and below 1"),
+        ({"conditions": ("rude",)}, "distinct and include alone"),
         ({"rounds": 1}, "rounds must be at least 2"),
     ],
 )

@@ -26,8 +26,11 @@ def test_every_form_is_compared_with_the_plain_one(network_speed):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"networks": ("unet",)}, r"networks must be of .*; got unet"),
-        ({"networks": ("espnet",), "compiled": ("enet",)}, "compiled must be of espnet; got enet"),
+        ({"networks": ("unet",)}, r"networks must be among .*; got unet"),
+        (
+            {"networks": ("espnet",), "compiled": ("enet",)},
+            "compiled must be among espnet; got enet",
+        ),
         ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
     ],
 )

@@ -21,5 +21,5 @@ def test_the_table_states_ours_beside_the_published(networks):
 
 
 def test_an_unknown_network_is_named(networks):
-    with pytest.raises(ValueError, match=r"networks must be of .*; got unet"):
+    with pytest.raises(ValueError, match=r"networks must be among .*; got unet"):
         networks.Arguments(networks=("unet",))

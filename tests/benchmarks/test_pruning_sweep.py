@@ -31,8 +31,8 @@ def test_a_network_that_differs_is_named(pruning_sweep, monkeypatch):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"networks": ("unet",)}, r"networks must be of .*; got \['unet'\]"),
-        ({"exported": (0.4,)}, r"exported must be of \(0.2, 0.5, 0.7\); got \[0.4\]"),
+        ({"networks": ("unet",)}, r"networks must be among .*; got \['unet'\]"),
+        ({"exported": (0.4,)}, r"exported must be among \(0.2, 0.5, 0.7\); got \[0.4\]"),
     ],
 )
 def test_bad_values_are_named(pruning_sweep, values, message):

@@ -98,7 +98,10 @@ def test_every_way_is_flags_of_the_product(search_cost):
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"ways": ("theirs",)}, "ways must be of ours; .*got theirs"), ({"seeds": (1, 1)}, "seeds")],
+    [
+        ({"ways": ("theirs",)}, "ways must be among ours; .*got theirs"),
+        ({"seeds": (1, 1)}, "seeds"),
+    ],
 )
 def test_wrong_flags_are_named(search_cost, given, message):
     with pytest.raises(ValueError, match=message):

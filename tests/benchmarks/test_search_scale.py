@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from search.run_files.results import write_trials
 from trainables.chain import make_settings
 

@@ -37,7 +37,7 @@ def test_live_and_cached_teacher_are_compared(teacher_cache, run_dir):
 def test_bad_values_are_named(teacher_cache, tmp_path):
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         teacher_cache.Arguments(run_dir=tmp_path, stride=0)
-    with pytest.raises(ValueError, match="seeds must be different ones"):
+    with pytest.raises(ValueError, match="seeds must be distinct"):
         teacher_cache.Arguments(run_dir=tmp_path, seeds=(1, 1))
 
 

@@ -96,5 +96,5 @@ def test_each_host_has_its_own_latency(hosts: dict[str, str]):
     finally:
         mender.join()
     subprocess.run([str(SCRIPT), "cut", "2"], check=True)
-    with pytest.raises(HostError, match="cannot be reached, tried 1 times"):
+    with pytest.raises(HostError, match="cannot be reached after 1 attempts"):
         host_module.ask_host(hosts["h2"], {"engine": "onnxruntime", "settings": {}}, {}, 1)

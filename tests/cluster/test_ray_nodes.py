@@ -112,7 +112,7 @@ def test_study_begins_without_a_node_that_has_just_died(
     node.kill_raylet()
     check_cluster(quickstart(), tmp_path)
     assert len(alive_nodes()) == 2
-    assert f"({node.node_id[:8]}) went away" in caplog.text
+    assert f"({node.node_id[:8]}) has died" in caplog.text
 
 
 def run_study(address: str, folder: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
@@ -140,4 +140,4 @@ def test_machine_that_is_no_node_is_told_how_to_become_one(
         pytest.skip("no namespaces may be made here")
     ended = run_study(two_nodes.address, tmp_path, *elsewhere)
     assert ended.returncode == 2, ended.stderr
-    assert f"this machine is no node of the Ray cluster at {two_nodes.address}" in ended.stderr
+    assert f"this machine is not a node of the Ray cluster at {two_nodes.address}" in ended.stderr

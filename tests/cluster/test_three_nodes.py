@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 @pytest.fixture
 def three_nodes(_benchmarks_importable: None) -> Iterator[Any]:
     cluster = importlib.import_module("fault_clusters").LocalCluster(
-        kinds=("raylet", "notice", "link")
+        kinds=("raylet", "preemption", "link")
     )
     try:
         cluster.start()
@@ -49,7 +49,7 @@ def test_nodes_killed_taken_back_and_out_of_reach_change_nothing(
             assert session.drivers[-1].wait(timeout=600) == 0, session.log.read_text()
     finally:
         session.end()
-    assert {fault.kind for fault in faults} == {"raylet", "notice", "link"}
+    assert {fault.kind for fault in faults} == {"raylet", "preemption", "link"}
     assert all(fault.recovery_seconds is not None for fault in faults), faults
     # A stage whose node does not answer may still end well.
     assert all(fault.victims for fault in faults if fault.kind != "link"), faults

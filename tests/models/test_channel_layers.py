@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from models import SegmentationNetwork, create_model
 from models.blocks.attention import EfficientChannelAttention, PlaceWeights, SpatialAttention
-from models.blocks.layers import ConvBN
-from models.channels.layers import (
+from models.blocks.channel_layers import (
     ChannelHalf,
     ChannelLayer,
     ChannelShuffle,
     ChannelSum,
     ChannelTotal,
 )
+from models.blocks.layers import ConvBN
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.pruning import prune
 

@@ -18,7 +18,6 @@ from torch import nn
 
 import models
 from models import MODELS, SegmentationNetwork, create_model
-from models.channels.structure import Structure, describe_structure
 from models.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -27,6 +26,7 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.pruning import prune
+from models.structure import Structure, describe_structure
 
 SMALL: dict[str, dict[str, Any]] = {
     "dual_branch": {"backbone": "tu-resnet18d", "width": 0.25, "auxiliary": True},
@@ -186,8 +186,8 @@ def test_unreadable_files_are_named(small: SegmentationNetwork, tmp_path: Path):
     save_file(tensors, files["unknown"], metadata={**header, "structure": other})
     save_file(tensors, files["broken"], metadata={**header, "structure": "{"})
     reasons = {
-        "missing": "is no file", "cut": "not a whole", "text": "not a whole",
-        "pickle": "not a whole", "foreign": "not a checkpoint of segfront",
+        "missing": "is not a file", "cut": "not a complete", "text": "not a complete",
+        "pickle": "not a complete", "foreign": "not a checkpoint of segfront",
         "newer": "version '2'", "short": "classifier.weight", "unknown": "got 'unet'",
         "broken": "broken.safetensors",
     }  # fmt: skip

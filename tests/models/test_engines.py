@@ -157,7 +157,11 @@ def test_an_unknown_engine_is_named():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("onnxruntime", {"dtype": "bfloat16"}, "float32 here, not bfloat16: set the latency's"),
+        (
+            "onnxruntime",
+            {"dtype": "bfloat16"},
+            "used with float32 only, got bfloat16: set the latency's",
+        ),
         ("onnxruntime", {"device": "mps"}, "on cpu or cuda, not on mps"),
         ("openvino", {"device": "cuda"}, "openvino is (used on a CPU|not installed)"),
         ("openvino", {"dtype": "float16"}, "openvino (runs float32 or|is not installed)"),
@@ -170,7 +174,7 @@ def test_an_engine_says_why_it_cannot(name: str, settings: dict[str, Any], messa
 
 
 def test_pytorch_takes_no_files(tmp_path: Path):
-    with pytest.raises(EngineError, match="runs networks of PyTorch, and no files"):
+    with pytest.raises(EngineError, match="runs PyTorch networks, not files"):
         measure_latency(tmp_path / "net.onnx", SHAPE[1:], engine="pytorch")
 
 

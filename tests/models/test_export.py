@@ -161,7 +161,7 @@ def test_normalization_is_that_of_training():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": (0.0, 0.0)}, r"3 channels, got \(0.0, 0.0\)"),
+        ({"mean": (0.0, 0.0)}, r"3 entries, got \(0.0, 0.0\)"),
         ({"std": (1.0, 0.0, 1.0)}, r"above 0, got \(1.0, 0.0, 1.0\)"),
         ({"scale": 0.0}, r"above 0, .* 0.0"),
     ],
@@ -179,7 +179,7 @@ def test_normalization_states_what_is_wrong(change: dict[str, Any], message: str
         ({"opset": 10}, "11 to 23, got 10"),
         ({"source_size": (720, 8)}, r"source_size .* at least 64, got \(720, 8\)"),
         ({"max_error": 0.0}, "above 0, got 0.0"),
-        ({"path": "."}, r"not be a folder, got \."),
+        ({"path": "."}, r"path must be that of a file, got the folder \."),
         ({"model": nn.Identity()}, "must be a SegmentationNetwork, got a Identity"),
     ],
 )
@@ -200,7 +200,7 @@ def test_another_result_leaves_the_old_file(
     translation = onnx_graph.Translation(b"new", unpools)
     monkeypatch.setattr(export, "translate", lambda *_, **__: translation)
     monkeypatch.setattr(export, "_run_onnx", lambda _, images: 1.05 * tiny.eval()(images).detach())
-    with pytest.raises(ExportError, match=f"error of its logits is 0.05, the limit {limit}"):
+    with pytest.raises(ExportError, match=f"error of its logits is 0.05, the limit is {limit}"):
         export_onnx(tiny, path, image_size=(64, 64))
     assert path.read_bytes() == b"old"
     export_onnx(tiny, path, image_size=(64, 64), max_error=0.06)
@@ -328,13 +328,13 @@ def test_the_file_normalises_as_the_network_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["nowhere"], "nowhere is no file"),
-        (["text"], "text is not a whole safetensors file"),
+        (["nowhere"], "nowhere is not a file"),
+        (["text"], "text is not a complete safetensors file"),
         (["good", "--image-size", "63", "64"], "at least 64, got (63, 64)"),
         (["good", "--opset", "9"], "11 to 23, got 9"),
-        (["good", "--output", "."], "not be a folder, got ."),
-        (["good", "--image-size", "0", "0"], "--output and --image-size are needed"),
-        ([".", "--trial", "4"], "is no folder of a run: it has no trials.csv"),
+        (["good", "--output", "."], "path must be that of a file, got the folder ."),
+        (["good", "--image-size", "0", "0"], "--output and --image-size are required"),
+        ([".", "--trial", "4"], "is not the folder of a run: it has no trials.csv"),
     ],
 )
 def test_the_command_says_what_is_wrong(

@@ -162,7 +162,7 @@ def test_the_number_of_classes_goes_by_the_name_that_a_factory_has(name: str):
         (f"{MODULE}:Plain", {"colour": 1}, "takes the keywords num_classes, depth; got colour"),
         (f"{MODULE}:Plain", {"depth": -1.5}, "cannot be built with .*TypeError"),
         (f"{MODULE}:Plain", {"classes": 3}, "leave 'classes' out of the keywords"),
-        (f"{MODULE}:Plain", {"depth": {1, 2}}, "must be JSON-able"),
+        (f"{MODULE}:Plain", {"depth": {1, 2}}, "must be JSON-serialisable"),
         (f"{MODULE}:Plane", {}, "has no 'Plane'; it has .*Plain"),
         ("no_such_package.of_mine:Plain", {}, "ModuleNotFoundError.*PYTHONPATH=FOLDER, or start"),
         (f"{MODULE}:CopiedByNobody", {}, "cannot be copied.*those of torch.nn.utils.parametriz"),
@@ -170,8 +170,8 @@ def test_the_number_of_classes_goes_by_the_name_that_a_factory_has(name: str):
         ("/no/such/file.py:Plain", {}, "there is no file"),
         ("smp:Unit", {}, "has Unet, .*got 'Unit'"),
         ("torchvision:unet", {}, "torchvision has the networks .*got 'unet'"),
-        (":Plain", {}, "is named package.module:factory"),
-        ("smp:", {}, "is named package.module:factory"),
+        (":Plain", {}, "must be package.module:factory"),
+        ("smp:", {}, "must be package.module:factory"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_remedy(
@@ -216,7 +216,7 @@ def test_outputs_are_told_apart():
         found = split_outputs(outputs)
         assert found[0] is logits
         assert [t for t in found[1:] if t is other] == [other]
-    with pytest.raises(ValueError, match="must have 'out' or 'logits' in it; it has masks"):
+    with pytest.raises(ValueError, match="must return 'out' or 'logits' in it; got masks"):
         split_outputs({"masks": logits})
 
 
@@ -366,7 +366,7 @@ def test_outputs_choose_among_those_of_the_network(tmp_path: Path):
     save_checkpoint(tmp_path / "a.safetensors", model, {"note": json.dumps([1])})
     loaded = load_checkpoint(tmp_path / "a.safetensors", factory=f"{MODULE}:Plain")
     assert torch.equal(both, loaded(images))
-    with pytest.raises(ValueError, match="outputs must be of 0 to 4"):
+    with pytest.raises(ValueError, match=r"each of outputs must be in 0\.\.4"):
         create_model(f"{MODULE}:Plain", num_classes=5, outputs=[5])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import create_model
-from models.channels.layers import ChannelHalf
+from models.blocks.channel_layers import ChannelHalf
 from models.pruning import prune
 
 

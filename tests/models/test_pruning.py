@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from models import MODELS, SegmentationNetwork, create_model, pruning
 from models.channels.masking import mask_channels
 from models.channels.selection import count_globally, count_locally, find_lowest, round_width
-from models.channels.structure import describe_structure
 from models.pruning import PruningError, PruningRecord, prune, replay
+from models.structure import describe_structure
 
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50c": ("dual_branch", {"backbone": "tu-resnet50c", "width": 0.25, "auxiliary": True}),

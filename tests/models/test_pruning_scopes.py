@@ -105,5 +105,5 @@ def test_measured_scores_choose_the_channels(model, scope):
 def test_measured_scores_are_needed_and_must_fit(model):
     with pytest.raises(ValueError, match="'taylor' needs scores"):
         prune(model, IMAGE, 0.3, importance="taylor")
-    with pytest.raises(ValueError, match=r"of another network: nowhere has None"):
+    with pytest.raises(ValueError, match=r"belong to another network: nowhere has None"):
         prune(model, IMAGE, 0.3, importance="taylor", measured={"nowhere": torch.ones(3)})

@@ -64,7 +64,7 @@ STALL_SECONDS = 20.0
 original = ray_session.make_trainable
 
 
-def make(config, workplace):
+def make(config, worker):
     def run_trial(trial):
         import errno
         import os
@@ -92,7 +92,7 @@ def make(config, workplace):
                 file.write(f"{name}\n")
 
         def find_images():
-            found = workplace.cache_dir.glob("*-train-*/samples.uint8")
+            found = worker.cache_dir.glob("*-train-*/samples.uint8")
             return next(path for path in found if path.parent.suffix != ".tmp")
 
         def kill():
@@ -158,7 +158,7 @@ def make(config, workplace):
                 file.seek(0)
                 file.write(bytes(255 - byte for byte in content))
         try:
-            original(config, workplace)(trial)
+            original(config, worker)(trial)
         finally:
             TeachingLoss.compute_total = compute_total
             training.save_training_state = save
@@ -233,10 +233,10 @@ with ray_session.ray_session(None, dashboard=False):
                 run_dir / "trials.csv", study.records.values(), config.objectives
             ),
         )
-        allotment = ray_session.TrialResources(
+        resources = ray_session.TrialResources(
             device="cpu", num_cpus=1, num_gpus=0, num_cpus_baseline=1, max_concurrent=2
         )
-        ray_session.run_tune(config, run_dir, allotment, searcher, callback)
+        ray_session.run_tune(config, run_dir, resources, searcher, callback)
 print_summary(study, [], console)
 outcomes = {
     record.number: [record.state, record.reason, record.metrics.get("miou")]

@@ -82,7 +82,7 @@ def watch_names(dashboard, seen, is_over):
 original = ray_session.make_trainable
 
 
-def make(config, workplace):
+def make(config, worker):
     def run_trial(trial):
         import trainables.ray_pipeline as adapter
         from trainables.chain import flatten_chain
@@ -113,7 +113,7 @@ def make(config, workplace):
             return result
 
         adapter.run_stage = run_stage
-        original(config, workplace)(trial)
+        original(config, worker)(trial)
 
     return run_trial
 
@@ -147,11 +147,11 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
         callback = BoardCallback(board, display, folder, lambda: False)
         dispatcher = Dispatcher(study, max_concurrent=2, on_retry=display.note)
         searcher = PipelineSearcher(dispatcher, explain_error=callback.explain_error)
-        allotment = ray_session.allot(config, *ray_session.count_devices())
+        resources = ray_session.allot(config, *ray_session.count_devices())
         names, is_over = set(), threading.Event()
         watch = threading.Thread(target=watch_names, args=(dashboard, names, is_over))
         watch.start()
-        ray_session.run_tune(config, folder, allotment, searcher, callback)
+        ray_session.run_tune(config, folder, resources, searcher, callback)
         is_over.set()
         watch.join()
     addresses = listening()

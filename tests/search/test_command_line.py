@@ -100,15 +100,15 @@ def test_help_names_recipes_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         (["--num-pipelines", "four"], "INT"),
         (["--num-pipelines", "0"], "num_pipelines must be at least 1, got 0"),
         (["--sampler", "cmaes"], "tpe"),
-        (["--objectives", "miou"], "at least two different ones of miou, latency_ms"),
+        (["--objectives", "miou"], "objectives must be at least two different ones of num_params"),
         (["--space.lr.low", "5"], "low <= high, got 5.0..0.004"),
         (["--pipeline.student.name", "unet"], "model must be one of asymmetric_pyramid"),
         (["--pipeline.student.backbone", "resnet1"], "backbone"),
         (["--pipeline.teacher.backbone-weights", "no.safetensors"], "no.safetensors"),
         (["camvid", "--data-root", "nowhere"], "nowhere"),
-        (["quickstart", "--download"], "--download fetches camvid only"),
+        (["quickstart", "--download"], "--download fetches only camvid"),
         (["--warm-start", "nowhere"], "nowhere/config.json cannot be read"),
-        (["--warm-start", "a", "a"], "warm_start must name every run once"),
+        (["--warm-start", "a", "a"], "warm_start must not name a run twice"),
         (["--resume", "nowhere"], "nowhere/config.json cannot be read"),
         (["--resume", "x", "--num-pipelines", "4"], "--num-pipelines"),
         (["--confirm", "1"], "confirm must be 0 or at least 2"),
@@ -140,7 +140,7 @@ def test_a_run_folder_has_one_driver(tmp_path: Path, capsys: pytest.CaptureFixtu
         pass
     with locked(folder):
         pass
-    with pytest.raises(ValueError, match=r"holds a config\.json"), locked(tmp_path):
+    with pytest.raises(ValueError, match=r"folder must contain config\.json"), locked(tmp_path):
         pass
 
 
@@ -170,7 +170,7 @@ def test_two_runs_of_one_second_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="output_dir must be a folder"):
+    with pytest.raises(ValueError, match="output_dir must be a writable folder"):
         create_run_folder(tmp_path / "file", quickstart())
 
 

@@ -13,6 +13,7 @@ from search.recipes import RECIPES, describe_recipe
 from search.space import set_ranges
 from trainables.chain import build_chain, flatten_chain
 from trainables.ranges import FloatRange
+from trainables.stages import STAGES
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -40,6 +41,13 @@ def test_a_recipe_describes_itself_and_starts_inside_its_space(recipe: str) -> N
     points = [flatten_chain(build_chain(config.pipeline.chain, p)) for p in config.first_points]
     assert all(config.space.contains(point) for point in points)
     assert set(config.objectives) <= set(OBJECTIVES)
+
+
+def test_an_objective_is_declared_once_and_by_a_stage_that_reveals_it() -> None:
+    declared = [(stage, entry) for stage in STAGES.values() for entry in stage.objectives]
+    assert {"miou", "latency_ms", "num_params", "macs"} <= set(OBJECTIVES)
+    assert sorted(OBJECTIVES) == sorted(entry.name for _, entry in declared)
+    assert all(entry.name in stage.reveals for stage, entry in declared)
 
 
 def test_cityscapes_is_the_papers_setting() -> None:
@@ -94,7 +102,7 @@ def test_a_config_json_of_an_older_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_one_gpu_for_a_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gpus_per_trial must lie in 0\.\.1.*got 2"):
+    with pytest.raises(ValueError, match=r"gpus_per_trial must be in 0\.\.1.*got 2"):
         replace(RECIPES["quickstart"](), gpus_per_trial=2)
 
 
@@ -109,11 +117,11 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": ("miou", "miou")}, "two different ones of miou, latency_ms"),
+        ({"objectives": ("miou", "miou")}, "two different ones of .*miou.* got miou, miou"),
         ({"objectives": ("miou", "joy")}, "two different ones"),
         ({"sampler": "best"}, f"one of {', '.join(SAMPLERS)}; got 'best'"),
         ({"num_pipelines": 0}, "num_pipelines must be at least 1, got 0"),
-        ({"gpus_per_trial": 1.5}, "must lie in 0..1, as a training uses one GPU; got 1.5"),
+        ({"gpus_per_trial": 1.5}, "must be in 0..1, because a training uses one GPU; got 1.5"),
         ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
         ({"max_macs": -1.0}, "max_macs must be greater than 0, got -1.0"),
         ({"seed": -1}, "seed must be at least 0"),
@@ -121,10 +129,10 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"confirm": -2}, "confirm must be 0 or at least 2.*got -2"),
         (
             {"confirm": 3, "objectives": ("latency_ms", "macs")},
-            "confirm must be 0 where miou is no objective.*got 3",
+            "confirm must be 0 unless miou is an objective.*got 3",
         ),
-        ({"stall_seconds": 10.0}, r"above twice pipeline.latency.max_seconds \(40\), got 10"),
-        ({"stall_seconds": -1.0}, "stall_seconds must be 0 or above"),
+        ({"stall_seconds": 10.0}, r"more than twice pipeline.latency.max_seconds \(40\), got 10"),
+        ({"stall_seconds": -1.0}, "stall_seconds must be 0 or more than"),
     ],
 )
 def test_a_wrong_study_is_named(changes: dict[str, object], message: str) -> None:

@@ -20,13 +20,13 @@ from search.config import StudyConfig
 from search.interrupts import Interrupts
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.retrainings import CONFIRMATION_FILE
 from search.pipelines.retries import RETRY_SECONDS, Failure
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import now, write_metadata
 from search.run_files.results_writer import ResultsWriter
-from search.run_files.retrainings import CONFIRMATION_FILE
 from search.run_files.summary import print_confirmation, print_next_steps
 from trainables.chain import flatten_chain, make_settings
 from trainables.pipeline import Baseline, DatasetSummary, StageResult
@@ -295,11 +295,11 @@ def test_next_steps_know_what_is_left(asked: StudyConfig, tmp_path: Path) -> Non
     study = search(asked, tmp_path)
     confirmation = Confirmation(study, tmp_path)
     text = show(study, confirmation, tmp_path, None, print_it=print_next_steps)
-    assert f"go on: python search/run.py --resume {tmp_path}\n" in text
+    assert f"continue: python search/run.py --resume {tmp_path}\n" in text
     study = PipelineStudy(replace(asked, confirm=0), tmp_path)
     confirmation = Confirmation(study, tmp_path)
     text = show(study, confirmation, tmp_path, None, print_it=print_next_steps)
-    assert "go on:" not in text
+    assert "continue:" not in text
     assert f"confirm the front: python search/run.py --resume {tmp_path} --confirm 3\n" in text
 
 
@@ -380,7 +380,7 @@ def test_ctrl_c_keeps_and_shows_what_is_retrained(
     assert [(row["trial"], row["seed"]) for row in kept] == [("0", "8"), ("0", "9"), ("2", "8")]
     text = stream.getvalue()
     assert program.EPILOGUE in text
-    assert f"go on: python search/run.py --resume {tmp_path}\n" in text
+    assert f"continue: python search/run.py --resume {tmp_path}\n" in text
     (shown,) = [line.replace("│", " ").split() for line in text.splitlines() if "0.085" in line]
     assert shown[:5] == ["0", "0.600", "2", "0.085", "0.007"]  # the mean of seeds 8 and 9
     assert "The front retrained (3 of 4 so far)" in text
@@ -395,5 +395,5 @@ def test_ctrl_c_keeps_and_shows_what_is_retrained(
     rows = read_rows(tmp_path)
     assert [row for row in rows if row in kept] == kept
     assert (rows[-1]["trial"], rows[-1]["seed"], float(rows[-1]["miou"])) == ("2", "9", 0.2 + 0.09)
-    assert "go on:" not in stream.getvalue()
+    assert "continue:" not in stream.getvalue()
     assert len(PipelineStudy(asked, tmp_path).records) == 3

@@ -12,9 +12,10 @@ import pytest
 from search.config import StudyConfig
 from search.on_ray.session import allot
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.records import Obstacle
 from search.pipelines.retries import Failure, Fault, ObstacleError
 from search.pipelines.stage_tree import Task
-from search.pipelines.study import Obstacle, PipelineStudy
+from search.pipelines.study import PipelineStudy
 from trainables.chain import make_settings
 from trainables.pipeline import StageResult
 

@@ -67,7 +67,7 @@ def test_driver_that_was_away_for_too_long_notices_and_leaves_the_lease_alone(
             time.sleep(0.02)
         assert first.is_lost
         assert not second.is_lost
-        assert "has taken the run" in caplog.text
+        assert "has taken over the run" in caplog.text
     assert remote.exists(LEASE_FILE)
 
 

@@ -34,13 +34,13 @@ def test_what_a_point_leaves_out_is_fixed_by_the_space_or_by_the_paper(tmp_path:
     ("points", "message"),
     [
         ("[", "is not JSON"),
-        ({}, "must hold a list of points"),
-        ([], "must hold a list of points"),
+        ({}, "must contain a list of points"),
+        ([], "must contain a list of points"),
         ([{}] * 4, r"at most num_pipelines \(3\) points, got 4"),
         ([{}, 3], "point 2 must be an object of settings, got 3"),
         (
             [{"ratio": 0.4}],
-            "point 1: unknown setting ratio; known here are .*sparsity_lambda, prun",
+            "point 1: unknown setting ratio; known settings here are .*sparsity_lambda, prun",
         ),
         ([{"pruning_ratio": "much"}], "point 1: pruned: pruning_ratio.*number.*got 'much'"),
         (

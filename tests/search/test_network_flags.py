@@ -55,7 +55,7 @@ def test_several_students_are_a_choice_of_the_search(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--student", "unet5000"], "--student: model must be one of .*got 'unet5000'"),
-        (["--students", "espnet", "espnet"], "name each network once, got espnet twice"),
+        (["--students", "espnet", "espnet"], "name each network only once, got espnet twice"),
         (["--students", "nowhere.json"], "nowhere.json cannot be read"),
         (["--students", "unet5000"], "--students: unet5000: "),
     ],

@@ -86,7 +86,8 @@ def test_inspection_sees_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list((tmp_path / "storage").iterdir()) == []
     assert "nowhere" in inspect_node(None, "file:///proc/nowhere").storage_error
     assert inspect_node(None, probe, str(data)).store_error == ""
-    assert inspect_node(None, probe, str(tmp_path / "no")).store_error.startswith("no folder")
+    store_error = inspect_node(None, probe, str(tmp_path / "no")).store_error
+    assert store_error == "it is not a writable folder"
     assert "nowhere" in inspect_node(None, probe, "file:///proc/nowhere").store_error
 
 

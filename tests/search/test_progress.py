@@ -130,7 +130,7 @@ def meet_obstacle(interrupts: Interrupts) -> None:
 
 @pytest.mark.parametrize(
     ("happens", "status", "text"),
-    [(stop, 143, "interrupted; what is known so far is kept"), (meet_obstacle, 3, "")],
+    [(stop, 143, "interrupted; all results so far are saved"), (meet_obstacle, 3, "")],
 )
 def test_a_run_that_is_ended_keeps_what_is_known_and_says_so(
     happens: Callable[[Interrupts], None],

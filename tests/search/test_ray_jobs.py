@@ -165,7 +165,7 @@ def test_a_run_is_resumed_by_its_whole_path(client: Client) -> None:
 
 def test_nobody_at_the_address_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--address", "http://127.0.0.1:9", *OUTPUT) == 2
-    assert "no Ray job server takes a study at http://127.0.0.1:9" in capsys.readouterr().err
+    assert "no Ray job server accepts a study at http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_connection_lost_says_how_to_go_on(client: Client) -> None:
@@ -174,7 +174,7 @@ def test_connection_lost_says_how_to_go_on(client: Client) -> None:
 
     client.tail_job_logs = fail  # type: ignore[method-assign]
     arguments: Any = SimpleNamespace(resume="/mnt/runs/x", output_dir="")
-    with pytest.raises(ValueError, match="goes on there: ray job logs --follow job-1"):
+    with pytest.raises(ValueError, match=r"continues there; .*: ray job logs --follow job-1"):
         submit_study(ADDRESS, [], arguments, Console())
 
 

@@ -27,9 +27,9 @@ from search.on_ray.metrics import (
     measure_stages,
 )
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.stage_use import StageUse
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard
-from search.run_files.stage_use import StageUse
 from trainables.artifacts.remote_folder import RemoteFolder
 from trainables.artifacts.remote_stages import RemoteStages
 from trainables.artifacts.store import ArtifactStore
@@ -194,7 +194,7 @@ def test_failure_is_logged_once_and_ends_nothing(
         metrics.tick()
         metrics.tick()
     assert [record.message for record in caplog.records] == [
-        "the metrics could not be exported; the run goes on"
+        "the metrics could not be exported; the run continues"
     ]
     assert "teacher-gone" in caplog.text
     assert len(gauges["segfront_best_miou"]) == 2  # what does not need the store is there

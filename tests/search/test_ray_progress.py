@@ -23,9 +23,9 @@ from search.on_ray.progress_callback import (
 from search.pipelines.retries import Failure
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard, ProgressDisplay
-from trainables.process.stage_errors import OutOfMemory, SurroundingsError
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 
-ERRORS = "trainables.process.stage_errors"
+ERRORS = "trainables.process.machine_errors"
 TRACEBACK = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
   File "trainables/learning/training.py", line 1, in train
     loss.backward()
@@ -76,7 +76,7 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     (tmp_path / "stalls").mkdir()
     (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("no progress for 9 s at step 3\n\n")
     callback.on_trial_recover(1, [trial], trial)
-    where = "stalls/sparse-lambda-0.1.txt says where it hung"
+    where = "stalls/sparse-lambda-0.1.txt shows where it hung"
     assert callback.explain_error("a") == Failure(f"no progress for 9 s at step 3 ({where})")
     expected = "sparse lambda 0.1 is run again: its machine was taken away"
     assert output.getvalue() == f"{expected}\n"
@@ -121,7 +121,7 @@ def test_hang_on_another_node_is_told_without_a_shared_folder(
     )
     callback.on_trial_start(1, [trial], trial)
     callback.on_trial_result(1, [trial], trial, {"node_ip": "10.0.0.2"})
-    stall = "no progress for 9 s at step 3 (stalls/sparse-1.txt says where it hung)"
+    stall = "no progress for 9 s at step 3 (stalls/sparse-1.txt shows where it hung)"
     assert callback.explain_error("a").reason == stall
     assert (tmp_path / "stalls" / "sparse-1.txt").read_text() == there["10.0.0.2"]
     callback.on_trial_start(2, [trial], trial)  # the next attempt, which dies elsewhere

@@ -127,7 +127,7 @@ def test_the_last_in_order_makes_room_where_all_wait_and_no_other_may_come() -> 
 def test_what_is_not_finite_is_stopped_and_said(caplog: pytest.LogCaptureFixture) -> None:
     halving, controller = scheduler(), FakeController(is_over=False)
     assert report(halving, controller, "a", float("nan"), 1) == "STOP"
-    assert "trial a is stopped, not all is finite" in caplog.text
+    assert "trial a is stopped: not finite" in caplog.text
 
 
 def test_missing_metric_is_named() -> None:
@@ -141,7 +141,7 @@ def test_missing_metric_is_named() -> None:
     [
         ({"rungs": (3, 1)}, r"rungs must ascend, got \[3, 1\]"),
         ({"rungs": ()}, "num_rungs must be at least 1, got 0"),
-        ({"reduction_factor": 1}, "reduction_factor must be above 1, got 1"),
+        ({"reduction_factor": 1}, "reduction_factor must be greater than 1, got 1"),
     ],
 )
 def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:

@@ -26,7 +26,7 @@ def test_stage_that_hangs_is_tried_again_then_failed_and_the_study_goes_on(
     ended: SimpleNamespace,
 ) -> None:
     where = "stalls/sparse-lambda-0.001.txt"
-    reason = f"no progress for 3 s at step 3 of 9 ({where} says where it hung)"
+    reason = f"no progress for 3 s at step 3 of 9 ({where} shows where it hung)"
     complete = ["complete", ""]
     assert ended.answer["outcomes"] == [
         ["failed", f"sparse: {reason}; tried 3 times"],

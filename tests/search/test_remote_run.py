@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from search.config import StudyConfig
-from search.pipelines.study import TrialRecord
+from search.pipelines.front import find_front
+from search.pipelines.records import TrialRecord
 from search.run import main
 from search.run_files import driver_lease, remote_run
 from search.run_files.driver_lease import LEASE_FILE
@@ -80,10 +81,10 @@ def test_run_goes_on_while_the_storage_is_away(
     with run.held():
         s3.stop()  # type: ignore[attr-defined]
         append(run, "1\n")
-        wait_for(lambda: "the run goes on" in caplog.text)
+        wait_for(lambda: "the run continues" in caplog.text)
         s3.start()  # type: ignore[attr-defined]
         wait_for(lambda: run.remote.exists("study.journal"))
-    assert caplog.text.count("the run goes on") == 1
+    assert caplog.text.count("the run continues") == 1
 
 
 def test_lost_run_is_written_to_no_more(run: RemoteRun) -> None:
@@ -146,7 +147,8 @@ def test_networks_of_the_front_are_fetched(run: RemoteRun, tmp_path: Path) -> No
                 network=stages["distilled"],
             )
         )
-    run.fetch_front(records, ("miou", "num_params"))
+    front = find_front(records, ("miou", "num_params"), with_equals=True)
+    run.fetch_networks([record.network for record in front])
     fetched = {path.name for path in (run.folder / "stages").iterdir()}
     assert fetched == {".locks", "distilled-0", "distilled-1"}
 
@@ -155,7 +157,7 @@ def test_second_run_of_one_name_is_refused(run: RemoteRun, monkeypatch: pytest.M
     with run.held():
         pass
     monkeypatch.setattr(remote_run, "create_run_folder", lambda folder, config: run.folder)
-    with pytest.raises(ValueError, match="somebody else"):
+    with pytest.raises(ValueError, match="another driver created it"):
         create_remote_run(run.remote.parent, StudyConfig())
 
 
@@ -164,7 +166,7 @@ def test_second_run_of_one_name_is_refused(run: RemoteRun, monkeypatch: pytest.M
     ("uri", "words"),
     [
         (NOBODY, "the storage cannot be used"),
-        (f"s3://key:{SECRET}@bucket/runs", "must bear no credentials"),
+        (f"s3://key:{SECRET}@bucket/runs", "must not contain credentials"),
         ("ftp://host/runs", "ftp"),
     ],
 )
@@ -186,7 +188,7 @@ def test_storage_that_cannot_be_used_ends_the_command(
 
 
 def test_folder_without_a_run_is_named(bucket: str) -> None:
-    with pytest.raises(ValueError, match=r"a run holds a config\.json"):
+    with pytest.raises(ValueError, match=r"a run.s folder must contain config\.json"):
         find_remote_run(bucket)
 
 
@@ -211,4 +213,4 @@ def test_storage_that_stays_away_at_the_end_is_said(
         monkeypatch.setattr(f"search.run.{name}", lambda *a: None)
     monkeypatch.setattr("search.run.Run", lambda **a: None)
     assert main([]) == 3
-    assert "is not all in storage: away" in capsys.readouterr().err
+    assert "is not completely in storage: away" in capsys.readouterr().err

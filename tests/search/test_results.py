@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from search.config import StudyConfig
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from search.run_files.results import describe_git, reference_point, write_metadata, write_trials
 from trainables.chain import make_settings
 from trainables.pipeline import Baseline, DatasetSummary
@@ -79,3 +79,11 @@ def test_metadata_describes_the_run(config: StudyConfig, tmp_path: Path) -> None
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
     assert describe_git(tmp_path) == {}
+
+
+def test_a_metric_that_only_some_studies_measure_is_kept_of_baselines(tmp_path: Path) -> None:
+    baseline = BASELINES[1]._replace(more={"latency_p99_ms": 130.0})
+    entry = json.loads(json.dumps(baseline.to_entry()))
+    assert entry["latency_p99_ms"] == 130.0
+    assert "more" not in entry
+    assert Baseline.restore(entry) == baseline

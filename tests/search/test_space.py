@@ -90,7 +90,7 @@ def test_several_distillers_go_together_in_the_default_space() -> None:
         (lambda: FloatRange(low=1.0, high=2.0, step=1.0, log=True), "a step or log, not both"),
         (lambda: FloatRange(low=0.0, high=1.0, step=-0.5), "step must be greater than 0, got -0.5"),
         (lambda: make_space(sparsity_lambda=()), "sparsity_lambda needs at least one"),
-        (lambda: make_space(scope=("local", "local")), "none twice"),
+        (lambda: make_space(scope=("local", "local")), "no choice twice"),
         (lambda: make_space(sparsity_lambda=(-1.0,)), "sparsity_lambda: .*at least 0"),
         (lambda: make_space(round_to=(0,)), "round_to: .*at least 1"),
         (lambda: make_space(pruning_ratio=FloatRange(low=0.5, high=1.0)), "pruning_ratio: "),
@@ -99,7 +99,7 @@ def test_several_distillers_go_together_in_the_default_space() -> None:
         (lambda: make_space(beta=FloatRange(low=-1.0, high=1.0)), "beta must be at least 0"),
         (
             lambda: make_space(distiller=("kd",), alpha=FloatRange(low=0.0, high=2.0)),
-            r"space\.distilled\.kd\.alpha: alpha must lie in 0\.\.1",
+            r"space\.distilled\.kd\.alpha: alpha must be in 0\.\.1",
         ),
         (lambda: make_space(distiller=("fitnets",)), "distiller must be one of .* got 'fitnets'"),
         (lambda: make_space(gamma=(1.0,)), "unknown setting gamma"),

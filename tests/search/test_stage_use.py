@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from search.run_files.stage_use import StageFacts, count_use, read_stage_facts
+from search.pipelines.stage_use import StageFacts, count_use, read_stage_facts
 
 FACTS = {
     "teacher-1": StageFacts(100.0),

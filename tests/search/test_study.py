@@ -13,7 +13,8 @@ import optuna
 import pytest
 
 from search.config import StudyConfig
-from search.pipelines.study import JOURNAL_FILE, Obstacle, Outcome, PipelineStudy, Proposal
+from search.pipelines.records import Obstacle, Outcome, Proposal
+from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.proposing.samplers import SAMPLERS, create_sampler
 from search.space import make_space
 from trainables.chain import freeze, make_settings

@@ -79,7 +79,10 @@ def test_last_in_order_is_the_worst_of_the_lowest_rung():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0, 2), "num_rungs must be at least 1, got 0"), ((1, 1), "reduction_factor must be above 1")],
+    [
+        ((0, 2), "num_rungs must be at least 1, got 0"),
+        ((1, 1), "reduction_factor must be greater than 1"),
+    ],
 )
 def test_bad_values_are_named(arguments: tuple[int, float], message: str):
     with pytest.raises(ValueError, match=message):

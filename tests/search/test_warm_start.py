@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from search.config import StudyConfig, save_config
-from search.pipelines.study import EARLIER, PipelineStudy, TrialRecord
+from search.pipelines.records import TrialRecord
+from search.pipelines.study import EARLIER, PipelineStudy
 from search.proposing.samplers import SAMPLERS
 from search.run_files.results import write_trials
 from search.run_files.warm_start import check_latency, read_known
@@ -135,9 +136,6 @@ def change_pipeline(config: StudyConfig, **changes: Any) -> StudyConfig:
 def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     pipeline = config.pipeline
     others = {
-        "objectives: miou macs there, miou latency_ms num_params here": replace(
-            config, objectives=("miou", "macs")
-        ),
         "pipeline.data.num_samples: 80 there, 160 here": change_pipeline(
             config, data=replace(pipeline.data, num_samples=80)
         ),
@@ -157,7 +155,7 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     here = change_pipeline(config, teacher=replace(pipeline.teacher, name="deeplabv3plus"))
     for number, (message, other) in enumerate(others.items()):
         folder = write_run(tmp_path / str(number), other)
-        with pytest.raises(ValueError, match=f"{folder} do not compare: .*{message}"):
+        with pytest.raises(ValueError, match=f"{folder} are not comparable: .*{message}"):
             read_known(replace(here, warm_start=(folder,)))
     # Effort and noise are no difference; and where latency does not count, neither does its way.
     other = change_pipeline(config, seed=5, latency=replace(pipeline.latency, max_seconds=1.0))
@@ -170,6 +168,22 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     config = replace(config, objectives=("miou", "macs"), warm_start=(folder,))
     assert len(read_known(config)) == 12
     check_latency(config, "cuda", {"gpu": "another"})
+
+
+def test_objectives_may_be_added_that_the_earlier_run_has_measured(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    earlier = replace(config, objectives=("miou", "num_params"))
+    folder = write_run(tmp_path / "earlier", earlier)
+    more = replace(config, objectives=("miou", "num_params", "macs"), warm_start=(folder,))
+    known = read_known(more)
+    assert len(known) == 12
+    assert known[0].metrics == {"miou": 0.0, "num_params": 1e5, "macs": 1e9}
+    assert start(more, tmp_path / "run").ask() is not None
+    trials = folder / "trials.csv"
+    trials.write_text(trials.read_text().replace(",macs", ",other"))
+    with pytest.raises(ValueError, match=f"{folder} did not measure the objective macs; leave"):
+        read_known(more)
 
 
 def test_pipelines_outside_the_space_are_left_out(warm: StudyConfig, tmp_path: Path) -> None:
@@ -188,7 +202,7 @@ def test_latencies_of_another_machine_do_not_compare(warm: StudyConfig) -> None:
     with pytest.raises(ValueError, match=r"on cuda \(H200\) here"):
         check_latency(warm, "cuda", {"gpu": "H200"})
     (warm.warm_start[0] / "metadata.json").unlink()
-    with pytest.raises(ValueError, match=r"metadata\.json does not say where it ran"):
+    with pytest.raises(ValueError, match=r"metadata\.json does not state the run.s hardware"):
         check_latency(warm, "cpu", HARDWARE)
 
 
@@ -214,7 +228,5 @@ def test_data_may_have_moved_but_not_changed(config: StudyConfig, tmp_path: Path
         if fits:
             assert len(read_known(given)) == 12
         else:
-            with pytest.raises(
-                ValueError, match=r"pipeline.data.root: other files in .*here there"
-            ):
+            with pytest.raises(ValueError, match=r"pipeline.data.root: the files in .*here there"):
                 read_known(given)

@@ -125,3 +125,23 @@ def test_the_engine_is_part_of_what_is_measured(tiny_config, context, store, eng
     assert names == ["onnxruntime", "pytorch"]
     (file,) = store.root.glob("reference-*/network.onnx")
     assert file.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_threads": 0}, "latency.num_threads must be at least 1, got 0"),
+        ({"batch_size": -1}, "latency.batch_size must be at least 1, got -1"),
+        ({"resolution": (0, 96)}, r"latency.resolution must be at least 1 x 1, got \(0, 96\)"),
+        ({"confidence": 1.0}, r"latency.confidence must .* got 1.0"),
+        ({"relative_margin": 0.0}, "latency.relative_margin must be greater than 0, got 0.0"),
+        ({"max_seconds": float("nan")}, "latency.max_seconds must be greater than 0, got nan"),
+        (
+            {"engine": "pytorch", "host": "u@h"},
+            "u@h cannot measure it: choose onnx",
+        ),
+    ],
+)
+def test_a_measurement_that_cannot_be_is_refused_before_any_training(changes, message):
+    with pytest.raises(ValueError, match=message):
+        LatencyConfig(**changes)

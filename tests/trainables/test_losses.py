@@ -141,7 +141,7 @@ def test_a_perfect_student_has_nothing_to_learn():
         ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
         ({"alpha": -1.0}, "got -1.0"),
         ({"target": torch.zeros(1, 2, 2)}, r"target must be \(1, 3, 3\), got \(1, 2, 2\)"),
-        ({"teacher_logits": torch.zeros(1, 5, 3, 3)}, "one shape"),
+        ({"teacher_logits": torch.zeros(1, 5, 3, 3)}, "the same shape"),
         ({"student_logits": torch.zeros(4, 3, 3)}, r"\(N, C, H, W\)"),
     ],
 )

@@ -38,9 +38,9 @@ def test_a_class_predicted_but_absent_counts_as_wrong():
 @pytest.mark.parametrize(
     ("prediction", "target", "message"),
     [
-        ([0, 1], [0], "one shape"),
-        ([0, 3], [0, 1], r"prediction must lie in 0..2 .* got 0..3"),
-        ([0, 1], [0, 7], r"target must lie in 0..2 .* got 0..7"),
+        ([0, 1], [0], "the same shape"),
+        ([0, 3], [0, 1], r"prediction must be in 0..2 .* got 0..3"),
+        ([0, 1], [0, 7], r"target must be in 0..2 .* got 0..7"),
     ],
 )
 def test_bad_labels_are_named(prediction, target, message):

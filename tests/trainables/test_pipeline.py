@@ -197,10 +197,10 @@ def test_frame_pairs_teach_and_consistency_is_measured(tiny_config, context, sto
     result = run_pipeline(config, chain, store, context)
     assert 0 <= result.metrics["consistency"] <= 1
     assert 0 <= result.metrics["miou"] <= 1
-    with pytest.raises(ValueError, match="no neighbouring frames"):
+    with pytest.raises(ValueError, match="no consecutive frames"):
         run_pipeline(tiny_config, make_chain(distiller="consistency"), store, context)
     still = make_chain((*config.chain, "consistency"), distiller="none")
-    with pytest.raises(ValueError, match=r"consistency needs neighbouring frames in synthetic"):
+    with pytest.raises(ValueError, match=r"consistency needs consecutive frames in synthetic"):
         run_pipeline(tiny_config, still, store, context)
 
 
@@ -274,7 +274,7 @@ def test_a_damaged_teacher_is_trained_again(tiny_config, context, store, caplog)
         ({"distiller": "fitnets"}, "distiller must be one of dkd, kd, none.*; got 'fitnets'"),
         ({"temperature": -1.0}, "got -1.0"),
         ({"beta": -2.0}, "beta must be at least 0, got -2.0"),
-        ({"distiller": "kd", "alpha": 2.0}, "alpha must lie in 0..1"),
+        ({"distiller": "kd", "alpha": 2.0}, "alpha must be in 0..1"),
     ],
 )
 def test_bad_distillers_are_named(change, message):

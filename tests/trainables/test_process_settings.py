@@ -22,7 +22,7 @@ from trainables.learning.training import TrainConfig, train
 from trainables.pipeline_config import PipelineConfig
 from trainables.process import memory
 from trainables.process.installation import Installation
-from trainables.process.stage_errors import SurroundingsError
+from trainables.process.machine_errors import SurroundingsError
 from trainables.ray_pipeline import WorkerConfig, describe_task, make_trainable
 
 OWN_THREADS = 3

@@ -14,7 +14,7 @@ from trainables.chain import make_chain
 from trainables.context import Progress
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.installation import inspect_installation
-from trainables.process.stage_errors import SurroundingsError
+from trainables.process.machine_errors import SurroundingsError
 from trainables.ray_pipeline import (
     LogCollector,
     Reporter,
@@ -48,19 +48,19 @@ def test_reports_come_once_a_second_but_none_of_an_accuracy_is_dropped(
 
 
 def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, Any]]) -> None:
-    with LogCollector() as remarks:
+    with LogCollector() as messages:
         logging.getLogger("trainables.artifacts.store").warning("%s is damaged", "dense-1")
         logging.getLogger("trainables.data.node_cache").info("caching takes 5 MiB")
         logging.getLogger("models.pruning").info("pruned 3 of 9 groups")
-        report = Reporter(remarks)
+        report = Reporter(messages)
         report(Progress("dense", 0, 1))
         report(Progress("dense", 1, 1, miou=0.25))
     logging.getLogger("trainables.artifacts.store").warning("too late")
-    assert [entry["remarks"] for entry in reports] == [
+    assert [entry["messages"] for entry in reports] == [
         "dense-1 is damaged\ncaching takes 5 MiB",
         "",
     ]
-    assert remarks.take() == ""
+    assert messages.take() == ""
 
 
 @pytest.mark.parametrize(
@@ -68,15 +68,18 @@ def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, A
     [
         (
             {"source_hash": "0123"},
-            r"^node .*: its code \(\w+\) is not the driver's \(0123\); bring",
+            r"^node .*: its code \(\w+\) is not the driver's \(0123\); copy",
         ),
-        ({"versions": {"torch": "1.0"}}, r"^node .*: torch is .*, the driver has 1\.0; install"),
+        (
+            {"versions": {"torch": "1.0"}},
+            r"^node .*: torch is .*, but the driver has 1\.0; install",
+        ),
     ],
 )
 def test_worker_of_a_node_with_other_code_computes_nothing(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    workplace = WorkerConfig(
+    worker = WorkerConfig(
         stages_dir=tmp_path / "stages",
         stalls_dir=tmp_path / "stalls",
         cache_dir=tmp_path / "cache",
@@ -86,7 +89,7 @@ def test_worker_of_a_node_with_other_code_computes_nothing(
         num_threads_root=1,
         installation=replace(inspect_installation(), **changes),
     )
-    run_trial = make_trainable(PipelineConfig(), workplace)
+    run_trial = make_trainable(PipelineConfig(), worker)
     with pytest.raises(SurroundingsError, match=message):
         run_trial(describe_task(make_chain(["dense"]), "dense"))
     assert not list(tmp_path.iterdir())

@@ -81,7 +81,7 @@ def test_a_scan_ends_when_its_time_is_over(model, dataset, context):
     ("settings", "message"),
     [
         ({"num_images": 0}, "num_images must be at least 1, got 0"),
-        ({"ratios": ()}, r"ratios must ascend within 0\.\.1 .*got \(\)"),
+        ({"ratios": ()}, r"ratios must be ascending in 0\.\.1 .*got \(\)"),
         ({"ratios": (0.5, 0.2)}, r"got \(0\.5, 0\.2\)"),
         ({"joint_ratios": (0.5, 1.0)}, r"joint_ratios .*got \(0\.5, 1\.0\)"),
     ],

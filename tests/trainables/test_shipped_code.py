@@ -15,8 +15,8 @@ from search.on_ray.node_check import NodeReport, check_nodes, inspect_node
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import pack_networks
 from trainables.pipeline_config import PipelineConfig
+from trainables.process.machine_errors import SurroundingsError
 from trainables.process.shipped_code import ShippedCode, check_user_code, pack_code, unpack_code
-from trainables.process.stage_errors import SurroundingsError
 
 NET = """
 from torch import nn

@@ -186,7 +186,7 @@ def test_a_taught_training_goes_on_where_it_was(tiny_config, teacher, images, co
 
 def test_a_batch_without_logits_is_refused():
     batch = Batch(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 8))
-    with pytest.raises(ValueError, match="must hold the teacher's logits"):
+    with pytest.raises(ValueError, match="must contain the teacher's logits"):
         read_cached_logits(torch.zeros(1, 2, 8, 8), batch)
 
 

@@ -1,1 +1,1 @@
-"""Finished stages, kept on disk and in storage under keys of their content."""
+"""Finished stages, stored on disk and in remote storage under content keys."""

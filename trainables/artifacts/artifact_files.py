@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 RESULT_FILE = "result.json"
-"""What the stage measured, and the checksums of all other files; written last."""
+"""The measurements of the stage and the checksums of all other files; written last."""
 
 SHARE_FILES = "share-*.json"
-"""What a stage measured at a pause; see `ArtifactStore.advance`."""
+"""The measurements of a stage at a pause; see `ArtifactStore.advance`."""

@@ -21,7 +21,7 @@ def checksum(path: Path) -> str:
     clock have the same time.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Raises:
         OSError: The file is missing or cannot be read.

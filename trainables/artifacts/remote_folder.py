@@ -1,13 +1,13 @@
-"""A folder in storage that pyarrow reaches: S3, Google Cloud, Azure, or a disk (`file://`).
+"""A folder in storage that pyarrow supports: S3, Google Cloud, Azure, or a disk (`file://`).
 
 `python -m trainables.artifacts.remote_folder URI DIR` downloads a whole folder, such as a run.
 
-Nobody sees a half-written file: an object store shows an upload once it is complete, and on any
-other file system a temporary file is renamed. An operation that fails is tried again for a while.
-So a storage that does not answer for a minute causes a delay and no loss.
+No reader sees a half-written file: an object store shows an upload once it is complete, and on any
+other file system a temporary file is renamed. An operation that fails is tried again for a while. A
+storage that does not respond for a minute therefore causes a delay and no loss.
 
-pyarrow and not fsspec: Ray Tune uses pyarrow for storage, and pyarrow needs no further package for
-any of these. The retries and checks below would be needed with either.
+We use pyarrow instead of fsspec, because Ray Tune uses pyarrow for storage, and pyarrow needs no
+further package for any of these. The retries and checks below would be needed with either.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class RemoteFolder:
     """The objects below one URI; their names may contain folders (`report/index.html`).
 
     Args:
-        uri: Place that `pyarrow.fs.FileSystem.from_uri` understands, without credentials. Those
-            come from the environment, the user's files or the machine's role, and are never
-            written anywhere.
+        uri: Location that `pyarrow.fs.FileSystem.from_uri` accepts, without credentials. Those come
+            from the environment, the user's files or the machine's role, and are never written
+            anywhere.
         patience_seconds: How long a failing operation is tried again; 0 for a single attempt.
 
     Attributes:
@@ -60,7 +60,7 @@ class RemoteFolder:
 
     Raises:
         ValueError: The URI contains credentials, or pyarrow does not know this kind of storage.
-        OSError: The storage does not answer.
+        OSError: The storage does not respond.
     """
 
     def __init__(self, uri: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
@@ -101,10 +101,10 @@ class RemoteFolder:
         return self._patiently(lambda: self._read(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write an object completely or not at all; an object of this name is replaced.
+        """Write an object completely or not at all; an existing object of this name is replaced.
 
         Raises:
-            StorageError: The storage refuses, or does not hold what was written.
+            StorageError: The storage refuses, or holds something else than what was written.
         """
         self._patiently(lambda: self._write(name, data), may_be_missing=False)
 
@@ -142,7 +142,7 @@ class RemoteFolder:
         }
         for name in names:
             if ".." in PurePosixPath(name).parts or name.startswith("/"):
-                raise StorageError(f"{self.uri} holds {name!r}, which leads out of it")
+                raise StorageError(f"{self.uri} holds {name!r}, which points outside the folder")
         return names
 
     def delete(self, name: str) -> None:
@@ -194,9 +194,9 @@ class RemoteFolder:
         else:
             intact = self._read(name) == data
         if not intact:
-            # Some servers store the checksum that follows an upload as a part of it.
+            # Some servers store the checksum that follows an upload as part of the object.
             raise OSError(
-                f"{name} is not what was written; for a server that knows no checksums set "
+                f"{name} is not what was written; for a server that does not support checksums set "
                 "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
             )
 
@@ -231,8 +231,8 @@ def refuse_credentials(uri: str) -> None:
     has_user = "@" in uri if uri.startswith("s3:") else re.search(r"://[^@]*:[^@]*@", uri)
     if has_user or any(SECRET_NAMES.search(name) for name in names):
         raise ValueError(
-            f"the {uri.partition(':')[0]} URI must bear no credentials (@, passwords, keys, "
-            "tokens); give them by the environment (AWS_ACCESS_KEY_ID, ...), ~/.aws or the "
+            f"the {uri.partition(':')[0]} URI must not contain credentials (@, passwords, keys, "
+            "tokens); set them in the environment (AWS_ACCESS_KEY_ID, ...), ~/.aws or the "
             "machine's role"
         )
 
@@ -241,7 +241,7 @@ def _open(uri: str) -> tuple[Any, str]:
     """Return the file system of a URI, and the path in it."""
     filesystem, path = fs.FileSystem.from_uri(uri)
     if filesystem.type_name == "s3":
-        # Opened again with options: opened by its URI, it retries for half a minute by itself.
+        # Open it again with options; opened by URI, it retries internally for half a minute.
         options = dict(parse_qsl(urlsplit(uri).query))
         filesystem = fs.S3FileSystem(
             region=filesystem.region,

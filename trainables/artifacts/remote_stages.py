@@ -72,7 +72,7 @@ class RemoteStages:
             folder: Local folder to download to.
 
         Raises:
-            OSError: There is no such artefact, or the storage does not answer at once.
+            OSError: There is no such artefact, or the storage does not respond at once.
         """
         there = (self._remote / name).with_patience(0)
         for file in [*fnmatch.filter(there.list(), SHARE_FILES), RESULT_FILE]:
@@ -105,7 +105,7 @@ class RemoteStages:
         (self._remote / name).delete(RESULT_FILE)
 
     def remove(self, name: str) -> None:
-        """Delete an artefact, its `result.json` first, so that nobody sees a part of it."""
+        """Delete an artefact, its `result.json` first, so that no reader sees a part of it."""
         self.withdraw(name)
         for file in (there := self._remote / name).list():
             there.delete(file)
@@ -119,8 +119,8 @@ class RemoteStages:
     def keep_state(self, path: Path) -> None:
         """Upload a saved state, after the results of earlier rungs; it replaces the state before.
 
-        If the storage refuses, a warning is logged and the training goes on: only if this node is
-        lost too is the state lost.
+        If the storage refuses, a warning is logged and the training continues. The state is then
+        lost only if this node is lost too.
 
         Args:
             path: File of the state, in a folder `<stage>-<key>.partial`.
@@ -130,7 +130,8 @@ class RemoteStages:
         new = f"{hashlib.sha256(data).hexdigest()}.{path.name}"
         try:
             before = there.list()
-            # Without the result of a rung, a state beyond it would be taken for that rung's state.
+            # Without the result of a rung, a later state would be mistaken for the state at that
+            # rung.
             for share in sorted(path.parent.glob(SHARE_FILES)):
                 if share.name not in before:
                     there.put(share)
@@ -153,7 +154,7 @@ class RemoteStages:
         (self._remote / path.parent.name).put(path)
 
     def fetch_partial(self, folder: Path) -> None:
-        """Download what other nodes left of an unfinished stage, unless this node has got further.
+        """Download what other nodes saved of an unfinished stage, unless this node is ahead.
 
         Args:
             folder: Local folder `<stage>-<key>.partial`.
@@ -176,13 +177,13 @@ class RemoteStages:
             if hashlib.sha256(data).hexdigest() == checksum:
                 write_atomically(local, data)
                 return
-            logger.warning("a state of %s is damaged in storage: left out", folder.name)
+            logger.warning("a saved state of %s is damaged in storage and is ignored", folder.name)
 
     def discard_partial(self, name: str) -> None:
         """Delete the saved states of an unfinished stage.
 
         Args:
-            name: Name of the artefact that it was to become.
+            name: Name of the artefact that the stage would have become.
 
         Raises:
             StorageError: The storage refuses.

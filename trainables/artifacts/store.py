@@ -1,4 +1,4 @@
-"""Store of finished stages by content key: each is computed once, and appears complete."""
+"""A store of finished stages by content key; each is computed once and appears complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Artifact(NamedTuple):
 
     Attributes:
         folder: Folder of its files.
-        result: What the stage measured, as JSON-able values.
+        result: Measurements of the stage, as JSON-serialisable values.
         reused: Whether it was found in the store rather than computed.
     """
 
@@ -43,7 +43,7 @@ class Artifact(NamedTuple):
 
 
 def content_key(content: object) -> str:
-    """Hash JSON-able content to 20 hexadecimal digits, the same on every machine."""
+    """Hash JSON-serialisable content to 20 hexadecimal digits, the same on every machine."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -52,10 +52,10 @@ class ArtifactStore:
     """Folders `<stage>-<key>` below one root folder.
 
     A stage works in `<stage>-<key>.partial`. That folder survives a killed process, and the next
-    process goes on there. When the stage has ended, its result and the checksums of all files are
+    process continues there. When the stage has ended, its result and the checksums of all files are
     written, and the folder is renamed. A lock per key keeps two processes from computing the same
-    stage. It covers all nodes that share the root; where each node has a root of its own and
-    `remote` joins them, it covers one node.
+    stage. It covers all nodes that share the root; where each node has its own root and `remote`
+    joins them, it covers one node.
 
     With `remote`, an artefact is returned only once it is completely in storage. The driver
     schedules each stage once, but two nodes can still compute the same stage, if one of them was
@@ -64,7 +64,7 @@ class ArtifactStore:
 
     Args:
         root: Folder of the store, made if missing; on a local disk or another POSIX file system.
-        remote: Storage that other nodes reach too; None if the root is all there is.
+        remote: Storage that other nodes can reach too; None if there is only the root.
     """
 
     def __init__(self, root: Path, remote: RemoteStages | None = None) -> None:
@@ -99,7 +99,7 @@ class ArtifactStore:
             stage: Name of the stage.
             key: Its content key.
             compute: Function that fills the folder it is given, which may contain files of an
-                interrupted attempt, and returns the JSON-able result.
+                interrupted attempt, and returns the JSON-serialisable result.
 
         Raises:
             Exception: Whatever `compute` raises; the folder stays for the next attempt.
@@ -131,8 +131,9 @@ class ArtifactStore:
         Args:
             stage: Name of the stage.
             key: Its content key.
-            share: Share of the stage's work after which it pauses, within 0..1.
-            compute: Function that works in the folder it is given and returns the JSON-able result.
+            share: Fraction of the stage's work after which it pauses, in 0..1.
+            compute: Function that works in the given folder and returns the JSON-serialisable
+                result.
 
         Returns:
             The result at the pause, or that of the whole stage if it ended without this pause.
@@ -174,7 +175,7 @@ class ArtifactStore:
             self._remote.keep_state(path)
 
     def _open_partial(self, name: str) -> Path:
-        """Return the folder of an unfinished stage, with what any node has left of it."""
+        """Return the folder of an unfinished stage, with the files that any node has saved."""
         partial = self.root / f"{name}.partial"
         partial.mkdir(exist_ok=True)
         if self._remote is not None:
@@ -214,16 +215,16 @@ def open_store(root: Path, remote: str | None) -> ArtifactStore:
 
     Args:
         root: Folder of the store on this node.
-        remote: URI of the artefacts if they lie in storage; None if all nodes share the root.
+        remote: URI of the artefacts in storage; None if all nodes share the root.
 
     Raises:
-        OSError: The storage does not answer.
+        OSError: The storage does not respond.
     """
     return ArtifactStore(root, None if remote is None else RemoteStages(RemoteFolder(remote)))
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a text names an entry of a folder and cannot lead out of the folder."""
+    """Return whether a text is the name of an entry of a folder and cannot point outside it."""
     return name not in ("", "..") and Path(name).name == name
 
 
@@ -236,7 +237,7 @@ def _read_intact(folder: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text())
     for name, expected in record["files"].items():
         if not is_plain_name(name):
-            raise ValueError(f"{name!r} is no file of this folder")
+            raise ValueError(f"{name!r} is not a file of this folder")
         if checksum(folder / name) != expected:
             raise ValueError(f"{name} has another checksum than when it was written")
     return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainables.data.augmentation import Augmentation, AugmentationConfig
 from trainables.data.cache import CachedDataset, cache_dataset
@@ -39,6 +39,7 @@ __all__ = [
     "Cityscapes",
     "DataError",
     "DataReport",
+    "DatasetName",
     "FolderDataset",
     "Sample",
     "SegmentationDataset",
@@ -64,6 +65,11 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
     "folder": FolderDataset,
 }
 
+if TYPE_CHECKING:
+    DatasetName = str
+else:  # so that the command line lists them
+    DatasetName = Literal[tuple(DATASETS)]
+
 
 def create_dataset(
     name: str, root: str | Path | None = None, split: str = "train", **options: Any
@@ -72,17 +78,17 @@ def create_dataset(
 
     Args:
         name: One of ``DATASETS``.
-        root: Folder of the data; "synthetic" needs none, "camvid" falls back on SEGFRONT_CAMVID.
-        split: "train", "val" and, where there is one, "test".
-        **options: Of the class; all know ``size=(height, width)``, "synthetic" also
-            ``num_samples``, ``seed``, "folder" also what its folders and files are called.
+        root: Folder of the data. "synthetic" needs none; "camvid" falls back on SEGFRONT_CAMVID.
+        split: Name of the split: "train", "val" and, if the data have one, "test".
+        **options: Options of the class. All accept ``size=(height, width)``; "synthetic" also
+            ``num_samples`` and ``seed``, and "folder" also the names of its folders and files.
 
     Returns:
-        The data set; ``cache_dataset`` or its ``check`` reads every file once.
+        The data set. Its files are checked by ``cache_dataset`` or by its method ``check``.
 
     Raises:
         DataError: A folder, an image or a mask is missing.
-        ValueError: Unknown name, split or option.
+        ValueError: The name, the split or an option is unknown.
     """
     if name not in DATASETS:
         raise ValueError(f"name of a data set must be one of {', '.join(DATASETS)}; got {name!r}")

@@ -22,7 +22,7 @@ PADDING_COLOUR = tuple(round(value * 255) for value in IMAGENET_MEAN)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentationConfig:
-    """How a training image is varied.
+    """Settings of the augmentation of training images.
 
     Attributes:
         crop_size: (height, width) of every training sample in pixels.
@@ -31,10 +31,10 @@ class AugmentationConfig:
         brightness: Largest relative change of brightness, 0 to 1.
         contrast: Largest relative change of contrast, 0 to 1.
         saturation: Largest relative change of saturation, 0 to 1.
-        hue: Largest turn of the hue in full turns, 0 to 0.5.
+        hue: Largest rotation of the hue in full turns, 0 to 0.5.
 
     Raises:
-        ValueError: A value outside its range.
+        ValueError: A value is outside its range.
     """
 
     crop_size: tuple[int, int]
@@ -67,7 +67,7 @@ class AugmentationConfig:
 
 
 class CropWindow(NamedTuple):
-    """Where a crop comes from and where it goes.
+    """The source and the destination of a crop.
 
     Attributes:
         source: (top, left, height, width) of the rectangle in the image, in pixels.
@@ -79,11 +79,11 @@ class CropWindow(NamedTuple):
 
 
 class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
-    """Scale by a random factor, then crop at a random place, padding where the image is too small.
+    """Scale by a random factor, then crop at a random position, with padding if needed.
 
-    The rectangle is chosen in the coordinates of the source and only that is scaled, so that the
-    cost follows the crop and not the image. Images are padded with the ImageNet mean, labels with
-    255, a teacher's logits with 0.
+    The rectangle is chosen in the coordinates of the source image and only the rectangle is scaled,
+    so that the cost depends on the size of the crop and not of the image. Images are padded with
+    the ImageNet mean, labels with 255, a teacher's logits with 0.
 
     Args:
         crop_size: (height, width) of the crop.
@@ -119,7 +119,8 @@ class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
         size = [place[2], place[3]]
         if isinstance(inpt, tv_tensors.Mask):
             labels = part.as_subclass(torch.Tensor).unsqueeze(0)
-            # resize_mask takes "nearest", which moves labels by up to half a pixel off the image.
+            # resize_mask uses "nearest", which shifts labels by up to half a pixel against the
+            # image.
             scaled = F.resize_image(labels, size, InterpolationMode.NEAREST_EXACT).squeeze(0)
             return tv_tensors.wrap(_paste(scaled, self.crop_size, place, IGNORE_INDEX), like=inpt)
         colours = part.as_subclass(torch.Tensor)
@@ -130,15 +131,15 @@ class RandomScaleCrop(v2.Transform):  # type: ignore[misc]
 class RandomColour(v2.Transform):  # type: ignore[misc]
     """Random brightness, contrast, saturation and hue as one affine map of the colours.
 
-    Differs: ``v2.ColorJitter`` runs its four steps one after another, in random order, and turns
-    the hue in HSV; here the hue turns about the grey axis (YIQ), the order is fixed and the product
-    of the four matrices is applied once, which takes a fraction of the time.
+    Differs: ``v2.ColorJitter`` runs its four steps one after another, in random order, and rotates
+        the hue in HSV. Here the hue rotates about the grey axis (YIQ), the order is fixed, and the
+        product of the four matrices is applied once, which is much faster.
 
     Args:
         brightness: Largest relative change, 0 to 1.
         contrast: Largest relative change, 0 to 1.
         saturation: Largest relative change, 0 to 1.
-        hue: Largest turn in full turns, 0 to 0.5.
+        hue: Largest rotation in full turns, 0 to 0.5.
     """
 
     _transformed_types = (tv_tensors.Image,)
@@ -170,10 +171,10 @@ class RandomColour(v2.Transform):  # type: ignore[misc]
 
 
 class Augmentation:
-    """The whole pipeline on one sample; draws from torch's global CPU generator.
+    """The whole augmentation of one sample; draws from torch's global CPU generator.
 
     Args:
-        config: What to vary and how far.
+        config: Ranges of the random changes.
     """
 
     def __init__(self, config: AugmentationConfig) -> None:
@@ -187,10 +188,10 @@ class Augmentation:
         )
 
     def __call__(self, sample: Sample) -> Sample:
-        """Vary one sample.
+        """Augment one sample.
 
         Args:
-            sample: image (3, H, W) uint8 and target (H, W) uint8; left as they are.
+            sample: image (3, H, W) uint8 and target (H, W) uint8, which are not changed.
 
         Returns:
             image (3, crop height, crop width) and target (crop height, crop width), uint8.
@@ -198,14 +199,14 @@ class Augmentation:
         return Sample(*self._vary(tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)))
 
     def vary_taught(self, sample: Sample, teacher_logits: LogitMap) -> TaughtSample:
-        """Vary one sample and what the teacher says of it; the draws are those of `__call__`.
+        """Augment one sample and its teacher logits, with the same random draws as `__call__`.
 
         Args:
             sample: As for `__call__`.
-            teacher_logits: (C, h, w) map of the whole image; left as it is.
+            teacher_logits: Logits of the whole image, (C, h, w), which are not changed.
 
         Returns:
-            image and target as of `__call__`, and the logits of the crop at the map's stride.
+            image and target as from `__call__`, and the logits of the crop at the map's stride.
         """
         return TaughtSample(
             *self._vary(
@@ -226,7 +227,7 @@ _FROM_YIQ: Tensor = torch.linalg.inv(_TO_YIQ)
 
 
 def _draw_interval(size: int, crop: int, scale: float, draw: float) -> tuple[int, int, int, int]:
-    """Along one axis: start and length in the source, start and length in the crop."""
+    """Return, for one axis, start and length in the source, start and length in the crop."""
     scaled = max(1, round(size * scale))
     low, high = min(0, scaled - crop), max(0, scaled - crop)
     offset = low + round((high - low) * draw)

@@ -1,4 +1,4 @@
-"""Decoded samples in one memory-mapped file per node, made once and shared by every process."""
+"""Decoded samples in one memory-mapped file per node, written once and shared by all processes."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ _PIXELS = "samples.uint8"
 
 
 class CachedDataset(SegmentationDataset):
-    """Samples read from a cache folder that ``cache_dataset`` wrote.
+    """Samples from a cache folder that ``cache_dataset`` wrote.
 
-    Holds only paths and numbers until the first sample is read, so that it pickles small and each
-    worker process maps the file by itself; the pages are shared by all of them. A sample is
-    compared with its checksum when it is read first.
+    It holds only paths and numbers until the first sample is read, so that its pickle is small and
+    each worker process maps the file itself; the processes share the memory pages. A sample's
+    checksum is verified when it is first read.
 
     Args:
-        folder: The cache folder.
+        folder: Path of the cache folder.
 
     Attributes:
         source_name: Key in ``DATASETS`` of the data set that was cached.
-        label_counts: Pixels of each class over all samples; ignored ones are not counted.
-        num_ignored: Ignored pixels over all samples.
-        image_digests: Hash of each decoded image, which two files of one picture share.
-        has_one_class: True if one class was stated, which is told from a background.
+        label_counts: Number of pixels of each class over all samples, without ignored pixels.
+        num_ignored: Number of ignored pixels over all samples.
+        image_digests: Hash of each decoded image; equal images have equal hashes.
+        has_one_class: True if the user named one class, which is distinguished from a background.
 
     Raises:
-        DataError: The folder is missing, of another format, or its file is truncated.
+        DataError: The folder is missing or of another format, or its file is truncated.
     """
 
     name: ClassVar[str] = "cached"
@@ -82,18 +82,18 @@ class CachedDataset(SegmentationDataset):
         self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without the open file."""
+        """Return the state without the open file."""
         return {**self.__dict__, "_buffer": None}
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self._sizes)
 
     def __getitem__(self, index: int) -> Sample:
-        """Copy of sample ``index``; see the base class.
+        """Return a copy of sample ``index``; see the base class.
 
         Raises:
-            DataError: It is not what was written; the cache is made anew when it is opened next.
+            DataError: The sample is damaged; the cache is rebuilt when it is opened next.
         """
         if self._buffer is None:
             self._buffer = np.memmap(self.folder / _PIXELS, dtype=np.uint8, mode="r")
@@ -107,11 +107,11 @@ class CachedDataset(SegmentationDataset):
         return Sample(torch.from_numpy(image), torch.from_numpy(target))
 
     def sample_name(self, index: int) -> str:
-        """Name of sample ``index`` in the data set it came from."""
+        """Return the name of sample ``index`` in the original data set."""
         return self._names[index]
 
     def sample_size(self, index: int) -> tuple[int, int]:
-        """Height and width of sample ``index`` in pixels."""
+        """Return height and width of sample ``index`` in pixels."""
         return self._sizes[index]
 
     @property
@@ -121,34 +121,34 @@ class CachedDataset(SegmentationDataset):
 
     @property
     def colours(self) -> tuple[Colour, ...]:
-        """Those of the data set that was cached."""
+        """Colours of the data set that was cached."""
         return self._colours
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Those of the data set that was cached, and the samples that were left out."""
+        """Warnings of the data set that was cached, and on samples that were left out."""
         return self._warnings
 
 
 def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> CachedDataset:
     """Decode a data set once per node and check every sample while doing so.
 
-    Samples whose files are no whole images are left out with a warning, if they are one or at most
-    5 of 100, and not all.
+    Samples whose files are not complete images are left out with a warning. This is allowed for one
+    sample or for up to 5 % of the samples, but not for all.
 
-    The first process that comes decodes, the others wait for it; the result appears by one rename.
-    A cache that is truncated or of an older format is made anew.
+    The first process decodes and the others wait for it; the result appears by one rename. A cache
+    that is truncated or of an older format is rebuilt.
 
     Args:
-        dataset: What to decode.
-        cache_dir: Folder on a disk of this node; one folder per fingerprint is made in it.
+        dataset: Data set to decode.
+        cache_dir: Folder on a local disk; it gets one subfolder per fingerprint.
 
     Returns:
         The same samples, from the memory-mapped cache.
 
     Raises:
-        DataError: Names the files that cannot be used.
-        OSError: The disk is full; says how much space is missing where that is known before.
+        DataError: Files cannot be used; the message names them.
+        OSError: The disk is full; if known in advance, the message says how much space is missing.
     """
     if isinstance(dataset, CachedDataset):
         return dataset
@@ -201,7 +201,7 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
 
 
 class _Decoder:
-    """Decodes samples into the file of a cache and notes what is worth knowing of them."""
+    """Decodes samples into the file of a cache, and collects their statistics and checksums."""
 
     def __init__(
         self, dataset: SegmentationDataset, sizes: list[tuple[int, int]], descriptor: int
@@ -231,7 +231,7 @@ class _Decoder:
 
 
 class _Unreadable:
-    """The samples of a data set whose files are no whole images: a few are left out, not more."""
+    """The samples whose files are not complete images; only a few may be left out."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self._dataset = dataset
@@ -240,7 +240,7 @@ class _Unreadable:
         self._most = max(1, int(LARGEST_UNREADABLE_SHARE * len(dataset)))
 
     def leave_out(self, visit: Callable[[int], None]) -> Callable[[int], None]:
-        """Do nothing for samples that cannot be read, as long as they are few."""
+        """Wrap a function of a sample to skip unreadable samples, as long as they are few."""
 
         def attempt(index: int) -> None:
             if index in self._problems:
@@ -257,11 +257,11 @@ class _Unreadable:
         return attempt
 
     def kept(self) -> list[int]:
-        """Indices of the samples that were read."""
+        """Return the indices of the samples that were read."""
         return [index for index in range(len(self._dataset)) if index not in self._problems]
 
     def warnings(self) -> list[str]:
-        """One sentence, if a sample was left out."""
+        """Return one sentence if samples were left out, else nothing."""
         if not self._problems:
             return []
         named = "; ".join(self._problems[index] for index in sorted(self._problems)[:3])
@@ -273,7 +273,7 @@ class _Unreadable:
 
 
 def _close_gaps(descriptor: int, sizes: list[tuple[int, int]], kept: list[int]) -> None:
-    """Move the samples that are kept to where they lie without the others."""
+    """Move the kept samples together in the file."""
     old, new = _offsets(sizes), _offsets([sizes[index] for index in kept])
     for place, index in enumerate(kept):
         length = int(new[place + 1] - new[place])
@@ -288,5 +288,5 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _offsets(sizes: list[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """First byte of every sample, and behind the last the size of the whole file."""
+    """Return the offset of every sample in bytes, followed by the size of the whole file."""
     return offsets_of([BYTES_PER_PIXEL * height * width for height, width in sizes])

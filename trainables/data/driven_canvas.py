@@ -1,4 +1,4 @@
-"""A canvas whose camera has moved ahead, and which knows how far away each pixel is."""
+"""A canvas whose camera has moved ahead, and which knows the distance of each pixel."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _SAME_SURFACE = 0.02  # largest relative difference of two distances to one poin
 
 
 class DrivenCanvas(Canvas):
-    """Paints what stands on a street as it looks from some metres ahead.
+    """Paints a street scene as seen from some metres further ahead.
 
-    Every shape also leaves the number of its plane in a second picture, so that a pixel's distance
-    is that of its plane along its ray.
+    Every shape also writes the number of its plane into a second picture. The distance of a pixel
+    is the distance of its plane along the pixel's ray.
 
     Args:
-        camera: Projection from where it stood at first.
-        picture: As of `Canvas`.
-        ahead_m: Metres that it has moved; small enough that it runs into nothing.
-        **options: As of `Canvas`.
+        camera: Projection from the original position.
+        picture: Picture as for `Canvas`.
+        ahead_m: Metres that the camera has moved; few enough that it hits nothing.
+        **options: Options as for `Canvas`.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class DrivenCanvas(Canvas):
     ) -> None:
         super().__init__(camera, picture, **options)
         self.ahead_m = ahead_m
-        self.planes: list[Plane | None] = [None]  # the sky is nowhere
+        self.planes: list[Plane | None] = [None]  # the sky has no plane
         self.surfaces = Image.new("I", picture.size, 0)
         self._draw = _TwoPictures(self._draw, ImageDraw.Draw(self.surfaces))  # type: ignore[assignment]
 
     def polygon(self, label: int, colour: Colour, points: Sequence[Point]) -> None:
-        """See `Canvas`; what is behind the camera is cut off."""
+        """See `Canvas`; parts behind the camera are clipped."""
         seen = _cut_off(self._move(points))
         if len(seen) >= 3 and (plane := _plane_of(seen)) is not None:
             self._use(plane)
@@ -100,13 +100,13 @@ class DrivenCanvas(Canvas):
         first, last = self._move((start, end))
         if max(first[2], last[2]) <= NEAREST_M:
             return
-        # A bar along the street stands on the plane of its side; any other faces the camera.
+        # A bar along the street lies in the plane of its side; any other faces the camera.
         along = first[2] != last[2]
         self._use((1.0, 0.0, 0.0, first[0]) if along else (0.0, 0.0, 1.0, first[2]))
         super().line(label, colour, first, last, width_m, least=least)
 
     def measure_depth(self) -> npt.NDArray[np.float64]:
-        """Metres ahead of the camera for each pixel of the halved picture; infinite in the sky."""
+        """Return each pixel's distance ahead in metres (halved picture); infinite in the sky."""
         numbers = np.asarray(self.surfaces)[1::2, 1::2]
         normals = np.array([plane or (0.0, 0.0, 0.0, 0.0) for plane in self.planes])[numbers]
         right, up = self._rays(numbers.shape)
@@ -117,16 +117,17 @@ class DrivenCanvas(Canvas):
         return np.where((along != 0) & (depth > 0), depth, np.inf)
 
     def find_motion(self, later: DrivenCanvas, step_m: float) -> npt.NDArray[np.float32]:
-        """Where each pixel of this picture is in one taken `step_m` further ahead.
+        """Find the motion of each pixel to a picture taken `step_m` further ahead.
 
         Returns:
-            (2, H, W) pixels of the halved picture to the right and down; NaN where what a pixel
-            shows is hidden or outside there.
+            (2, H, W) motion to the right and down, in pixels of the halved picture; NaN where the
+            point of a pixel is hidden or outside in the other picture.
         """
         depth, depth_there = self.measure_depth(), later.measure_depth()
         height, width = depth.shape
         rows, columns = np.mgrid[:height, :width]
-        # All points move away from the vanishing point as 1 / distance; the sky stays.
+        # All points move away from the vanishing point in proportion to 1 / distance; the sky does
+        # not move.
         with np.errstate(invalid="ignore"):
             growth = np.where(np.isfinite(depth), depth / (depth - step_m), 1.0)
         column_there = _about(columns, self.camera.centre / 2, growth)
@@ -144,7 +145,7 @@ class DrivenCanvas(Canvas):
         return motion
 
     def _rays(self, shape: tuple[int, int]) -> tuple[npt.NDArray[np.float64], ...]:
-        """Metres to the right and up, per metre ahead, of each pixel's ray."""
+        """Return each pixel's ray: metres to the right and up per metre ahead."""
         # Pixel i of the halved picture is pixel 2 i + 1 of the canvas.
         columns = 2.0 * np.arange(shape[1])[None, :] + 1
         rows = 2.0 * np.arange(shape[0])[:, None] + 1
@@ -161,7 +162,7 @@ class DrivenCanvas(Canvas):
 
 
 class _TwoPictures:
-    """Draws each shape into the picture, and its plane's number into the picture of surfaces."""
+    """Draws each shape into the picture, and its plane's number into a second one."""
 
     def __init__(self, colours: ImageDraw.ImageDraw, surfaces: ImageDraw.ImageDraw) -> None:
         self.colours, self.surfaces = colours, surfaces
@@ -190,13 +191,13 @@ class _TwoPictures:
 def _about(
     places: npt.NDArray[np.int64], centre: float, growth: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Places that move away from a point; pixel i of the halved picture is at i + 1/2."""
+    """Scale positions about a point; pixel i of the halved picture is at i + 1/2."""
     moved: npt.NDArray[np.float64] = centre + (places + 0.5 - centre) * growth - 0.5
     return moved
 
 
 def _round(places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Nearest pixels; what is nowhere, or far off, is outside of every picture."""
+    """Return the nearest pixels; undefined or distant positions are outside of every picture."""
     nearest: npt.NDArray[np.int64] = np.rint(
         np.nan_to_num(places, nan=-1e6).clip(-1e6, 1e6)
     ).astype(np.int64)
@@ -204,7 +205,7 @@ def _round(places: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 
 def _cut_off(points: Sequence[Point]) -> list[Point]:
-    """The part of a convex polygon that is at least `NEAREST_M` ahead."""
+    """Return the part of a convex polygon that is at least `NEAREST_M` ahead."""
     kept: list[Point] = []
     for start, end in zip(points, [*points[1:], points[0]], strict=True):
         if start[2] >= NEAREST_M:
@@ -217,7 +218,7 @@ def _cut_off(points: Sequence[Point]) -> list[Point]:
 
 
 def _plane_of(points: Sequence[Point]) -> Plane | None:
-    """Plane of a flat polygon; None if it has no area."""
+    """Return the plane of a flat polygon; None if it has no area."""
     corners = np.asarray(points)
     normal = np.zeros(3)
     for first, second in itertools.pairwise(corners[1:]):

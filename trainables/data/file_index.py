@@ -1,4 +1,4 @@
-"""Finding the image or mask that a line of a list, or the name of its partner, stands for."""
+"""Finds the image or mask for a line of a list, or for the name of its partner."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from trainables.data.image_names import IMAGE_SUFFIXES, is_image_name
 
 
 class NamePattern:
-    """Where the name that image and mask share stands in the stem of a file.
+    """The position of the name that image and mask share in the stem of a file name.
 
     Args:
-        text: A suffix such as "_mask", or a pattern with {} such as "mask_{}"; "": the whole stem.
+        text: A suffix such as "_mask", or a pattern with {} such as "mask_{}"; "" for the whole
+            stem.
     """
 
     def __init__(self, text: str) -> None:
@@ -26,37 +27,37 @@ class NamePattern:
         self._expression = re.compile(re.escape(before) + "(.+)" + re.escape(after))
 
     def shared_name(self, stem: str) -> str | None:
-        """The part of a stem that image and mask share; None: the stem is of another pattern.
+        """Return the part of a stem that image and mask share; None if the pattern does not match.
 
         Args:
-            stem: Path below the folder, without suffix.
+            stem: Path relative to the folder, without suffix.
         """
         path = PurePosixPath(stem)
         match = self._expression.fullmatch(path.name)
         return None if match is None else str(path.parent / match[1])
 
     def stem_of(self, shared_name: str) -> str:
-        """Stem of the file that has this shared name."""
+        """Return the stem of the file with this shared name."""
         path = PurePosixPath(shared_name)
         return str(path.parent / normalize(self.text).replace("{}", path.name))
 
 
 class FileIndex:
-    """The image files below a folder, by the names that people write for them.
+    """The image files below a folder, found by names as people write them.
 
-    Names are compared in one Unicode form (NFC), since systems store "ü" in two.
+    Names are compared in one Unicode form (NFC), since systems store "ü" in two forms.
 
     Args:
-        folder: Where the files are; folders in it are searched, too. Hidden ones are left out.
-        hint: What to do if it is missing, for messages.
+        folder: Folder of the files; its subfolders are searched too, except hidden ones.
+        hint: Remedy if it is missing, for the error message.
 
     Attributes:
-        folder: As given.
-        by_stem: Path below the folder without suffix, "/" between folders -> file.
-        directories: This folder and those in it.
+        folder: Folder of the files.
+        by_stem: Files by their path relative to the folder, without suffix and with "/".
+        directories: The folder and its subfolders.
 
     Raises:
-        DataError: The folder is missing or holds no image, or two files have one stem.
+        DataError: The folder is missing or contains no image, or two files have the same stem.
     """
 
     def __init__(self, folder: Path, *, hint: str = "") -> None:
@@ -77,16 +78,16 @@ class FileIndex:
             self._stems[path] = stem
             self._by_last_part.setdefault(stem.rpartition("/")[2], []).append(path)
         if not self.by_stem:
-            raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
+            raise DataError(f"{folder}: contains no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
 
     def find(self, text: str, *, root: Path | None = None) -> Path | None:
-        """The file that a text names, with or without folders and suffix; None: none.
+        """Find the file that a text names, with or without folders and suffix, or None.
 
-        Of a path of another machine the last part counts, if one file alone has it.
+        For a path of another machine, only the last part is used, if it is unique.
 
         Args:
-            text: Of a list.
-            root: Folder that a path may start from, beside this one.
+            text: Name or path in a list.
+            root: Another folder that the path may be relative to.
         """
         name = normalize(text).replace("\\", "/").removeprefix("./")
         for stem in (name, _stem(name)):
@@ -97,17 +98,17 @@ class FileIndex:
             stem = _stem(name.removeprefix(prefix))
             if name.startswith(prefix) and stem in self.by_stem:
                 return self.by_stem[stem]
-        if "/" in name and (self.folder / text).is_file():  # also a path that is absolute
+        if "/" in name and (self.folder / text).is_file():  # also for absolute paths
             return self.folder / text
         last = name.rpartition("/")[2]
         same = self._by_last_part.get(last) or self._by_last_part.get(_stem(last)) or []
         return same[0] if len(same) == 1 else None
 
     def find_partner(self, stem: str) -> Path | None:
-        """The file of this stem, or, where only one side is sorted into folders, of its last part.
+        """Find the file of this stem, or of its last part if only one side has subfolders.
 
         Args:
-            stem: That the name of an image asks for.
+            stem: Stem of the mask, derived from the name of an image.
         """
         if stem in self.by_stem:
             return self.by_stem[stem]
@@ -116,24 +117,24 @@ class FileIndex:
         return same[0] if len(same) == 1 and ("/" not in stem or is_flat_here) else None
 
     def stem_of(self, path: Path) -> str:
-        """Path below the folder without suffix; of a file elsewhere its stem."""
+        """Return the path relative to the folder without suffix; for a file elsewhere its stem."""
         known = self._stems.get(path)
         return _stem(normalize(path.name)) if known is None else known
 
     def names_like(self, stem: str) -> str:
-        """The names closest to one that was not found, for messages."""
+        """Return the names closest to one that was not found, for error messages."""
         close = difflib.get_close_matches(stem, self.by_stem, n=3, cutoff=0.3)
         named = close or sorted(self.by_stem)[:3]
         return ", ".join(repr(self.by_stem[name].name) for name in named)
 
 
 def normalize(text: str) -> str:
-    """One Unicode form for names that look alike."""
+    """Return a name in one Unicode form (NFC)."""
     return unicodedata.normalize("NFC", text)
 
 
 def guess_patterns(images: Collection[str], masks: Collection[str]) -> tuple[str, str] | None:
-    """Patterns of names that join every image with a mask; None: there are none so simple.
+    """Guess name patterns that match every image with a mask; None if no simple ones do.
 
     Args:
         images: Stems of the images.
@@ -153,14 +154,14 @@ def guess_patterns(images: Collection[str], masks: Collection[str]) -> tuple[str
 
 
 def _num_shared(first: str, second: str) -> int:
-    """Number of characters with which both begin, without the separator behind them."""
+    """Return the length of the common beginning, without a separator at its end."""
     pairs = zip(first, second, strict=False)
     count = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
     return len(first[:count].rstrip("_-. "))
 
 
 def _walk(folder: Path) -> tuple[list[str], list[Path]]:
-    """Names of the images below a folder, with "/" between folders, sorted; and the folders."""
+    """Return the sorted names of the images below a folder, with "/", and the folders."""
     names, directories = [], []
     for directory, inner, files in os.walk(folder, followlinks=True):
         inner[:] = [name for name in inner if not name.startswith((".", "__MACOSX"))]

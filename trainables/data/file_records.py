@@ -1,13 +1,13 @@
-"""What is known of each file of a data set by its bytes: hash, size, depth, range of values.
+"""Records of each file of a data set: hash of its bytes, size, depth, range of values.
 
-A data set is what its bytes are, so that masks that were drawn anew are noticed though they are of
-the same size and date. The bytes of a file that did not change are not read again. It did not
-change if device, inode, size, time of modification *and time of status change* are the same: any
-program can set the second time back, but the third is set by the system alone, at every write,
-rename and change of times. Two writes in one tick of the clock bear the same time, so that what is
-known of a file is kept only if the file had not been touched for two seconds when it was read.
+A data set is identified by its bytes, so that changed masks are noticed even if they have the same
+size and date. Files that did not change are not read again. A file did not change if device, inode,
+size, time of modification *and time of status change* are the same. Any program can set the
+modification time, but only the system sets the status-change time, at every write, rename and
+change of times. Two writes in one tick of the clock have the same time, so a record is kept only if
+the file was at least two seconds old when it was read.
 
-The records are kept in this process and, if making them took long, in the user's cache folder.
+The records are kept in memory and, if making them took long, in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _loaded_books: set[Path] = set()
 
 
 class FileRecord(NamedTuple):
-    """What the bytes of an image file or mask file say.
+    """Record of an image file or mask file.
 
     Attributes:
-        digest: SHA-256 of the bytes, hexadecimal.
-        header: Size, turn and depth; None: no image.
-        problem: Why it is no image; None: it is one, as far as its header says.
+        digest: SHA-256 of the bytes in hexadecimal.
+        header: Size, orientation and depth; None if the file is not an image.
+        problem: Why it is not an image; None if its header is that of an image.
     """
 
     digest: str
@@ -54,10 +54,10 @@ class FileRecord(NamedTuple):
     problem: str | None = None
 
     def require_header(self) -> ImageHeader:
-        """The header.
+        """Return the header.
 
         Raises:
-            UnreadableFileError: The file is no image.
+            UnreadableFileError: The file is not an image.
         """
         if self.header is None:
             raise UnreadableFileError(str(self.problem))
@@ -65,7 +65,7 @@ class FileRecord(NamedTuple):
 
 
 def identify(path: Path) -> Identity:
-    """What changes whenever a file does; see the module.
+    """Return values that change whenever a file changes; see the module.
 
     Raises:
         DataError: The file is missing or cannot be read.
@@ -77,22 +77,22 @@ def identify(path: Path) -> Identity:
 
 
 def identify_all(paths: Iterable[Path]) -> tuple[Identity, ...]:
-    """`identify` for many files or folders.
+    """Apply `identify` to many files or folders.
 
     Raises:
-        DataError: One is missing or cannot be read.
+        DataError: A file is missing or cannot be read.
     """
     return tuple(identify(path) for path in paths)
 
 
 def are_settled(identities: Iterable[Identity]) -> bool:
-    """True if the next change of any of these files or folders will be dated otherwise."""
+    """Return whether the next change of any of these files or folders will get another time."""
     latest = max((max(identity[3:]) for identity in identities), default=0)
     return time.time_ns() - latest > _SETTLED_AFTER_NS
 
 
 def read_file(path: Path) -> tuple[bytes, FileRecord]:
-    """Bytes of a file and their record.
+    """Return the bytes of a file and their record.
 
     Raises:
         DataError: The file is missing or cannot be read.
@@ -116,7 +116,7 @@ def read_file(path: Path) -> tuple[bytes, FileRecord]:
 
 
 def record_of(path: Path) -> FileRecord:
-    """Record of a file, which is read only if it changed since this was asked last.
+    """Return the record of a file, which is read only if it changed since the last call.
 
     Raises:
         DataError: The file is missing or cannot be read.
@@ -126,10 +126,10 @@ def record_of(path: Path) -> FileRecord:
 
 
 def records_of(paths: Sequence[Path]) -> list[FileRecord]:
-    """Records of many files, read side by side.
+    """Return the records of many files, which are read in parallel.
 
     Args:
-        paths: The files.
+        paths: Paths of the files.
 
     Raises:
         DataError: A file is missing or cannot be read.
@@ -150,10 +150,10 @@ def records_of(paths: Sequence[Path]) -> list[FileRecord]:
 
 
 def measure_ranges(paths: Sequence[Path]) -> tuple[list[ValueRange], bool]:
-    """Smallest and largest value of each deep image, and whether any holds floats.
+    """Return the smallest and largest value of each image above 8 bits, and whether any has floats.
 
     Args:
-        paths: Image files; those of 8 bits are left out.
+        paths: Paths of image files; 8-bit images are left out.
 
     Raises:
         DataError: A file cannot be read.
@@ -187,7 +187,7 @@ def measure_ranges(paths: Sequence[Path]) -> tuple[list[ValueRange], bool]:
 
 
 def _book_of(paths: Iterable[Path]) -> Path:
-    """File in the user's cache folder that keeps the records of these files."""
+    """Return the file in the user's cache folder that stores the records of these files."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     names = "\0".join(str(path.absolute()) for path in paths)
     name = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:20]
@@ -208,7 +208,7 @@ def _describe(content: bytes, path: Path) -> FileRecord:
 
 
 def _load_book(book: Path) -> None:
-    """Read the records of earlier processes, once; a book that cannot be read is as none."""
+    """Read the records of earlier processes once; an unreadable book is ignored."""
     if book in _loaded_books:
         return
     _loaded_books.add(book)
@@ -226,7 +226,7 @@ def _load_book(book: Path) -> None:
 
 
 def _keep_book(book: Path, paths: Sequence[Path]) -> None:
-    """Write what is known of the files, by one rename; without a writable cache folder, nothing."""
+    """Write the records of the files by one rename, if the cache folder is writable."""
     records, ranges = [], []
     for path in paths:
         identity = identify(path)

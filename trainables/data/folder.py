@@ -16,28 +16,28 @@ from trainables.data.text_files import read_lines
 from trainables.data.value_range import ValueRange
 
 CLASSES_FILE = "classes.txt"
-_ADVICE = "; it must hold images/, masks/ and classes.txt, or say what these are called there"
+_ADVICE = "; the folder must contain images/, masks/ and classes.txt, or set their names by flags"
 
 
 class FolderDataset(ImagePairDataset):
     """Images and masks that share a name, and ``classes.txt`` with one class per line.
 
-    The number of a line, from 0, is the label in the masks; 255 is ignored. If the lines bear
-    colours, the masks hold these. ``docs/data.md`` describes layouts and options.
+    The number of a line, from 0, is the label in the masks; 255 is ignored. If the lines have
+    colours, the masks must use these colours. ``docs/data.md`` describes layouts and options.
 
     Args:
         root: Folder of the data.
-        split: "train", "val", or any split that has a list or folder.
+        split: Name of the split: "train", "val", or any split that has a list or folder.
         size: (height, width) to scale to; None keeps the size of the files.
         images: Folder of the images below the root.
         masks: Folder of the masks below the root.
         lists: Name of a split's list below the root, with {} for the split.
-        classes: A file of classes, or their lines themselves; empty: ``classes.txt``.
-        image_suffix: What an image's stem has behind the name that it shares with its mask.
-        mask_suffix: What a mask's stem has behind that name.
+        classes: Path of the file of classes, or its lines themselves; empty for ``classes.txt``.
+        image_suffix: Suffix of an image's stem after the name that it shares with its mask.
+        mask_suffix: Suffix of a mask's stem after that name.
         ignore: Names of classes that are ignored.
-        encoding: Of lists and classes without a byte order mark.
-        image_range: See `ImagePairDataset`.
+        encoding: Encoding of lists and classes without a byte order mark.
+        image_range: Values that become 0 and 255, see `ImagePairDataset`.
 
     Raises:
         DataError: A folder, list, image or mask is missing, or the split would be empty.
@@ -102,16 +102,16 @@ class FolderDataset(ImagePairDataset):
 def read_class_lines(
     root: Path, classes: Sequence[str], encoding: str = "utf-8"
 ) -> tuple[list[str], Path | None]:
-    """Lines that name the classes, and the file that they come from, if it is one.
+    """Return the lines that name the classes, and the file that they come from, if any.
 
     Args:
         root: Folder of the data.
-        classes: A path, from the working directory or below the root; or the lines themselves;
-            empty: ``classes.txt`` below the root.
-        encoding: Of the file.
+        classes: A path relative to the working directory or the root, or the lines themselves;
+            empty for ``classes.txt`` below the root.
+        encoding: Encoding of the file.
 
     Raises:
-        DataError: The file is missing or is no text.
+        DataError: The file is missing or is not text.
     """
     if len(classes) > 1:
         return [line.strip() for line in classes], None
@@ -119,7 +119,7 @@ def read_class_lines(
         path = root / CLASSES_FILE
         if not path.is_file():
             raise DataError(
-                f"{path}: file is missing; it names one class per line, or say which file does by "
+                f"{path}: file is missing; it must name one class per line; set another file by "
                 "--pipeline.data.classes FILE"
             )
         return read_lines(path, encoding), path

@@ -1,4 +1,4 @@
-"""What the folders, lists and files of a data set are called."""
+"""Names of the folders, lists and files of a data set."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class FolderLayout:
 
     Attributes:
         root: Folder of the data.
-        images: Folder of the images; may hold {split}.
-        masks: Folder of the masks; may hold {split}.
+        images: Folder of the images; may contain {split}.
+        masks: Folder of the masks; may contain {split}.
         lists: Name of a split's list, with {} for the split.
         image_suffix: Suffix or pattern of an image's stem.
         mask_suffix: Suffix or pattern of a mask's stem.
-        encoding: Of lists without a byte order mark.
+        encoding: Encoding of lists without a byte order mark.
 
     Raises:
-        DataError: ``lists`` has no place for the split.
+        DataError: ``lists`` has no placeholder {} for the split.
     """
 
     root: Path
@@ -44,7 +44,7 @@ class FolderLayout:
         """Check that a list's name depends on the split."""
         if "{}" not in self.lists:
             raise DataError(
-                f"--pipeline.data.lists must hold {{}} for the split, as in 'lists/{{}}.txt'; "
+                f"--pipeline.data.lists must contain {{}} for the split, as in 'lists/{{}}.txt'; "
                 f"got {self.lists!r}"
             )
 
@@ -59,32 +59,32 @@ class FolderLayout:
         return NamePattern(self.mask_suffix)
 
     def list_file(self, split: str) -> Path:
-        """Where the list of a split is, if there is one."""
+        """Return the path of the list of a split, whether it exists or not."""
         return self.root / self.lists.replace("{}", split)
 
     @property
     def has_lists(self) -> bool:
-        """True if "train" or "val" has a list."""
+        """Whether "train" or "val" has a list."""
         return any(self.list_file(split).is_file() for split in HASHED_SPLITS)
 
     @property
     def has_split_folders(self) -> bool:
-        """True if each split has folders of its own: stated by {split}, or seen in images/."""
+        """Whether each split has its own folders, by {split} in the name or below images/."""
         if _SPLIT in self.images:
             return True
         inner = [self.root / self.images / split for split in HASHED_SPLITS]
         return not self.has_lists and all(folder.is_dir() for folder in inner)
 
     def image_folder(self, split: str) -> Path:
-        """Folder of a split's images."""
+        """Return the folder of a split's images."""
         return self._folder(self.images, split)
 
     def mask_folder(self, split: str) -> Path:
-        """Folder of a split's masks."""
+        """Return the folder of a split's masks."""
         return self._folder(self.masks, split)
 
     def has_split(self, split: str) -> bool:
-        """True if lists or folders know the split."""
+        """Return whether the split has a list or folder."""
         if self.list_file(split).is_file():
             return True
         if self.has_split_folders:
@@ -92,14 +92,14 @@ class FolderLayout:
         return split in HASHED_SPLITS and not self.has_lists
 
     def advise(self, folder: Path, flag: str) -> str:
-        """What to do about a folder that is missing, with the folders that there are."""
+        """Return the remedy for a missing folder, with the names of the existing folders."""
         if folder.is_dir() or not self.root.is_dir():
             return f" ({self.root})"
         there = sorted(path.name for path in self.root.iterdir() if path.is_dir())
         named = ", ".join(f"{name}/" for name in there if not name.startswith(".")) or "no folder"
         return (
-            f"; --data-root names a folder that holds images/, masks/ and classes.txt; "
-            f"{self.root} holds {named}: say which one it is by --pipeline.data.{flag} NAME"
+            f"; the folder of --data-root must contain images/, masks/ and classes.txt; "
+            f"{self.root} contains {named}: choose one by --pipeline.data.{flag} NAME"
         )
 
     def _folder(self, name: str, split: str) -> Path:
@@ -112,16 +112,16 @@ class FolderLayout:
 
 
 def choose_val(stems: Sequence[str]) -> set[str]:
-    """The samples for validation where neither lists nor folders say: about 20 of 100.
+    """Choose about 20 % of the samples for validation, if no lists or folders do.
 
-    Whether a stem is among them depends on its hash alone, except that neither split of at least
-    two samples is left empty.
+    The choice depends only on the hash of each stem, except that neither split is left empty if
+    there are at least two samples.
 
     Args:
-        stems: Of all images.
+        stems: Stems of all images.
 
     Returns:
-        Their stems, the same on every machine.
+        The chosen stems, the same on every machine.
     """
     ranks = {stem: _hash(stem) for stem in stems}
     chosen = {stem for stem, rank in ranks.items() if rank % 100 < VAL_PERCENT}

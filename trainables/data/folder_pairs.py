@@ -1,4 +1,4 @@
-"""Which images and masks belong to a split of a folder."""
+"""Finds the images and masks that belong to a split of a folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class FoundPairs(NamedTuple):
     """The samples of a split.
 
     Attributes:
-        pairs: Image and mask of each.
+        pairs: Image and mask of each sample.
         all_images: Image files of all splits.
-        sources: Lists and folders in which they were found.
-        warnings: What is doubtful about the lists.
+        sources: Lists and folders that name the files.
+        warnings: Warnings about the lists.
     """
 
     pairs: list[ImagePair]
@@ -30,7 +30,7 @@ class FoundPairs(NamedTuple):
 
 
 class _Named(NamedTuple):
-    """An image of the split, with the mask that its line names, if it names one."""
+    """An image of the split, with the mask that its line names, if any."""
 
     image: Path
     mask: Path | None = None
@@ -73,7 +73,7 @@ def find_pairs(layout: FolderLayout, split: str) -> FoundPairs:
 def _images_of_pattern(
     layout: FolderLayout, images: FileIndex, *, has_masks: bool
 ) -> dict[str, str]:
-    """Stem of each image -> name that it shares with its mask."""
+    """Map the stem of each image to the name that it shares with its mask."""
     pattern, mask_pattern = layout.image_pattern, layout.mask_pattern
     shared = {
         stem: name
@@ -91,10 +91,12 @@ def _images_of_pattern(
 
 
 def _unlisted(layout: FolderLayout, split: str, stems: list[str]) -> list[str]:
-    """Stems of a split that has no list."""
+    """Return the stems of a split that has no list."""
     listed = layout.list_file(split)
     if layout.has_lists:
-        raise DataError(f"{listed}: list of split {split!r} is missing, though others are there")
+        raise DataError(
+            f"{listed}: list of split {split!r} is missing, but other splits have lists"
+        )
     if layout.has_split_folders:
         return stems
     if split not in HASHED_SPLITS:
@@ -109,7 +111,7 @@ def _unlisted(layout: FolderLayout, split: str, stems: list[str]) -> list[str]:
 def _read_list(
     layout: FolderLayout, listed: Path, images: FileIndex, masks: FileIndex
 ) -> Iterator[_Named]:
-    """Images, each a name or path, or an image and a mask, per line."""
+    """Read lines that name an image, or an image and a mask."""
     for number, line in enumerate(read_lines(listed, layout.encoding), start=1):
         if not line:
             continue
@@ -121,7 +123,8 @@ def _read_list(
         if pair is None:
             raise DataError(
                 f"{listed}: names {line!r} in line {number}, but {images.folder} has no such image "
-                f"(it holds {images.names_like(line)}); a line is the name of an image, or the "
+                f"(it contains {images.names_like(line)}); a line must be the name of an image, or "
+                "the "
                 "paths of an image and of its mask"
             )
         yield pair
@@ -129,7 +132,7 @@ def _read_list(
 
 def _find_image(layout: FolderLayout, images: FileIndex, text: str) -> Path | None:
     found = images.find(text, root=layout.root)
-    if found is None and layout.image_suffix:  # the list may hold what image and mask share
+    if found is None and layout.image_suffix:  # the list may name what image and mask share
         found = images.find(layout.image_pattern.stem_of(text))
     return found
 
@@ -137,7 +140,7 @@ def _find_image(layout: FolderLayout, images: FileIndex, text: str) -> Path | No
 def _find_both(
     layout: FolderLayout, images: FileIndex, masks: FileIndex, line: str
 ) -> _Named | None:
-    """Split a line at the blank, comma or semicolon that leaves an image and a mask."""
+    """Split a line at the space, comma or semicolon between an image and a mask."""
     for place, character in enumerate(line):
         if character not in " \t,;":
             continue
@@ -167,7 +170,7 @@ def _join(
             for kind, pattern in zip(("image", "mask"), guessed, strict=True)
             if pattern != "{}"
         ]
-        remedy = f"; images and masks fit by {' '.join(flags)}" if flags else ""
+        remedy = f"; images and masks match with {' '.join(flags)}" if flags else ""
     raise DataError(
         f"{named.image}: has no mask; expected {masks.folder / wanted}.png; {masks.folder} holds "
         f"for example {masks.names_like(wanted)}{remedy}"
@@ -175,14 +178,14 @@ def _join(
 
 
 def _check_own_masks(pairs: list[ImagePair]) -> None:
-    """Refuse a mask that two images share: one of them has none of its own."""
+    """Raise an error for a mask that two images share, because one of them lacks its own."""
     users: dict[Path, Path] = {}
     for pair in pairs:
         other = users.setdefault(pair.mask_path, pair.image_path)
         if other != pair.image_path:
             raise DataError(
                 f"{pair.mask_path}: is the mask of both {other} and {pair.image_path}; give each "
-                "image its own, in folders as those of the images, or by pairs in the lists"
+                "image its own mask, in folders like those of the images, or by pairs in the lists"
             )
 
 

@@ -1,4 +1,4 @@
-"""Neighbouring frames of a drive: found by the names of the images, and streamed as pairs."""
+"""Consecutive frames of a drive, found by the names of the images and streamed as pairs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from trainables.data.dataset import SegmentationDataset
 from trainables.data.stream import TrainingStream
 
 _FRAME = re.compile(r"(?P<drive>.*?)(?P<number>\d+)\D*")
-# Their names are numbered too, but no image has a neighbour.
+# Data sets with numbered names whose images are not consecutive frames.
 STILLS = {"synthetic"}
-# A gap this many times the usual one means that frames between are missing.
+# A gap above this multiple of the usual gap means that frames are missing.
 LARGEST_GAP = 1.5
 
 
 def find_frame_pairs(dataset: SegmentationDataset) -> list[tuple[int, int]]:
-    """Look for images that follow each other in a drive.
+    """Find images that follow each other in a drive.
 
-    The last number in an image's name is the frame, what stands before it the drive, as in CamVid's
-    `0016E5_07959`. Two frames follow each other if none lies between them and they are no more than
-    1.5 times as far apart as is usual in their drive.
+    The last number in an image's name is the frame, and the text before it is the drive, as in
+    CamVid's `0016E5_07959`. Two frames are consecutive if no frame is between them and their gap is
+    at most 1.5 times the median gap of the drive.
 
     Args:
-        dataset: Any data set; its sample names are read, no image.
+        dataset: Any data set; only its sample names are read.
 
     Returns:
         Pairs of indices (frame, next frame), in the order of drives and frames.
@@ -54,14 +54,14 @@ def find_frame_pairs(dataset: SegmentationDataset) -> list[tuple[int, int]]:
 
 
 class FramePairStream(TrainingStream):
-    """A training stream whose positions 2k and 2k + 1 are neighbouring frames.
+    """A training stream whose positions 2k and 2k + 1 are consecutive frames.
 
-    Both frames of a pair go through the same scale, crop, flip and colours, so that what stands
-    still stays in its place. A batch of even size holds whole pairs. An epoch shows every pair
-    once; everything else is as in `TrainingStream`.
+    Both frames of a pair get the same scale, crop, flip and colours, so that static objects stay in
+    place. A batch of even size contains whole pairs. An epoch shows every pair once; everything
+    else is as in `TrainingStream`.
 
     Raises:
-        ValueError: The data set has no neighbouring frames.
+        ValueError: The data set has no consecutive frames.
     """
 
     @cached_property
@@ -70,20 +70,20 @@ class FramePairStream(TrainingStream):
         found = find_frame_pairs(self.dataset)
         if not found:
             raise ValueError(
-                f"data set {self.dataset.name!r} ({self.dataset.split}) has no neighbouring "
-                "frames; images of a drive are named DRIVE_NUMBER, such as 0016E5_07959"
+                f"data set {self.dataset.name!r} ({self.dataset.split}) has no consecutive "
+                "frames; images of a drive must be named DRIVE_NUMBER, such as 0016E5_07959"
             )
         return found
 
     def index_of(self, position: int) -> int:
-        """Index in the data set of the frame at a position.
+        """Return the index in the data set of the frame at a position.
 
         Raises:
-            IndexError: A negative position.
+            IndexError: The position is negative.
         """
         pair, frame = divmod(position, 2)
         return self.pairs[self.draw(pair, len(self.pairs))][frame]
 
     def seed_of(self, position: int) -> int:
-        """Both frames of a pair are varied alike."""
+        """Return the augmentation seed, which is the same for both frames of a pair."""
         return super().seed_of(position // 2)

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels: depth, channels, and the turn that a camera noted."""
+"""Decodes the bytes of an image file to pixels: depth, channels and EXIF orientation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UPRIGHT = 1
 SWAPPING_TURNS = (5, 6, 7, 8)
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-# How a PNG can bear an EXIF turn; Pillow decodes the whole image to look for it.
+# Markers of an EXIF orientation in a PNG; Pillow would decode the whole image to find it.
 _PNG_TURN_MARKS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")
 _PNG_COLOUR_TYPES_READ_AS_8_BIT = (2, 4, 6)
 _GREY_WITH_ALPHA = 4
@@ -30,13 +30,13 @@ _FROM_UPPER_BITS = 257
 
 
 class ImageHeader(NamedTuple):
-    """What an image file says of itself.
+    """The header of an image file.
 
     Attributes:
-        height: Of the stored pixels.
-        width: Of the stored pixels.
+        height: Height of the stored pixels.
+        width: Width of the stored pixels.
         turn: EXIF orientation, 1 to 8; 1 is upright.
-        is_deep: True if a pixel takes more than 8 bits per channel.
+        is_deep: True if a pixel has more than 8 bits per channel.
     """
 
     height: int
@@ -51,21 +51,21 @@ class ImageHeader(NamedTuple):
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """Height and width as a person sees the image."""
+        """Height and width of the image after applying its orientation."""
         if self.turn in SWAPPING_TURNS:
             return self.width, self.height
         return self.height, self.width
 
 
 def read_header(content: bytes, path: Path) -> ImageHeader:
-    """Read size, turn and depth without decoding.
+    """Read size, orientation and depth without decoding.
 
     Args:
         content: Bytes of the file.
-        path: For messages.
+        path: Path of the file, for error messages.
 
     Raises:
-        UnreadableFileError: They are no image.
+        UnreadableFileError: The bytes are not an image.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -78,10 +78,10 @@ def read_header(content: bytes, path: Path) -> ImageHeader:
 
 
 def open_whole(content: bytes, path: Path) -> Image.Image:
-    """Decode an image; those in TIFF come upright.
+    """Decode an image; TIFF images are turned upright.
 
     Raises:
-        UnreadableFileError: The bytes are truncated or no image.
+        UnreadableFileError: The bytes are truncated or not an image.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -92,13 +92,13 @@ def open_whole(content: bytes, path: Path) -> Image.Image:
 
 
 def decode_pixels(content: bytes, path: Path) -> Pixels:
-    """Decode the stored pixels of a photo, without any turn.
+    """Decode the stored pixels of a photo, without applying its orientation.
 
     Returns:
-        (H, W, 3) uint8 RGB, or, if the file is deep, (H, W) or (H, W, 3) of its own number format.
+        (H, W, 3) uint8 RGB, or, if the file is deep, (H, W) or (H, W, 3) of its own dtype.
 
     Raises:
-        UnreadableFileError: The bytes are truncated or no image.
+        UnreadableFileError: The bytes are truncated or not an image.
         DataError: A pixel is not a finite number.
     """
     if _is_deep_png(content) and content[25] in _PNG_COLOUR_TYPES_READ_AS_8_BIT:
@@ -108,7 +108,7 @@ def decode_pixels(content: bytes, path: Path) -> Pixels:
     if image.mode in DEEP_MODES:
         pixels = np.asarray(image)
         if not np.isfinite(pixels).all():
-            raise DataError(f"{path}: has pixels that are no finite number; fill them with a value")
+            raise DataError(f"{path}: has pixels that are not finite; replace them by a number")
         return pixels
     if _is_cut(image):
         return np.asarray(image.convert("RGB")).astype(np.uint16) * _FROM_UPPER_BITS
@@ -135,16 +135,16 @@ def decode_deep_png(content: bytes, path: Path) -> Pixels:
 
 
 def turn_upright(pixels: Pixels, turn: int) -> Pixels:
-    """Turn stored pixels as the EXIF orientation says.
+    """Turn stored pixels according to the EXIF orientation.
 
     Source: EXIF 2.32, tag 0x0112.
 
     Args:
-        pixels: (H, W) or (H, W, C).
-        turn: 1 to 8.
+        pixels: Stored pixels, (H, W) or (H, W, C).
+        turn: EXIF orientation, 1 to 8.
 
     Returns:
-        The pixels as a person sees them; a view.
+        The upright pixels, as a view.
     """
     if turn in SWAPPING_TURNS:
         pixels = pixels.swapaxes(0, 1)
@@ -156,20 +156,20 @@ def turn_upright(pixels: Pixels, turn: int) -> Pixels:
 
 
 def turn_of(image: Image.Image) -> int:
-    """EXIF orientation of a decoded image, 1 to 8; one that is damaged or unknown is upright."""
+    """Return the EXIF orientation of a decoded image, 1 to 8; 1 if it is damaged or unknown."""
     return UPRIGHT if image.format == "TIFF" else _turn_of(image)
 
 
 def _turn_of(image: Image.Image) -> int:
     try:
         turn = image.getexif().get(ORIENTATION, UPRIGHT)
-    except (OSError, SyntaxError, ValueError, KeyError):  # damaged EXIF says nothing of a turn
+    except (OSError, SyntaxError, ValueError, KeyError):  # damaged EXIF has no orientation
         return UPRIGHT
     return turn if isinstance(turn, int) and 1 <= turn <= 8 else UPRIGHT
 
 
 def _is_cut(image: Image.Image) -> bool:
-    """True for TIFF in colours of 16 bits, of which Pillow keeps the upper 8."""
+    """Return whether this is a 16-bit colour TIFF, of which Pillow keeps only the upper 8 bits."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode in DEEP_MODES:
         return False
     bits: tuple[int, ...] = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))

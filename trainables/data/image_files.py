@@ -1,4 +1,4 @@
-"""Data sets made of image files and label files in pairs: reading, checking and scaling them."""
+"""Data sets of pairs of image and label files: reading, checking and scaling."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from trainables.data.palette import Colour
 from trainables.data.value_range import ValueRange, choose_range, to_uint8
 
 READING_VERSION = 2
-"""Counts changes of the decoding that give other samples for the same files."""
+"""Version of the decoding; raise it when the same files give different samples."""
 _RANGE_LOCK = threading.Lock()
 
 
@@ -57,28 +57,31 @@ class ImagePair(NamedTuple):
 class ImagePairDataset(SegmentationDataset):
     """Samples decoded from pairs of files, with a table from label values to train ids.
 
-    A turn that the EXIF of an image or mask asks for is made. Where sizes show that the mask was
-    drawn over the stored pixels, neither is turned. Images of more than 8 bits are brought to
+    Images and masks are turned according to their EXIF orientation. If the sizes show that the mask
+    was drawn on the stored pixels, neither is turned. Images of more than 8 bits are scaled to
     0..255 by one range of values for all splits.
 
     Args:
         pairs: Image and label file of every sample, in order.
-        classes: Class names; position = train id.
+        classes: Class names, in the order of their train ids.
         split: Name of the split.
-        train_ids: Label value in the file -> train id, or 255 for ignored. Other values are errors.
-        size: (height, width) to which every sample is scaled (image bilinear, labels nearest); None
+        train_ids: Train id of each label value in the files, or 255 for ignored. Other values are
+            errors.
+        size: (height, width) that every sample is scaled to (image bilinear, labels nearest); None
             keeps the size of the files.
-        mask_colours: RGB in the masks -> train id, or 255 for ignored, where classes declare
-            colours; None: masks hold labels.
-        colours: RGB of each class for pictures; None: a palette of ours.
+        mask_colours: Train id of each RGB colour in the masks, or 255 for ignored, if the classes
+            declare colours; None: masks contain labels.
+        colours: RGB of each class for pictures; None: a default palette.
         image_range: Values that become 0 and 255 in images of more than 8 bits; None: chosen from
-            the values that occur.
-        all_images: Image files of all splits, from which that range is chosen; default: this one's.
-        sources: Lists and folders in which the files were found; empty: never taken as unchanged.
-        warnings: What was doubtful when the files were found.
+            the values in the images.
+        all_images: Image files of all splits, from which that range is chosen; default: those of
+            this split.
+        sources: Lists and folders that name the files; if empty, the data set never counts as
+            unchanged.
+        warnings: Warnings from finding the files.
 
     Raises:
-        DataError: A file that is not there.
+        DataError: A file is missing.
     """
 
     def __init__(
@@ -114,15 +117,15 @@ class ImagePairDataset(SegmentationDataset):
         self._is_settled = are_settled(self._identities + self._source_identities)
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.pairs)
 
     def sample_name(self, index: int) -> str:
-        """Name of sample ``index``: its image file without the suffix."""
+        """Return the name of sample ``index``: its image file without the suffix."""
         return self.pairs[index].name
 
     def sample_size(self, index: int) -> tuple[int, int]:
-        """Height and width of sample ``index``, from the headers of its files."""
+        """Return height and width of sample ``index``, from the headers of its files."""
         if self.size is not None:
             return self.size
         pair = self.pairs[index]
@@ -139,7 +142,7 @@ class ImagePairDataset(SegmentationDataset):
 
     @property
     def state(self) -> Hashable:
-        """Files with their identities, or with their bytes if these say too little yet."""
+        """Files with their identities, or with their bytes if the files are too new for these."""
         reading = (self.classes, tuple(self.train_ids.items()), self.size, self.image_range)
         colours = None if self.mask_colours is None else tuple(self.mask_colours.items())
         content = "" if self._is_settled else self.fingerprint
@@ -155,18 +158,18 @@ class ImagePairDataset(SegmentationDataset):
                 self._identities,
                 self._source_identities,
             )
-        except DataError:  # a file is gone: opening says which
+        except DataError:  # a file is missing; opening the data set will name it
             return False
 
     @functools.cached_property
     def _records(self) -> list[tuple[FileRecord, FileRecord]]:
-        """Records of image and mask of every sample; reads every file that is not known yet."""
+        """Records of image and mask of every sample; reads every file without a record."""
         records = records_of(self._files)
         return list(zip(records[::2], records[1::2], strict=True))
 
     @functools.cached_property
     def _is_deep(self) -> bool:
-        """True if an image has more than 8 bits per channel."""
+        """Whether an image has more than 8 bits per channel."""
         headers = (image.header for image, _ in self._records)
         return any(header is not None and header.is_deep for header in headers)
 
@@ -183,12 +186,12 @@ class ImagePairDataset(SegmentationDataset):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """See the base class; reads every file that is not known yet."""
+        """See the base class; reads every file without a record."""
         return (*self._found_warnings, *self._reading_warnings())
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the files' bytes, the samples' names, and everything that says how to read them.
+        """Hash of the files' bytes, the samples' names and all settings of reading.
 
         Raises:
             DataError: A file is missing or cannot be read.
@@ -229,7 +232,7 @@ class ImagePairDataset(SegmentationDataset):
     def _decode(
         self, pair: ImagePair, expected: tuple[str, str] | None
     ) -> tuple[UInt8Array, UInt8Array]:
-        """Image (H, W, 3) and target (H, W) of the size in the files."""
+        """Return image (H, W, 3) and target (H, W) at the size of the files."""
         image_bytes, image_record = read_file(pair.image_path)
         mask_bytes, mask_record = read_file(pair.mask_path)
         digests = (image_record.digest, mask_record.digest)
@@ -255,7 +258,7 @@ class ImagePairDataset(SegmentationDataset):
         return image, self._labels.to_train_ids(mask, pair.mask_path)
 
     def _expected_digests(self, index: int) -> tuple[str, str] | None:
-        """Digests that the fingerprint stands for; None before it was asked for."""
+        """Return the digests in the fingerprint; None before it was computed."""
         if "_records" not in self.__dict__:
             return None
         image, mask = self._records[index]
@@ -266,8 +269,8 @@ class ImagePairDataset(SegmentationDataset):
             low, high = self.value_range
             yield (
                 f"images have more than 8 bits: values from {low:g} to {high:g} "
-                "were brought to 0 to 255; a network that is deployed must be given images that "
-                f"were brought there likewise (--pipeline.data.image-range {low:g} {high:g})"
+                "were scaled to 0 to 255; a deployed network needs images that "
+                f"are scaled in the same way (--pipeline.data.image-range {low:g} {high:g})"
             )
         stored = [
             pair.name
@@ -276,24 +279,25 @@ class ImagePairDataset(SegmentationDataset):
         ]
         if stored:
             yield (
-                f"{len(stored)} of {len(self)} images of {self.split!r} bear an EXIF turn that "
-                f"their masks were drawn without, such as {stored[0]!r}: they are read unturned"
+                f"{len(stored)} of {len(self)} images of {self.split!r} have an EXIF orientation, "
+                "but "
+                f"their masks were drawn without it, such as {stored[0]!r}: they are read unturned"
             )
 
 
 def is_upright(image: ImageHeader, mask: ImageHeader) -> bool:
-    """False if the sizes show that the mask was drawn over the stored pixels, before the turn."""
+    """Return False if the sizes show that the mask was drawn on the stored, unturned pixels."""
     return image.upright_size == mask.upright_size or image.stored_size != mask.stored_size
 
 
 def read_image(path: Path) -> UInt8Array:
-    """Decode an image file, upright; more than 8 bits are brought to 8 by the values in the file.
+    """Decode an image file, upright; more than 8 bits are scaled to 8 by the file's own range.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        DataError: The file is missing, truncated or no image.
+        DataError: The file is missing, truncated or not an image.
     """
     content, record = read_file(path)
     header = record.require_header()
@@ -311,7 +315,7 @@ def read_mask(path: Path) -> npt.NDArray[np.integer]:
         (H, W) of integers.
 
     Raises:
-        DataError: The file is missing, truncated, no image or in colours.
+        DataError: The file is missing, truncated, not an image or in colours.
     """
     content, _ = read_file(path)
     return decode_mask(content, path, by_colour=False).values

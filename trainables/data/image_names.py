@@ -1,4 +1,4 @@
-"""Which files are images, and where a data set's folder is."""
+"""Lists image files, and resolves the folder of a data set."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def list_images(folder: Path, *, hint: str = "") -> list[Path]:
-    """Image files of a folder, sorted by name; hidden files are left out.
+    """Return the image files of a folder, sorted by name, without hidden files.
 
     Raises:
-        DataError: The folder is missing or holds no image.
+        DataError: The folder is missing or contains no image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: folder is missing{hint}")
     paths = sorted(path for path in folder.iterdir() if is_image_name(path.name))
     if not paths:
-        raise DataError(f"{folder}: holds no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
+        raise DataError(f"{folder}: contains no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
     return paths
 
 
 def is_image_name(name: str) -> bool:
-    """True for the name of an image file that is not hidden, as those of macOS (._x.jpg) are."""
+    """Return whether this is the name of an image file that is not hidden (as macOS's ._x.jpg)."""
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def require_root(name: str, root: str | Path | None, *, advice: str = "") -> Path:
-    """The data set's folder as a path.
+    """Return the data set's folder as a path.
 
     Raises:
-        DataError: None was given, or it is not there; says how to name one.
+        DataError: No folder was given, or it does not exist; the message names the flag.
     """
     if root is None:
         raise DataError(

@@ -1,4 +1,4 @@
-"""From the bytes of a mask file to labels or to colours that stand for classes."""
+"""Decodes the bytes of a mask file to labels or to colours of classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Mask(NamedTuple):
     """Decoded mask.
 
     Attributes:
-        values: (H, W) integers, or (H, W, 3) uint8 RGB.
+        values: Labels, (H, W) integers, or colours, (H, W, 3) uint8 RGB.
         is_palette: True if RGB values were looked up in the file's palette.
     """
 
@@ -40,15 +40,15 @@ def decode_mask(content: bytes, path: Path, *, by_colour: bool, upright: bool = 
 
     Args:
         content: Bytes of the file.
-        path: For messages.
-        by_colour: True if the classes declare colours. A palette is looked up then, and channels
-            stay apart; else the indices of a palette are the labels, and three equal channels are
-            one channel of labels.
-        upright: False to leave out the turn that the file's EXIF asks for.
+        path: Path of the file, for error messages.
+        by_colour: True if the classes declare colours. Palette indices are then replaced by their
+            colours, and channels are kept. Otherwise palette indices are the labels, and three
+            equal channels are one channel of labels.
+        upright: False to ignore the EXIF orientation of the file.
 
     Raises:
-        UnreadableFileError: The bytes are truncated or no image.
-        DataError: The mask holds colours, but none are declared, or numbers that are no labels.
+        UnreadableFileError: The bytes are truncated or not an image.
+        DataError: The mask contains colours that are not declared, or numbers that are not labels.
     """
     image = open_whole(content, path)
     mode, turn = image.mode, turn_of(image) if upright else 1
@@ -79,17 +79,17 @@ def decode_mask(content: bytes, path: Path, *, by_colour: bool, upright: bool = 
     if (first == channels[..., 1]).all() and (first == channels[..., 2]).all():
         return Mask(first)
     raise DataError(
-        f"{path}: is a label file of mode {mode!r} whose channels differ, so it holds colours: "
-        f"{name_colours(channels)}; write the colour of each class behind its name in the file of "
+        f"{path}: is a label file of mode {mode!r} whose channels differ, so it contains colours: "
+        f"{name_colours(channels)}; write the colour of each class after its name in the file of "
         "classes, as in 'crop 0 255 0', or save one channel of labels"
     )
 
 
 def name_colours(pixels: npt.NDArray[Any]) -> str:
-    """The most frequent colours and their numbers of pixels, as text.
+    """Return the most frequent colours and their numbers of pixels as text.
 
     Args:
-        pixels: (..., 3) RGB.
+        pixels: RGB colours, (..., 3).
     """
     colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
     frequent = np.argsort(counts)[::-1]

@@ -1,4 +1,4 @@
-"""From the labels or colours of a mask to the train ids of the classes."""
+"""Maps the labels or colours of a mask to train ids."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 
 
 class LabelTable:
-    """Maps the values of a mask and refuses those that belong to no class.
+    """Maps the values of a mask to train ids; raises an error for values of no class.
 
     Args:
         classes: Names of the classes.
-        train_ids: Label -> train id, or 255 for ignored.
-        colours: RGB -> train id, or 255 for ignored; None: masks hold labels.
+        train_ids: Train id of each label, or 255 for ignored.
+        colours: Train id of each RGB colour, or 255 for ignored; None: masks contain labels.
     """
 
     def __init__(
@@ -38,19 +38,20 @@ class LabelTable:
         for label, train_id in train_ids.items():
             self._table[label] = train_id
         self._colours = colours
-        # One channel of grey cannot show colours: there, it holds labels.
+        # If all colours are grey, a mask of one channel is looked up as colours; else it has
+        # labels.
         self._are_greys = colours is not None and all(r == g == b for r, g, b in colours)
 
     def to_train_ids(self, mask: Mask, path: Path) -> UInt8Array:
-        """Train id of every pixel, (H, W) uint8.
+        """Return the train id of every pixel, (H, W) uint8.
 
         Args:
             mask: Decoded mask.
-            path: Its file, for messages.
+            path: Path of the mask, for error messages.
 
         Raises:
-            DataError: A label or colour belongs to no class; names it, its number of pixels and
-                what is allowed.
+            DataError: A label or colour belongs to no class; the message names it, its number of
+                pixels and what is allowed.
         """
         values = mask.values
         if values.ndim == 3:
@@ -81,7 +82,8 @@ class LabelTable:
                 remedy += ", or leave out all colours there to read the palette's indices as labels"
             raise DataError(
                 f"{path}: holds colour {name_colours(mask.values[wrong])} of no class; declared "
-                f"are {declared}; {remedy}; classes that do not count are named by "
+                "colours "
+                f"are {declared}; {remedy}; name classes to ignore by "
                 f"--pipeline.data.ignore{_lossy_hint(path)}"
             )
         return train_ids.astype(np.uint8)
@@ -97,17 +99,18 @@ class LabelTable:
         )
 
     def _hint_at(self, wrong: list[int]) -> str:
-        """What labels beyond the classes usually mean, where a file names the classes."""
+        """Return a hint at the usual reason for labels beyond the classes."""
         stated = [label for label in self._train_ids if label != IGNORE_INDEX]
         if stated != list(range(len(stated))):
             return ""
         if wrong == [len(stated)]:
             return (
-                "; labels count from 0: if 0 is no class, put a line 'void' first in the file of "
-                "classes and say --pipeline.data.ignore void"
+                "; labels count from 0: if 0 is not a class, put a line 'void' first in the file "
+                "of "
+                "classes and set --pipeline.data.ignore void"
             )
         return (
-            "; if these greys stand for classes, write each behind the name of its class in the "
+            "; if these greys are classes, write each after the name of its class in the "
             "file of classes, as in 'crop 128 128 128'"
         )
 
@@ -115,7 +118,7 @@ class LabelTable:
 def _lossy_hint(path: Path) -> str:
     if path.suffix.lower() not in _LOSSY_SUFFIXES:
         return ""
-    return "; a format for photos changes the values of masks: save them as PNG"
+    return "; lossy formats change the values of masks: save them as PNG"
 
 
 def _spell_labels(train_ids: Mapping[int, int]) -> str:

@@ -1,4 +1,4 @@
-"""Coarse maps of logits: how they are taken from an image, cropped with it, and brought back."""
+"""Coarse maps of logits: how they are sampled, cropped with the image, and enlarged."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torchvision.transforms import v2
 
 
 class LogitMap(tv_tensors.TVTensor):  # type: ignore[misc]
-    """Logits of one image, (C, h, w), as torchvision's transforms know them.
+    """Logits of one image, (C, h, w), as a tensor type of torchvision's transforms.
 
-    ceil(H / cell_stride) cells share the height H evenly: cell i holds the logits at the pixel
-    coordinate (i + 1/2) H / h, where pixel p covers p to p + 1; likewise along the width.
+    The height H is divided evenly into h = ceil(H / cell_stride) cells. Cell i holds the logits at
+    the pixel coordinate (i + 1/2) H / h, where pixel p covers p to p + 1; likewise along the width.
 
     Attributes:
         size_in_pixels: (H, W) of the image in pixels.
-        cell_stride: Largest distance of two cells in pixels.
+        cell_stride: Largest distance of two neighbouring cells in pixels.
     """
 
     size_in_pixels: tuple[int, int]
@@ -29,7 +29,7 @@ class LogitMap(tv_tensors.TVTensor):  # type: ignore[misc]
     def __new__(
         cls, logits: Tensor, *, size_in_pixels: tuple[int, int], cell_stride: int
     ) -> LogitMap:
-        """Take the tensor without copying it."""
+        """Make a map from a tensor without copying it."""
         self: LogitMap = logits.as_subclass(cls)
         self.size_in_pixels = size_in_pixels
         self.cell_stride = cell_stride
@@ -37,13 +37,13 @@ class LogitMap(tv_tensors.TVTensor):  # type: ignore[misc]
 
 
 class Window(NamedTuple):
-    """An interval of the image and where it lies in the crop, along one axis, in pixels.
+    """An interval of the image and its position in the crop, along one axis, in pixels.
 
     Attributes:
         begin: First pixel in the image.
-        length: Pixels of the image.
+        length: Number of pixels of the image.
         place: First pixel in the crop.
-        covered: Pixels of the crop that the interval is scaled to.
+        covered: Number of pixels of the crop that the interval is scaled to.
     """
 
     begin: int
@@ -53,16 +53,16 @@ class Window(NamedTuple):
 
 
 def num_cells(num_pixels: int, stride: int) -> int:
-    """Cells along an axis."""
+    """Return the number of cells along an axis."""
     return -(-num_pixels // stride)
 
 
 def shrink(logits: Tensor, stride: int) -> Tensor:
-    """Read logits at the cells of a coarse map, bilinearly.
+    """Sample logits bilinearly at the cells of a coarse map.
 
     Args:
-        logits: (N, C, H, W) float.
-        stride: At least 1.
+        logits: Logits at full size, (N, C, H, W) float.
+        stride: Stride of the map, at least 1.
 
     Returns:
         (N, C, ceil(H / stride), ceil(W / stride)) float32.
@@ -75,8 +75,8 @@ def enlarge(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Interpolate a coarse map bilinearly at every pixel.
 
     Args:
-        logits: (N, C, h, w) float.
-        size: (H, W) in pixels.
+        logits: Coarse map, (N, C, h, w) float.
+        size: Height and width in pixels, (H, W).
 
     Returns:
         (N, C, H, W) float32.
@@ -85,19 +85,19 @@ def enlarge(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def crop(logits: LogitMap, rows: Window, columns: Window, crop_size: tuple[int, int]) -> LogitMap:
-    """Cut a window out, scale it as the image was scaled, and paste it where the image was pasted.
+    """Crop, scale and paste a map in the same way as its image.
 
-    A cell of the crop is read at the very place of the image that its centre shows, with a triangle
-    filter, widened as in antialiasing where the image is made smaller. Cells that no pixel of the
-    image needs for its interpolation are 0; those just outside it repeat its edge.
+    Each cell of the crop is sampled at the image position that its centre shows, with a triangle
+    filter that is widened (antialiasing) where the image is made smaller. Cells just outside the
+    image repeat its edge; cells further outside are 0.
 
-    The sums are written out tap by tap, without BLAS, so that the number of threads cannot change a
+    The sums are computed tap by tap, without BLAS, so that the number of threads cannot change any
     bit of a sample.
 
     Args:
-        logits: (C, h, w) float.
-        rows: Along the height.
-        columns: Along the width.
+        logits: Map of the image, (C, h, w) float.
+        rows: Window along the height.
+        columns: Window along the width.
         crop_size: (height, width) of the crop in pixels.
 
     Returns:
@@ -109,7 +109,7 @@ def crop(logits: LogitMap, rows: Window, columns: Window, crop_size: tuple[int, 
     horizontal = _find_taps(width, columns, crop_size[1], logits.cell_stride)
     top, left = int(vertical.cells.min()), int(horizontal.cells.min())
     bottom, right = int(vertical.cells.max()) + 1, int(horizontal.cells.max()) + 1
-    # What is not needed is not read from the disk.
+    # Slice first, so that only the needed part is read from the disk.
     part = values[:, top:bottom, left:right].float()
     part = _sum_taps(part, 1, _Taps(vertical.cells - top, vertical.weight))
     part = _sum_taps(part, 2, _Taps(horizontal.cells - left, horizontal.weight))
@@ -117,11 +117,11 @@ def crop(logits: LogitMap, rows: Window, columns: Window, crop_size: tuple[int, 
 
 
 class _Taps(NamedTuple):
-    """Which cells make a cell, along one axis.
+    """The cells, and their weights, that are summed for each cell along one axis.
 
     Attributes:
-        cells: (taps, length) int64.
-        weight: (taps, length) float32; a column sums to 1, or to 0 for padding.
+        cells: Indices of the cells, (taps, length) int64.
+        weight: Weights, (taps, length) float32; a column sums to 1, or to 0 for padding.
     """
 
     cells: Tensor
@@ -129,7 +129,7 @@ class _Taps(NamedTuple):
 
 
 def _find_taps(num_pixels: int, window: Window, crop_pixels: int, stride: int) -> _Taps:
-    """Cells of the map that make each cell of the crop, by the pixels of image and crop."""
+    """Find the cells of the map, and their weights, for each cell of the crop."""
     length, crop_length = num_cells(num_pixels, stride), num_cells(crop_pixels, stride)
     pitch, crop_pitch = num_pixels / length, crop_pixels / crop_length
     scale = window.length / window.covered
@@ -147,7 +147,7 @@ def _find_taps(num_pixels: int, window: Window, crop_pixels: int, stride: int) -
 
 
 def _sum_taps(values: Tensor, dim: int, taps: _Taps) -> Tensor:
-    """Weighted sum along one axis of a (C, h, w) map."""
+    """Return the weighted sum along one axis of a (C, h, w) map."""
     shape = [1, 1, 1]
     shape[dim] = -1
     total = torch.zeros(())

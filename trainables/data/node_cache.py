@@ -1,4 +1,4 @@
-"""Folders that one process of a node makes and all others read: lock, scratch, rename."""
+"""Cache folders that one process of a node writes and all others read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables.data.dataset import DataError
 from trainables.process.file_lock import locked
 
 logger = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)  # what takes disk is said wherever warnings are
+logger.setLevel(logging.INFO)  # use of disk space is logged wherever warnings are
 
 Opened = TypeVar("Opened")
 INDEX_FILE = "index.json"
@@ -31,16 +31,16 @@ def obtain_folder(
 ) -> Opened:
     """Open a folder, or make it if it is missing or damaged.
 
-    The first process that comes makes it, the others wait for it; the result appears by one rename.
+    The first process makes it and the others wait for it; the result appears by one rename.
 
     Args:
-        folder: Where it lies; its parent is made if missing.
-        open_folder: Reads and checks it.
-        write: Fills the empty scratch folder that it is given.
+        folder: Path of the folder; its parent is made if missing.
+        open_folder: Function that reads and checks the folder.
+        write: Function that fills an empty scratch folder.
 
     Raises:
-        DataError: As `write` raises it.
-        OSError: The folder cannot be written; nothing of it is left.
+        DataError: `write` raised it.
+        OSError: The folder cannot be written; nothing is left of it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_suffix(".lock")):
@@ -48,7 +48,7 @@ def obtain_folder(
             try:
                 return open_folder(folder)
             except DataError as error:
-                logger.warning("%s; making it anew", error)
+                logger.warning("%s; rebuilding it", error)
                 shutil.rmtree(folder)
         _remove_leftovers(folder)
         started = time.perf_counter()
@@ -57,7 +57,8 @@ def obtain_folder(
             write(Path(scratch))
             Path(scratch).rename(folder)
         except OSError as error:
-            error.filename = error.filename or str(folder)  # a write that fails names no file
+            # The error of a failed write does not name the file.
+            error.filename = error.filename or str(folder)
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -69,13 +70,13 @@ def announce_disk_use(folder: Path, num_bytes: int, *, content: str, remedy: str
     """Log the disk space that a cache is about to take.
 
     Args:
-        folder: Where it will lie.
-        num_bytes: What it takes.
-        content: What is cached, for the log and the error.
-        remedy: What to do about a full disk.
+        folder: Folder of the cache.
+        num_bytes: Size of the cache.
+        content: Description of the content, for the log and the error.
+        remedy: Remedy for a full disk, for the error.
 
     Raises:
-        OSError: The disk has not the room (ENOSPC).
+        OSError: The disk does not have enough space (ENOSPC).
     """
     free_bytes = shutil.disk_usage(folder).free
     logger.info(
@@ -95,7 +96,7 @@ def read_index(folder: Path, format_version: int) -> dict[str, Any]:
     """Read the index of a cache folder.
 
     Raises:
-        DataError: It is missing, damaged or of another format.
+        DataError: The index is missing, damaged or of another format.
     """
     try:
         index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
@@ -108,10 +109,10 @@ def read_index(folder: Path, format_version: int) -> dict[str, Any]:
 
 
 def check_file_size(path: Path, expected: int) -> None:
-    """Compare the size of a file of the cache with what the index promises.
+    """Compare the size of a cache file with the size in the index.
 
     Raises:
-        DataError: It is missing or of another size.
+        DataError: The file is missing or has another size.
     """
     try:
         num_bytes = path.stat().st_size
@@ -122,11 +123,11 @@ def check_file_size(path: Path, expected: int) -> None:
 
 
 class Checksums:
-    """Compares each part of a cache's file with what was written, when it is read first.
+    """Verifies the checksum of each part of a cache file when it is first read.
 
     Args:
-        path: The file, beside the cache's index.
-        expected: `zlib.crc32` of each part.
+        path: Path of the file, in the folder of the cache's index.
+        expected: Checksum of each part by `zlib.crc32`.
     """
 
     def __init__(self, path: Path, expected: Sequence[int]) -> None:
@@ -135,15 +136,15 @@ class Checksums:
         self._is_checked = [False] * len(expected)
 
     def check(self, index: int, content: np.ndarray[Any, np.dtype[np.uint8]], name: str) -> None:
-        """Compare a part.
+        """Verify a part.
 
         Args:
-            index: Of the part.
-            content: Its bytes.
-            name: For the message.
+            index: Index of the part.
+            content: Bytes of the part.
+            name: Name of the part, for the error message.
 
         Raises:
-            DataError: It is not what was written; the cache is made anew when it is opened next.
+            DataError: The part is damaged; the cache is rebuilt when it is opened next.
         """
         if self._is_checked[index]:
             return
@@ -151,18 +152,18 @@ class Checksums:
             self._path.with_name(INDEX_FILE).unlink(missing_ok=True)
             raise DataError(
                 f"{self._path}: {name} is not what was written, so the disk or the memory is "
-                "failing; the cache will be made anew"
+                "failing; the cache will be rebuilt"
             )
         self._is_checked[index] = True
 
 
 def offsets_of(num_bytes: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """First byte of every sample, and behind the last the size of the whole file."""
+    """Return the offset of every sample in bytes, followed by the size of the whole file."""
     return np.concatenate([[0], np.cumsum(num_bytes, dtype=np.int64)]).astype(np.int64)
 
 
 def write_at(descriptor: int, content: bytes, offset: int) -> None:
-    """Write all of the content; threads may write to one file at different offsets."""
+    """Write all of the content; threads may write to the same file at different offsets."""
     view = memoryview(content)
     while view:
         written = os.pwrite(descriptor, view, offset)
@@ -170,6 +171,6 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left; safe because the lock is held."""
+    """Remove files that a killed process left; safe because the lock is held."""
     for path in folder.parent.glob(f"{folder.name}.*.tmp"):
         shutil.rmtree(path, ignore_errors=True)

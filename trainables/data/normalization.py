@@ -1,4 +1,4 @@
-"""From uint8 images to the numbers that a network expects."""
+"""Normalises uint8 images for a network."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ IMAGENET_MEAN, IMAGENET_STD = IMAGENET.mean, IMAGENET.std
 
 
 def normalize(images: Tensor, normalization: Normalization = IMAGENET) -> Tensor:
-    """Normalise as a network wants it, on the images' own device.
+    """Normalise images for a network, on their own device.
 
-    Normalising whole batches here, not single samples in the loader, sends a quarter of the bytes
-    between processes and to the GPU.
+    Normalising whole batches here instead of single samples in the loader reduces the bytes sent
+    between processes and to the GPU to a quarter.
 
     Args:
-        images: (N, 3, H, W) uint8, RGB.
-        normalization: Of the network, see `normalization_of`.
+        images: Images, (N, 3, H, W) uint8, RGB.
+        normalization: Normalisation of the network, see `normalization_of`.
 
     Returns:
         (N, 3, H, W) float32 in channels_last memory format.
 
     Raises:
-        ValueError: Another shape or dtype.
+        ValueError: The images have another shape or dtype.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(
@@ -35,6 +35,6 @@ def normalize(images: Tensor, normalization: Normalization = IMAGENET) -> Tensor
 
 
 def normalization_of(model: nn.Module) -> Normalization:
-    """Return how a network wants its pixels; ImageNet's way if it says nothing."""
+    """Return the normalisation of a network; that of ImageNet if it states none."""
     found: Normalization = getattr(model, "normalization", IMAGENET)
     return found

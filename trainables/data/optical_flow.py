@@ -1,4 +1,4 @@
-"""Motion between neighbouring frames: known where a data set draws them, else estimated."""
+"""Motion between consecutive frames: known for data sets that draw them, else estimated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainables.data.dataset import SegmentationDataset
 
-# Pixels by which the way there and back may miss its start, and the share of the way's length.
+# Largest error of the flow there and back, in pixels and relative to the flow's length.
 _SLACK, _SLACK_SHARE = 1.0, 0.05
 
 # (index of a frame, index of the next) -> (2, H, W) motion, see `estimate_motion`
@@ -20,10 +20,10 @@ MotionFunction = Callable[[int, int], Tensor]
 
 
 def find_motion(dataset: SegmentationDataset) -> MotionFunction:
-    """A function that says where each pixel of a frame is in the next frame.
+    """Return a function that computes the motion of each pixel of a frame to the next frame.
 
     Args:
-        dataset: Images as they are; one that draws its frames knows their motion.
+        dataset: Data set without augmentation; one that draws its frames knows their motion.
 
     Raises:
         ValueError: The motion must be estimated, and OpenCV is not installed.
@@ -36,17 +36,18 @@ def find_motion(dataset: SegmentationDataset) -> MotionFunction:
 
 
 def estimate_motion(first: Tensor, second: Tensor) -> Tensor:
-    """Estimate the optical flow from one image to another, and leave out what is hidden.
+    """Estimate the optical flow from one image to another, without occluded pixels.
 
     Source: Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016, as in OpenCV
-        (preset medium); a pixel counts if the flow back leads to where it came from.
+        (preset medium); a pixel is kept if the backward flow leads back to it.
 
     Args:
-        first: (3, H, W) uint8, RGB, at least 16 x 16.
-        second: As `first`.
+        first: First image, (3, H, W) uint8, RGB, at least 16 x 16.
+        second: Second image, likewise.
 
     Returns:
-        (2, H, W) float32: pixels to the right and down; NaN where there is no counterpart.
+        (2, H, W) float32: motion to the right and down in pixels; NaN where there is no
+        counterpart.
 
     Raises:
         ValueError: OpenCV is not installed.
@@ -71,7 +72,7 @@ def estimate_motion(first: Tensor, second: Tensor) -> Tensor:
 
 def _import_opencv() -> Any:
     try:
-        return importlib.import_module("cv2")  # an extra
+        return importlib.import_module("cv2")  # an optional dependency
     except ImportError:
         raise ValueError(
             "the motion between these frames must be estimated, which needs OpenCV: "

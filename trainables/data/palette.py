@@ -1,4 +1,4 @@
-"""Colours for classes that declare none: far apart for the eye, the same in every picture."""
+"""Default colours of classes: of high contrast, and the same in every picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import colorsys
 Colour = tuple[int, int, int]
 
 # Source: Kelly, "Twenty-two colors of maximum contrast", Color Engineering 3(6), 1965, in the RGB
-# of Green-Armytage, "A colour alphabet", Colour: Design & Creativity 5, 2010; grey comes last.
+# values of Green-Armytage, "A colour alphabet", Colour: Design & Creativity 5, 2010; grey comes
+# last.
 _CONTRASTING: tuple[Colour, ...] = (
     (0, 117, 220), (255, 164, 5), (43, 206, 72), (255, 0, 16), (240, 163, 255), (94, 241, 242),
     (153, 63, 0), (255, 255, 128), (116, 10, 255), (0, 92, 49), (255, 168, 187), (157, 204, 0),
@@ -18,7 +19,7 @@ _GOLDEN_RATIO = 0.6180339887
 
 
 def default_palette(num_classes: int) -> tuple[Colour, ...]:
-    """One RGB colour per class, 0 to 255 each; the first 22 are chosen for contrast.
+    """Return one RGB colour per class, 0 to 255 each; the first 22 are chosen for contrast.
 
     Args:
         num_classes: Number of classes.

@@ -1,4 +1,4 @@
-"""A picture that shows at a glance whether images, masks and classes belong together."""
+"""A preview picture that shows whether images, masks and classes fit together."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ UInt8Array = npt.NDArray[np.uint8]
 
 
 def write_preview(dataset: SegmentationDataset, path: Path, *, num_samples: int = 8) -> None:
-    """Write a PNG of samples with their masks drawn over them in the classes' colours.
+    """Write a PNG of samples and of their masks in the classes' colours.
 
-    Each sample stands above the same one with its mask. A legend names the classes; what is
-    ignored is striped.
+    Each sample is drawn above the same sample with its mask. A legend names the classes; ignored
+    pixels are striped.
 
     Args:
-        dataset: Training samples, best from the cache.
-        path: The PNG.
-        num_samples: Samples shown, taken evenly from the data set; fewer if it has fewer.
+        dataset: Training samples, preferably from the cache.
+        path: Path of the PNG.
+        num_samples: Number of samples, taken evenly from the data set; fewer if it has fewer.
 
     Raises:
         DataError: A sample cannot be read.
@@ -58,11 +58,11 @@ def write_preview(dataset: SegmentationDataset, path: Path, *, num_samples: int 
 
 
 def draw_mask(image: UInt8Array, target: UInt8Array, colours: Sequence[Colour]) -> UInt8Array:
-    """Lay a mask over an image.
+    """Draw a mask over an image.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
-        target: (H, W) uint8, train ids; 255 where no class applies.
+        image: Image, (H, W, 3) uint8, RGB.
+        target: Train id of each pixel, (H, W) uint8; 255 where no class applies.
         colours: RGB of each class.
 
     Returns:
@@ -74,7 +74,8 @@ def draw_mask(image: UInt8Array, target: UInt8Array, colours: Sequence[Colour]) 
     rows, columns = np.indices(target.shape)
     is_stripe = (rows + columns) % 8 < 2
     mixed[(target == IGNORE_INDEX) & is_stripe] = 255
-    # Where the class changes to the right or below, so that thin objects are seen.
+    # Mark the pixels where the class changes to the right or below, so that thin objects are
+    # visible.
     edge = np.zeros(target.shape, dtype=bool)
     edge[:, :-1] |= target[:, :-1] != target[:, 1:]
     edge[:-1] |= target[:-1] != target[1:]
@@ -83,7 +84,7 @@ def draw_mask(image: UInt8Array, target: UInt8Array, colours: Sequence[Colour]) 
 
 
 def _draw_cell(dataset: SegmentationDataset, index: int) -> Image.Image:
-    """One sample: its name, the image, and below it the image with its mask."""
+    """Draw one sample: its name, the image, and below it the image with its mask."""
     image, target = dataset[index]
     pixels = image.permute(1, 2, 0).numpy()
     height, width = target.shape

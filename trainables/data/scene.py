@@ -1,4 +1,4 @@
-"""A camera, a canvas and dice: the ground on which synthetic street scenes are painted."""
+"""Camera, canvas and random draws for painting synthetic street scenes."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ class Dice:
         self._pool: list[float] = []
 
     def unit(self) -> float:
-        """Uniform on [0, 1)."""
+        """Draw uniformly from [0, 1)."""
         if not self._pool:
             self._pool = self.generator.random(512).tolist()
         return self._pool.pop()
 
     def uniform(self, low: float, high: float) -> float:
-        """Uniform on [low, high)."""
+        """Draw uniformly from [low, high)."""
         return low + (high - low) * self.unit()
 
     def integer(self, low: int, high: int) -> int:
-        """Uniform on low to high, both included."""
+        """Draw an integer uniformly from low to high, both included."""
         return low + int(self.unit() * (high - low + 1))
 
     def chance(self, probability: float) -> bool:
-        """True with the given probability."""
+        """Return True with the given probability."""
         return self.unit() < probability
 
     def choice(self, values: Sequence[T]) -> T:
-        """One of the values."""
+        """Return one of the values at random."""
         return values[int(self.unit() * len(values))]
 
     def vary(self, colour: Colour, spread: float) -> Colour:
-        """The colour, each channel moved by up to ``spread``."""
+        """Return the colour with each channel changed by up to ``spread``."""
         r, g, b = colour
         return (
             r + self.uniform(-spread, spread),
@@ -64,13 +64,13 @@ class Dice:
         )
 
     def grey(self, low: float, high: float, tint: float = 8) -> Colour:
-        """A nearly neutral colour of brightness ``low`` to ``high``."""
+        """Draw a nearly neutral colour of brightness ``low`` to ``high``."""
         value = self.uniform(low, high)
         return self.vary((value, value, value), tint)
 
 
 class Camera(NamedTuple):
-    """A pinhole looking along a street; world axes are right, up and ahead, in metres.
+    """A pinhole camera looking along a street; world axes are right, up and ahead, in metres.
 
     Attributes:
         focal: Focal length in canvas pixels.
@@ -85,10 +85,11 @@ class Camera(NamedTuple):
     height_m: float
 
     def project(self, point: Point) -> tuple[int, int]:
-        """Column and row of a point, rounded, so that the picture is the same on every machine."""
+        """Return column and row of a point, rounded so that every machine draws the same."""
         x, y, z = point
         scale = self.focal / (z if z > NEAREST_M else NEAREST_M)
-        # Half up, by truncation of what is nearly always positive: cheaper than round().
+        # Round half up by truncation, which is cheaper than round(); values are nearly always
+        # positive.
         return (
             int(self.centre + scale * x + 0.5),
             int(self.horizon + scale * (self.height_m - y) + 0.5),
@@ -97,14 +98,14 @@ class Camera(NamedTuple):
 
 @dataclass(slots=True)
 class Canvas:
-    """Paints colour and class at once: the class is the fourth channel of a four-channel picture.
+    """Paints colour and class together; the class is the fourth channel of the picture.
 
     Attributes:
-        camera: Projection.
+        camera: Camera of the projection.
         picture: Four-channel image at twice the final resolution.
-        haze: Colour into which far things fade.
-        haze_m: Distance over which they do.
-        left_light: Brightness of faces that look left; faces that look right have the opposite.
+        haze: Colour that distant objects fade to.
+        haze_m: Length scale of the fading, in metres.
+        left_light: Brightness of faces that look left; faces that look right have the reciprocal.
     """
 
     camera: Camera
@@ -119,7 +120,7 @@ class Canvas:
         self._draw = ImageDraw.Draw(self.picture)
 
     def ink(self, label: int, colour: Colour, z: float = 0.0) -> tuple[int, int, int, int]:
-        """Colour at a distance, with the class beside it."""
+        """Return the colour at a distance together with the class."""
         fade = z / (z + self.haze_m)
         r, g, b = colour
         far_r, far_g, far_b = self.haze
@@ -139,14 +140,14 @@ class Canvas:
         rows: Sequence[tuple[float, float]],
         spans: Sequence[tuple[float, float]],
     ) -> None:
-        """Fill a grid of rectangles on a plane along the street; one of each row and span.
+        """Fill a grid of rectangles on a plane along the street, one for each row and span.
 
         Args:
-            label: Class.
+            label: Class of the rectangles.
             colour: Colour before haze.
-            x: Where the plane stands, metres to the right.
-            rows: Lowest and highest metre of each row.
-            spans: Nearest and farthest metre of each span.
+            x: Position of the plane in metres to the right.
+            rows: Lower and upper end of each row in metres.
+            spans: Near and far end of each span in metres.
         """
         camera = self.camera
         for near, far in spans:
@@ -167,7 +168,7 @@ class Canvas:
                 self._draw.polygon(corners, fill=ink)
 
     def bonnet(self, colour: Colour, rise: int) -> None:
-        """Paint the camera's own car along the lower edge; it counts as no class."""
+        """Paint the bonnet of the camera's own car along the lower edge, as void."""
         width, height = self.picture.size
         box = (-width // 4, height - rise, width + width // 4, height + 3 * rise)
         self._draw.ellipse(box, fill=self.ink(VOID, colour))
@@ -188,7 +189,7 @@ class Canvas:
         radii: tuple[float, float],
         width_m: float = 0.0,
     ) -> None:
-        """Fill an ellipse that faces the camera, or draw its rim where ``width_m`` is given."""
+        """Fill an ellipse that faces the camera, or draw its rim if ``width_m`` is given."""
         x, y, z = centre
         left, top = self.camera.project((x - radii[0], y + radii[1], z))
         right, bottom = self.camera.project((x + radii[0], y - radii[1], z))
@@ -224,7 +225,7 @@ class Canvas:
         y: tuple[float, float],
         z: tuple[float, float],
     ) -> None:
-        """Fill the faces of a box that show: the one towards the axis, the top, the front."""
+        """Fill the visible faces of a box: the one towards the axis, the top and the front."""
         left, right = x
         low, high = y
         near, far = max(z[0], NEAREST_M), z[1]
@@ -240,16 +241,16 @@ class Canvas:
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """The colour, brighter or darker."""
+    """Return the colour, brighter or darker by a factor."""
     return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
 
 def blend(first: Colour, second: Colour, share: float) -> Colour:
-    """Mixture with ``share`` of the second colour."""
+    """Return a mixture with the fraction ``share`` of the second colour."""
     r, g, b = (a + (c - a) * share for a, c in zip(first, second, strict=True))
     return r, g, b
 
 
 def _byte(value: float) -> int:
-    # Called most of all; two comparisons are faster than min and max.
+    # This is called most often, and two comparisons are faster than min and max.
     return 0 if value < 0 else 255 if value > 255 else int(value)

@@ -1,4 +1,4 @@
-"""Texture, shadow, light and sensor noise over a painted synthetic scene."""
+"""Adds texture, shadow, light and sensor noise to a painted synthetic scene."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.data.scene import BUILDING, FENCE, PAVEMENT, ROAD, SKY, TERRAIN,
 Float = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 
-# Amplitude per class of noise that varies by pixel, by some pixels, along rows and along columns.
+# Noise amplitude of each class: per pixel, in blotches, along rows and along columns.
 _GRAIN = np.full((4, 256), 3.0, dtype=np.float32)
 _GRAIN[:, ROAD] = (6, 5, 4, 0)
 _GRAIN[:, PAVEMENT] = (5, 6, 6, 0)
@@ -27,7 +27,7 @@ def light_scene(picture: Image.Image, generator: np.random.Generator) -> tuple[U
     """Halve the resolution and add texture, a cast shadow, coloured light and sensor noise.
 
     Args:
-        picture: 2W x 2H with four channels: red, green, blue, class.
+        picture: Picture of 2W x 2H pixels with four channels: red, green, blue, class.
         generator: Source of every draw.
 
     Returns:
@@ -55,7 +55,7 @@ def light_scene(picture: Image.Image, generator: np.random.Generator) -> tuple[U
 
 
 def _texture(generator: np.random.Generator, labels: UInt8) -> Float:
-    """Noise whose grain depends on the class: pixels, blotches, horizontal and vertical streaks."""
+    """Make noise whose grain depends on the class: pixels, blotches, streaks in both directions."""
     height, width = labels.shape
     texture = generator.standard_normal((height, width), dtype=np.float32)
     texture *= _GRAIN[0].take(labels)
@@ -68,7 +68,7 @@ def _texture(generator: np.random.Generator, labels: UInt8) -> Float:
 
 
 def _shadow(generator: np.random.Generator, labels: UInt8) -> Float:
-    """Slanted shadows that fall on the ground only; 1 where there is none."""
+    """Make slanted shadows that fall only on the ground; 1 where there is none."""
     light = np.ones(labels.shape, dtype=np.float32)
     if generator.random() < 0.4:
         return light
@@ -83,7 +83,7 @@ def _shadow(generator: np.random.Generator, labels: UInt8) -> Float:
 
 
 def _slope(generator: np.random.Generator, height: int, width: int) -> Float:
-    """Light that changes from side to side and from top to bottom."""
+    """Make light that changes linearly from side to side and from top to bottom."""
     left, top = generator.uniform(-0.15, 0.15, size=2)
     rows = np.linspace(1 - top, 1 + top, height, dtype=np.float32)[:, None]
     columns = np.linspace(1 - left, 1 + left, width, dtype=np.float32)[None, :]

@@ -1,4 +1,4 @@
-"""The lay-out of a synthetic street: sky, ground, what lines it, and who is on it."""
+"""The layout of a synthetic street: sky, ground, houses and plants, traffic and people."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from trainables.data.scene import (
 )
 
 FAR_M = 120.0
-# Shared by buildings, walls and pavements: only windows, height and place tell them apart.
+# Shared by buildings, walls and pavements, so that only windows, height and place differ.
 STONES: tuple[Colour, ...] = (
     (150, 80, 65), (185, 165, 130), (135, 132, 128), (205, 200, 190), (110, 85, 70), (90, 92, 98),
     (170, 150, 145), (215, 190, 140),
 )  # fmt: skip
 GRASS: tuple[Colour, ...] = ((95, 110, 55), (120, 120, 70), (80, 95, 60), (135, 115, 85))
-# Each scene is promised one of these, so that a small split still shows every class.
+# Each scene contains one of these, so that a small split still shows every class.
 GUESTS = ("train", "bus", "truck", "motorcycle", "bicycle", "wall", "fence", "light", "terrain")
 
 
@@ -69,14 +69,15 @@ def paint_street(
     *,
     make_canvas: Callable[..., Canvas] = Canvas,
 ) -> Canvas:
-    """Paint one street, all but texture and light.
+    """Paint one street, without texture and light.
 
     Args:
         dice: Source of every choice.
         height: Rows of the canvas in pixels.
         width: Columns of the canvas in pixels.
-        guest: One of ``GUESTS``, which this scene is sure to contain.
-        make_canvas: Takes what `Canvas` takes; its shapes may not change what is drawn of the dice.
+        guest: One of ``GUESTS``, which this scene will contain.
+        make_canvas: Constructor with the arguments of `Canvas`; the canvas must not affect the
+            random draws.
 
     Returns:
         The painted canvas.
@@ -134,7 +135,7 @@ def _paint_sky(canvas: Canvas, zenith: Colour, low: Colour) -> None:
 
 
 def _paint_skyline(canvas: Canvas, dice: Dice) -> None:
-    """Far houses and trees that close the street."""
+    """Paint distant houses and trees at the end of the street."""
     x = -FAR_M * 1.5
     while x < FAR_M * 1.5:
         wide = dice.uniform(8, 30)
@@ -276,7 +277,7 @@ def _paint_end_windows(
     near: float,
     wide: float,
 ) -> None:
-    """Windows of the face that looks down the street."""
+    """Paint the windows of the face that looks along the street."""
     for column in range(3):
         x = front + side * (1.2 + 3.1 * column)
         canvas.plate(BUILDING, glass, (x, x + side * 1.8 * wide), y, near)
@@ -310,7 +311,7 @@ def _paint_wall(canvas: Canvas, dice: Dice, x: float, side: int, near: float, fa
 
 
 def _paint_fence(canvas: Canvas, dice: Dice, x: float, side: int, near: float, far: float) -> None:
-    """Bars over something like what is behind them."""
+    """Paint bars over a background like that of the surroundings."""
     behind = dice.vary(dice.choice(things.LEAVES + STONES), 20)
     bars = dice.vary(dice.choice(((60, 62, 60), (150, 150, 148), (120, 90, 65))), 15)
     top = dice.uniform(1.1, 2.2)
@@ -325,7 +326,7 @@ def _paint_fence(canvas: Canvas, dice: Dice, x: float, side: int, near: float, f
 
 
 def _populate(canvas: Canvas, dice: Dice, street: Street, guest: str) -> None:
-    """Put everything that stands or moves on the street, far things first."""
+    """Paint everything that stands or moves on the street, distant things first."""
     placed: list[tuple[float, Callable[[], None]]] = []
 
     def put(z: float, draw: Callable[..., None], *args: object, **options: object) -> None:

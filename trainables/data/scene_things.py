@@ -1,4 +1,4 @@
-"""Things on a synthetic street: vehicles, people, cycles, poles with lights and signs, trees."""
+"""Objects on a synthetic street: vehicles, people, cycles, poles with lights and signs, trees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainables.data.scene import (
     shade,
 )
 
-# One palette for all vehicles, so that only shape, size and place tell them apart.
+# One palette for all vehicles, so that only shape, size and place differ.
 PAINTS: tuple[Colour, ...] = (
     (30, 32, 36), (60, 62, 66), (120, 122, 126), (180, 182, 185), (225, 225, 222), (140, 30, 30),
     (40, 60, 120), (50, 90, 70), (200, 170, 60), (110, 80, 60),
@@ -43,7 +43,7 @@ GLASS: Colour = (55, 65, 75)
 
 
 def draw_car(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A car seen from behind or ahead, at its place across and along the street in metres."""
+    """Draw a car seen from behind or ahead, at x metres across and z metres along the street."""
     paint = dice.vary(dice.choice(PAINTS), 18)
     half, length = dice.uniform(0.8, 0.98), dice.uniform(3.6, 4.8)
     waist, roof = dice.uniform(0.75, 1.0), dice.uniform(1.4, 1.85)
@@ -66,7 +66,7 @@ def draw_car(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 
 
 def draw_crossing_car(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A car seen from its side."""
+    """Draw a car seen from its side."""
     paint = dice.vary(dice.choice(PAINTS), 18)
     length, roof = dice.uniform(3.8, 4.7), dice.uniform(1.35, 1.7)
     _shadow(canvas, x, length / 2, z, 1.6)
@@ -82,7 +82,7 @@ def draw_crossing_car(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 
 
 def draw_truck(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A lorry: plain load box behind a cab."""
+    """Draw a lorry: a plain load box behind a cab."""
     paint, cab = dice.vary(dice.choice(PAINTS), 18), dice.vary(dice.choice(PAINTS), 18)
     half, length, height = dice.uniform(1.1, 1.28), dice.uniform(6, 10), dice.uniform(2.9, 3.9)
     _shadow(canvas, x, half, z, length)
@@ -106,7 +106,7 @@ def draw_truck(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 
 
 def draw_bus(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A bus: rounded front pane, one band of windows along the side."""
+    """Draw a bus: a front pane and one band of windows along the side."""
     paint = dice.vary(dice.choice(PAINTS), 18)
     half, length, height = 1.27, dice.uniform(9, 13), dice.uniform(2.9, 3.3)
     _shadow(canvas, x, half, z, length)
@@ -121,7 +121,7 @@ def draw_bus(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 
 
 def draw_train(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A tram or train: several long coaches without visible wheels, a slanted front."""
+    """Draw a tram or train: several long coaches without visible wheels."""
     paint = dice.vary(dice.choice(PAINTS), 18)
     stripe = dice.vary(dice.choice(PAINTS), 18)
     half, height = 1.4, dice.uniform(3.3, 3.8)
@@ -140,7 +140,7 @@ def draw_train(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 
 
 def draw_person(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """Somebody standing or walking."""
+    """Draw a person who stands or walks."""
     height, stride = dice.uniform(1.45, 1.95), dice.uniform(0.02, 0.3)
     trousers, coat = (dice.vary(dice.choice(CLOTHES), 15) for _ in range(2))
     hip, shoulder, half = 0.5 * height, 0.83 * height, dice.uniform(0.19, 0.28)
@@ -158,7 +158,7 @@ def draw_person(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 def draw_cycle(
     canvas: Canvas, dice: Dice, x: float, z: float, *, ridden: bool, motor: bool
 ) -> None:
-    """A bicycle or motorcycle, seen from its side or along it, with or without its rider."""
+    """Draw a bicycle or motorcycle, seen from its side or along it, with or without its rider."""
     label = MOTORCYCLE if motor else BICYCLE
     paint = dice.vary(dice.choice(PAINTS), 20)
     if dice.chance(0.65):
@@ -178,7 +178,7 @@ def draw_cycle(
 
 
 def draw_pole(canvas: Canvas, dice: Dice, x: float, z: float, carries: str) -> None:
-    """A post that carries a "lamp", a "light" (traffic light) or a "sign"."""
+    """Draw a post that carries a "lamp", a "light" (traffic light) or a "sign"."""
     metal = dice.grey(50, 165)
     inward = -1 if x > 0 else 1
     height = dice.uniform(5.5, 8.5) if carries == "lamp" else dice.uniform(2.9, 3.9)
@@ -198,7 +198,7 @@ def draw_pole(canvas: Canvas, dice: Dice, x: float, z: float, carries: str) -> N
 
 
 def draw_tree(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
-    """A street tree; its trunk is vegetation too, as Cityscapes has it."""
+    """Draw a street tree; its trunk is vegetation too, as in Cityscapes."""
     height, crown = dice.uniform(4.5, 8), dice.uniform(1.2, 2.4)
     bark = dice.vary((85, 72, 58), 15)
     canvas.line(
@@ -213,7 +213,7 @@ def draw_tree(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
 
 
 def _shadow(canvas: Canvas, x: float, half: float, z: float, length: float) -> None:
-    """Dark ground below a vehicle; it stays road."""
+    """Draw dark ground below a vehicle, labelled as road."""
     a, b, near, far = x - half - 0.15, x + half + 0.15, z - 0.25, z + length
     ground = [(a, 0.0, near), (b, 0.0, near), (b, 0.0, far), (a, 0.0, far)]
     canvas.polygon(0, (38, 38, 42), ground)
@@ -237,7 +237,7 @@ def _window_band(
     count: int,
     colour: Colour = GLASS,
 ) -> None:
-    """Windows along the side that looks to the camera's axis."""
+    """Draw windows along the side that faces the camera's axis."""
     side = x - half if x > 0 else x + half
     if (x > 0) != (side > 0):
         return

@@ -1,4 +1,4 @@
-"""An endless stream of training samples in which every position is fixed by the seed alone."""
+"""An endless stream of training samples that depends only on the seed and the position."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from trainables.data.teacher_logits import TeacherLogits
 class TrainingStream(Dataset[Sample | TaughtSample]):
     """Augmented samples by position; a pure function of (seed, position).
 
-    Position p lies in epoch p // len(dataset); each epoch is a permutation of the data set drawn
+    Position p belongs to epoch p // len(dataset); each epoch is a permutation of the data set drawn
     from (seed, epoch), and the augmentation at p is drawn from (seed, p). A resumed run that starts
     at position step * batch_size therefore sees exactly what the uninterrupted run would have seen,
-    whatever the number of loader workers. Torch's global random state is left as it was.
+    whatever the number of loader workers. Torch's global random state is not changed.
 
     Args:
-        dataset: Samples to draw from; best one that ``cache_dataset`` returned.
-        augmentation: How each sample is varied.
-        seed: Any integer.
-        num_positions: Length reported by ``len``; positions beyond it are as valid. Default: one
+        dataset: Samples to draw from, preferably from ``cache_dataset``.
+        augmentation: Settings of the augmentation.
+        seed: Seed, any integer.
+        num_positions: Length that ``len`` returns; positions beyond it are valid too. Default: one
             epoch.
-        teacher_logits: Of the same data set; varied as the images are, which stay what they are
-            without them.
+        teacher_logits: Teacher logits of the same data set, augmented like the images. The images
+            are the same with and without them.
 
     Raises:
-        ValueError: An empty data set, a negative length, or logits of another data set.
+        ValueError: The data set is empty, the length is negative, or the logits belong to another
+            data set.
     """
 
     def __init__(
@@ -57,22 +58,22 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         self._augment = Augmentation(augmentation)
 
     def __len__(self) -> int:
-        """Positions that a loader without a sampler goes through."""
+        """Return the number of positions that a loader without a sampler iterates over."""
         return self.num_positions
 
     def index_of(self, position: int) -> int:
-        """Index in the data set of the sample at a position.
+        """Return the index in the data set of the sample at a position.
 
         Raises:
-            IndexError: A negative position.
+            IndexError: The position is negative.
         """
         return self.draw(position, len(self.dataset))
 
     def draw(self, position: int, length: int) -> int:
-        """Number 0..length-1 at a position; each so many positions hold every number once.
+        """Return the number at a position; each epoch of `length` has 0..length-1 once each.
 
         Raises:
-            IndexError: A negative position.
+            IndexError: The position is negative.
         """
         if position < 0:
             raise IndexError(f"position must be 0 or more; got {position}")
@@ -80,19 +81,20 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         return int(_permutation(length, self.seed, epoch)[offset])
 
     def seed_of(self, position: int) -> int:
-        """Seed of what varies the sample at a position."""
+        """Return the augmentation seed of the sample at a position."""
         return _derive_seed(self.seed, "position", position)
 
     def __getitem__(self, position: int) -> Sample | TaughtSample:
-        """Sample at a position: image (3, h, w) and target (h, w), uint8, of the crop size.
+        """Return the sample at a position: uint8 image (3, h, w) and target (h, w).
 
-        With a teacher's logits, those of the crop, (C, h / stride, w / stride) float16, too.
+        h and w are the crop size. With teacher logits, it also has those of the crop,
+        (C, h / stride, w / stride) float16.
         """
         index = self.index_of(position)
         sample = self.dataset[index]
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would reseed the GPUs too, which fork_rng does not restore
-            # here.
+            # Not torch.manual_seed, which would reseed the GPUs too; fork_rng does not restore
+            # these here.
             torch.default_generator.manual_seed(self.seed_of(position))
             if self.teacher_logits is None:
                 return self._augment(sample)
@@ -107,21 +109,21 @@ def make_loader(
     start_step: int = 0,
     num_workers: int = 0,
 ) -> DataLoader[Sample | TaughtSample]:
-    """Batches of steps ``start_step`` to ``num_steps`` (exclusive) of a run.
+    """Make a loader of the batches of steps ``start_step`` to ``num_steps`` (exclusive) of a run.
 
     Args:
-        stream: Where the samples come from.
-        batch_size: Samples per step.
-        num_steps: Steps of the whole run.
-        start_step: First step that is still to be taken.
-        num_workers: Loader processes; the batches do not depend on it.
+        stream: Stream of the samples.
+        batch_size: Number of samples per step.
+        num_steps: Number of steps of the whole run.
+        start_step: First step that is still to be done.
+        num_workers: Number of loader processes, which does not affect the batches.
 
     Returns:
         Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), or of TaughtSample with
-        teacher_logits (N, C, h / stride, w / stride) float16; pinned where there is a GPU.
+        teacher_logits (N, C, h / stride, w / stride) float16; in pinned memory if there is a GPU.
 
     Raises:
-        ValueError: A size below 1 or ``start_step`` outside 0 to ``num_steps``.
+        ValueError: The batch size is below 1, or ``start_step`` is outside 0 to ``num_steps``.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
@@ -138,7 +140,7 @@ def make_loader(
 
 
 def _derive_seed(*parts: object) -> int:
-    """Seed from a hash, so that neighbouring seeds and positions share nothing."""
+    """Derive a seed from a hash, so that neighbouring seeds and positions are independent."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 

@@ -29,18 +29,18 @@ class Synthetic(SegmentationDataset):
     """Streets drawn in perspective, with texture, occlusion, shadows, light and sensor noise.
 
     Classes share their colours (one palette for all vehicles, one for buildings, walls and paving,
-    one for all greenery), so that shape, texture and place must be learned. A scene depends on
-    (seed, split, index) alone and is the same on every machine.
+    one for all greenery), so that shape, texture and place must be learned. A scene depends only on
+    (seed, split, index) and is the same on every machine.
 
     Args:
         root: Ignored; there are no files.
         split: "train", "val" or "test"; their scenes differ.
         size: (height, width) in pixels, at least 32 each.
-        num_samples: Scenes; default 160 for "train" and 40 for the others.
-        seed: Any integer from 0.
+        num_samples: Number of scenes; default 160 for "train" and 40 for the others.
+        seed: Seed, an integer of at least 0.
 
     Raises:
-        ValueError: Unknown split, or a size, number or seed outside its range.
+        ValueError: The split is unknown, or a size, number or seed is outside its range.
     """
 
     name: ClassVar[str] = "synthetic"
@@ -71,7 +71,7 @@ class Synthetic(SegmentationDataset):
             raise ValueError(f"seed must be 0 or more; got {seed}")
 
     def __len__(self) -> int:
-        """Number of scenes."""
+        """Return the number of scenes."""
         return self.num_samples
 
     def __getitem__(self, index: int) -> Sample:
@@ -84,11 +84,11 @@ class Synthetic(SegmentationDataset):
         return Sample(torch.from_numpy(image), torch.from_numpy(target))
 
     def sample_name(self, index: int) -> str:
-        """Split and number of the scene."""
+        """Return split and number of the scene."""
         return f"{self.split}_{range(self.num_samples)[index]:05d}"
 
     def sample_size(self, index: int) -> tuple[int, int]:
-        """Height and width, the same for every scene."""
+        """Return height and width, which are the same for every scene."""
         return self.size
 
     @classmethod
@@ -98,7 +98,7 @@ class Synthetic(SegmentationDataset):
 
     @property
     def colours(self) -> tuple[Colour, ...]:
-        """Those of Cityscapes, whose classes these are."""
+        """Colours of Cityscapes, whose classes are used."""
         return CITYSCAPES_COLOURS
 
     @property

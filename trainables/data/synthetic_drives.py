@@ -1,4 +1,4 @@
-"""Drives through the built-in streets: neighbouring frames whose motion is known exactly."""
+"""Drives through the built-in streets: consecutive frames whose motion is known exactly."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class _Frame(NamedTuple):
 class SyntheticDrives(Synthetic):
     """The streets of `Synthetic`, each seen four times from a camera that moves ahead 0.5 m.
 
-    All that is painted stands still. Light and shadow are those of the street, the sensor's noise
-    is the frame's own. The scenes are those of the split's first `num_samples / 4` streets.
+    Everything in the scene stands still. Light and shadow are the same for all frames of a street;
+    each frame has its own sensor noise. The scenes are the split's first `num_samples / 4` streets.
 
     Args:
         root: Ignored; there are no files.
         split: "train", "val" or "test"; their streets differ.
         size: (height, width) in pixels, at least 32 each.
-        num_samples: Frames; default 160 for "train" and 40 for the others.
-        seed: Any integer from 0.
+        num_samples: Number of frames; default 160 for "train" and 40 for the others.
+        seed: Seed, an integer of at least 0.
 
     Raises:
-        ValueError: As `Synthetic`.
+        ValueError: As for `Synthetic`.
     """
 
     name: ClassVar[str] = "synthetic_drives"
@@ -50,19 +50,19 @@ class SyntheticDrives(Synthetic):
         return self._draw(index).sample
 
     def sample_name(self, index: int) -> str:
-        """Split, drive and number of the frame."""
+        """Return split, drive and number of the frame."""
         drive, frame = divmod(range(self.num_samples)[index], FRAMES_PER_DRIVE)
         return f"{self.split}-{drive:05d}_{frame:02d}"
 
     def motion(self, index: int) -> Tensor:
-        """Where each pixel of a frame is in the next frame of its drive.
+        """Return the motion of each pixel of a frame to the next frame of its drive.
 
         Args:
-            index: Of the first of the two frames.
+            index: Index of the first of the two frames.
 
         Returns:
-            (2, H, W) float32: pixels to the right and down; NaN where what a pixel shows is hidden
-            or outside in the next frame, or counts as no class.
+            (2, H, W) float32: motion to the right and down in pixels; NaN where the point of a
+            pixel is hidden or outside in the next frame, or is void.
 
         Raises:
             ValueError: The drive has no further frame.
@@ -75,7 +75,7 @@ class SyntheticDrives(Synthetic):
     def _draw(self, index: int) -> _Frame:
         drive, frame = divmod(range(self.num_samples)[index], FRAMES_PER_DRIVE)
         place = [self.seed, list(NUM_SAMPLES).index(self.split), drive]
-        # The same draws for all frames of a drive: none depends on where the camera stands.
+        # All frames of a drive use the same draws, which do not depend on the camera's position.
         generator = np.random.default_rng(place)
         height, width = self.size
         canvas = paint_street(

@@ -34,19 +34,19 @@ _LOGITS = "logits.float16"
 
 
 class TeacherLogits:
-    """Logits read from a folder that `cache_logits` wrote.
+    """Teacher logits from a folder that `cache_logits` wrote.
 
-    Holds only paths and numbers until the first map is read, so that it pickles small and each
-    worker process maps the file by itself; the pages are shared by all of them. A map is compared
-    with its checksum when it is read first.
+    It holds only paths and numbers until the first map is read, so that its pickle is small and
+    each worker process maps the file itself; the processes share the memory pages. A map's checksum
+    is verified when it is first read.
 
     Args:
-        folder: The cache folder.
-        content: What the folder's index must say of teacher and data set.
+        folder: Path of the cache folder.
+        content: Expected description of teacher and data set in the folder's index.
 
     Raises:
-        DataError: The folder is missing, damaged, of another format, or of another teacher, data
-            set, stride or number of largest logits.
+        DataError: The folder is missing, damaged, of another format, or for another teacher, data
+            set, stride or top_k.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class TeacherLogits:
         index = read_index(folder, FORMAT_VERSION)
         found = index.get("content")
         if found != json.loads(json.dumps(self.content)):
-            raise DataError(f"{folder}: cache is of {found!r}; expected {self.content!r}")
+            raise DataError(f"{folder}: cache is for {found!r}; expected {self.content!r}")
         self.stride = int(content["stride"])
         self.top_k: int | None = content.get("top_k")
         self._num_classes = int(index["num_classes"])
@@ -67,23 +67,23 @@ class TeacherLogits:
         self._buffer: np.memmap[Any, np.dtype[np.uint8]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """State without the open file."""
+        """Return the state without the open file."""
         return {**self.__dict__, "_buffer": None}
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self._sizes)
 
     def __getitem__(self, index: int) -> LogitMap:
-        """Map of image `index`, (C, ceil(H / stride), ceil(W / stride)) float16.
+        """Return the map of image `index`, (C, ceil(H / stride), ceil(W / stride)) float16.
 
-        Of a cache of the largest logits, all others of a place are equal; see `pack_top`.
+        In a cache of the top_k logits, all other logits of a cell are equal; see `pack_top`.
 
         Raises:
-            DataError: It is not what was written; the cache is made anew when it is opened next.
+            DataError: The map is damaged; the cache is rebuilt when it is opened next.
         """
         if self._buffer is None:
-            # "c": torch asks for memory that may be written to; nothing reaches the file.
+            # Mode "c": torch needs writable memory; writes do not reach the file.
             self._buffer = np.memmap(self.folder / _LOGITS, dtype=np.uint8, mode="c")
         index = range(len(self))[index]
         size = self._sizes[index]
@@ -96,15 +96,15 @@ class TeacherLogits:
         return LogitMap(logits, size_in_pixels=size, cell_stride=self.stride)
 
     def check_fits(self, dataset: SegmentationDataset) -> None:
-        """Refuse another data set.
+        """Check that the logits belong to a data set.
 
         Raises:
-            ValueError: These are not the logits of that data set.
+            ValueError: The logits belong to another data set.
         """
         expected = self.content["dataset"]
         if dataset.fingerprint != expected or len(dataset) != len(self):
             raise ValueError(
-                f"teacher's logits in {self.folder} are of data set {expected} with {len(self)} "
+                f"teacher's logits in {self.folder} belong to data set {expected} with {len(self)} "
                 f"images; got {dataset.fingerprint} with {len(dataset)}"
             )
 
@@ -115,19 +115,20 @@ def cache_logits(
     content: Mapping[str, Any],
     compute: Callable[[int], Tensor],
 ) -> TeacherLogits:
-    """Compute the logits of every image once per node, or find them.
+    """Compute the logits of every image once per node, or open them if they exist.
 
     Args:
-        dataset: The images.
-        cache_dir: Folder on a disk of this node; one folder per content is made in it.
-        content: JSON-able; what the logits depend on, with "dataset" (its fingerprint) and
-            "stride" among it, and "top_k" where only so many largest logits are to be kept.
-        compute: Index of an image -> its map (C, ceil(H / stride), ceil(W / stride)), float.
+        dataset: Data set of the images.
+        cache_dir: Folder on a local disk; it gets one subfolder per content.
+        content: Everything that the logits depend on, JSON-serialisable, including "dataset" (its
+            fingerprint) and "stride", and "top_k" if only the largest logits are stored.
+        compute: Function that maps the index of an image to its map, (C, ceil(H / stride), ceil(W /
+            stride)) float.
 
     Raises:
-        DataError: A logit is no finite number.
-        OSError: The disk has not the room.
-        ValueError: A map has another shape than the size of its image promises.
+        DataError: A logit is not finite.
+        OSError: The disk does not have enough space.
+        ValueError: The shape of a map does not fit the size of its image.
     """
     key = hash_content({"format_version": FORMAT_VERSION, **content})
     return obtain_folder(

@@ -1,4 +1,4 @@
-"""Lists and class names as text, whatever editor and system wrote the file."""
+"""Reads lists and class names from text files of any editor and system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.data.dataset import DataError
 
-# The longer mark first: the one of UTF-32 begins with that of UTF-16.
+# The marks of UTF-32 come first, because they begin with those of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -18,17 +18,18 @@ _MARKS = (
 
 
 def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
-    """Lines of a text file, without blanks at both ends; empty lines stay.
+    """Read the lines of a text file, stripped of spaces; empty lines are kept.
 
-    A byte order mark says which Unicode it is and is removed; without one the encoding is that
-    given. Lines may end as on any system.
+    A byte order mark determines the Unicode encoding and is removed; without one the given encoding
+    is used. Line ends of all systems are accepted.
 
     Args:
-        path: The file.
-        encoding: Such as "utf-8", "cp1252" or "gb18030".
+        path: Path of the file.
+        encoding: Encoding, such as "utf-8", "cp1252" or "gb18030".
 
     Raises:
-        DataError: The file is missing, or is not text of this encoding; names file and remedy.
+        DataError: The file is missing or is not text in this encoding; the message names the
+            remedy.
     """
     try:
         content = path.read_bytes()
@@ -49,8 +50,8 @@ def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
     if "\0" in text:
         raise DataError(
             f"{path}: holds zero bytes, as UTF-16 without a byte order mark does; save the file as "
-            "UTF-8, or say --pipeline.data.encoding utf-16-le"
+            "UTF-8, or set --pipeline.data.encoding utf-16-le"
         )
-    # Not str.splitlines: a name may hold the rarer separators that it splits at.
+    # Not str.splitlines, which also splits at rare separators that a name may contain.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [line.strip() for line in (lines[:-1] if lines[-1] == "" else lines)]

@@ -1,4 +1,4 @@
-"""Images of more than 8 bits: which of their values become 0 and 255."""
+"""Scales images of more than 8 bits to 0..255."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ValueRange = tuple[float, float]
 def choose_range(ranges: Iterable[ValueRange], *, is_float: bool) -> ValueRange:
     """Choose the values that become 0 and 255, the same ones for all images of a data set.
 
-    Numbers that fill at least half of 0 to 255, or floats that fill half of 0 to 1, are on that
-    scale. All others are taken from the smallest to the largest value that occurs, so that neither
-    a camera of 12 bits nor a thermal one, which uses a small part of its 16, comes out flat.
+    If the largest value is in the upper half of 0 to 255, or for floats of 0 to 1, that scale is
+    used. Otherwise the range is from the smallest to the largest value, so that 12-bit images and
+    thermal images, which use a small part of 16 bits, keep their contrast.
 
     Args:
         ranges: Smallest and largest value of each image.
@@ -32,14 +32,14 @@ def choose_range(ranges: Iterable[ValueRange], *, is_float: bool) -> ValueRange:
 
 
 def to_uint8(pixels: npt.NDArray[Any], value_range: ValueRange) -> npt.NDArray[np.uint8]:
-    """Map the values of a range linearly to 0..255; those beyond it become its ends.
+    """Map the values of a range linearly to 0..255; values outside are clipped.
 
     Args:
-        pixels: (H, W) or (H, W, 3), any numbers.
+        pixels: Pixels of any dtype, (H, W) or (H, W, 3).
         value_range: Values that become 0 and 255.
 
     Returns:
-        (H, W, 3) uint8; a single channel stands in all three.
+        (H, W, 3) uint8; a single channel is repeated three times.
     """
     low, high = value_range
     scaled = (pixels.astype(np.float32) - low) * (255 / (high - low))

@@ -1,4 +1,4 @@
-"""What a student learns from: the labels alone, or a teacher as well, in one of many ways."""
+"""Distillers: methods by which a student learns from a teacher in addition to the labels."""
 
 from __future__ import annotations
 
@@ -62,21 +62,22 @@ WEIGH_LABELS = ("kd", "dkd", "dkd_share")
 
 
 def check_combination(names: Sequence[str]) -> None:
-    """Refuse methods that cannot teach together.
+    """Check that methods can be combined.
 
     Args:
         names: Keys of `DISTILLERS`.
 
     Raises:
-        ValueError: none beside others, or two methods that weigh the labels.
+        ValueError: none is combined with others, or two methods set the weight of the labels.
     """
     joined = "+".join(names)
     if "none" in names and len(names) > 1:
-        raise ValueError(f"none means that no teacher is asked; it cannot be part of {joined!r}")
+        raise ValueError(f"none means that there is no teacher, so it cannot be part of {joined!r}")
     weighing = [name for name in names if name in WEIGH_LABELS]
     if len(weighing) > 1:
         raise ValueError(
-            f"{' and '.join(weighing)} both say what the labels weigh; {joined!r} may have one"
+            f"{' and '.join(weighing)} both set the weight of the labels; {joined!r} may contain "
+            "only one"
         )
 
 
@@ -87,16 +88,16 @@ def build_loss(
     teacher: nn.Module | None,
     image_size: tuple[int, int],
 ) -> TeachingLoss:
-    """Make the loss of one training under one or several methods.
+    """Build the loss of one training for one or several methods.
 
     Args:
         methods: Settings of each method, by its name in `DISTILLERS`.
-        student: Network to be taught.
-        teacher: Network that teaches; None where only its logits are at hand.
+        student: Student network.
+        teacher: Teacher network; None if only its logits are available.
         image_size: Height and width of a training image.
 
     Raises:
-        ValueError: The methods do not go together, or one of them cannot be built.
+        ValueError: The methods cannot be combined, or one of them cannot be built.
     """
     check_combination(tuple(methods))
     parts = [

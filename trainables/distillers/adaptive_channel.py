@@ -1,7 +1,6 @@
-"""Paper 2: channels of the backbone, of the fused map and of the logits, each compared its own way.
+"""Paper 2: compares channels of the backbone, of the fused map and of the logits.
 
-Only the paper's abstract is at hand. docs/distillers.md has the design that follows from it, with
-each choice.
+Only the paper's abstract was available. docs/distillers.md explains our design and each choice.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelPartSettings:
-    """weight x one of the parts that compare maps inside the networks.
+    """Settings of one part that compares maps inside the networks; it is scaled by weight.
 
     Attributes:
-        weight: At least 0; the labels weigh 1.
-        layers: Names of the student's layers in place of those found, joined by commas.
-        teacher_layers: Names of the teacher's, in the same order.
+        weight: Weight of this part, at least 0; the labels have weight 1.
+        layers: Names of the student's layers, comma separated; empty: found automatically.
+        teacher_layers: Names of the teacher's layers, in the same order.
     """
 
     weight: float = setting(1.0, WEIGHTS, symbol="w")
@@ -43,13 +42,13 @@ class ChannelPartSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdaptiveChannelSettings:
-    """The three parts; a weight of 0 leaves a part out.
+    """Settings of the three parts; a weight of 0 leaves a part out.
 
     Attributes:
-        feature_weight: Of the adaptive features of the backbone.
-        correlation_weight: Of the channel correlations of the fused map.
-        significance_weight: Of the channel significance of the logits.
-        temperature: T > 0 of the last.
+        feature_weight: Weight of the adaptive features of the backbone.
+        correlation_weight: Weight of the channel correlations of the fused map.
+        significance_weight: Weight of the channel significance of the logits.
+        temperature: Temperature T > 0 of the channel significance.
     """
 
     feature_weight: float = setting(1.0, WEIGHTS, symbol="feature")
@@ -63,11 +62,13 @@ class AdaptiveChannelSettings:
         for name in weights:
             check_weight(name, getattr(self, name))
         if not any(getattr(self, name) for name in weights):
-            raise ValueError("one of the three weights of adaptive_channel must be above 0")
+            raise ValueError(
+                "at least one of the three weights of adaptive_channel must be above 0"
+            )
 
 
 class AdaptiveFeature(Distiller):
-    """Standardised channels of the backbone's stages, weighed by the teacher's self-attention."""
+    """Compares standardised channels of backbone stages, weighted by the teacher's attention."""
 
     name = "adaptive_feature"
     Settings = ChannelPartSettings
@@ -88,7 +89,7 @@ class AdaptiveFeature(Distiller):
 
 
 class ChannelCorrelation(Distiller):
-    """How the channels of the fused map go together."""
+    """Compares the correlations between the channels of the fused map."""
 
     name = "channel_correlation"
     Settings = ChannelPartSettings
@@ -109,12 +110,12 @@ class ChannelCorrelation(Distiller):
 
 
 class AdaptiveChannel(Distiller):
-    """All three parts. The third alone, on the logits, is `cwd_logits`.
+    """The sum of all three parts; the third one, on the logits, is `cwd_logits`.
 
     Source: paper 2, "Adaptive channel-wise feature distillation in semantic segmentation",
-        https://doi.org/10.3969/j.issn.1671-7775.2025.05.009, its abstract.
-    Differs: nothing can be compared with; the abstract names no weights, so that the first two are
-        ours and the third is that of Shu et al. 2021.
+        https://doi.org/10.3969/j.issn.1671-7775.2025.05.009, the abstract.
+    Differs: the implementation cannot be compared with the paper's. The abstract states no weights:
+        the first two are our choice and the third is that of Shu et al. 2021.
     """
 
     name = "adaptive_channel"
@@ -144,7 +145,7 @@ class AdaptiveChannel(Distiller):
 
 
 class _ChannelLoss(TeachingLoss):
-    """The mean over pairs of maps of equal widths."""
+    """The mean loss over pairs of maps of equal width."""
 
     def __init__(
         self,
@@ -165,19 +166,20 @@ class _ChannelLoss(TeachingLoss):
 
 
 def adaptive_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared difference of standardised channels, each weighed by the teacher's attention.
+    """Return the squared difference of standardised channels, weighted by the teacher's attention.
 
-    A channel's weight is the attention that all channels of the teacher's map pay to it: rows of
-    softmax(F F^T / places), F scaled to a mean square of 1, averaged over the rows; the weights of
-    an image have a mean of 1. No channel's offset or positive factor in the student matters.
+    A channel's weight is the attention that all channels of the teacher's map pay to it: softmax(F
+    F^T / positions) over each row, with F scaled to a mean square of 1, averaged over the rows. The
+    weights of an image have mean 1. The loss does not change when a channel of the student is
+    shifted or multiplied by a positive number.
 
     Args:
-        student: (N, C, h, w) float.
-        teacher: (N, C, h, w) float.
-        valid: (N, h, w) bool, places that count.
+        student: Map of the student, (N, C, h, w) float.
+        teacher: Map of the teacher, (N, C, h, w) float.
+        valid: Positions that count, (N, h, w) bool.
 
     Returns:
-        Scalar; 0 where no place counts.
+        Scalar; 0 if no position counts.
     """
     own, places = _standardise(student, valid)
     taught, _ = _standardise(teacher, valid)
@@ -188,17 +190,18 @@ def adaptive_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Te
 
 
 def channel_correlation_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared difference of the matrices of correlations between channels.
+    """Return the mean squared difference of the channels' correlation matrices.
 
-    No channel's offset or positive factor in either network matters.
+    The loss does not change when a channel of either network is shifted or multiplied by a positive
+    number.
 
     Args:
-        student: (N, C, h, w) float.
-        teacher: (N, C, h, w) float.
-        valid: (N, h, w) bool, places that count.
+        student: Map of the student, (N, C, h, w) float.
+        teacher: Map of the teacher, (N, C, h, w) float.
+        valid: Positions that count, (N, h, w) bool.
 
     Returns:
-        Scalar within 0..4; 0 where no place counts.
+        Scalar in 0..4; 0 if no position counts.
     """
     matrices = []
     for values in (student, teacher):
@@ -209,7 +212,7 @@ def channel_correlation_loss(student: Tensor, teacher: Tensor, valid: Tensor) ->
 
 
 def _standardise(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Channels (N, C, hw) of mean 0 and variance 1 over the valid places, 0 elsewhere; (N, 1)."""
+    """Return channels (N, C, hw) standardised over valid positions, and the counts (N, 1)."""
     counts = valid.flatten(1).unsqueeze(1)
     places = counts.sum(dim=2, keepdim=True).clamp(min=1)
     flat = values.flatten(2)
@@ -220,7 +223,7 @@ def _standardise(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _attention_weights(teacher: Tensor, valid: Tensor) -> Tensor:
-    """(N, C) weights of mean 1."""
+    """Return (N, C) weights with mean 1."""
     flat = torch.where(valid.flatten(1).unsqueeze(1), teacher.flatten(2), 0.0)
     places = valid.flatten(1).sum(dim=1).clamp(min=1).view(-1, 1, 1)
     energy = flat.square().sum(dim=(1, 2), keepdim=True) / (places * flat.shape[1])

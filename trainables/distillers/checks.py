@@ -6,25 +6,25 @@ import math
 
 
 def check_temperature(value: float) -> None:
-    """Refuse a temperature that is no finite number above 0."""
+    """Check that a temperature is finite and above 0."""
     if not 0 < value < math.inf:
         raise ValueError(f"temperature must be greater than 0, got {value}")
 
 
 def check_weight(name: str, value: float) -> None:
-    """Refuse a weight that is no finite number from 0."""
+    """Check that a weight is finite and at least 0."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be at least 0, got {value}")
 
 
 def check_share(name: str, value: float) -> None:
-    """Refuse a share outside 0..1, 0 excluded."""
+    """Check that a fraction is in 0..1, 0 excluded."""
     if not 0 < value <= 1:
         raise ValueError(f"{name} must lie within 0..1 (0 excluded), got {value}")
 
 
 def split_layers(layers: str, teacher_layers: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read the named layers of both networks; empty where they are to be found.
+    """Split the names of layers of both networks; empty if they are to be found automatically.
 
     Raises:
         ValueError: One network has more names than the other.
@@ -34,7 +34,7 @@ def split_layers(layers: str, teacher_layers: str) -> tuple[tuple[str, ...], tup
     )
     if len(own) != len(other):
         raise ValueError(
-            "layers and teacher_layers must name as many layers as each other (or none, to have "
+            "layers and teacher_layers must name equally many layers (or none, to have "
             f"them found), got {layers!r} and {teacher_layers!r}"
         )
     return own, other

@@ -1,4 +1,4 @@
-"""The sum of several losses: "kd+skd" adds what both say, each under its own settings."""
+"""The sum of several losses: "kd+skd" adds both, each with its own settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from trainables.distillers.distiller import Lesson, TeachingLoss
 
 
 class SumOfLosses(TeachingLoss):
-    """Adds the parts; the labels weigh what the one part says that speaks of them.
+    """Adds the parts; the weight of the labels is that of the part that sets one.
 
     Args:
-        parts: At least one.
+        parts: Losses to add, at least one.
     """
 
     def __init__(self, parts: Sequence[TeachingLoss]) -> None:

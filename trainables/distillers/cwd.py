@@ -1,4 +1,4 @@
-"""Channel-wise distillation: where each channel is active, on logits and on the fused map."""
+"""Channel-wise distillation of the spatial activation of logits and of the fused map."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from trainables.ranges import FloatRange, setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CWDSettings:
-    """Both parts under one temperature; a weight of 0 leaves a part out.
+    """Settings of both parts, with one temperature; a weight of 0 leaves a part out.
 
     Attributes:
-        temperature: T > 0, divides both networks' logits and maps.
-        weight: Of the logits, at least 0; the labels weigh 1.
-        feature_weight: Of the map that the classes are computed from, at least 0.
+        temperature: Temperature T > 0, which divides logits and maps of both networks.
+        weight: Weight of the logits' part, at least 0; the labels have weight 1.
+        feature_weight: Weight of the part on the map that the classes are computed from, at least
+            0.
     """
 
     temperature: float = setting(4.0, FloatRange(low=1.0, high=8.0), symbol="T")
@@ -41,11 +42,11 @@ class CWDSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogitCWDSettings:
-    """weight KL over the places of each class's logits.
+    """weight x KL over the positions of each class's logits.
 
     Attributes:
-        temperature: T > 0, divides both networks' logits.
-        weight: At least 0; the labels weigh 1.
+        temperature: Temperature T > 0, which divides the logits of both networks.
+        weight: Weight of the loss, at least 0; the labels have weight 1.
     """
 
     temperature: float = setting(4.0, FloatRange(low=1.0, high=8.0), symbol="T")
@@ -58,13 +59,13 @@ class LogitCWDSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeatureCWDSettings:
-    """weight KL over the places of each channel of the map that the classes are computed from.
+    """weight x KL over the positions of each channel of the map before the classifier.
 
     Attributes:
-        temperature: T > 0, divides both networks' maps.
-        weight: At least 0; the labels weigh 1.
-        layers: Names of the student's layers in place of the one found, joined by commas.
-        teacher_layers: Names of the teacher's, in the same order.
+        temperature: Temperature T > 0, which divides the maps of both networks.
+        weight: Weight of the loss, at least 0; the labels have weight 1.
+        layers: Names of the student's layers, comma separated; empty: found automatically.
+        teacher_layers: Names of the teacher's layers, in the same order.
     """
 
     temperature: float = setting(4.0, FloatRange(low=1.0, high=8.0), symbol="T")
@@ -82,7 +83,7 @@ class LogitCWD(Distiller):
     """Channel-wise distillation of the logits.
 
     Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
-        https://arxiv.org/abs/2011.13256; T 4 and weight 3 are theirs.
+        https://arxiv.org/abs/2011.13256, with T 4 and weight 3.
     """
 
     name = "cwd_logits"
@@ -101,9 +102,9 @@ class LogitCWD(Distiller):
 
 
 class FeatureCWD(Distiller):
-    """Channel-wise distillation of the fused map, through a 1x1 convolution where widths differ.
+    """Channel-wise distillation of the fused map, with a 1x1 convolution if widths differ.
 
-    Source: as `LogitCWD`; weight 50 is theirs for a feature map.
+    Source: as for `LogitCWD`, with weight 50 for a feature map.
     """
 
     name = "cwd_features"
@@ -131,7 +132,7 @@ class FeatureCWD(Distiller):
 class CWD(Distiller):
     """Channel-wise distillation of the logits and of the fused map.
 
-    Source: as `LogitCWD`; weights 3 and 50 are theirs.
+    Source: as for `LogitCWD`, with weights 3 and 50.
     """
 
     name = "cwd"
@@ -157,7 +158,7 @@ class CWD(Distiller):
 
 
 class LogitCWDLoss(TeachingLoss):
-    """weight T^2 / C sum over channels of KL; see `channel_kd_loss`."""
+    """weight x T^2 / C x the sum of KL over channels; see `channel_kd_loss`."""
 
     def __init__(self, temperature: float, weight: float) -> None:
         super().__init__()
@@ -173,7 +174,7 @@ class LogitCWDLoss(TeachingLoss):
 
 
 class FeatureCWDLoss(TeachingLoss):
-    """The same of maps inside the networks: the mean over the pairs of maps."""
+    """The same loss on maps inside the networks, averaged over the pairs of maps."""
 
     def __init__(self, pairs: FeaturePairs, temperature: float, weight: float) -> None:
         super().__init__()

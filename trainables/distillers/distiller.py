@@ -1,4 +1,4 @@
-"""What every distiller is: settings, needs, and the loss that it builds for one training."""
+"""The interface of distillers: settings, requirements, and the loss of one training."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ NO_FEATURES: Mapping[str, Tensor] = {}
 
 
 class Lesson(NamedTuple):
-    """One batch as the losses see it.
+    """One batch as the losses receive it.
 
-    For a loss on frame pairs images 0 and 1 are neighbouring frames, and so are 2 and 3, ...
+    For a loss on frame pairs, images 0 and 1 are consecutive frames, and so are 2 and 3, and so on.
 
     Attributes:
-        student_logits: (N, C, H, W) float.
-        teacher_logits: (N, C, H, W) float without gradient; None if no teacher was asked.
-        target: (N, H, W) integer, classes 0..C-1 or 255.
-        class_weights: (C,) float; None: all classes count alike.
-        student_features: Maps (N, c, h, w) by `Layer.key`.
-        teacher_features: As `student_features`, without gradient.
+        student_logits: Logits of the student, (N, C, H, W) float.
+        teacher_logits: Logits of the teacher, (N, C, H, W) float without gradient; None without a
+            teacher.
+        target: Labels, (N, H, W) integer, classes 0..C-1 or 255.
+        class_weights: Weight of each class, (C,) float; None: all equal.
+        student_features: Maps of the student, (N, c, h, w), by `Layer.key`.
+        teacher_features: Maps of the teacher likewise, without gradient.
     """
 
     student_logits: Tensor
@@ -38,24 +39,24 @@ class Lesson(NamedTuple):
 
     @property
     def taught_logits(self) -> Tensor:
-        """The teacher's logits, for losses that cannot do without."""
+        """The teacher's logits, for losses that require them."""
         if self.teacher_logits is None:
-            raise ValueError("this loss compares with a teacher's logits; the lesson has none")
+            raise ValueError("this loss needs the teacher's logits, but the lesson has none")
         return self.teacher_logits
 
 
 class TeachingLoss(nn.Module, ABC):
     """The teacher's part of the loss of one training, with its trainable projections.
 
-    Its parameters are trained beside the student's and belong to the state of the training; they
-    are no part of the student.
+    Its parameters are trained together with the student's and belong to the training state, but are
+    not part of the student.
 
     Attributes:
         student_layers: Layers of the student whose maps `forward` reads.
         teacher_layers: Layers of the teacher whose maps it reads.
-        label_weight: Weight of the labels' cross-entropy; None: the method does not say, which
-            means 1 unless another part of a combination says it.
-        label_share: Share of the whole loss that the labels are held at; None: not held.
+        label_weight: Weight of the labels' cross-entropy. None: not set, which means 1 unless
+            another part of a combination sets it.
+        label_share: Fraction of the whole loss that the labels are kept at; None: not fixed.
     """
 
     student_layers: tuple[Layer, ...] = ()
@@ -65,10 +66,10 @@ class TeachingLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, lesson: Lesson) -> Tensor:
-        """What the teacher adds to the loss: a scalar, weighted as the settings say."""
+        """Compute the teacher's part of the loss, a scalar weighted according to the settings."""
 
     def compute_total(self, lesson: Lesson) -> Tensor:
-        """The whole loss: labels, counted once, and teacher.
+        """Compute the whole loss: labels, counted once, plus the teacher's part.
 
         Args:
             lesson: The batch.
@@ -77,7 +78,7 @@ class TeachingLoss(nn.Module, ABC):
             Scalar in nats.
         """
         weight = 1.0 if self.label_weight is None else self.label_weight
-        # Autocast would multiply the float32 maps in bfloat16 again.
+        # Autocast would compute with the float32 maps in bfloat16 again.
         with torch.autocast(lesson.student_logits.device.type, enabled=False):
             taught: Tensor = self(lesson)
             if weight == 0:
@@ -91,16 +92,16 @@ class TeachingLoss(nn.Module, ABC):
 
 
 class Distiller(ABC):
-    """One way to teach; the same object for all trainings.
+    """A distillation method; one object serves all trainings.
 
     Attributes:
         name: Key in `DISTILLERS`.
-        Settings: Frozen dataclass of what can be set, each searched field declared by
+        Settings: Frozen dataclass of the settings; each searched field is declared by
             `trainables.ranges.setting`.
-        needs_teacher: Whether it looks at a teacher at all.
-        needs_features: Whether it reads maps inside the networks, so that the teacher itself must
-            be at hand and not only its logits.
-        needs_pairs: Whether images must come as pairs of neighbouring frames.
+        needs_teacher: Whether it uses a teacher at all.
+        needs_features: Whether it reads maps inside the networks, which requires the teacher
+            network itself and not only its logits.
+        needs_pairs: Whether images must come as pairs of consecutive frames.
     """
 
     name: str
@@ -118,35 +119,35 @@ class Distiller(ABC):
         teacher: nn.Module | None,
         image_size: tuple[int, int],
     ) -> TeachingLoss:
-        """Make the loss of one training.
+        """Build the loss of one training.
 
         Args:
-            settings: A `Settings`.
-            student: Network to be taught, pruned or not.
-            teacher: Network that teaches; None where only its logits are at hand.
-            image_size: Height and width of a training image, at which layers are looked for.
+            settings: An instance of `Settings`.
+            student: Student network, pruned or not.
+            teacher: Teacher network; None if only its logits are available.
+            image_size: Height and width of a training image, at which layers are searched.
 
         Raises:
-            ValueError: A named layer does not exist, or what is needed is not given.
+            ValueError: A named layer does not exist, or the teacher is needed and missing.
         """
 
 
 def require_teacher(teacher: nn.Module | None, name: str) -> nn.Module:
-    """The teacher of a method that reads its features.
+    """Return the teacher for a method that reads its features.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no teacher network.
     """
     if teacher is None:
         raise ValueError(
             f"distiller {name} reads maps inside the teacher, so it needs the network itself; got "
-            "its logits alone (let the teacher be live)"
+            "only its logits (use a live teacher)"
         )
     return teacher
 
 
 def _balance(labels: Tensor, taught: Tensor, share: float) -> Tensor:
-    """Factor of the teacher's part at which the labels make up the share; no gradient."""
+    """Return the factor on the teacher's part that gives the labels their share, detached."""
     labels, taught = labels.detach(), taught.detach()
     factor = labels * (1 - share) / (share * taught)
     return torch.where(taught > 0, factor, 1.0).clamp(max=1e6)

@@ -1,4 +1,4 @@
-"""Decoupled distillation of logits, with the labels weighed absolutely or held at a share."""
+"""Decoupled distillation of logits, with labels of fixed weight or of fixed share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DKDSettings:
     """alpha TCKD + beta NCKD + eta CE.
 
     Attributes:
-        temperature: T > 0, divides both networks' logits.
+        temperature: Temperature T > 0, which divides the logits of both networks.
         alpha: Weight of TCKD, at least 0.
         beta: Weight of NCKD, at least 0.
         eta: Weight of the cross-entropy, at least 0.
@@ -39,9 +39,9 @@ class DKDShareSettings:
     """CE + k (TCKD + beta NCKD), with k such that CE makes up `label_share` of the loss.
 
     Attributes:
-        temperature: T > 0, divides both networks' logits.
-        beta: Weight of NCKD beside that of TCKD, at least 0.
-        label_share: Share of the cross-entropy in the loss at every step, within 0..1.
+        temperature: Temperature T > 0, which divides the logits of both networks.
+        beta: Weight of NCKD relative to TCKD, at least 0.
+        label_share: Fraction of the cross-entropy in the loss at every step, in 0..1.
     """
 
     temperature: float = setting(4.0, FloatRange(low=1.0, high=8.0), symbol="T")
@@ -79,10 +79,10 @@ class DKD(Distiller):
 
 
 class DKDShare(Distiller):
-    """DKD whose labels keep their share, however large the teacher's terms are.
+    """DKD in which the labels keep a fixed share of the loss at every step.
 
-    Differs: DKD weighs its parts absolutely. At T 4 and beta 8 the labels are then less than a
-        hundredth of the loss of a fine-tuning.
+    Differs: DKD has fixed weights. At T 4 and beta 8 the labels are then less than a hundredth of
+        the loss in a fine-tuning.
     """
 
     name = "dkd_share"

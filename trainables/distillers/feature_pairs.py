@@ -1,4 +1,4 @@
-"""Maps of the student beside those of the teacher, at one size and one width."""
+"""Pairs of maps of student and teacher, at a common size and width."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.distillers.distiller import Lesson
 from trainables.distillers.layers import Layer, find_layers, find_named, match_stages
 from trainables.distillers.maps import Projections, shrink_to_common, valid_cells
 
-# Names in the student and in the teacher; both empty: look for them
+# Names of layers in the student and in the teacher; both empty: find them automatically.
 Names = tuple[tuple[str, ...], tuple[str, ...]]
 
 
@@ -19,9 +19,9 @@ class MapPair(NamedTuple):
     """Two maps that are compared.
 
     Attributes:
-        student: (N, c, h, w) float, at least float32; c is the teacher's width if projected.
-        teacher: (N, C, h, w) float, at least float32, without gradient.
-        valid: (N, h, w) bool, cells that show a labelled pixel.
+        student: Map of the student, (N, c, h, w), at least float32; if projected, c = C.
+        teacher: Map of the teacher, (N, C, h, w), at least float32, without gradient.
+        valid: Cells that contain a labelled pixel, (N, h, w) bool.
     """
 
     student: Tensor
@@ -30,11 +30,11 @@ class MapPair(NamedTuple):
 
 
 class FeaturePairs(nn.Module):
-    """Which maps are compared, and the projections that bring the student's to their width.
+    """The maps that are compared, and the projections of the student's maps to the teacher's width.
 
     Args:
-        pairs: Layers of the student with those of the teacher.
-        projected: Whether widths must agree; else maps are compared in ways that need no such.
+        pairs: Pairs of a layer of the student and a layer of the teacher.
+        projected: Whether the student's maps are projected to the teacher's width.
     """
 
     def __init__(self, pairs: Sequence[tuple[Layer, Layer]], *, projected: bool = True) -> None:
@@ -44,14 +44,14 @@ class FeaturePairs(nn.Module):
         self.projections = Projections(pairs if projected else ())
 
     def read(self, lesson: Lesson) -> Iterator[MapPair]:
-        """The maps of a batch, both averaged down to the smaller of their sizes."""
+        """Yield the maps of a batch, both averaged down to the smaller of their sizes."""
         layers = zip(self.student_layers, self.teacher_layers, strict=True)
         for index, (own, other) in enumerate(layers):
             student, teacher = shrink_to_common(
                 lesson.student_features[own.key], lesson.teacher_features[other.key].detach()
             )
             valid = valid_cells(lesson.target, student.shape[-2:])
-            # Averaging first and projecting then is the same, and cheaper.
+            # Averaging before projecting gives the same result and is cheaper.
             yield MapPair(self.projections.project(index, student), teacher, valid)
 
 
@@ -63,7 +63,7 @@ def pair_fusion(
     *,
     projected: bool = True,
 ) -> FeaturePairs:
-    """The maps from which both networks compute the classes, or those that are named."""
+    """Pair the maps from which both networks compute the classes, or the named layers."""
     if names[0]:
         return _pair_named(student, teacher, image_size, names, projected=projected)
     own, other = find_layers(student, image_size).fusion, find_layers(teacher, image_size).fusion
@@ -78,7 +78,7 @@ def pair_stages(
     *,
     projected: bool = True,
 ) -> FeaturePairs:
-    """The stages of both backbones, matched by stride from the coarsest, or those named."""
+    """Pair the stages of both backbones by stride from the coarsest, or the named layers."""
     if names[0]:
         return _pair_named(student, teacher, image_size, names, projected=projected)
     stages = find_layers(student, image_size).stages, find_layers(teacher, image_size).stages

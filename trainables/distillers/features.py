@@ -1,4 +1,4 @@
-"""Taps: maps inside a network, kept from one forward pass to the loss."""
+"""Taps on a network: they keep maps of a forward pass for the loss."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trainables.distillers.layers import Layer
 
 
 class FeatureTaps:
-    """Keeps the maps of some layers of a network while it is open.
+    """Records the maps of some layers of a network while it is entered.
 
-    The network's code, parameters and checkpoint stay as they are; of a layer that runs twice in a
-    forward pass the last map counts.
+    The network's code, parameters and checkpoint are not changed. If a layer runs twice in a
+    forward pass, the last map is kept.
 
     Args:
-        network: Which runs; None where there are no layers.
-        layers: Which maps to keep.
+        network: Network that runs; None if there are no layers.
+        layers: Layers whose maps are kept.
     """
 
     def __init__(self, network: nn.Module | None, layers: Iterable[Layer]) -> None:
@@ -30,7 +30,7 @@ class FeatureTaps:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> FeatureTaps:
-        """Start to listen."""
+        """Register the hooks."""
         for layer in self.layers:
             assert self.network is not None  # noqa: S101 - layers are those of a network
             module = self.network.get_submodule(layer.name)
@@ -43,14 +43,14 @@ class FeatureTaps:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop to listen and let go of what was kept."""
+        """Remove the hooks and release the maps."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._maps.clear()
 
     def take(self) -> dict[str, Tensor]:
-        """Hand over the maps of the last forward pass, by `Layer.key`.
+        """Return and release the maps of the last forward pass, by `Layer.key`.
 
         Raises:
             ValueError: A layer has not run since the last call.

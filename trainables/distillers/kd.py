@@ -17,8 +17,8 @@ class KDSettings:
     """alpha KL(teacher || student) + (1 - alpha) CE.
 
     Attributes:
-        temperature: T > 0, divides both networks' logits.
-        alpha: Weight of the teacher, within 0..1; the labels have the rest.
+        temperature: Temperature T > 0, which divides the logits of both networks.
+        alpha: Weight of the teacher, in 0..1; the labels have weight 1 - alpha.
     """
 
     temperature: float = setting(4.0, FloatRange(low=1.0, high=8.0), symbol="T")
@@ -27,14 +27,14 @@ class KDSettings:
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must lie in 0..1 for plain kd, got {self.alpha}")
+            raise ValueError(f"alpha must be in 0..1 for kd, got {self.alpha}")
 
 
 class KD(Distiller):
     """Knowledge distillation.
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015; equation 3 of the
-        dual-branch paper (Chen et al. 2026), which names no alpha: 0.5 is ours.
+        dual-branch paper (Chen et al. 2026), which states no alpha; 0.5 is our choice.
     """
 
     name = "kd"

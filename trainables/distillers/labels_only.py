@@ -1,4 +1,4 @@
-"""Labels alone: what every distiller is compared with."""
+"""Training on labels only, the baseline of every distiller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers of a network a distiller reads: found by running it, or named by the user."""
+"""Finds the layers of a network that a distiller reads, by running it or by name."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Layer(NamedTuple):
     """A map inside a network.
 
     Attributes:
-        name: Module's dotted name in the network.
-        of_input: Whether the module's input is meant, not its output.
-        channels: Of the map.
+        name: Dotted name of the module in the network.
+        of_input: Whether it is the module's input instead of its output.
+        channels: Channels of the map.
         stride: Pixels of the image per cell of the map, a power of two.
     """
 
@@ -32,17 +32,17 @@ class Layer(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name of the map among the features."""
+        """Key of the map among the features."""
         return f"{self.name}:input" if self.of_input else self.name
 
 
 class NetworkLayers(NamedTuple):
-    """What is read where nobody names layers.
+    """The layers that are read if none are named.
 
     Attributes:
-        stages: The backbone's last map of each resolution, fine to coarse. At the coarsest, where
-            dilation may stand in for a coarser one, also the last map of each width. The backbone
-            ends before a map with less than an eighth of the width of the one before.
+        stages: The backbone's last map of each resolution, fine to coarse. At the coarsest
+            resolution, where dilation may replace strides, also the last map of each width. The
+            backbone ends before a map with less than an eighth of the previous map's width.
         fusion: The map that the classes are computed from.
     """
 
@@ -51,14 +51,14 @@ class NetworkLayers(NamedTuple):
 
 
 def find_layers(network: nn.Module, image_size: tuple[int, int]) -> NetworkLayers:
-    """Look for backbone stages and fusion layer: where resolution and channels change.
+    """Find the stages of the backbone and the fusion layer, by changes of resolution and width.
 
     The network runs once, in eval mode, on an image of zeros. Its backbone is what `get_backbone`
-    returns, or all that runs up to the coarsest map. The layer that gives the classes is that of
-    `get_output_layers`, or the last one with parameters that runs.
+    returns, or everything that runs up to the coarsest map. The layer that computes the classes is
+    that of `get_output_layers`, or the last layer with parameters that runs.
 
     Args:
-        network: Any network of images (1, 3, H, W); left as it was.
+        network: Any network that takes images (1, 3, H, W); not changed.
         image_size: Height and width of the image.
 
     Raises:
@@ -75,7 +75,7 @@ def find_named(
     """Look up layers that a user names; "NAME:input" means the input of the module NAME.
 
     Raises:
-        ValueError: There is no such module, or it gives no map.
+        ValueError: The module does not exist or outputs no map.
     """
     by_key = {call.layer.key: call.layer for call in _run(network, image_size)}
     modules = {name for name, _ in network.named_modules() if name}
@@ -85,7 +85,7 @@ def find_named(
             raise ValueError(f"no layer {name!r} in {type(network).__name__}; it has {near}, ...")
         if name not in by_key:
             raise ValueError(
-                f"layer {name!r} of {type(network).__name__} gives no map (N, C, H, W)"
+                f"layer {name!r} of {type(network).__name__} outputs no map (N, C, H, W)"
             )
     return tuple(by_key[name] for name in names)
 
@@ -95,7 +95,8 @@ def match_stages(
 ) -> tuple[tuple[Layer, Layer], ...]:
     """Pair the stages of two networks, from the coarsest to the finest, each used once.
 
-    A stage of the student takes the nearest stride that is left, the deepest of equal ones.
+    A stage of the student gets the remaining stage of the nearest stride, the deepest of equal
+    ones.
     """
     pairs: list[tuple[Layer, Layer]] = []
     left = len(teacher)
@@ -109,14 +110,14 @@ def match_stages(
 
 
 class _Call(NamedTuple):
-    """One map that came by: which, and of which module."""
+    """One map that was observed, and its module."""
 
     layer: Layer
     module: nn.Module
 
 
 def _run(network: nn.Module, image_size: Sequence[int]) -> list[_Call]:
-    """Maps in the order in which they were ready; of a module that runs twice, the last."""
+    """Return the maps in the order of computation; for a module that runs twice, the last one."""
     found: dict[str, _Call] = {}
 
     def note(name: str, module: nn.Module, value: Any, *, of_input: bool) -> None:
@@ -133,7 +134,7 @@ def _run(network: nn.Module, image_size: Sequence[int]) -> list[_Call]:
 
         return hook
 
-    # A size that every stride divides: networks that pad their images do not then.
+    # A size that every stride divides, so that networks do not pad their images.
     image_size = tuple(-(-side // COARSEST_STRIDE) * COARSEST_STRIDE for side in image_size)
     modes = {module: module.training for module in network.modules()}
     parameter = next(network.parameters(), torch.zeros(()))
@@ -155,7 +156,7 @@ def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
 
 
 def _stride_of(value: Any, image_size: Sequence[int]) -> int | None:
-    """Stride of a map; None for what is no map, or none of the image (pooled, rolled out)."""
+    """Return the stride of a map; None for other values (pooled, flattened, no tensor)."""
     if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
         return None
     for exponent in range(COARSEST_STRIDE.bit_length()):
@@ -174,7 +175,7 @@ def _find_classifier(network: nn.Module, calls: Sequence[_Call]) -> Layer:
     for candidates in (named, weighty):
         if candidates:
             return candidates[-1].layer
-    raise ValueError(f"{type(network).__name__} has no layer with parameters that takes a map")
+    raise ValueError(f"{type(network).__name__} has no layer with parameters that reads a map")
 
 
 def _find_stages(
@@ -204,7 +205,7 @@ def _narrows(before: Layer, after: Layer) -> bool:
 
 
 def _outermost(layers: Sequence[Layer]) -> list[Layer]:
-    """Those of the modules that no other module of the list may contain."""
+    """Return the layers at the smallest depth of nesting."""
     depth = min(layer.name.count(".") for layer in layers)
     return [layer for layer in layers if layer.name.count(".") == depth]
 

@@ -1,4 +1,4 @@
-"""Two maps of different size and width, brought together; and which of their places count."""
+"""Brings two maps to a common size and width, and finds the positions that count."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def shrink_to_common(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Average both maps down to the smaller height and the smaller width of the two.
 
     Args:
-        first: (N, c, h, w).
-        second: (N, C, H, W).
+        first: First map, (N, c, h, w).
+        second: Second map, (N, C, H, W).
 
     Returns:
         (N, c, min(h, H), min(w, W)) and (N, C, min(h, H), min(w, W)), at least float32.
@@ -33,11 +33,11 @@ def shrink_to_nodes(values: Tensor, longest: int) -> Tensor:
 
 
 def valid_cells(target: Tensor, size: Sequence[int]) -> Tensor:
-    """Cells of a coarse map that show at least one labelled pixel, (N, h, w) bool.
+    """Return the cells of a coarse map with at least one labelled pixel, (N, h, w) bool.
 
     Args:
-        target: (N, H, W) integer; 255 is ignored.
-        size: h and w.
+        target: Labels, (N, H, W) integer; 255 is ignored.
+        size: Height and width of the map, (h, w).
     """
     valid = (target != IGNORE_INDEX).unsqueeze(1).float()
     return F.adaptive_max_pool2d(valid, (size[0], size[1])).squeeze(1) > 0
@@ -47,7 +47,7 @@ class Projections(nn.ModuleDict):
     """A 1x1 convolution for each pair of layers whose widths differ, from student to teacher.
 
     Args:
-        pairs: Layers of the student with those of the teacher.
+        pairs: Pairs of a layer of the student and a layer of the teacher.
     """
 
     def __init__(self, pairs: Sequence[tuple[Layer, Layer]]) -> None:
@@ -57,7 +57,7 @@ class Projections(nn.ModuleDict):
                 self[str(index)] = nn.Conv2d(own.channels, other.channels, 1, bias=False)
 
     def project(self, index: int, values: Tensor) -> Tensor:
-        """Bring the student's map of pair `index` to the teacher's width."""
+        """Project the student's map of pair `index` to the teacher's width."""
         if str(index) not in self:
             return values
         projected: Tensor = self[str(index)](values)
@@ -65,7 +65,7 @@ class Projections(nn.ModuleDict):
 
 
 def widen(values: Tensor) -> Tensor:
-    """At least float32, so that sums do not lose what bfloat16 cannot hold."""
+    """Convert to at least float32, so that sums are not rounded to bfloat16."""
     return values if values.dtype == torch.float64 else values.float()
 
 

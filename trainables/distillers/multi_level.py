@@ -1,7 +1,6 @@
 """Paper 5: activations, spatial structure, dependency between adjacent frames, and consistency.
 
-Only the paper's abstract is at hand. docs/distillers.md has the design that follows from it, with
-each choice.
+Only the paper's abstract was available. docs/distillers.md explains our design and each choice.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from trainables.ranges import FloatRange, setting
 
 WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)
 MAX_SIDE = 24
-# How far, in shares of an image's side, and how unlike a place may be that shows the same thing in
-# the next frame.
+# Scales of distance (relative to an image's side) and of similarity for matching positions of two
+# frames.
 REACH = 0.1
 LIKENESS = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LevelSettings:
-    """weight x one of the parts.
+    """Settings of one part, which is scaled by weight.
 
     Attributes:
-        weight: At least 0; the labels weigh 1.
+        weight: Weight of the part, at least 0; the labels have weight 1.
     """
 
     weight: float = setting(1.0, WEIGHTS, symbol="w")
@@ -44,13 +43,15 @@ class LevelSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MultiLevelSettings:
-    """The four parts; a weight of 0 leaves a part out. All weights are ours: the abstract has none.
+    """Settings of the four parts; a weight of 0 leaves a part out.
+
+    The abstract states no weights; all of them are our choice.
 
     Attributes:
-        low_weight: Of the activations of the backbone's stages.
-        mid_weight: Of the spatial structure of the fused map.
-        high_weight: Of the dependency between the predictions for adjacent frames.
-        consistency_weight: Of the consistency of these predictions.
+        low_weight: Weight of the activations of the backbone's stages.
+        mid_weight: Weight of the spatial structure of the fused map.
+        high_weight: Weight of the dependency between the predictions for adjacent frames.
+        consistency_weight: Weight of the consistency of these predictions.
     """
 
     low_weight: float = setting(1.0, WEIGHTS, symbol="low")
@@ -63,11 +64,11 @@ class MultiLevelSettings:
         for name in names:
             check_weight(name, getattr(self, name))
         if not any(getattr(self, name) for name in names):
-            raise ValueError("one of the four weights of multi_level must be above 0")
+            raise ValueError("at least one of the four weights of multi_level must be above 0")
 
 
 class LowLevel(Distiller):
-    """Where the stages of the backbone are active."""
+    """Compares where the stages of the backbone are active."""
 
     name = "low_level"
     Settings = LevelSettings
@@ -89,7 +90,7 @@ class LowLevel(Distiller):
 
 
 class MidLevel(Distiller):
-    """The spatial structure of the fused map; `skd` at another weight and resolution."""
+    """Compares the spatial structure of the fused map: `skd` with another weight and resolution."""
 
     name = "mid_level"
     Settings = LevelSettings
@@ -110,7 +111,7 @@ class MidLevel(Distiller):
 
 
 class HighLevel(Distiller):
-    """How alike the predictions at the places of two adjacent frames are."""
+    """Compares the similarities between the predictions for two adjacent frames."""
 
     name = "high_level"
     Settings = LevelSettings
@@ -129,7 +130,7 @@ class HighLevel(Distiller):
 
 
 class Consistency(Distiller):
-    """One prediction for one thing in two adjacent frames."""
+    """Makes the predictions for matching positions of two adjacent frames agree."""
 
     name = "consistency"
     Settings = LevelSettings
@@ -148,11 +149,11 @@ class Consistency(Distiller):
 
 
 class MultiLevel(Distiller):
-    """All four parts.
+    """The sum of all four parts.
 
     Source: paper 5, "Semantic segmentation method for continuous images based on multi-level
         knowledge distillation", Computer Integrated Manufacturing Systems 29(4), 2023, 1244-1253,
-        its abstract.
+        the abstract.
     """
 
     name = "multi_level"
@@ -190,7 +191,7 @@ class MultiLevel(Distiller):
 
 
 class _ActivationLoss(TeachingLoss):
-    """KL of where a stage is active; the mean over the stages."""
+    """KL of the spatial activation of stages, averaged over the stages."""
 
     def __init__(self, pairs: FeaturePairs, weight: float) -> None:
         super().__init__()
@@ -230,23 +231,24 @@ class _ConsistencyLoss(TeachingLoss):
 
 
 def activation_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
-    """KL(teacher || student) of where two maps are active: squares, summed over the channels.
+    """Return KL(teacher || student) of the spatial activation: squares, summed over channels.
 
-    No factor of either map matters, and neither does a rotation of its channels.
+    The loss does not change when either map is multiplied by a number or its channels are rotated.
 
     Args:
-        student: (N, c, h, w) float.
-        teacher: (N, C, h, w) float.
-        valid: (N, h, w) bool, places that count.
+        student: Map of the student, (N, c, h, w) float.
+        teacher: Map of the teacher, (N, C, h, w) float.
+        valid: Positions that count, (N, h, w) bool.
 
     Returns:
-        Scalar in nats, the mean over the images; 0 where no place counts.
+        Scalar in nats, averaged over the images; 0 if no position counts.
     """
     counts = valid.flatten(1)
     shares = []
     for values in (student, teacher):
         energy = values.square().mean(dim=1).flatten(1)
-        # Relative to the mean, so that a place without any activity has a finite logarithm.
+        # Add a constant relative to the mean, so that the logarithm is finite where there is no
+        # activity.
         mean = (energy * counts).sum(1, keepdim=True) / counts.sum(1, keepdim=True).clamp(min=1)
         energy = torch.where(counts, energy / mean.clamp(min=1e-12) + 1e-3, 0.0)
         shares.append(energy / energy.sum(dim=1, keepdim=True).clamp(min=1e-12))
@@ -258,19 +260,19 @@ def activation_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
 def consistency_loss(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Squared difference of the probabilities at places of two frames that show the same thing.
+    """Return the squared difference of the probabilities at matching positions of two frames.
 
-    What shows the same is a matter of degree, said by the teacher: a place of the next frame counts
-    by exp(cosine of the teacher's probabilities / 0.1 - distance^2 / (2 x 0.1^2)), distances in
-    sides of the image. No optical flow is needed.
+    Matches are soft and come from the teacher: a position of the next frame has the weight
+    exp(cosine of the teacher's probabilities / 0.1 - distance^2 / (2 x 0.1^2)), with distances
+    relative to the image's sides. No optical flow is needed.
 
     Args:
-        student: Probabilities (N, C, h, w) for both frames.
-        teacher: As `student`, of the teacher.
-        valid: (N, h, w) bool for each frame, places that count.
+        student: Probabilities of the student for both frames, (N, C, h, w) each.
+        teacher: Probabilities of the teacher likewise.
+        valid: Positions that count in each frame, (N, h, w) bool each.
 
     Returns:
-        Scalar within 0..2; 0 where no place counts.
+        Scalar in 0..2; 0 if no position counts.
     """
     height, width = student[0].shape[-2:]
     alike = similarities(*teacher).detach() / LIKENESS - _squared_distances(
@@ -290,7 +292,7 @@ def _shrunken_probabilities(logits: Tensor) -> Tensor:
 
 
 def _split_pairs(values: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second frames of a batch of pairs.
+    """Return the first and the second frames of a batch of pairs.
 
     Raises:
         ValueError: The batch has no pairs.
@@ -301,7 +303,7 @@ def _split_pairs(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _squared_distances(height: int, width: int, like: Tensor) -> Tensor:
-    """(hw, hw) squared distances of the cells' centres, in sides of the image."""
+    """Return (hw, hw) squared distances of the cells' centres, relative to the image's sides."""
     rows = torch.arange(height, device=like.device, dtype=like.dtype) / height
     columns = torch.arange(width, device=like.device, dtype=like.dtype) / width
     places = torch.cartesian_prod(rows, columns).view(-1, 2)

@@ -1,4 +1,4 @@
-"""Cosine similarities between the places of maps: the structure that no width can hide."""
+"""Cosine similarities between positions of maps, which can be compared at any width."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def similarity_loss(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Mean squared difference of the similarities of every place of one map with each of another.
+    """Return the mean squared difference of the similarities between positions of two maps.
 
     The similarities of a network do not change when its map is multiplied by a number or its
     channels are rotated.
@@ -19,12 +19,12 @@ def similarity_loss(
         https://arxiv.org/abs/1903.04197, equation 3, where both maps are the same.
 
     Args:
-        student: Two maps (N, c, h, w) float.
-        teacher: Two maps (N, C, h, w) float of the same places.
-        valid: (N, h, w) bool for each of the two, the places that count.
+        student: Two maps of the student, (N, c, h, w) float.
+        teacher: Two maps of the teacher, (N, C, h, w) float, at the same positions.
+        valid: Positions that count in each of the two, (N, h, w) bool each.
 
     Returns:
-        Scalar within 0..4; 0 where no pair of places counts.
+        Scalar in 0..4; 0 if no pair of positions counts.
     """
     gaps = (similarities(*student) - similarities(*teacher).detach()).square()
     counts = valid[0].flatten(1).unsqueeze(2) & valid[1].flatten(1).unsqueeze(1)
@@ -32,6 +32,6 @@ def similarity_loss(
 
 
 def similarities(first: Tensor, second: Tensor) -> Tensor:
-    """Cosines (N, hw, hw) between the places of two maps (N, C, h, w)."""
+    """Return the cosines (N, hw, hw) between the positions of two maps (N, C, h, w)."""
     rows, columns = (F.normalize(m.flatten(2), dim=1, eps=1e-6) for m in (first, second))
     return rows.transpose(1, 2) @ columns

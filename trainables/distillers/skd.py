@@ -1,4 +1,4 @@
-"""Structured distillation: which places of the fused map are alike."""
+"""Structured distillation: similarities between positions of the fused map."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class SKDSettings:
     """weight x the mean squared difference of pairwise similarities.
 
     Attributes:
-        weight: At least 0; the labels weigh 1.
-        max_side: The map is averaged to no more cells than this along each side, at least 1; memory
-            grows with its fourth power.
-        layers: Names of the student's layers in place of the one found, joined by commas.
-        teacher_layers: Names of the teacher's, in the same order.
+        weight: Weight of the loss, at least 0; the labels have weight 1.
+        max_side: Largest number of cells along each side that the map is averaged to, at least 1.
+            Memory grows with its fourth power.
+        layers: Names of the student's layers, comma separated; empty: found automatically.
+        teacher_layers: Names of the teacher's layers, in the same order.
     """
 
     weight: float = setting(10.0, FloatRange(low=0.3, high=30.0, log=True), symbol="w")
@@ -42,10 +42,10 @@ class SKD(Distiller):
     """The pair-wise part of structured knowledge distillation, for networks of any widths.
 
     Source: Liu et al., "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019,
-        https://arxiv.org/abs/1903.04197, equation 3; weight 10 is theirs.
-    Differs: their pixel-wise part is `kd` ("kd+skd" has both); nodes are means of their cells, not
-        maxima; the holistic part, a discriminator that is trained against the student, is left
-        out: docs/distillers.md says why.
+        https://arxiv.org/abs/1903.04197, equation 3, with weight 10.
+    Differs: their pixel-wise part is `kd` ("kd+skd" has both); nodes are the mean of their cells,
+        not the maximum; the holistic part, an adversarial discriminator, is left out for the
+        reasons in docs/distillers.md.
     """
 
     name = "skd"
@@ -72,7 +72,7 @@ class SKD(Distiller):
 
 
 class SpatialStructureLoss(TeachingLoss):
-    """Compares the similarities between all places of a map; the mean over the pairs of maps."""
+    """Compares the similarities between all positions of a map, averaged over the pairs of maps."""
 
     def __init__(self, pairs: FeaturePairs, weight: float, max_side: int) -> None:
         super().__init__()

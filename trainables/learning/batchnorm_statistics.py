@@ -1,4 +1,4 @@
-"""BatchNorm statistics measured anew: those of the unpruned network are wrong for a pruned one."""
+"""Re-estimates BatchNorm statistics; those of the unpruned network do not fit a pruned one."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def reestimate_batchnorm(
 ) -> None:
     """Replace mean and variance of every BatchNorm by their averages over training batches.
 
-    The weights stay as they are. It costs the forward passes of a few training steps, and makes the
-    accuracy of a pruned network before its fine-tuning worth looking at.
+    The weights are not changed. It costs the forward passes of a few training steps and makes the
+    accuracy of a pruned network before fine-tuning meaningful.
 
     Source: Li et al., "EagleEye", ECCV 2020, https://arxiv.org/abs/2007.02491, section 3.3
         (adaptive BatchNorm).
 
     Args:
-        model: Network; moved to `context.device`, keeps its train or eval mode.
-        dataset: Training images. They are taken as they are, flipped at most: the statistics of
-            augmented crops differ enough to harm (`docs/trial_designs.md`).
+        model: Network, which is moved to `context.device` and keeps its train or eval mode.
+        dataset: Training images. They are used whole, with flips only, because the statistics of
+            augmented crops differ enough to reduce accuracy (`docs/trial_designs.md`).
         context: Device, threads and lock.
-        num_batches: How many batches to look at, at least 1.
-        batch_size: Images per batch, at least 2.
-        precision: As in training.
+        num_batches: Number of batches, at least 1.
+        batch_size: Number of images per batch, at least 2.
+        precision: Precision of the forward pass, as in training.
 
     Raises:
         ValueError: A number is too small.

@@ -26,16 +26,16 @@ def evaluate(
     indices: Sequence[int] | None = None,
     see: Callable[[int, Tensor, Tensor], None] | None = None,
 ) -> ConfusionMatrix:
-    """Compare predictions with labels at the full size of every image, one image at a time.
+    """Compare predictions with labels at each image's full size, one image at a time.
 
     Args:
-        model: Network; moved to `context.device`, left in eval mode.
+        model: Network, which is moved to `context.device` and left in eval mode.
         dataset: Images and labels.
         context: Device, threads and lock.
-        precision: As in training.
-        indices: Which images; default: all.
-        see: Called with the index of each image, its (H, W) int64 prediction and its (H, W) uint8
-            labels.
+        precision: Precision of the forward pass, as in training.
+        indices: Indices of the images; default: all.
+        see: Function that is called with the index of each image, its (H, W) int64 prediction and
+            its (H, W) uint8 labels.
 
     Returns:
         Confusion matrix over all pixels that are not ignored.
@@ -50,7 +50,7 @@ def evaluate(
         note_progress(f"image {index + 1} of {len(chosen)} of the evaluation")
         with context.device_lock.shared(), autocast(precision, device):
             logits = model(normalize(images.to(device), normalization))
-            prediction = logits.argmax(dim=1).cpu()  # when it is done
+            prediction = logits.argmax(dim=1).cpu()  # waits for the device
         matrix.update(prediction, target)
         if see is not None:
             see(chosen[index], prediction[0], target[0])

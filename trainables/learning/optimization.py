@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules; a rate is a pure function of the step."""
+"""Optimisers and learning-rate schedules; the rate is a pure function of the step."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from models import SegmentationNetwork
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """How weights are updated.
+    """Settings of the optimiser and its schedule.
 
     Attributes:
-        name: sgd (Nesterov off), adam (weight decay as part of the gradient) or adamw.
+        name: Optimiser: sgd (without Nesterov), adam (weight decay as part of the gradient) or
+            adamw.
         lr: Peak learning rate, greater than 0.
-        weight_decay: At least 0; never applied to BatchNorm parameters and biases.
-        momentum: Of SGD, within 0..1.
-        schedule: poly: lr (1 - step/num_steps)^poly_power after the warm-up; one_cycle: cosine up
-            from lr/25 over `warmup_fraction` and down to lr/10 000.
+        weight_decay: Weight decay, at least 0; not applied to BatchNorm parameters and biases.
+        momentum: Momentum of SGD, in 0..1.
+        schedule: Learning-rate schedule. poly: lr (1 - step/num_steps)^poly_power after the
+            warm-up. one_cycle: rises along a cosine from lr/25 during `warmup_fraction`, then falls
+            along a cosine to lr/10 000.
         poly_power: Exponent of the poly schedule.
-        min_lr: Floor of the poly schedule.
-        warmup_fraction: Share of the steps in which the rate rises, within 0..1.
-        backbone_lr_factor: Rate of the pretrained backbone relative to the rest, greater than 0.
-        max_grad_norm: Gradients are scaled down to this L2 norm; None leaves them.
+        min_lr: Smallest rate of the poly schedule.
+        warmup_fraction: Fraction of the steps in which the rate rises, in 0..1.
+        backbone_lr_factor: Learning rate of the pretrained backbone relative to the rest, greater
+            than 0.
+        max_grad_norm: Largest L2 norm of the gradients, which are scaled down to it; None: no
+            limit.
     """
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -57,7 +61,7 @@ class OptimizerConfig:
             raise ValueError(f"max_grad_norm must be greater than 0, got {self.max_grad_norm}")
 
     def learning_rate(self, step: int, num_steps: int) -> float:
-        """Learning rate, backbone apart, of update number `step` (0-based) of `num_steps`.
+        """Return the learning rate, without backbone factor, of update `step` (0-based).
 
         Source: poly: Chen et al., DeepLab, 2016; one-cycle: Smith and Topin, 2018.
         """
@@ -72,7 +76,7 @@ class OptimizerConfig:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the rate of an optimiser of `build_optimizer`, the backbone's by its factor."""
+    """Set the learning rate of an optimiser from `build_optimizer`, with the backbone's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
 
@@ -84,14 +88,15 @@ def _cosine(start: float, end: float, fraction: float) -> float:
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, beside: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Make the optimiser; weight decay leaves out BatchNorm parameters and biases (ndim <= 1).
+    """Build the optimiser; BatchNorm parameters and biases (ndim <= 1) have no weight decay.
 
     Each of its groups holds `lr_factor`, by which `set_learning_rate` multiplies the rate.
 
     Args:
         model: Network to train.
-        config: Optimiser and rates.
-        beside: What is trained beside it, such as a distiller's projections; as the network.
+        config: Settings of the optimiser.
+        beside: Module that is trained together with it in the same way, such as a distiller's
+            projections.
     """
     backbone = model.get_backbone() if isinstance(model, SegmentationNetwork) else None
     pretrained = set() if backbone is None else set(backbone.parameters())

@@ -1,4 +1,4 @@
-"""How much the loss would change without each channel, estimated from gradients."""
+"""Taylor importance: the change of the loss without each channel, estimated from gradients."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ def score_by_taylor(
 ) -> dict[str, Tensor]:
     """Estimate the change of the loss without each output channel, to first order.
 
-    To remove a channel is to bring its weights w to 0, which changes the loss by about the sum of
-    w dL/dw over them; the score is the root of the mean square of that over the batches. Unlike
-    norms, it compares between layers and sees what the rest of the network makes of a channel.
+    Removing a channel sets its weights w to 0, which changes the loss by about the sum of w dL/dw
+    over them. The score is the root mean square of this sum over the batches. Unlike norms, it is
+    comparable between layers and takes account of how the rest of the network uses a channel.
     BatchNorms use their running statistics, as in deployment; nothing is updated.
 
     Source: Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019,
         https://arxiv.org/abs/1906.10771, equations 7 and 8 (group contribution, with the gate
         after BatchNorm where there is one: a convolution before it has the sum 0).
-    Differs: squares of batches, not of images; their root, so that an average over layers is one
-        of losses.
+    Differs: squares are taken per batch, not per image; we take the root, so that scores are losses
+        and can be averaged over layers.
 
     Args:
-        model: Network; moved to `context.device`, keeps its mode; gradients are removed.
+        model: Network, which is moved to `context.device` and keeps its mode; its gradients are
+            removed.
         stream: Training samples; the first `num_batches` batches are used.
         context: Device, threads and lock.
-        num_batches: At least 1.
-        batch_size: Images per batch, at least 1.
-        precision: As in training.
+        num_batches: Number of batches, at least 1.
+        batch_size: Number of images per batch, at least 1.
+        precision: Precision of the forward pass, as in training.
 
     Returns:
         Score in nats of each output channel, (C,) float32 on the CPU, by name of the layer.
@@ -81,7 +82,7 @@ def score_by_taylor(
 
 @torch.no_grad()
 def _sum_contributions(layer: _Weighted) -> Tensor:
-    """Sum w dL/dw over what makes each output channel, (C,); () where no gradient came."""
+    """Sum w dL/dw over the weights of each output channel, (C,); shape () without gradient."""
     weight, bias = layer.weight, layer.bias
     if weight.grad is None:
         return torch.zeros(())

@@ -1,4 +1,4 @@
-"""The teacher's logits of all training images, computed once per node instead of at every step."""
+"""Caches the teacher's logits of all training images once per node."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from trainables.process.watchdog import note_progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherLogitsConfig:
-    """Where a student in training has the teacher's logits from.
+    """The source of the teacher's logits in the training of a student.
 
     Attributes:
-        source: cached: computed once for every image as it is and varied as the image is; live: the
-            teacher runs at every step on the varied image, which costs its forward pass each time.
-        stride: Pixels from one cached logit to the next, at least 1; disk and reading time fall
-            with its square. Unused by a live teacher.
-        top_k: Keep so many of the largest logits of a place and spread what the other classes weigh
-            together evenly among them; disk falls by C / (2 top_k + 1). None: keep all. Unused by
-            a live teacher.
+        source: cached: run the teacher once per un-augmented image, and apply crops and flips to
+            the cached logits. live: run the teacher at every step on the augmented images, which
+            costs a forward pass each time.
+        stride: Distance of cached logits in pixels, at least 1. Disk space and reading time fall
+            with its square. Not used by a live teacher.
+        top_k: Store the top_k logits per cell and the total mass of the rest, which is divided
+            evenly among the other classes. Disk space falls by C / (2 top_k + 1). None: store all
+            logits. Not used by a live teacher.
     """
 
     source: Literal["cached", "live"] = "cached"
@@ -53,18 +54,18 @@ class TeacherLogitsConfig:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
 
     def content(self) -> dict[str, Any]:
-        """What a training's result depends on."""
+        """Return the values that the result of a training depends on."""
         return {"source": self.source} | (self.coarseness() if self.cached else {})
 
     def coarseness(self) -> dict[str, int]:
-        """How much of what the teacher said is kept; top_k only where it leaves something out."""
+        """Return the resolution of the stored logits; top_k only if it is set."""
         return {"stride": self.stride} | ({} if self.top_k is None else {"top_k": self.top_k})
 
     def check_classes(self, num_classes: int) -> None:
-        """Refuse to keep more than there is to leave out.
+        """Check that top_k saves space.
 
         Raises:
-            ValueError: top_k is too large for so many classes.
+            ValueError: top_k is too large for the number of classes.
         """
         if self.cached:
             check_top_k(self.top_k, num_classes)
@@ -76,11 +77,11 @@ class TeacherLogitsConfig:
 
 
 class CachedTeacher(NamedTuple):
-    """What stands for a teacher in training.
+    """The cached logits of a teacher.
 
     Attributes:
-        logits: Of every training image.
-        seconds: Work done for them by this call; 0 where they were found.
+        logits: Logits of every training image.
+        seconds: Working time of this call; 0 if the logits existed already.
     """
 
     logits: TeacherLogits
@@ -95,21 +96,21 @@ def cache_teacher(
     *,
     precision: Precision,
 ) -> CachedTeacher:
-    """Run the teacher once over all images as they are, or find that this was done on this node.
+    """Run the teacher once over all un-augmented images, or open the cache of this node.
 
-    The first process that comes works, the others wait for it.
+    The first process computes the logits, and the others wait for it.
 
     Args:
-        checkpoint: Of the teacher, in the folder of its artefact; artefact and weights are both
-            part of the cache's key.
+        checkpoint: Checkpoint of the teacher, in the folder of its artefact. Both artefact and
+            weights are part of the cache's key.
         dataset: Training images.
         context: Device, cache folder, lock.
-        config: Of a cached source.
-        precision: Of the forward pass, as in training.
+        config: Settings of a cached source.
+        precision: Precision of the forward pass, as in training.
 
     Raises:
-        DataError: A logit is no finite number.
-        OSError: The disk has not the room.
+        DataError: A logit is not finite.
+        OSError: The disk does not have enough space.
         ValueError: top_k is too large for the classes.
     """
     config.check_classes(dataset.num_classes)
@@ -126,7 +127,7 @@ def cache_teacher(
 
 
 class _Teacher:
-    """Says what the network makes of an image; loaded when it is asked first."""
+    """Computes a teacher's logits of an image; the network is loaded at the first call."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class _Teacher:
 
     @torch.inference_mode()
     def __call__(self, index: int) -> Tensor:
-        """Logits of image `index`, (C, ceil(H / stride), ceil(W / stride)) float32 on the CPU."""
+        """Return an image's logits, (C, ceil(H / stride), ceil(W / stride)) float32 on the CPU."""
         started = time.monotonic()
         note_progress(f"image {index + 1} of {len(self.dataset)} of the teacher's logits")
         if self._model is None:

@@ -37,14 +37,15 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Batch(NamedTuple):
-    """What a training step sees, on its device.
+    """The data of one training step, on its device.
 
     Attributes:
-        images: (N, 3, H, W) float32, normalised as the network in training wants it.
-        target: (N, H, W) uint8.
-        pixels: (N, 3, H, W) uint8, RGB: the same images for a network with a normalisation of its
-            own, such as a live teacher.
-        teacher_logits: (N, C, ceil(H / stride), ceil(W / stride)) float16, if the stream has them.
+        images: Images normalised for the network in training, (N, 3, H, W) float32.
+        target: Labels, (N, H, W) uint8.
+        pixels: The same images before normalisation, (N, 3, H, W) uint8 RGB, for a network with
+            another normalisation, such as a live teacher.
+        teacher_logits: Logits of the teacher, (N, C, ceil(H / stride), ceil(W / stride)) float16,
+            if the stream has them.
     """
 
     images: Tensor
@@ -57,32 +58,33 @@ class Batch(NamedTuple):
 LossFunction = Callable[[Tensor, Batch], Tensor]
 
 
-class TrainingDiverged(ArithmeticError):  # noqa: N818 - says what happened
+class TrainingDiverged(ArithmeticError):  # noqa: N818 - the name says what happened
     """The loss is no longer finite; the same settings would diverge again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How long and how a network is trained.
+    """Settings of a training.
 
     Attributes:
-        num_steps: Updates, at least 1.
-        batch_size: Images per update, at least 2 (BatchNorm).
+        num_steps: Number of updates, at least 1.
+        batch_size: Number of images per update, at least 2 (BatchNorm).
         optimizer: Optimiser and schedule.
-        precision: auto: bfloat16 where the hardware is fast at it, else float32. A mixed-precision
-            forward pass; weights and their updates stay float32.
-        channels_last: Memory format of weights and activations, where it is safe.
+        precision: Precision of the forward pass (mixed precision; weights and updates stay
+            float32). auto: bfloat16 if the hardware supports it natively, else float32.
+        channels_last: Whether to use the channels_last memory format, where it is safe.
         auxiliary_weight: Weight of the loss of each auxiliary head.
-        class_weighting: Of the cross-entropy: none, or enet: 1 / ln(1.02 + share of the class
-            in the training pixels), which keeps poles and signs from being drowned by roads
-            (Paszke et al., "ENet", 2016, section 5.2).
-        class_weight_power: Exponent of these weights, within 0..1; less than 1 keeps rare classes
-            from being found where they are not.
-        batchnorm_batches: Before the network is evaluated and saved, its BatchNorm statistics are
-            measured anew over so many batches of uncropped training images, for those of crops may
-            not suit whole images (`docs/trial_designs.md`); 0: keep those of the training.
-        average_share: The network is evaluated and saved with a moving average of its weights that
-            looks back on this share of num_steps, within 0..1; 0: with its last weights.
+        class_weighting: Class weights of the cross-entropy: none, or enet: 1 / ln(1.02 + fraction
+            of the class in the training pixels), which gives rare classes such as poles and signs
+            more weight (Paszke et al., "ENet", 2016, section 5.2).
+        class_weight_power: Exponent of these weights, in 0..1; below 1 it reduces false positives
+            of rare classes.
+        batchnorm_batches: Number of batches of uncropped training images on which the BatchNorm
+            statistics are re-estimated before the network is evaluated and saved, because
+            statistics of crops may not fit whole images (`docs/trial_designs.md`). 0: keep those of
+            the training.
+        average_share: Horizon of a moving average of the weights, as a fraction of num_steps in
+            0..1; the network is evaluated and saved with the average. 0: use the last weights.
     """
 
     num_steps: int = 1000
@@ -100,23 +102,21 @@ class TrainConfig:
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if not 0 <= self.class_weight_power <= 1:
-            raise ValueError(
-                f"class_weight_power must lie within 0..1, got {self.class_weight_power}"
-            )
+            raise ValueError(f"class_weight_power must be in 0..1, got {self.class_weight_power}")
         if self.batchnorm_batches < 0:
             raise ValueError(f"batchnorm_batches must be at least 0, got {self.batchnorm_batches}")
         if not 0 <= self.average_share <= 1:
-            raise ValueError(f"average_share must lie within 0..1, got {self.average_share}")
+            raise ValueError(f"average_share must be in 0..1, got {self.average_share}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 (BatchNorm), got {self.batch_size}")
 
 
 class TrainResult(NamedTuple):
-    """What a training leaves besides the weights.
+    """The result of a training besides the weights.
 
     Attributes:
         seconds: Working time over all sessions.
-        losses: (step, loss in nats) about every hundredth of the way.
+        losses: Loss curve, (step, loss in nats) at about every hundredth of the steps.
     """
 
     seconds: float
@@ -138,28 +138,29 @@ def train(
     beside: nn.Module | None = None,
     pause_after: int | None = None,
 ) -> TrainResult:
-    """Train in place; go on from `state_path` if it exists.
+    """Train in place, resuming from `state_path` if it exists.
 
     Order, augmentation, learning rate and dropout are functions of the step and the seed, so an
-    interrupted training continues as if it had never stopped (bit by bit on a CPU with the same
-    number of threads).
+    interrupted training continues as if it had not been interrupted (bit by bit on a CPU with the
+    same number of threads).
 
     Args:
-        model: Network on the CPU or the device; ends in train mode on `context.device`, with
-            averaged weights if the configuration asks for them (after a pause too; the saved state
-            has both).
+        model: Network on the CPU or the device. It ends in train mode on `context.device`, with
+            averaged weights if these are configured (also after a pause; the saved state has both).
         stream: Training samples.
-        config: Length, optimiser, precision.
-        name: Shown in the progress and in errors.
-        state_path: File of the unfinished state, written every `context.checkpoint_seconds`, and
+        config: Settings of the training.
+        name: Name of the stage, for progress and errors.
+        state_path: File of the unfinished state, written every `context.checkpoint_seconds` and
             when the process is asked to end.
         context: Device, threads, progress report.
-        compute_loss: (logits (N, C, H, W), batch) -> scalar.
-        adjust_gradients: Called after each backward pass, before clipping and the update.
-        beside: What `compute_loss` trains beside the network, such as a distiller's projections;
-            part of the saved state, not of the network. Its gradients are clipped apart.
-        pause_after: Steps after which the state is saved and the training pauses; None: go on to
-            the end.
+        compute_loss: Function that maps logits (N, C, H, W) and a batch to a scalar loss.
+        adjust_gradients: Function that is called after each backward pass, before clipping and the
+            update.
+        beside: Module that is trained together with the network, such as a distiller's projections.
+            It is part of the saved state, not of the network, and its gradients are clipped
+            separately.
+        pause_after: Number of steps after which the state is saved and the training pauses; None:
+            train to the end.
 
     Returns:
         Seconds and loss curve.
@@ -233,7 +234,7 @@ def train(
             note_saved()
             context.keep_state(state_path)
             last_saved = time.monotonic()
-        if losses and losses[-1][0] == done:  # after saving: Ray does not listen at the end
+        if losses and losses[-1][0] == done:  # after saving, because Ray does not wait at the end
             context.report(Progress(name, done, config.num_steps, loss=value))
     if average is not None:
         average.write_into_model()
@@ -241,23 +242,23 @@ def train(
 
 
 def place(model: nn.Module, device: torch.device, *, channels_last: bool = True) -> nn.Module:
-    """Move a network to a device, its convolutions in the memory format that is fastest there."""
+    """Move a network to a device, in the memory format that is fastest there."""
     model.to(device)
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
-    """Mixed precision of a forward pass; "auto" asks the hardware whether bfloat16 is fast."""
+    """Return the context of a forward pass; "auto" uses bfloat16 if the hardware is fast at it."""
     enabled = precision == "bfloat16" or (precision == "auto" and bfloat16_is_fast(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def breaks_in_channels_last(model: nn.Module, device: torch.device) -> bool:
-    """Whether the gradient of a convolution would overwrite foreign memory on the CPU.
+    """Return whether the gradient of a convolution would corrupt memory on the CPU.
 
     The weight gradient of a strided 1x1 convolution with fewer than 8 input channels corrupts the
-    heap in channels_last (torch 2.15, oneDNN on AVX2; seen for 2 to 7 channels, with 1 thread, and
-    held off by `tests/trainables/test_training.py`). Pruning narrow networks makes such layers.
+    heap in channels_last (torch 2.15, oneDNN on AVX2; seen for 2 to 7 channels, with 1 thread,
+    tested by `tests/trainables/test_training.py`). Pruning narrow networks makes such layers.
     """
     return device.type == "cpu" and any(
         isinstance(layer, nn.Conv2d)
@@ -275,7 +276,7 @@ def bring_batch(
     *,
     channels_last: bool = True,
 ) -> Batch:
-    """Move what the loader gave to the device and normalise the images there."""
+    """Move the loader's samples to the device and normalise the images there."""
     pixels = samples.image.to(device, non_blocking=True)
     images = normalize(pixels, normalization)
     if not channels_last:

@@ -1,4 +1,4 @@
-"""The state of an unfinished training in one safetensors file: no pickle, never half-written."""
+"""The state of an unfinished training in one safetensors file, which is written atomically."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def save_training_state(
     average: WeightAverage | None = None,
     beside: nn.Module | None = None,
 ) -> None:
-    """Write weights, optimiser moments and progress; a reader sees the old file or the new one.
+    """Write weights, optimiser moments and progress atomically.
 
     Args:
         path: Target file.
-        model: Its `state_dict` is saved bit by bit.
-        optimizer: Its per-parameter tensors are saved.
-        progress: JSON-able: the step reached, seconds spent, the history so far.
-        average: Averaged weights, if the training keeps any.
-        beside: What is trained beside the model, saved likewise.
+        model: Network, whose `state_dict` is saved exactly.
+        optimizer: Optimiser, whose per-parameter tensors are saved.
+        progress: JSON-serialisable values: step, seconds and loss curve so far.
+        average: Averaged weights, if there are any.
+        beside: Module that is trained together with the network, saved likewise.
 
     Raises:
-        OSError: The file cannot be written; the old one is as it was.
+        OSError: The file cannot be written; the old one is unchanged.
     """
     tensors = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
     if beside is not None:
@@ -60,14 +60,14 @@ def load_training_state(
     average: WeightAverage | None = None,
     beside: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Put a saved state back.
+    """Restore a saved state.
 
     Args:
         path: File written by `save_training_state`.
-        model: Receives its weights.
-        optimizer: Receives its moments.
-        average: Receives the averaged weights.
-        beside: What is trained beside the model; receives its weights.
+        model: Network, which gets the saved weights.
+        optimizer: Optimiser, which gets the saved moments.
+        average: Average, which gets the saved averaged weights.
+        beside: Module that is trained together with the network, which gets its saved weights.
 
     Returns:
         The saved progress.
@@ -92,7 +92,7 @@ def load_training_state(
             average.restore(weights["average"])
         if beside is not None:
             beside.load_state_dict(weights["beside"])
-    except Exception as error:  # safetensors raises several kinds of its own
+    except Exception as error:  # safetensors raises several kinds of errors
         raise TrainingStateError(f"cannot resume from {path}: {error}") from error
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})

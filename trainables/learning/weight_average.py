@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, better than the last ones while they still move."""
+"""A moving average of a network's weights, often better than the last weights."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class WeightAverage:
     """Exponential moving average of all floating-point tensors, BatchNorm statistics included.
 
     Source: Polyak and Juditsky, 1992; the warm-up of the decay as in TensorFlow's
-        ExponentialMovingAverage (`num_updates`), so that the first weights are soon forgotten.
+        ExponentialMovingAverage (`num_updates`), so that the initial weights are soon forgotten.
 
     Args:
-        model: Network; the average begins at its weights.
-        horizon: Updates that the average looks back on, at least 1; the decay is 1 - 1 / horizon.
+        model: Network; the average starts at its weights.
+        horizon: Number of updates that the average spans, at least 1; the decay is 1 - 1 / horizon.
     """
 
     def __init__(self, model: nn.Module, horizon: float) -> None:
@@ -28,10 +28,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, num_updates: int) -> None:
-        """Take in the network's weights.
+        """Add the network's current weights to the average.
 
         Args:
-            num_updates: Updates of the network so far, at least 1.
+            num_updates: Number of updates of the network so far, at least 1.
         """
         decay = min(self._decay, num_updates / (num_updates + 9))
         latest = _get_floats(self._model)
@@ -40,15 +40,15 @@ class WeightAverage:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from the `tensors` of an earlier average.
+        """Continue from the `tensors` of an earlier average.
 
         Raises:
-            ValueError: They are not of this network.
+            ValueError: The tensors belong to another network.
         """
         if tensors.keys() != self.tensors.keys():
             odd = sorted(tensors.keys() ^ self.tensors.keys())
             raise ValueError(
-                f"the averaged weights are not of this network; they differ in {odd[:5]}"
+                f"the averaged weights belong to another network; they differ in {odd[:5]}"
             )
         for name, average in self.tensors.items():
             average.copy_(tensors[name])
@@ -61,6 +61,6 @@ class WeightAverage:
 
 
 def _get_floats(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers that can be averaged; counters and channel orders cannot."""
+    """Return the floating-point parameters and buffers, which are the ones to average."""
     state = model.state_dict()
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}

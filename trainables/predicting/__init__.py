@@ -1,1 +1,1 @@
-"""What finished networks predict: pictures for people, and scores on the test split."""
+"""Predictions of finished networks: pictures, and scores on the test split."""

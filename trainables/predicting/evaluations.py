@@ -1,4 +1,4 @@
-"""How networks do on single images, and which images show that best."""
+"""Scores of networks on single images, and the choice of images to show."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ UInt8Array = NDArray[np.uint8]
 
 @dataclass(kw_only=True, slots=True)
 class ImageScores:
-    """What one pass of every network over the images found.
+    """Scores of every network after one pass over the images.
 
     Attributes:
-        miou: Network -> image -> mIoU of this image alone in 0..1, over the classes in it.
-        wrong: Network -> image -> share of its labelled pixels that are predicted wrongly.
-        matrices: Network -> confusion matrix over all images of the pass.
+        miou: mIoU in 0..1 by network and image, over the classes in the image.
+        wrong: Fraction of wrong labelled pixels by network and image.
+        matrices: Confusion matrix over all images of the pass, by network.
     """
 
     miou: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -46,12 +46,12 @@ class ImageScores:
         """Evaluate a network.
 
         Args:
-            key: Its name.
+            key: Name of the network.
             network: The network.
             dataset: Images and labels.
-            indices: Which of them.
+            indices: Indices of the images.
             context: Device, threads and lock.
-            compare: Whether it counts where networks are compared with each other.
+            compare: Whether to include it when networks are compared with each other.
         """
         self.miou[key], self.wrong[key] = {}, {}
 
@@ -59,7 +59,7 @@ class ImageScores:
             matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
             matrix.update(prediction, target)
             if int(matrix.counts.sum()) == 0:
-                return  # nothing in it is labelled
+                return  # the image has no labelled pixels
             self.miou[key][index] = matrix.miou
             self.wrong[key][index] = 1.0 - matrix.pixel_accuracy
             if compare:
@@ -69,7 +69,7 @@ class ImageScores:
         self.matrices[key] = evaluate(network, dataset, context, indices=indices, see=see)
 
     def measure_disagreement(self, index: int) -> float:
-        """Share of an image's labelled pixels for which the compared networks do not all agree."""
+        """Return the fraction of labelled pixels on which the compared networks disagree."""
         agreed = self._agreed.get(index)
         return 0.0 if agreed is None or agreed.size == 0 else float(1.0 - agreed.mean())
 
@@ -85,18 +85,18 @@ class ImageScores:
 def choose_images(
     miou: Mapping[int, float], disagreement: Mapping[int, float], num_images: int
 ) -> dict[int, list[str]]:
-    """Choose the images that say most: typical ones, the worst, those of largest disagreement.
+    """Choose images to show: typical ones, the worst, those of largest disagreement.
 
-    The three rankings take turns until there are enough; an image that two of them want counts
-    once and bears both reasons.
+    The three rankings take turns until there are enough images. An image that two of them choose is
+    listed once, with both reasons.
 
     Args:
-        miou: Image -> mIoU of the network that stands for the front.
-        disagreement: Image -> share of pixels on which the networks disagree.
-        num_images: How many at most.
+        miou: mIoU of the network that represents the front, by image.
+        disagreement: Fraction of pixels on which the networks disagree, by image.
+        num_images: Largest number of images.
 
     Returns:
-        Image -> why it was chosen, in the order of choice.
+        Reasons for the choice by image, in the order of choice.
     """
     if not miou:
         return {}

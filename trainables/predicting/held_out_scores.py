@@ -31,8 +31,7 @@ def write_test_scores(
 ) -> list[str]:
     """Evaluate each network on the test split once, and write RUN_DIR/test.csv.
 
-    What the file says already of a network's stage is kept: a resumed run evaluates new members
-    alone.
+    Existing rows of the file are kept, so that a resumed run evaluates only new members.
 
     Args:
         run_dir: Folder of the run.
@@ -41,7 +40,7 @@ def write_test_scores(
         context: Device, threads and lock.
 
     Returns:
-        What a reader should know: networks that could not be read, a split without labels.
+        Notes for the user: networks that could not be read, a split without labels.
     """
     path = run_dir / FILE
     known = _read_known(path)

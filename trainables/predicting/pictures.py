@@ -1,9 +1,9 @@
-"""The folder pictures/ of a run: chosen images, their labels and what every network says.
+"""The folder pictures/ of a run: chosen images, their labels and the networks' predictions.
 
-`index.json` describes it in full, so that a report is drawn without the project: classes and
-their colours, the networks with their IoU per class, and for each image why it was chosen, its
-files and every network's mIoU on it. Masks are PNG files whose palette bears the classes' colours
-and whose values are the classes (255: not labelled).
+`index.json` describes it completely, so that a report can be made without the project: classes and
+their colours, the networks with their IoU per class, and for each image the reason for its choice,
+its files and every network's mIoU on it. Masks are PNG files whose palette holds the classes'
+colours and whose values are the classes (255: not labelled).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Tensor
 from models.checkpoint import CheckpointError, load_checkpoint
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset
+from trainables.data.palette import Colour
 from trainables.learning.evaluation import evaluate
-from trainables.predicting.class_colors import IGNORED, Color, get_class_colors
 from trainables.predicting.evaluations import ImageScores, choose_images
 from trainables.predicting.run_networks import RunNetwork
 
@@ -36,13 +36,14 @@ JPEG_QUALITY = 85
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureLimits:
-    """How much is looked at and written.
+    """Limits on the evaluation and on the size of the pictures.
 
     Attributes:
-        num_images: Images to choose, 1 to 8.
-        max_side: Pixels of the longest side to which pictures are brought, at least 32.
-        num_candidates: Images that are evaluated to choose from, evenly spread over the split.
-        max_bytes: Size of the folder that is not exceeded; later images are left out for it.
+        num_images: Number of images to choose, 1 to 8.
+        max_side: Longest side of a picture in pixels, at least 32; larger pictures are scaled down.
+        num_candidates: Number of images that are evaluated to choose from, evenly spread over the
+            split.
+        max_bytes: Largest size of the folder; the last images are left out to meet it.
     """
 
     num_images: int = 8
@@ -52,7 +53,7 @@ class PictureLimits:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_images <= 8:
-            raise ValueError(f"num_images must lie in 1..8, got {self.num_images}")
+            raise ValueError(f"num_images must be in 1..8, got {self.num_images}")
         if self.max_side < 32:
             raise ValueError(f"max_side must be at least 32 pixels, got {self.max_side}")
         if self.num_candidates < 1:
@@ -71,17 +72,17 @@ def write_pictures(
     """Evaluate the networks image by image, choose images, and write RUN_DIR/pictures.
 
     Each network passes once over at most `num_candidates` images, and once more over the chosen
-    ones. A folder of an earlier call is replaced whole.
+    ones. An existing folder is replaced completely.
 
     Args:
         run_dir: Folder of the run.
         networks: Baselines and members of the front, the best first.
         dataset: The validation split.
         context: Device, threads and lock.
-        limits: How much is looked at and written.
+        limits: Limits on the evaluation and on the size of the pictures.
 
     Returns:
-        What a reader should know, such as networks whose checkpoint cannot be read.
+        Notes for the user, such as networks whose checkpoint cannot be read.
     """
     limits = limits or PictureLimits()
     notes: list[str] = []
@@ -148,8 +149,8 @@ def _write_images(
     limits: PictureLimits,
     notes: list[str],
 ) -> dict[int, dict[str, Any]]:
-    """Write every picture, network by network, and drop the last images if they are too large."""
-    palette = _flatten(get_class_colors(dataset))
+    """Write every picture, network by network, and remove the last images above the size limit."""
+    palette = _flatten(dataset.colours)
     entries: dict[int, dict[str, Any]] = {}
     for place, index in enumerate(indices):
         image, target = dataset[index]
@@ -178,7 +179,9 @@ def _write_images(
         if size <= limits.max_bytes or len(entries) == 1:
             break
         shutil.rmtree(folder / str(place))
-        notes.append(f"{entries.pop(index)['name']} is left out: {limits.max_bytes} bytes are full")
+        notes.append(
+            f"{entries.pop(index)['name']} is left out: the limit is {limits.max_bytes} bytes"
+        )
     return entries
 
 
@@ -199,15 +202,16 @@ def _limit(
     return image.resize((width, height), resampling)
 
 
-def _flatten(colors: Sequence[Color]) -> list[int]:
-    rows = [*colors, *[IGNORED] * (256 - len(colors))]
-    return [value for color in rows for value in color]
+def _flatten(colours: Sequence[Colour]) -> list[int]:
+    """Make a palette of 256 colours, in which what has no class is black."""
+    rows = [*colours, *[(0, 0, 0)] * (256 - len(colours))]
+    return [value for colour in rows for value in colour]
 
 
 def _describe_classes(dataset: SegmentationDataset) -> list[dict[str, str]]:
     return [
         {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color)}
-        for name, color in zip(dataset.classes, get_class_colors(dataset), strict=True)
+        for name, color in zip(dataset.classes, dataset.colours, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The networks of a finished run that are worth a look: its baselines and the front."""
+"""The networks of a finished run to show: its baselines and the front."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pandas as pd
 
 CHECKPOINT = "checkpoint.safetensors"
 KEPT_OUT_FILE = "deploy/kept_out.json"
-"""Trials whose network is no answer although it was measured to the end, with the reason."""
+"""File of the trials whose network is left out of the answer although it is complete, with
+reasons.
+"""
 
 
 class RunNetwork(NamedTuple):
@@ -19,11 +21,11 @@ class RunNetwork(NamedTuple):
 
     Attributes:
         key: Name for files, such as "teacher", "dense" or "trial-7".
-        name: Name in tables: of a baseline that of metadata.json, else the key.
-        role: "teacher", "student" (before anything was taken away) or "front".
-        trial: Number of the trial; None for a baseline.
-        stage: Folder below the run's stages/ that holds the checkpoint.
-        checkpoint: The file.
+        name: Name in tables: for a baseline that in metadata.json, else the key.
+        role: Role: "teacher", "student" (before compression) or "front".
+        trial: Trial number in the study; None for a baseline.
+        stage: Folder below the run's stages/ that contains the checkpoint.
+        checkpoint: Path of the checkpoint.
     """
 
     key: str
@@ -35,7 +37,7 @@ class RunNetwork(NamedTuple):
 
 
 def find_networks(run_dir: Path) -> list[RunNetwork]:
-    """Find the baselines and the members of the front, best first objective first.
+    """Find the baselines and the members of the front, sorted by the first objective, best first.
 
     Args:
         run_dir: Folder with metadata.json and trials.csv.
@@ -86,7 +88,7 @@ def _read_role(entry: dict[str, Any]) -> str:
 
 
 def _find_network(row: pd.Series) -> str:
-    """Return the folder of the network that a trial ended with; older runs name stages only."""
+    """Return the folder of a trial's last network; older runs record only stages."""
     if "network" in row.index:
         return "" if pd.isna(row["network"]) else str(row["network"])
     folders = [str(row[name]) for name in row.index if str(name).startswith("stage/")]

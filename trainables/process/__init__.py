@@ -1,1 +1,1 @@
-"""What protects a worker process while it runs a stage: watchdog, locks, preemption."""
+"""Protection of a worker process while it runs a stage: watchdog, locks, preemption."""

@@ -1,8 +1,8 @@
-"""Locks between processes that the kernel releases when their holder ends, however it ends.
+"""Locks between processes, which the kernel releases when their holder ends for any reason.
 
-Not filelock's: its `FileLock` knows no shared mode, and its `ReadWriteLock` is a transaction in
-SQLite, which takes 600 µs where flock takes 4 (Intel Xeon, 2026-11-26). Every training step takes
-two shared locks (`trainables.process.device_lock`).
+We do not use filelock: its `FileLock` has no shared mode, and its `ReadWriteLock` is a transaction
+in SQLite, which takes 600 µs where flock takes 4 (Intel Xeon, 2026-11-26). Every training step
+takes two shared locks (`trainables.process.device_lock`).
 """
 
 from __future__ import annotations

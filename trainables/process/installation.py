@@ -11,7 +11,7 @@ from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
 
-from trainables.process.stage_errors import SurroundingsError
+from trainables.process.machine_errors import SurroundingsError
 
 PACKAGES = ("segfront", "ray", "torch", "torchvision", "numpy")
 SOURCE_FOLDERS = ("models", "search", "trainables")
@@ -33,7 +33,7 @@ class Installation:
 
 @cache
 def inspect_installation() -> Installation:
-    """Read the versions and hash the code of this process, once: later changes are not seen."""
+    """Read the versions and hash the code of this process, once; later changes are not noticed."""
     major, minor, _ = platform.python_version_tuple()
     return Installation(
         versions={"python": f"{major}.{minor}"} | {name: _version(name) for name in PACKAGES},
@@ -64,13 +64,14 @@ def find_differences(driver: Installation, node: Installation) -> Iterator[str]:
         there = node.versions.get(name, "")
         if _without_build(there) != _without_build(version):
             yield (
-                f"{name} is {there or 'missing'}, the driver has {version or 'none'}; install the "
+                f"{name} is {there or 'missing'}, but the driver has {version or 'none'}; install "
+                "the "
                 "same environment there (`ray up` of the project's cluster files does)"
             )
     if node.source_hash != driver.source_hash:
         yield (
-            f"its code ({node.source_hash}) is not the driver's ({driver.source_hash}); bring the "
-            "same code there (`ray up` again does) and restart Ray there"
+            f"its code ({node.source_hash}) is not the driver's ({driver.source_hash}); copy the "
+            "same code there (running `ray up` again does) and restart Ray there"
         )
 
 

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process, which spares CPU training steps their page faults."""
+"""Keep freed memory in the process, which avoids page faults in CPU training steps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def keep_freed_memory() -> bool:
     all threads wait: about 230 000 page faults in one training step of DeepLabV3+ at 8 x 240 x 320.
     The price is that the process keeps its peak memory until it ends.
 
-    The setting holds for the whole process and cannot be undone. So only the owner of the process
-    calls this, once: a Ray worker, a command, a benchmark; never a library function.
+    The setting holds for the whole process and cannot be undone. Therefore only the owner of the
+    process calls this, once: a Ray worker, a command or a benchmark, never a library function.
 
     Source: mallopt(3).
 
     Returns:
-        Whether the C library took the setting; only glibc does.
+        Whether the C library accepted the setting; only glibc does.
     """
     name = ctypes.util.find_library("c")
     mallopt = getattr(ctypes.CDLL(name), "mallopt", None) if name else None

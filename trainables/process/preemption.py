@@ -1,7 +1,7 @@
-"""Saves a training's state before the process ends, as when a spot machine is taken back.
+"""Saves a training's state before the process ends, such as when a spot machine is reclaimed.
 
 Ray ends a worker at once on SIGTERM. The interpreter then runs its exit handlers in the main
-thread, while the training goes on in its own thread. The exit handler here waits up to
+thread, while the training continues in its own thread. The exit handler here waits up to
 `SAVE_SECONDS` for the training to save its state.
 """
 
@@ -41,7 +41,7 @@ def note_saved() -> None:
     """Say that the state is on disk. If the process is ending, this never returns."""
     if _is_ending.is_set():
         _nothing_to_save.set()
-        while True:  # a thread that goes on inside PyTorch would crash the ending interpreter
+        while True:  # a thread that continues inside PyTorch would crash the ending interpreter
             time.sleep(SAVE_SECONDS)
 
 

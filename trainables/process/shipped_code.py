@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.resolving import canonical_name, is_file, place, split_name
 from models.user_code import find_user_code, hash_present_code, hash_user_code
-from trainables.process.stage_errors import SurroundingsError
+from trainables.process.machine_errors import SurroundingsError
 
 CODE_FOLDER = "code"
 

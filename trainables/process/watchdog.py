@@ -1,14 +1,15 @@
-"""Kills this process when its stage makes no progress, since a hanging process cannot do so.
+"""Kills this process when its stage makes no progress.
 
-A process watches one stage at a time. It writes what it does into a page of memory. The guard, a
-small process of its own (`watchdog_guard.py`), reads the page and kills the process when the page
-has not changed for the limit. The guard needs nothing of the process, which may hang in C code that
-holds the interpreter lock, wait for a disk, or be stopped. Ray sees a worker that died.
+A hanging process cannot end itself. It therefore writes its progress into a page of memory, and a
+small separate process, the guard (`watchdog_guard.py`), kills it when the page has not changed for
+the time limit. One stage is watched at a time. The guard needs nothing of the process, which may
+hang in C code that holds the interpreter lock, wait for a disk, or be stopped. Ray sees a worker
+that died.
 
-The tracebacks come from faulthandler. Its timer (`faulthandler.dump_traceback_later`) cannot take
-the guard's place: it spares a stopped process, may kill one that goes on after the machine was
-frozen, and waits for ever for a report that cannot be written (`tests/trainables/test_watchdog.py`
-has the first and the last).
+The tracebacks come from faulthandler. Its timer (`faulthandler.dump_traceback_later`) cannot
+replace the guard: it does not kill a stopped process, may kill a process that continues after the
+machine was frozen, and waits for ever for a report that cannot be written
+(`tests/trainables/test_watchdog.py` has the first and the last).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def watched(limit_seconds: float | None, report: Path) -> Iterator[None]:
     report.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as file:
         file.truncate(PAGE_BYTES)
-        file.seek(PAGE_BYTES)  # where the traceback goes
+        file.seek(PAGE_BYTES)  # the traceback is written here
         with mmap.mmap(file.fileno(), PAGE_BYTES) as page:
             mine = _watched = _Watched(page)
             faulthandler.register(DUMP_SIGNAL, file=file, all_threads=True)
@@ -86,7 +87,7 @@ def note_progress(place: str) -> None:
     """Tell the watchdog, if there is one, that the stage makes progress.
 
     Args:
-        place: What was just done, worded to follow "no progress for 60 s at".
+        place: What was just done, worded so that it can follow "no progress for 60 s at".
     """
     if _watched is not None:
         _watched.show(place)
@@ -96,7 +97,7 @@ def note_progress(place: str) -> None:
 def waiting() -> Iterator[None]:
     """Suspend the time limit in the block, which waits for another process.
 
-    That process has a watchdog of its own.
+    That process has its own watchdog.
     """
     if _watched is None:
         yield
@@ -121,7 +122,7 @@ def read_stall(report: Path) -> str:
 
 
 def _start_guard(limit_seconds: float, page: int, report: Path) -> subprocess.Popen[bytes]:
-    """Start the guard. It ends when its standard input closes, at the latest with this process."""
+    """Start the guard, which ends when its standard input closes or this process ends."""
     numbers = [str(limit_seconds), str(page), str(os.getpid())]
     return subprocess.Popen(  # noqa: S603
         [sys.executable, "-I", "-S", str(GUARD), *numbers, str(report.absolute())],

@@ -1,4 +1,4 @@
-"""The guard process that `watchdog.py` starts; it needs the standard library alone.
+"""The guard process that `watchdog.py` starts; it needs only the standard library.
 
 Arguments: limit in seconds, descriptor of the page, id of the process to watch, path of the report.
 """
@@ -18,7 +18,7 @@ PAGE_FORMAT = "<?Q247s"  # as in trainables.process.watchdog, which cannot be im
 PAGE_BYTES = struct.calcsize(PAGE_FORMAT)
 DUMP_SECONDS = 1.0
 MAX_DUMP_BYTES = 1_000_000
-REPORT_SECONDS = 10.0  # longest wait for a disk that does not answer
+REPORT_SECONDS = 10.0  # longest wait for a disk that does not respond
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _report(reason: str, page: int, path: Path) -> None:
-    """Write the reason and the tracebacks, but do not wait long for a disk that does not answer."""
+    """Write the reason and the tracebacks, without waiting long for a disk."""
     dump = os.pread(page, MAX_DUMP_BYTES, PAGE_BYTES).decode(errors="replace")
     text = f"{reason}\n\n{dump}"
     writer = threading.Thread(target=_write, args=(path, text), daemon=True)
@@ -54,7 +54,7 @@ def _report(reason: str, page: int, path: Path) -> None:
 
 
 def _has_ended(process: int, seconds: float) -> bool:
-    """Wait a while; return whether the input has closed, so that nothing is left to watch."""
+    """Wait a while; return whether the input has closed, which means that the stage has ended."""
     return bool(select.select([0], [], [], seconds)[0]) or os.getppid() != process
 
 

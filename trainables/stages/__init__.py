@@ -1,6 +1,7 @@
-"""The stages of a compression pipeline, one file each; each declares all that the search must know.
+"""The stages of a compression pipeline, one file each.
 
-To add a stage: write its file (`trainables.stages.stage` says what it declares) and add it here.
+Each stage declares everything that the search must know of it. To add a stage, write its file (see
+`trainables.stages.stage` for what it declares) and list it here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work with a content key: equal content is computed once per store, and found again."""
+"""Work with a content key: equal content is computed once per store and then reused."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ logger = logging.getLogger(__name__)
 class Computation(ABC):
     """Work whose result is an artefact: a folder in the store, named by a content key.
 
-    Two computations of equal content have equal keys, whatever study or machine they belong to.
+    Two computations with equal content have equal keys, in any study and on any machine.
 
     Attributes:
         name: First part of the artefact's folder.
-        version: Counts changes of the code that change the result; part of the key.
+        version: Version of the code, raised when a change of the code changes the result; part of
+            the key.
         parents: Computations whose artefacts this one reads, by role.
     """
 
@@ -36,7 +37,7 @@ class Computation(ABC):
 
     @abstractmethod
     def content(self) -> dict[str, Any]:
-        """JSON-able settings that the result depends on, without the parents'."""
+        """Return everything that the result depends on except the parents, JSON-serialisable."""
 
     @abstractmethod
     def compute(
@@ -45,27 +46,27 @@ class Computation(ABC):
         """Do the work.
 
         Args:
-            folder: Takes the files; may hold those of an interrupted attempt.
+            folder: Folder for the files; may contain files of an interrupted attempt.
             parents: Artefacts of the parents, by role.
             context: Machine, folders and progress report.
 
         Returns:
-            JSON-able result, with "seconds" of work among it.
+            The JSON-serialisable result, including "seconds" of work.
         """
 
     def compute_share(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, share: float
     ) -> dict[str, Any]:
-        """Do a share of the work, for computations that can pause; as `compute` otherwise.
+        """Do a fraction of the work, for computations that can pause; otherwise like `compute`.
 
         Args:
-            folder: As in `compute`; keeps the state of the unfinished work.
+            folder: As in `compute`; also keeps the state of the unfinished work.
             parents: As in `compute`.
             context: As in `compute`.
-            share: Of the whole work since its beginning, within 0..1.
+            share: Fraction of the whole work, counted from its beginning, in 0..1.
 
         Returns:
-            JSON-able result at that point.
+            The JSON-serialisable result at that point.
         """
         raise NotImplementedError(f"{self.name} cannot pause")
 
@@ -79,14 +80,14 @@ class Computation(ABC):
         return content_key([self.name, self.version, self.content(), parents])
 
     def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
-        """Find the artefact or compute it, parents first.
+        """Reuse the artefact or compute it, parents first.
 
         Args:
-            store: Where artefacts lie.
+            store: Store of the artefacts.
             context: Machine, folders and progress report.
 
         Raises:
-            DataError: A file that the work is made of changed meanwhile.
+            DataError: An input file changed during the work.
             Exception: Whatever the work raises.
         """
         key = self.key
@@ -97,7 +98,7 @@ class Computation(ABC):
 
         def work(path: Path) -> dict[str, Any]:
             result = self.compute(path, parents, context)
-            if self._find_key() != key:  # else the artefact would stand for what it was not made of
+            if self._find_key() != key:  # otherwise the key would not match the inputs
                 raise DataError(
                     f"data or weights of stage {self.name} changed while it ran; start again with "
                     "them as they are now"
@@ -107,12 +108,12 @@ class Computation(ABC):
         return self._starting_anew(store, key, lambda: store.obtain(self.name, key, work))
 
     def advance(self, store: ArtifactStore, context: StageContext, share: float) -> dict[str, Any]:
-        """Work up to a share of the whole and leave it unfinished there, or find what came of that.
+        """Work up to a fraction of the whole and pause there, or reuse the result at that point.
 
         Args:
-            store: Where artefacts lie.
+            store: Store of the artefacts.
             context: Machine, folders and progress report.
-            share: Of the whole work, within 0..1.
+            share: Fraction of the whole work, in 0..1.
 
         Returns:
             The result at that point.
@@ -134,7 +135,7 @@ class Computation(ABC):
         )
 
     def _starting_anew(self, store: ArtifactStore, key: str, work: Callable[[], T]) -> T:
-        """Do some work; if the state of an earlier attempt is damaged, without that state."""
+        """Run some work; if the state of an earlier attempt is damaged, start again without it."""
         try:
             return work()
         except TrainingStateError as error:

@@ -1,4 +1,4 @@
-"""How well a network's predictions for neighbouring frames agree."""
+"""The stage consistency: how well a network's predictions for consecutive frames agree."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trainables.data.optical_flow import find_motion
 from trainables.data_source import DataConfig
 from trainables.learning.training import autocast, place
 from trainables.metrics import TemporalConsistency
+from trainables.objective import Objective
 from trainables.process.watchdog import note_progress
 from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
@@ -26,17 +27,18 @@ from trainables.stages.stage import NetworkStage, Stage, StageInputs
 
 
 class ConsistencyStage(Computation, Stage):
-    """Compares the predictions for neighbouring validation frames, moved onto each other.
+    """Compares the predictions for consecutive validation frames, warped onto each other.
 
     Args:
         network: Stage of the network.
-        data: Its validation images must be frames of drives (`find_frame_pairs`).
+        data: Data set whose validation images are frames of drives (`find_frame_pairs`).
     """
 
     name = "consistency"
     version = 1
     follows = ("dense", "teacher", "sparse", "pruned", "distilled")
     reveals = ("consistency",)
+    objectives = (Objective("consistency", "maximize", "", "Temporal consistency"),)
 
     def __init__(self, network: NetworkStage, data: DataConfig) -> None:
         self.parents: dict[str, Computation] = {"network": network}
@@ -44,11 +46,11 @@ class ConsistencyStage(Computation, Stage):
 
     @classmethod
     def build(cls, settings: NoSettings, inputs: StageInputs) -> ConsistencyStage:
-        """Build the measurement of the network that the pipeline has so far."""
+        """Build the measurement of the pipeline's current network."""
         return cls(inputs.get_network(), inputs.config.data)
 
     def content(self) -> dict[str, Any]:
-        """The validation images."""
+        """Return the fingerprint of the validation images."""
         return {"val": self.data.open("val").fingerprint}
 
     def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
@@ -58,28 +60,29 @@ class ConsistencyStage(Computation, Stage):
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Predict every frame once and compare each with its next one."""
+        """Predict every frame once and compare it with the next one."""
         started = time.monotonic()
         value = measure_consistency(parents["network"].checkpoint, self.data, context)
         return {"consistency": value, "seconds": time.monotonic() - started}
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """The mIoU of predictions against those for the next frames."""
+        """Return the mIoU of predictions with those of the next frames."""
         return {"consistency": result["consistency"]}
 
 
 @torch.inference_mode()
 @within_threads
 def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContext) -> float:
-    """Temporal consistency of a network on the validation frames, in 0..1.
+    """Measure the temporal consistency of a network on the validation frames, in 0..1.
 
     Args:
-        checkpoint: The network.
+        checkpoint: Checkpoint of the network.
         data: Data set.
         context: Device, threads and lock.
 
     Raises:
-        ValueError: The validation images are no frames of drives, or their motion is not to be had.
+        ValueError: The validation images are not frames of drives, or their motion is not
+            available.
     """
     device = torch.device(context.device)
     images = data.open_cached("val", context.cache_dir)
@@ -100,29 +103,29 @@ def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContex
     for number, (first, second) in enumerate(pairs):
         note_progress(f"pair {number + 1} of {len(pairs)} of the consistency")
         context.report(Progress("consistency", number, len(pairs)))
-        # Frames follow each other: each is predicted once and kept until its next one is there.
+        # Each frame is predicted once and kept until the pair with its next frame.
         kept = {i: kept[i] if i in kept else predict(i) for i in (first, second)}
         meter.update(kept[first], kept[second], motion(first, second))
     return meter.miou
 
 
 def check_frames(data: DataConfig, images: SegmentationDataset) -> list[tuple[int, int]]:
-    """Make sure that consistency can be measured.
+    """Check that consistency can be measured.
 
     Args:
         data: Data set.
-        images: Its validation images.
+        images: Validation images of the data set.
 
     Returns:
-        Pairs of neighbouring frames, see `find_frame_pairs`.
+        Pairs of consecutive frames, see `find_frame_pairs`.
 
     Raises:
-        ValueError: There are none, or their motion must be estimated and OpenCV is missing.
+        ValueError: There are no pairs, or their motion must be estimated and OpenCV is missing.
     """
     pairs = find_frame_pairs(images)
     if not pairs:
         raise ValueError(
-            f"consistency needs neighbouring frames in {data.name} (val): images named DRIVE_NUMBER"
+            f"consistency needs consecutive frames in {data.name} (val): images named DRIVE_NUMBER"
         )
     find_motion(data.open("val"))
     return pairs

@@ -1,4 +1,4 @@
-"""Training of a whole network, teacher or student: the roots of the tree."""
+"""The stage dense: training of an uncompressed network, the root of the tree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COSTS = ("num_params", "macs")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RootSettings:
-    """Which of the study's networks a pipeline compresses.
+    """The network that a pipeline compresses.
 
     Attributes:
         student: Name of the network in `PipelineConfig.students`.
@@ -33,28 +33,29 @@ class RootSettings:
 
 
 class DenseStage(NetworkStage):
-    """Trains a network from its first weights.
+    """Trains a network from its initial weights.
 
     Args:
-        network: What is trained.
-        learning: Data, schedule, seed.
+        network: Configuration of the network.
+        learning: Data, schedule and seed.
     """
 
     name = "dense"
-    version = 2  # its result counts parameters and MACs
+    version = 2  # the result includes parameters and MACs
     Settings: ClassVar[type[Any]] = RootSettings
     reveals = ("miou", *COSTS)
     trains = True
+    schedule = "dense"
 
     def __init__(self, network: NetworkConfig, learning: Learning) -> None:
         self.parents = {}
-        network.allow()  # whoever has this stage loads checkpoints that name its network
+        network.allow()  # processes with this stage load checkpoints of its network
         self.network_config = network
         self.learning = learning
 
     @classmethod
     def build(cls, settings: Any, inputs: StageInputs) -> NetworkStage:
-        """Build the root of a student's pipelines: trained here, or as its weights are given."""
+        """Build the root of a student's pipelines: a training, or the given weights."""
         config = inputs.config
         network = config.get_student(settings.student)
         if network.weights is not None:
@@ -62,13 +63,13 @@ class DenseStage(NetworkStage):
         return cls(network, make_learning(config, config.dense))
 
     def content(self) -> dict[str, Any]:
-        """Network and learning."""
+        """Return the content of network and learning."""
         return {"network": self.network_config.content(), **self.learning.content()}
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Train, evaluate, count, save."""
+        """Train, evaluate, count costs and save."""
         torch.manual_seed(self.learning.seed)
         data = self.learning.data
         model = self.network_config.build(data.open("train").num_classes)
@@ -77,5 +78,5 @@ class DenseStage(NetworkStage):
         return {**result, "num_params": cost.num_params, "macs": cost.macs}
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Accuracy and cost of the uncompressed network."""
+        """Return accuracy and cost of the uncompressed network."""
         return {name: result[name] for name in self.reveals}

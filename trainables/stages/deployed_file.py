@@ -36,27 +36,27 @@ from trainables.deployment import (
     resize_image,
     run_in_torch,
 )
-from trainables.learning.rounded_training import train_with_rounding
 from trainables.pipeline_config import PipelineConfig
 from trainables.stages.computation import Computation
 from trainables.stages.reference import ReferenceStage
+from trainables.stages.rounded_training import train_with_rounding
 from trainables.stages.stage import NetworkStage
 from trainables.stages.timing import describe_measurement, measure_alone
 
 
 class ParityError(RuntimeError):
-    """A float file does not do what its network does."""
+    """A float file is not as accurate as its network."""
 
 
 class DeployedFile(Computation):
-    """Writes a network as the files of one engine and measures them; a bundle is its artefact.
+    """Writes a network as the files of one engine and measures them; its artefact is a bundle.
 
     Args:
         network: Stage of the network.
-        config: What all pipelines of the study share.
-        device: What the latency is measured on; its engine is part of the key.
-        method: How the network becomes int8: "ptq" or "qat"; None: it stays float32.
-        reference: What the latency is measured in turns with.
+        config: Configuration of the study.
+        device: Device of the latency measurement; its engine is part of the key.
+        method: Method of the quantisation to int8, "ptq" or "qat"; None: float32.
+        reference: Reference network of the latency measurement.
     """
 
     name = "quantised"
@@ -80,7 +80,7 @@ class DeployedFile(Computation):
         self.engine, self.engine_settings = choose_engine(config.latency, device)
 
     def content(self) -> dict[str, Any]:
-        """Precision, data, and how latency is measured in which engine."""
+        """Return precision, data, engine and settings of the latency measurement."""
         data = self.config.data
         content: dict[str, Any] = {
             "method": self.method,
@@ -99,7 +99,7 @@ class DeployedFile(Computation):
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Write, quantise, evaluate in the engine, time alone."""
+        """Write the files, quantise, evaluate in the engine, and time on an idle device."""
         started = time.monotonic()
         checkpoint = parents["network"].checkpoint
         model, metadata = load_checkpoint(checkpoint), read_metadata(checkpoint)
@@ -145,13 +145,13 @@ class _Writer:
     """Writes the files of one network into a folder.
 
     Args:
-        owner: Engine, method and configuration.
-        model: The network, in eval mode; is changed.
-        normalization: Of its images.
+        owner: Computation with engine, method and configuration.
+        model: Network in eval mode, which is changed.
+        normalization: Normalisation of its images.
         dataset: Validation split.
-        size: Height and width that the file takes.
+        size: Height and width of the file's input.
         context: Machine and folders.
-        folder: Takes the files.
+        folder: Folder for the files.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class _Writer:
         return written._replace(files=[*own, MODEL_FILE])
 
     def read_images(self, number: int) -> list[NDArray[Any]]:
-        """Training images spread evenly, as the file takes them."""
+        """Return evenly spread training images in the form of the file's input."""
         training = self.config.data.open_cached("train", self.context.cache_dir)
         places = np.linspace(0, len(training) - 1, min(number, len(training))).round().astype(int)
         images = (training[int(place)].image.numpy() for place in places)
@@ -230,12 +230,13 @@ class _Writer:
     def check_parity(self, found: float, expected: float) -> None:
         if abs(found - expected) <= MAX_DIFFERENCE:
             return
-        # The stage may have computed in bfloat16, and at other sizes: compare like with like.
+        # The stage may have evaluated in bfloat16 or at other sizes, so evaluate again in the same
+        # way.
         predict = run_in_torch(self.model, self.normalization)
         expected = evaluate_predictions(predict, self.dataset, self.size).miou
         if not abs(found - expected) <= MAX_DIFFERENCE:
             raise ParityError(
-                f"the exported file has {100 * found:.2f} % mIoU in {self.engine.name}, the "
-                f"network {100 * expected:.2f} % in PyTorch; at most {100 * MAX_DIFFERENCE:g} "
-                "points may lie between them"
+                f"the exported file has {100 * found:.2f} % mIoU in {self.engine.name}, but the "
+                f"network has {100 * expected:.2f} % in PyTorch; at most {100 * MAX_DIFFERENCE:g} "
+                "points of difference are allowed"
             )

@@ -1,4 +1,4 @@
-"""Fine-tuning of a pruned student under a teacher."""
+"""The stage distilled: fine-tuning of a pruned student with a teacher."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, build_loss, check_combination
 from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, place
+from trainables.objective import Objective
 from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import FloatRange, options_of, setting
 from trainables.settings import choose, complete_options, flatten
@@ -35,12 +36,12 @@ TeacherFunction = Callable[[Tensor, Batch], Tensor]
 
 
 class Teaching(NamedTuple):
-    """Where a training has the teacher's part from.
+    """The source of the teacher's logits in a training.
 
     Attributes:
-        ask: Gives the teacher's logits of a batch.
-        network: The teacher itself, if it runs at every step; None: its logits are cached.
-        cached: The cache, if there is one.
+        ask: Function that returns the teacher's logits of a batch.
+        network: The teacher network, if it runs at every step; None if its logits are cached.
+        cached: Cached logits, if there are any.
     """
 
     ask: TeacherFunction
@@ -50,12 +51,12 @@ class Teaching(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistilledSettings:
-    """What the pruned network learns from, and how fast.
+    """Settings of the fine-tuning: distillation method and learning rate.
 
     Attributes:
         distiller: Loss of the fine-tuning: a name of `DISTILLERS`, or several joined by "+".
         lr: Peak learning rate, above 0.
-        methods: Settings of the distiller, by its name; default: those of its paper.
+        methods: Settings of each distiller, by name; default: those of its paper.
     """
 
     distiller: str = setting("dkd", ("dkd",))
@@ -72,26 +73,28 @@ class DistilledSettings:
 
 
 class DistilledStage(NetworkStage):
-    """Trains the pruned network with what the teacher says beside the labels.
+    """Trains the pruned network on the labels and on the teacher's outputs.
 
     Source: section 1.6 of the dual-branch paper (Chen et al. 2026).
 
     Args:
         network: Stage of the pruned network.
-        teacher: Stage of the teacher; not touched, and no part of the key, when the distiller needs
+        teacher: Stage of the teacher; not used, and not part of the key, if the distiller needs
             none.
         settings: Loss and learning rate.
-        learning: Data, schedule, seed.
-        teacher_logits: Where the teacher's logits come from; where the distiller reads maps inside
-            the teacher too, it runs at every step whatever this says.
+        learning: Data, schedule and seed.
+        teacher_logits: Source of the teacher's logits. If the distiller reads maps inside the
+            teacher, the teacher runs at every step regardless of this.
     """
 
     name = "distilled"
-    version = 4  # gradients of dkd and kd are written out: equal to rounding
+    version = 4  # explicit gradients of dkd and kd, equal up to rounding
     Settings: ClassVar[type[Any]] = DistilledSettings
     follows = ("pruned",)
     reveals = ("miou", "iou/")
+    objectives = (Objective("miou", "maximize", "", "mIoU"),)
     trains = True
+    schedule = "distil"
     can_pause = True
 
     def __init__(
@@ -119,17 +122,17 @@ class DistilledStage(NetworkStage):
 
     @classmethod
     def needs_teacher(cls, settings: DistilledSettings) -> bool:
-        """Whether one of the chosen distillers does."""
+        """Return whether one of the chosen distillers needs a teacher."""
         return any(DISTILLERS[name].needs_teacher for name in choose(settings.distiller))
 
     @classmethod
     def check(cls, settings: DistilledSettings, config: PipelineConfig) -> None:
-        """Refuse a distiller of frame pairs where the images are no frames."""
+        """Raise an error for a distiller of frame pairs if the images are not frames."""
         needy = [name for name in choose(settings.distiller) if DISTILLERS[name].needs_pairs]
         if needy and not find_frame_pairs(config.data.open("train")):
             raise ValueError(
-                f"distiller {needy[0]} needs neighbouring frames of a drive, and the training "
-                f"images of {config.data.name} are none: they must be named DRIVE_NUMBER"
+                f"distiller {needy[0]} needs consecutive frames of a drive, but the training "
+                f"images of {config.data.name} are not: they must be named DRIVE_NUMBER"
             )
 
     @classmethod
@@ -140,7 +143,7 @@ class DistilledStage(NetworkStage):
         return cls(inputs.get_network(), inputs.teacher, settings, learning, config.teacher_logits)
 
     def content(self) -> dict[str, Any]:
-        """Distiller with its settings, the teacher's logits where they count, and learning."""
+        """Return the distiller with its settings, the teacher's logits if used, and learning."""
         content = {**flatten(self.settings), **self.learning.content()}
         if self.has_teacher:
             content["teacher_logits"] = self.teacher_logits.content()
@@ -149,13 +152,13 @@ class DistilledStage(NetworkStage):
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Train, evaluate, save; seconds of making the teacher's cache count where it was made."""
+        """Train, evaluate and save; "seconds" includes the time of making the teacher's cache."""
         return self._train(folder, parents, context, share=1.0)
 
     def compute_share(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, share: float
     ) -> dict[str, Any]:
-        """Train up to a share of the steps and evaluate there; see `Stage.advance`."""
+        """Train up to a fraction of the steps and evaluate there; see `Computation.advance`."""
         return self._train(folder, parents, context, share=share)
 
     def _train(
@@ -163,7 +166,7 @@ class DistilledStage(NetworkStage):
     ) -> dict[str, Any]:
         student = load_checkpoint(parents["network"].checkpoint)
         teaching = self._prepare_teacher(parents, context)
-        torch.manual_seed(self.learning.seed)  # first weights of projections
+        torch.manual_seed(self.learning.seed)  # initial weights of projections
         loss = build_loss(
             self.settings.methods,
             student=student,
@@ -200,7 +203,7 @@ class DistilledStage(NetworkStage):
         return result
 
     def _prepare_teacher(self, parents: Mapping[str, Artifact], context: StageContext) -> Teaching:
-        """What the training reads, and how a step comes by the teacher's logits."""
+        """Open the source of the teacher's logits."""
         if not self.has_teacher:
             return Teaching(lambda logits, batch: logits.detach())
         checkpoint = parents["teacher"].checkpoint
@@ -217,36 +220,38 @@ class DistilledStage(NetworkStage):
         return Teaching(read_cached_logits, cached=cached)
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Accuracy of the finished network, over all classes and of every class that occurs."""
+        """Return the accuracy of the finished network: mIoU, and IoU of every class that occurs."""
         classes = {f"iou/{name}": iou for name, iou in result["iou"].items() if iou is not None}
         return {"miou": result["miou"], **classes}
 
 
 def _read_cache_seconds(folder: Path) -> float:
-    """What the teacher's cache has cost a training that was paused, up to there."""
+    """Return the time that the teacher's cache cost a paused training before its pause."""
     results = [json.loads(path.read_text()) for path in folder.glob(SHARE_FILES)]
     return max((result.get("teacher_cache_seconds", 0.0) for result in results), default=0.0)
 
 
 def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:
-    """The batch's logits of the teacher, brought to the size of the student's."""
+    """Return the teacher's logits of a batch, enlarged to the size of the student's logits."""
     if batch.teacher_logits is None:
-        raise ValueError("the batch must hold the teacher's logits; its stream has none")
+        raise ValueError("the batch must contain the teacher's logits, but its stream has none")
     return enlarge(batch.teacher_logits, logits.shape[-2:])
 
 
 def load_live_teacher(checkpoint: Path, device: torch.device) -> nn.Module:
-    """The teacher, in eval mode and frozen."""
+    """Load the teacher, frozen and in eval mode."""
     return place(load_checkpoint(checkpoint).requires_grad_(False), device)
 
 
 def ask_live(teacher: nn.Module) -> TeacherFunction:
-    """A function that runs the teacher on the batch's images."""
+    """Return a function that runs the teacher on the batch's images."""
 
     def ask(logits: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
             images = batch.images
-            if batch.pixels is not None:  # the teacher's normalisation need not be the student's
+            if (
+                batch.pixels is not None
+            ):  # the teacher may have another normalisation than the student
                 images = normalize(batch.pixels, normalization_of(teacher))
             answer: Tensor = teacher(images)
         return answer

@@ -1,4 +1,4 @@
-"""A network that is trained already: the root of a tree, as it is."""
+"""The root of the tree for a network that is already trained."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainables.stages.stage import NetworkStage, StageInputs
 
 logger = logging.getLogger(__name__)
 
-LEAST_SKILL = 1.5  # times the mIoU of a constant answer
+LEAST_SKILL = 1.5  # multiple of the mIoU of a constant prediction
 
 
 class GivenStage(NetworkStage):
-    """Evaluates a network with the weights that a user gives, and saves it; trains nothing.
+    """Evaluates a network with the user's weights and saves it, without training.
 
     Args:
-        network: With `weights`.
+        network: Configuration of the network, with `weights`.
         data: Validation data.
     """
 
@@ -45,14 +45,14 @@ class GivenStage(NetworkStage):
         return cls(inputs.config.get_student(), inputs.config.data)
 
     def content(self) -> dict[str, Any]:
-        """Network with its weights' checksum, and the validation data."""
+        """Return the network with the checksum of its weights, and the validation data."""
         validation = self.data.open("val").fingerprint
         return {"network": self.network_config.content(), "val": validation}
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Load, evaluate, count, save; warn if the weights know little of the data."""
+        """Load, evaluate, count costs and save; warn if the accuracy is near that of chance."""
         started = time.monotonic()
         validation = self.data.open_cached("val", context.cache_dir)
         model = self.network_config.build(validation.num_classes)
@@ -70,28 +70,28 @@ class GivenStage(NetworkStage):
         }
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Accuracy and cost of the network as it was given."""
+        """Return accuracy and cost of the given network."""
         return {name: result[name] for name in self.reveals}
 
 
 def find_doubts(network: NetworkConfig, miou: float, counts: tuple[int, ...]) -> list[str]:
-    """Say if given weights do hardly better than a constant answer.
+    """Return a warning if the given weights are hardly better than a constant prediction.
 
     Args:
-        network: Whose weights.
-        miou: In 0..1, on the validation split.
-        counts: Pixels of each class there.
+        network: Configuration of the network.
+        miou: mIoU on the validation split, in 0..1.
+        counts: Number of pixels of each class in the validation split.
 
     Returns:
-        Sentences for the user; none where nothing is doubtful.
+        Warnings for the user; empty if nothing is doubtful.
     """
     present = sum(count > 0 for count in counts)
     chance = max(counts) / max(1, sum(counts)) / max(1, present)
     if miou >= LEAST_SKILL * chance:
         return []
     return [
-        f"{network.weights} comes to {100 * miou:.1f} % mIoU on the validation split, where always "
-        f"answering the most frequent class comes to {100 * chance:.1f} %: usual causes are "
+        f"{network.weights} has {100 * miou:.1f} % mIoU on the validation split, where always "
+        f"predicting the most frequent class has {100 * chance:.1f} %: usual causes are "
         "another normalisation or channel order (--pipeline.student.normalization.*) and another "
         "order of the classes (--pipeline.student.outputs)"
     ]

@@ -1,4 +1,4 @@
-"""Latency, measured once per distinct architecture and alone on its device."""
+"""The stage latency: measured once per architecture, without other work on the device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from models.checkpoint import load_checkpoint, read_structure
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext
+from trainables.objective import Objective
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
@@ -18,16 +19,17 @@ from trainables.stages.timing import describe_measurement, measure_alone
 
 
 class LatencyStage(Stage):
-    """Times the network before it in the pipeline.
+    """Times the pipeline's current network.
 
     Args:
         network: Stage of the network.
-        config: What all pipelines of the study share.
+        config: Configuration of the study.
     """
 
     name = "latency"
     follows = ("dense", "teacher", "pruned")
     reveals = ("latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
+    objectives = (Objective("latency_ms", "minimize", "ms", "Latency"),)
     is_exclusive = True
 
     def __init__(self, network: NetworkStage, config: PipelineConfig) -> None:
@@ -36,11 +38,11 @@ class LatencyStage(Stage):
 
     @classmethod
     def build(cls, settings: NoSettings, inputs: StageInputs) -> LatencyStage:
-        """Build the measurement of the network that the pipeline has so far."""
+        """Build the measurement of the pipeline's current network."""
         return cls(inputs.get_network(), inputs.config)
 
     def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
-        """Find the latency of the network's architecture, or measure it."""
+        """Reuse the latency of the network's architecture, or measure it."""
         network = self.network.obtain(store, context)
         context.report(Progress(self.name, 0, 1))
         latency = self.config.latency
@@ -52,14 +54,14 @@ class LatencyStage(Stage):
         return measurement.obtain(store, context)
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Latency at the study's speed, as the clock showed it, and the reference's meanwhile."""
+        """Return the latency at the study's speed and by the clock, and that of the reference."""
         names = ("median_ms", "p95_ms", "raw_ms", "reference_ms")
         found = zip(self.reveals, (result[name] for name in names), strict=True)
         return {name: value for name, value in found if value is not None}
 
 
 def find_reference(config: PipelineConfig, context: StageContext) -> ReferenceStage | None:
-    """The network that latencies of a study are measured in turns with; None on request."""
+    """Return the reference network of a study's latencies; None without drift compensation."""
     if not config.latency.compensate_drift:
         return None
     images, latency = config.data.open("val"), config.latency
@@ -69,14 +71,14 @@ def find_reference(config: PipelineConfig, context: StageContext) -> ReferenceSt
 
 
 class ArchitectureLatency(Computation):
-    """Times a network; its weights do not count, so equal widths share one measurement.
+    """Times a network; the key does not contain its weights, so equal widths share a measurement.
 
     Args:
-        checkpoint: A network of the architecture.
+        checkpoint: Checkpoint of a network of the architecture.
         resolution: Height and width of the images.
-        config: How it is measured.
-        device: What it is measured on; its hardware is part of the key.
-        reference: What it is measured in turns with; None: latency as the clock shows it.
+        config: Settings of the measurement.
+        device: Device of the measurement; its hardware is part of the key.
+        reference: Reference network; None: latency by the clock, without conversion.
     """
 
     name = "latency"
@@ -98,7 +100,7 @@ class ArchitectureLatency(Computation):
         self.reference = reference
 
     def content(self) -> dict[str, Any]:
-        """Architecture, image size, settings, engine and hardware."""
+        """Return architecture, image size, settings, engine and hardware."""
         return {
             "architecture": read_structure(self.checkpoint).key,
             "resolution": self.resolution,

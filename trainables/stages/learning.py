@@ -1,4 +1,4 @@
-"""What all stages that train have in common: data, seed, evaluation, checkpoint."""
+"""The common part of all stages that train: data, seed, evaluation, checkpoint."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Learning:
 
     Attributes:
         data: Data set and augmentation.
-        training: Length, optimiser, precision.
-        seed: Of data order, augmentation and dropout.
+        training: Settings of the training.
+        seed: Seed of data order, augmentation and dropout.
     """
 
     data: DataConfig
@@ -39,11 +39,11 @@ class Learning:
     seed: int
 
     def content(self) -> dict[str, Any]:
-        """What the result depends on; the data set counts by its fingerprints, not by its path."""
+        """Return everything that the result depends on; data by fingerprint, not by path."""
         return {**describe_data(self.data), "training": asdict(self.training), "seed": self.seed}
 
     def class_weights(self, context: StageContext) -> Tensor | None:
-        """Weights of the cross-entropy, (C,) float32 on the context's device; None: all equal."""
+        """Return the class weights of the loss, (C,) float32 on the context's device, or None."""
         if self.training.class_weighting == "none":
             return None
         counts = self.data.open_cached("train", context.cache_dir).label_counts
@@ -70,20 +70,21 @@ class Learning:
 
         Args:
             model: Network to train in place.
-            folder: Takes `checkpoint.safetensors`, and meanwhile the training state.
+            folder: Folder for `checkpoint.safetensors` and, during training, the training state.
             context: Machine, folders and progress report.
-            name: Of the stage, for progress and errors.
-            metadata: Settings worth keeping in the checkpoint.
-            compute_loss: As in `train`; None: cross-entropy.
+            name: Name of the stage, for progress and errors.
+            metadata: Settings to save in the checkpoint.
+            compute_loss: Loss, as in `train`; None: cross-entropy.
             adjust_gradients: As in `train`.
             beside: As in `train`.
-            teacher_logits: Of the training images, for `compute_loss` to see in its batches.
-            has_pairs: Whether images come as pairs of neighbouring frames.
-            share: Of the steps after which the training pauses, within 0..1; the state stays in
-                the folder then, and no checkpoint is written.
+            teacher_logits: Teacher logits of the training images, which `compute_loss` gets in its
+                batches.
+            has_pairs: Whether images come as pairs of consecutive frames.
+            share: Fraction of the steps after which the training pauses, in 0..1. Below 1 the
+                state stays in the folder, and no checkpoint is written.
 
         Returns:
-            miou, iou by class, seconds, steps and the loss curve.
+            A mapping with miou, iou by class, seconds, steps and the loss curve.
 
         Raises:
             TrainingDiverged: A loss is no longer finite.
@@ -113,7 +114,7 @@ class Learning:
             beside=beside,
             pause_after=max(1, round(share * self.training.num_steps)),
         )
-        if self.training.batchnorm_batches:  # the state of a pause has been saved before
+        if self.training.batchnorm_batches:  # the state of a pause is already saved
             reestimate_batchnorm(
                 model,
                 self.data.open_cached("train", context.cache_dir),
@@ -140,12 +141,12 @@ class Learning:
 def make_learning(
     config: PipelineConfig, training: TrainConfig, seed: int | None = None
 ) -> Learning:
-    """Combine a schedule with what all trainings of a study share.
+    """Combine a schedule with the study's data and seed.
 
     Args:
-        config: Of the study.
-        training: Length, optimiser, precision.
-        seed: None: that of the study.
+        config: Configuration of the study.
+        training: Settings of the training.
+        seed: Seed; None: that of the study.
     """
     return Learning(data=config.data, training=training, seed=config.seed if seed is None else seed)
 
@@ -162,7 +163,8 @@ def evaluate_and_save(
     """Measure the accuracy on the validation split and write the checkpoint.
 
     Returns:
-        miou in 0..1 and iou by class name (None for a class that never occurs).
+        A mapping with miou in 0..1, iou by class name (None for a class that never occurs) and
+        pixel_accuracy.
     """
     validation = data.open_cached("val", context.cache_dir)
     matrix = evaluate(model, validation, context)
@@ -184,7 +186,7 @@ def evaluate_and_save(
 
 
 def describe_data(data: DataConfig) -> dict[str, Any]:
-    """Fingerprints of both splits, and the augmentation."""
+    """Return the fingerprints of both splits, and the augmentation."""
     return {
         "train": data.open("train").fingerprint,
         "val": data.open("val").fingerprint,

@@ -1,4 +1,4 @@
-"""Removal of channels, proven against masking; again and again along a pipeline."""
+"""The stage pruned: removal of channels, checked against masking; may be repeated."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trainables.context import StageContext, within_threads
 from trainables.data import TrainingStream
 from trainables.data_source import DataConfig
 from trainables.learning.taylor import score_by_taylor
+from trainables.objective import Objective
 from trainables.ranges import FloatRange, setting
 from trainables.stages.computation import Computation
 from trainables.stages.learning import evaluate_and_save
@@ -30,16 +31,16 @@ SCOPES = ("local", "global", "sensitivity")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrunedSettings:
-    """How many channels go, and where.
+    """Settings of the pruning.
 
     Attributes:
-        pruning_ratio: Fraction p of the network's original channels that is removed, within 0..1,
-            both excluded.
-        scope: Whether that fraction holds in every layer (local), over the network (global), or is
-            taken where a scan says that it costs the least accuracy (sensitivity).
-        round_to: Channel counts are kept at multiples of this; 1 for any count.
-        importance: What ranks the channels: their BatchNorm scales (bn_scale), their weights
-            or what the loss on some training images would change by (taylor).
+        pruning_ratio: Fraction p of the network's original channels to remove, in 0..1, both
+            excluded.
+        scope: Whether that fraction applies to every layer (local), to the whole network (global),
+            or to the layers where a scan finds the least loss of accuracy (sensitivity).
+        round_to: Multiple that channel counts are rounded to; 1 for any count.
+        importance: Ranking of the channels: by BatchNorm scales (bn_scale), by the L2 norm of their
+            weights (group_l2), or by the estimated change of the loss on training images (taylor).
     """
 
     pruning_ratio: float = setting(0.5, FloatRange(low=0.3, high=0.7, step=0.1), symbol="p")
@@ -62,27 +63,31 @@ class PrunedSettings:
 
 
 class PrunedStage(NetworkStage):
-    """Prunes a network; counts and evaluates what is left.
+    """Prunes a network; counts the costs of the result and evaluates it.
 
-    The network may have been pruned before. The ratio is that of the original channels, so that it
-    must exceed the earlier one: from a network without 30 % of them, a ratio of 0.5 takes 20 of the
-    70 % that are left.
+    The network may have been pruned before. The ratio refers to the original channels, so it must
+    exceed the earlier one: in a network that has lost 30 % of them, a ratio of 0.5 removes another
+    20 of the remaining 70 %.
 
     Args:
         network: Stage of the network: sparse, or already distilled.
-        settings: How much goes.
-        data: Validation data, and the training images that scores are measured on.
-        removed: Fraction of the original channels that the network has lost already.
+        settings: Settings of the pruning.
+        data: Validation data, and the training images for measured scores.
+        removed: Fraction of the original channels that were removed before.
 
     Raises:
-        ValueError: The ratio is not above the fraction that is removed already.
+        ValueError: The ratio is not above the fraction that was removed before.
     """
 
     name = "pruned"
-    version = 2  # may continue from a pruned network
+    version = 2  # can continue from a pruned network
     Settings: ClassVar[type[Any]] = PrunedSettings
     follows = ("dense", "sparse", "distilled")
     reveals = ("miou_pruned", "num_params", "macs")
+    objectives = (
+        Objective("num_params", "minimize", "", "Parameters"),
+        Objective("macs", "minimize", "", "MACs"),
+    )
     changes_structure = True
     rising_setting = "pruning_ratio"
     kept_settings = ("scope", "round_to", "importance")
@@ -96,7 +101,7 @@ class PrunedStage(NetworkStage):
     ) -> None:
         if not settings.pruning_ratio > removed:
             raise ValueError(
-                f"pruning_ratio must be above {removed:g}, which the network has lost already; "
+                f"pruning_ratio must be above {removed:g}, which was removed before; "
                 f"got {settings.pruning_ratio:g}"
             )
         self.origin = network
@@ -120,7 +125,7 @@ class PrunedStage(NetworkStage):
         return cls(network, settings, inputs.config.data, removed)
 
     def content(self) -> dict[str, Any]:
-        """Ratio, scope, rounding, what has gone before, and the validation data."""
+        """Return ratio, scope, rounding, the fraction removed before, and the data."""
         content = {
             **asdict(self.settings),
             "removed": self.removed,
@@ -134,7 +139,7 @@ class PrunedStage(NetworkStage):
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Prune, prove, count, evaluate, save."""
+        """Prune, check, count costs, evaluate and save."""
         started = time.monotonic()
         model = load_checkpoint(parents["network"].checkpoint)
         resolution = self.data.open("val").common_size
@@ -149,7 +154,7 @@ class PrunedStage(NetworkStage):
         record = prune(
             model,
             torch.zeros(1, 3, *self.data.augmentation.crop_size),
-            # A scan counts the channels of the unpruned network, as the setting does.
+            # With a scan, the ratio refers to the unpruned network, as the setting does.
             pruning_ratio=ratio if is_scanned else (ratio - self.removed) / (1 - self.removed),
             scope=self.settings.scope,
             round_to=self.settings.round_to if self.settings.round_to > 1 else None,
@@ -176,7 +181,7 @@ class PrunedStage(NetworkStage):
         }
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Cost of the pruned network, and its accuracy before any fine-tuning."""
+        """Return the cost of the pruned network, and its accuracy before fine-tuning."""
         return {
             "miou_pruned": result["miou"],
             "num_params": result["num_params"],
@@ -185,10 +190,10 @@ class PrunedStage(NetworkStage):
 
 
 def describe_unprunable(layers: Mapping[str, str]) -> list[str]:
-    """Say which layers were left whole, one sentence for each reason.
+    """Describe the layers that were left whole, one sentence per reason.
 
     Args:
-        layers: Reason by name of the layer.
+        layers: Reason by layer name.
     """
     by_reason: dict[str, list[str]] = {}
     for name, reason in layers.items():

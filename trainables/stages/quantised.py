@@ -1,4 +1,4 @@
-"""The network as the file that is deployed: in int8 or float32, measured in its engine."""
+"""The stage quantised: the deployed file in int8 or float32, measured in its engine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from trainables.stages.stage import NetworkStage, Stage, StageInputs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Int8Settings:
-    """How a network is made ready for int8.
+    """Settings of the quantisation to int8.
 
     Attributes:
-        method: ptq rounds the network as it is; qat fine-tunes it with the rounding before that.
+        method: Method: ptq quantises after training; qat first fine-tunes the network with
+            rounding.
     """
 
     method: Literal["ptq", "qat"] = setting("ptq", ("ptq",))
@@ -33,11 +34,11 @@ class Int8Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantisedSettings:
-    """What the file computes in.
+    """Precision of the file.
 
     Attributes:
-        precision: Numbers of the file: float32 or int8.
-        numbers: Settings of the precision, by its name.
+        precision: Precision of the file: float32 or int8.
+        numbers: Settings of the precision, by name.
     """
 
     precision: str = setting("int8", ("int8",))
@@ -52,18 +53,19 @@ class QuantisedSettings:
 
 
 class QuantisedStage(Stage):
-    """Writes the network before it as files, and measures their accuracy and latency.
+    """Writes the pipeline's current network as files, and measures their accuracy and latency.
 
     Args:
         network: Stage of the network.
-        settings: Precision.
-        config: What all pipelines of the study share.
+        settings: Precision of the file.
+        config: Configuration of the study.
     """
 
     name = "quantised"
     Settings: ClassVar[type[Any]] = QuantisedSettings
     follows = ("dense", "pruned", "distilled")
     reveals = ("miou", "iou/", "latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
+    schedule = "distil"
     is_exclusive = True
 
     def __init__(
@@ -79,7 +81,7 @@ class QuantisedStage(Stage):
         return cls(inputs.get_network(), settings, inputs.config)
 
     def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
-        """Find the files of the network, or write and measure them."""
+        """Reuse the files of the network, or write and measure them."""
         context.report(Progress(self.name, 0, 1))
         numbers = self.settings.numbers.get("int8")
         file = DeployedFile(
@@ -92,7 +94,7 @@ class QuantisedStage(Stage):
         return file.obtain(store, context)
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Accuracy and latency of the file in its engine."""
+        """Return accuracy and latency of the file in its engine."""
         latencies = {
             "latency_ms": result["median_ms"],
             "latency_p95_ms": result["p95_ms"],

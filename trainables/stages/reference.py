@@ -1,4 +1,4 @@
-"""The speed of a machine at which a study states its latencies."""
+"""The reference measurement, which defines the machine speed of a study's latencies."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ NETWORK_FILE = "network.onnx"
 
 
 class ReferenceStage(Computation):
-    """Times the uncompressed student once; its latency then stands for the speed of the machine.
+    """Times the uncompressed student once; its latency then represents the machine's speed.
 
-    A shared machine is 1.5 times as fast in one minute as in another. Each later network is
-    measured in turns with this one (`models.latency.Reference`) and stated at the speed of this
-    first measurement, so that all latencies of a store compare, over resumptions as well. The
-    student is the reference because it does what its pruned networks do: the same kernels on
-    images of the same size. It has random weights, on which speed does not depend.
+    A shared machine can be 1.5 times as fast in one minute as in another. Each later network is
+    measured alternately with this one (`models.latency.Reference`), and its latency is converted to
+    the speed of this first measurement. All latencies of a store are therefore comparable, also
+    after a resumption. The student is the reference because it runs the same kernels as its pruned
+    networks, on images of the same size. It has random weights, because speed does not depend on
+    weights.
 
     Args:
-        network: The student.
-        num_classes: Of the data set.
-        resolution: Height and width of the images, as measured.
-        config: How latency is measured.
-        device: What it is measured on. Its name is part of the key, not the state of its system:
-            latencies from before and after an update of the driver are stated at one speed.
+        network: Configuration of the student.
+        num_classes: Number of classes of the data set.
+        resolution: Height and width of the images.
+        config: Settings of the latency measurement.
+        device: Device of the measurement. The key contains its name but not its system state, so
+            latencies before and after an update of the driver have the same reference.
     """
 
     name = "reference"
@@ -57,7 +58,7 @@ class ReferenceStage(Computation):
         self.device = device
 
     def content(self) -> dict[str, Any]:
-        """Architecture, image size, settings, engine and the name of the device."""
+        """Return architecture, image size, settings, engine and the name of the device."""
         measurement = describe_measurement(self.config, self.device)
         hardware = measurement["hardware"]
         return {
@@ -70,7 +71,7 @@ class ReferenceStage(Computation):
         }
 
     def build(self) -> nn.Module:
-        """Build the network, the same each time."""
+        """Build the network, with the same weights at every call."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return self.network.build(self.num_classes)
@@ -84,10 +85,10 @@ class ReferenceStage(Computation):
         return measure_alone(network, self.resolution, self.config, self.device, context)
 
     def find(self, artifact: Artifact) -> Reference:
-        """Find the network and its latency for a measurement in turns with it.
+        """Return the reference network and its latency for later measurements.
 
         Args:
-            artifact: Of this stage.
+            artifact: Artefact of this stage.
         """
         file = artifact.folder / NETWORK_FILE
         nominal_ms = artifact.result["median_ms"]

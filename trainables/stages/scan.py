@@ -1,4 +1,4 @@
-"""What a network bears, measured once before its first pruning."""
+"""The sensitivity scan of a network, made once before its first pruning."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SCAN_FILE = "sensitivity.json"
 
 
 class SensitivityScan(Computation):
-    """Silences each group of channels alone and all together, and looks at the loss.
+    """Masks each group of channels alone and all together, and measures the loss.
 
     Args:
-        network: An unpruned network.
+        network: Stage of an unpruned network.
         data: Training images.
     """
 
@@ -33,7 +33,7 @@ class SensitivityScan(Computation):
         self.data = data
 
     def content(self) -> dict[str, Any]:
-        """The training images."""
+        """Return the fingerprint of the training images."""
         return {"train": self.data.open("train").fingerprint}
 
     def compute(
@@ -49,5 +49,5 @@ class SensitivityScan(Computation):
 
 
 def read_scan(artifact: Artifact) -> Sensitivity:
-    """Read what a scan has found."""
+    """Read the result of a scan."""
     return Sensitivity.from_json((artifact.folder / SCAN_FILE).read_text())

@@ -1,4 +1,4 @@
-"""Training that drives BatchNorm scales to zero, so that pruning knows what to take."""
+"""The stage sparse: training that drives the BatchNorm scales of unimportant channels to zero."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from trainables.stages.stage import NetworkStage, StageInputs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparseSettings:
-    """How strongly scales are driven to zero.
+    """Settings of the sparse training.
 
     Attributes:
-        sparsity_lambda: Factor λ of the L1 norm of the BatchNorm scales, at least 0. A few choices
-            let pipelines share their sparse networks; LOW..HIGH searches any factor between, on a
-            logarithmic scale, where hardly two pipelines share one.
+        sparsity_lambda: Factor λ of the L1 norm of the BatchNorm scales, at least 0. With a few
+            choices, pipelines share their sparse networks. LOW..HIGH searches a continuous
+            logarithmic scale, on which pipelines hardly share any.
     """
 
     sparsity_lambda: float = setting(1e-5, (1e-5, 1e-4, 1e-3), symbol="λ")
@@ -37,7 +37,7 @@ class SparseSettings:
 
 
 class SparseStage(NetworkStage):
-    """Goes on from the dense weights with L1 on the BatchNorm scales.
+    """Continues training from the dense weights with an L1 penalty on the BatchNorm scales.
 
     Source: equation 2 of the dual-branch paper (Chen et al. 2026); Liu et al., "Network slimming",
         ICCV 2017, https://arxiv.org/abs/1708.06519.
@@ -45,13 +45,14 @@ class SparseStage(NetworkStage):
     Args:
         network: Stage of the dense network.
         sparsity_lambda: Factor of the L1 norm, at least 0.
-        learning: Data, schedule, seed.
+        learning: Data, schedule and seed.
     """
 
     name = "sparse"
     Settings: ClassVar[type[Any]] = SparseSettings
     follows = ("dense",)
     trains = True
+    schedule = "sparse"
 
     def __init__(self, network: NetworkStage, sparsity_lambda: float, learning: Learning) -> None:
         self.origin = network
@@ -66,13 +67,13 @@ class SparseStage(NetworkStage):
         return cls(inputs.get_network(), settings.sparsity_lambda, learning)
 
     def content(self) -> dict[str, Any]:
-        """Lambda and learning."""
+        """Return the content of lambda and learning."""
         return {"sparsity_lambda": self.sparsity_lambda, **self.learning.content()}
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Train, evaluate, save; also report how small the scales have become."""
+        """Train, evaluate and save; the result includes the median scale."""
         model = load_checkpoint(parents["network"].checkpoint)
         result = self.learning.run(
             model,
@@ -87,12 +88,12 @@ class SparseStage(NetworkStage):
         return result
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
-        """Nothing that a pipeline is judged by."""
+        """Return no metrics."""
         return {}
 
 
 def batchnorm_scales(model: nn.Module) -> list[nn.Parameter]:
-    """The scales gamma of all BatchNorms, each (channels,)."""
+    """Return the scales gamma of all BatchNorms, each (channels,)."""
     return [
         module.weight
         for module in model.modules()

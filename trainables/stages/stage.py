@@ -1,4 +1,4 @@
-"""The contract of a stage: what the search must know of it, and how it is built."""
+"""The interface of stages: what the search must know of a stage, and how it is built."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
+from trainables.objective import Objective
 from trainables.pipeline_config import PipelineConfig
 from trainables.settings import NoSettings
 from trainables.stages.computation import Computation
@@ -16,11 +17,11 @@ from trainables.stages.computation import Computation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageInputs:
-    """What a stage is built from, besides its own settings.
+    """The inputs of a stage, besides its own settings.
 
     Attributes:
-        config: What all pipelines of the study share.
-        network: Stage whose network this one goes on from; None for a root.
+        config: Configuration of the study.
+        network: Stage whose network this one continues from; None for a root.
         teacher: Stage of the teacher's network; None while the teacher itself is built.
         seed: Seed of this stage's training; None: that of the study.
     """
@@ -31,10 +32,10 @@ class StageInputs:
     seed: int | None = None
 
     def get_network(self) -> NetworkStage:
-        """Stage of the network to go on from.
+        """Return the stage of the network to continue from.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is no network.
         """
         if self.network is None:
             raise ValueError("a pipeline must begin with a root, such as dense")
@@ -42,34 +43,38 @@ class StageInputs:
 
 
 class Stage(ABC):
-    """A step of a pipeline. Each stage is one file, which declares all that the others rely on.
+    """A step of a pipeline; one file, which declares everything that others rely on.
 
     `trainables.stages.STAGES` lists the stages. The search iterates over what is declared here and
-    knows no stage by its name.
+    does not know any stage by name.
 
     Attributes:
         name: Name in flags, tables and the store.
-        Settings: What a pipeline chooses for this stage, a frozen dataclass whose fields are
-            declared with `trainables.ranges.setting`.
-        follows: Names of the stages whose network it can go on from; empty for a root.
-        reveals: Metrics that are known once it is done; a name that ends in "/" stands for all that
-            begin so.
-        changes_structure: Whether its network has other layer widths or another number format, so
-            that nothing measured before holds any more.
-        trains: Whether it trains, so that sharing it saves much.
-        can_pause: Whether it can pause at a share of its work (`advance`).
-        is_exclusive: Whether it needs its device to itself, so that only one runs at a time.
-        rising_setting: Setting that must be higher each time the stage is applied to a network that
-            it has been applied to before; "": it cannot be.
-        kept_settings: Settings that stay as they are then.
+        Settings: Settings of the stage, a frozen dataclass whose fields are declared with
+            `trainables.ranges.setting`.
+        follows: Names of the stages whose network it can continue from; empty for a root.
+        reveals: Metrics that are known after the stage; a name that ends in "/" stands for all
+            metrics with that prefix.
+        objectives: Those of these metrics that a study can optimise; one stage declares each.
+        changes_structure: Whether it changes the layer widths or the number format of the network,
+            so that earlier measurements are no longer valid.
+        trains: Whether it trains, so that sharing it saves much time.
+        schedule: Field of `PipelineConfig` with the schedule of its training; "" if it has none.
+        can_pause: Whether it can pause after a fraction of its work (`advance`).
+        is_exclusive: Whether it needs the device for itself, so that only one runs at a time.
+        rising_setting: Setting that must be higher each time the stage is applied again to the same
+            network; "": it cannot be applied again.
+        kept_settings: Settings that must stay the same when it is applied again.
     """
 
     name: str
     Settings: ClassVar[type[Any]] = NoSettings
     follows: ClassVar[tuple[str, ...]] = ()
     reveals: ClassVar[tuple[str, ...]] = ()
+    objectives: ClassVar[tuple[Objective, ...]] = ()
     changes_structure: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    schedule: ClassVar[str] = ""
     can_pause: ClassVar[bool] = False
     is_exclusive: ClassVar[bool] = False
     rising_setting: ClassVar[str] = ""
@@ -77,21 +82,21 @@ class Stage(ABC):
 
     @classmethod
     def needs_teacher(cls, settings: Any) -> bool:
-        """Whether it reads the teacher's network, given its settings."""
+        """Return whether it reads the teacher's network, given its settings."""
         return False
 
     @classmethod
     def check(cls, settings: Any, config: PipelineConfig) -> None:
-        """See whether the study's data suit the stage, before anything is trained.
+        """Check that the study's data fit the stage, before anything is trained.
 
         Args:
             settings: An instance of `Settings`.
-            config: What all pipelines of the study share.
+            config: Configuration of the study.
 
         Raises:
-            ValueError: They do not; says why and what would.
+            ValueError: The data do not fit; the message names the reason and the remedy.
         """
-        return  # most stages take any data
+        return  # most stages accept any data
 
     @classmethod
     @abstractmethod
@@ -100,34 +105,34 @@ class Stage(ABC):
 
         Args:
             settings: An instance of `Settings`.
-            inputs: The study's configuration, and the stages before this one.
+            inputs: Configuration of the study, and the stages before this one.
         """
 
     @abstractmethod
     def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
-        """Find the artefact or compute it, what it needs first; see `Computation.obtain`."""
+        """Reuse the artefact or compute it, after its inputs; see `Computation.obtain`."""
 
     @abstractmethod
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Select the metrics that the stage reveals.
 
         Args:
-            result: Of its artefact.
+            result: Result in the stage's artefact.
         """
 
 
 class NetworkStage(Computation, Stage):
-    """A stage whose artefact is a network; the others measure the network before them.
+    """A stage whose artefact is a network; other stages measure the pipeline's current network.
 
     Attributes:
-        origin: Stage whose network this one went on from; None for a root.
+        origin: Stage whose network this one continues from; None for a root.
     """
 
     origin: NetworkStage | None = None
 
 
 def iterate_origins(stage: NetworkStage) -> Iterator[NetworkStage]:
-    """Yield a stage, the one whose network it went on from, and so on to the root."""
+    """Yield a stage, the stage that it continues from, and so on to the root."""
     origin: NetworkStage | None = stage
     while origin is not None:
         yield origin

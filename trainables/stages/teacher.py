@@ -1,4 +1,4 @@
-"""Training of the teacher, which all pipelines of a study share."""
+"""The stage teacher: training of the teacher, which all pipelines of a study share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from trainables.stages.stage import NetworkStage, StageInputs
 
 
 class TeacherStage(DenseStage):
-    """Trains the teacher as `DenseStage` trains a student."""
+    """Trains the teacher in the same way as `DenseStage` trains a student."""
 
     name = "teacher"
+    schedule = "teacher_training"
     Settings: ClassVar[type[Any]] = NoSettings
 
     @classmethod
     def build(cls, settings: Any, inputs: StageInputs) -> NetworkStage:
-        """Build the stage of the study's teacher: trained here, or as its weights are given."""
+        """Build the stage of the study's teacher: a training, or the given weights."""
         config = inputs.config
         if config.teacher.weights is not None:
             return GivenStage(config.teacher, config.data)

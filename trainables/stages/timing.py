@@ -1,4 +1,4 @@
-"""A measurement of latency while nothing else of segfront runs on the device."""
+"""Latency measurements while no other work of segfront runs on the device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from trainables.process.watchdog import note_progress
 
 
 def describe_measurement(config: LatencyConfig, device: str) -> dict[str, Any]:
-    """What a latency depends on besides the network and the size of the images, for keys.
+    """Return everything that a latency depends on besides network and image size, for keys.
 
     Returns:
-        `config`, `engine` (`models.engines.Engine.describe`) and `hardware` of the machine that
-        runs the network.
+        A mapping with `config`, `engine` (`models.engines.Engine.describe`) and `hardware` of the
+        machine that runs the network.
 
     Raises:
-        EngineError: The engine is missing or does not suit the device, or the machine that was
-            named cannot be reached.
+        EngineError: The engine is missing or does not support the device, or the host cannot be
+            reached.
     """
     engine, settings = _choose(config, device)
     description = {"config": asdict(replace(config, engine="auto"))}
@@ -43,17 +43,17 @@ def describe_measurement(config: LatencyConfig, device: str) -> dict[str, Any]:
 def write_network(
     model: nn.Module, resolution: tuple[int, int], config: LatencyConfig, device: str, path: Path
 ) -> nn.Module | Path:
-    """Write the file of a network that is measured often, if the engine reads files.
+    """Write the file of a network that will be measured often, if the engine reads files.
 
     Args:
         model: The network.
         resolution: Height and width of the images.
-        config: How it is measured.
-        device: What it is measured on.
-        path: Where to.
+        config: Settings of the measurement.
+        device: Device of the measurement.
+        path: Path of the file.
 
     Returns:
-        The path, or the network for an engine that takes it as it is.
+        The path, or the network itself for an engine that reads no files.
     """
     engine, settings = _choose(config, device)
     if not isinstance(engine, FileEngine):
@@ -83,17 +83,17 @@ def measure_alone(
     """Wait until no training step runs on the device, then measure.
 
     Args:
-        model: What is measured: a network, or the file of one.
+        model: The network to measure, or its file.
         resolution: Height and width of the images.
-        config: How it is measured.
-        device: What it is measured on.
-        context: Has the lock of the device.
-        reference: What it is measured in turns with.
+        config: Settings of the measurement.
+        device: Device of the measurement.
+        context: Context with the device's lock.
+        reference: Reference network.
 
     Returns:
         `models.latency.Latency` as a dict, and "seconds" of work.
     """
-    # Another machine keeps itself free; this one may go on training meanwhile.
+    # Another host has its own lock, so this machine can continue training.
     alone = context.device_lock.exclusive() if config.host is None else nullcontext()
     with alone:
         note_progress("the measurement of the latency")

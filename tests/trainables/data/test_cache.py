@@ -98,7 +98,7 @@ def test_damaged_cache_is_made_anew(open_dataset, tmp_path, damage, caplog):
     with pytest.raises(DataError, match=folder.name):
         CachedDataset(folder)
     again = cache_dataset(dataset, tmp_path)
-    assert "making it anew" in caplog.text
+    assert "rebuilding it" in caplog.text
     assert torch.equal(again[5].image, dataset[5].image)
 
 
@@ -118,7 +118,7 @@ def test_sample_that_is_not_what_was_written_is_named_and_the_cache_made_anew(
     with pytest.raises(DataError, match=f"sample {dataset.sample_name(5)} is not what was written"):
         fresh[5]
     again = cache_dataset(dataset, tmp_path)
-    assert "making it anew" in caplog.text
+    assert "rebuilding it" in caplog.text
     assert torch.equal(again[5].image, expected[1])
 
 

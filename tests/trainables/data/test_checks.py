@@ -36,7 +36,7 @@ def test_good_data_are_counted_without_a_word(tree, check):
     [
         ("background\nobject\n", (0, 255), "'background 0 0 0', 'object 255 255 255'"),
         ("background\nobject\n", (0, 0), "give masks or lists in which they do"),
-        ("background\nobject\n", (255, 255), "If 255 stands for a class"),
+        ("background\nobject\n", (255, 255), "If 255 is a class"),
         ("a\nb\nc\n", (1, 1), "only class 'b' occurs"),
         ("crack\n", (0, 255), "'crack 255 255 255' if 255 is 'crack', or 'crack 0 0 0' if 0 is"),
         ("crack\n", (0, 0), "only class 'background' occurs"),
@@ -44,7 +44,7 @@ def test_good_data_are_counted_without_a_word(tree, check):
 )
 def test_data_whose_miou_means_nothing_are_refused(tree, check, classes, labels, remedy):
     tree.write(classes=classes, labels=labels)
-    with pytest.raises(DataError, match=r"would mean nothing: in split 'train'.*'val'") as error:
+    with pytest.raises(DataError, match=r"would be meaningless: in split 'train'.*'val'") as error:
         check()
     assert remedy in str(error.value)
 
@@ -91,7 +91,7 @@ def test_one_image_in_both_splits_is_a_warning(tree, check):
     tree.write()
     tree.list("val", ["img1", "img2", "img3"])
     (warning,) = check().warnings
-    assert "1 picture of 'val' is also in 'train': 'img1'" in warning
+    assert "1 image of 'val' is also in 'train': 'img1'" in warning
 
 
 def test_one_picture_in_two_files_is_found_by_content(tree, check):
@@ -102,7 +102,7 @@ def test_one_picture_in_two_files_is_found_by_content(tree, check):
     tree.list("val", ["img2", "again"])
     assert any("'img0' as 'again'" in text for text in check().warnings)
     tree.list("train", ["img0", "img1", "again"])
-    assert any("1 of 3 images of 'train' repeat another" in text for text in check().warnings)
+    assert any("1 of 3 images of 'train' are duplicates" in text for text in check().warnings)
 
 
 def test_one_name_for_two_pictures_is_a_warning(tree, check):
@@ -113,7 +113,7 @@ def test_one_name_for_two_pictures_is_a_warning(tree, check):
             target = tree.root / kind / split / f"{index % 2}.png"
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
-    assert "2 names of 'train' stand for another picture in 'val'" in check().warnings[0]
+    assert "2 names of 'train' name another image in 'val'" in check().warnings[0]
 
 
 def test_mixed_sizes_are_a_warning_and_the_common_one_is_measured(tree, check):

@@ -50,7 +50,7 @@ def test_comments_headers_and_empty_lines_at_the_end_are_no_classes():
         (["a 0 0 0", "b 0 0 0"], "colour twice"),
         (["a 0 0 0", "b"], "b has no colour"),
         (["a 0 0 256", "b 0 0 0"], "above 255"),
-        (["background"], "names 'background' alone"),
+        (["background"], "names only 'background'"),
         ([f"c{i}" for i in range(256)], "must name 1 to 255"),
     ],
 )
@@ -66,7 +66,7 @@ def test_ignored_classes_make_room_for_the_others():
     assert stated.train_ids == (255, 0, 1)
     coloured = parse_classes(["a 9 9 9", "b 8 8 8", "void 0 0 0"], "f", ignored=["void"])
     assert coloured.kept_colours == ((9, 9, 9), (8, 8, 8))
-    with pytest.raises(DataError, match="names no class viod to ignore; it names void, a, b"):
+    with pytest.raises(DataError, match="has no class viod to ignore; it has void, a, b"):
         parse_classes(["void", "a", "b"], "file", ignored=["viod"])
     with pytest.raises(DataError, match="fewer than two"):
         parse_classes(["void", "a"], "file", ignored=["void"])

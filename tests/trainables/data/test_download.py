@@ -133,7 +133,7 @@ def test_part_longer_than_the_archive_starts_over(serve, tmp_path):
 
 def test_part_survives_a_server_that_stays_broken(serve, tmp_path):
     server = serve(fake_archive(), cuts=100)
-    with pytest.raises(DownloadError, match="next try goes on") as error:
+    with pytest.raises(DownloadError, match="next attempt continues") as error:
         fetch(server, tmp_path / "camvid")
     assert "By hand" in str(error.value)
     assert left_behind(tmp_path) == ["camvid.zip.part"]

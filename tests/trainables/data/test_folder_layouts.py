@@ -146,9 +146,11 @@ def test_names_of_folders_and_lists_are_flags(tree):
         (tree.root / "ImageSets" / f"{split}.lst").write_text(stem)
     options = {"images": "JPEGImages", "masks": "SegmentationClass", "lists": "ImageSets/{}.lst"}
     assert names_of(tree.open("val", **options)) == ["img1"]
-    with pytest.raises(DataError, match=r"holds ImageSets/, JPEGImages/.*--pipeline.data.images"):
+    with pytest.raises(
+        DataError, match=r"contains ImageSets/, JPEGImages/.*--pipeline.data.images"
+    ):
         tree.open()
-    with pytest.raises(DataError, match=r"must hold \{\}"):
+    with pytest.raises(DataError, match=r"must contain \{\}"):
         tree.open(**options | {"lists": "train.txt"})
 
 
@@ -197,5 +199,5 @@ def test_settled_data_hold_the_classes_themselves(tree, tmp_path):
 
 
 def test_options_of_folders_are_refused_elsewhere():
-    with pytest.raises(DataError, match=r"--pipeline.data.mask-suffix goes with .* folder only"):
+    with pytest.raises(DataError, match=r"--pipeline.data.mask-suffix needs .* folder;"):
         DataConfig(name="camvid", mask_suffix="_mask").open("train")

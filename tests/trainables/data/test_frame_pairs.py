@@ -77,5 +77,5 @@ def test_both_frames_are_varied_alike_and_each_pair_comes_once():
 
 def test_a_data_set_without_neighbours_is_refused():
     stream = FramePairStream(Named("x", "y"), AugmentationConfig(crop_size=(32, 32)), seed=0)
-    with pytest.raises(ValueError, match="no neighbouring frames; images of a drive are named"):
+    with pytest.raises(ValueError, match="no consecutive frames; images of a drive must be named"):
         stream[0]

@@ -51,7 +51,7 @@ def test_a_mask_drawn_before_the_turn_keeps_its_image_unturned(tree, turn):
     dataset = tree.open()
     assert dataset.sample_size(0) == (12, 16)
     assert np.array_equal(dataset[0].image[0].numpy(), stored)
-    assert "1 of 2 images of 'train' bear an EXIF turn" in dataset.warnings[0]
+    assert "1 of 2 images of 'train' have an EXIF orientation" in dataset.warnings[0]
 
 
 DEEP = {
@@ -124,7 +124,7 @@ def test_images_that_are_no_numbers_are_refused(tree):
     tree.write()
     (tree.root / "images" / "img0.png").unlink()
     tree.save("images/img0.tif", np.full((12, 16), np.nan, np.float32))
-    with pytest.raises(DataError, match=r"img0\.tif: has pixels that are no finite number"):
+    with pytest.raises(DataError, match=r"img0\.tif: has pixels that are not finite"):
         tree.open()[0]
 
 

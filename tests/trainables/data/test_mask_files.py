@@ -137,7 +137,7 @@ def test_greys_that_classes_declare_are_values_of_one_channel(tree, white, black
 def test_colours_without_a_class_are_named_with_the_remedy(tree):
     with pytest.raises(DataError, match=r"whose channels differ.*224 224 192 .1 pixels") as error:
         open_mask(tree, Image.fromarray(COLOURED), "a\nb\nc\n")[0]
-    assert "write the colour of each class behind its name" in str(error.value)
+    assert "write the colour of each class after its name" in str(error.value)
     with pytest.raises(DataError, match=r"colour 224 224 192 .1 pixels. of no class") as error:
         open_mask(tree, Image.fromarray(COLOURED), "a 0 0 0\nb 0 255 0\nc 255 0 0\n")[0]
     assert "--pipeline.data.ignore" in str(error.value)
@@ -164,8 +164,8 @@ def test_fractions_and_foreign_modes_are_refused(tree):
 @pytest.mark.parametrize(
     ("values", "remedy"),
     [
-        ([0, 1, 2], "if 0 is no class, put a line 'void' first .* --pipeline.data.ignore void"),
-        ([0, 128, 255], "if these greys stand for classes, write each behind the name"),
+        ([0, 1, 2], "if 0 is not a class, put a line 'void' first .* --pipeline.data.ignore void"),
+        ([0, 128, 255], "if these greys are classes, write each after the name"),
     ],
 )
 def test_labels_beyond_the_classes_say_what_they_usually_mean(tree, values, remedy):

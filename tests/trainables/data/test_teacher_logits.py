@@ -96,7 +96,7 @@ def test_another_teacher_data_set_or_coarseness_is_never_taken(dataset, tmp_path
 def test_the_stream_refuses_logits_of_another_data_set(dataset, open_dataset, tmp_path):
     logits = cache(dataset, tmp_path)
     for other in (open_dataset("synthetic", seed=1), open_dataset("synthetic", num_samples=5)):
-        with pytest.raises(ValueError, match="of data set"):
+        with pytest.raises(ValueError, match="belong to data set"):
             TrainingStream(other, CROP, seed=0, teacher_logits=logits)
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_cache_is_made_anew(dataset, tmp_path, damage, caplog):
     else:
         data.unlink()
     again = cache(dataset, tmp_path)
-    assert "making it anew" in caplog.text
+    assert "rebuilding it" in caplog.text
     assert torch.equal(again[3].as_subclass(torch.Tensor), say(dataset)(3).half())
 
 

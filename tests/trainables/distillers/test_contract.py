@@ -194,13 +194,13 @@ def test_the_labels_keep_their_share(share, networks, batch, parse, teach):
     ("name", "change", "message"),
     [
         ("kd", {"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
-        ("kd", {"alpha": 1.5}, "alpha must lie in 0..1 for plain kd, got 1.5"),
+        ("kd", {"alpha": 1.5}, "alpha must be in 0..1 for kd, got 1.5"),
         ("dkd", {"beta": -1.0}, "beta must be at least 0, got -1.0"),
         ("dkd", {"eta": float("nan")}, "eta must be at least 0, got nan"),
         ("dkd_share", {"label_share": 0.0}, "label_share must lie within 0..1"),
         ("cwd", {"weight": 0.0, "feature_weight": 0.0}, "must be above 0"),
         ("skd", {"max_side": 0}, "max_side must be at least 1, got 0"),
-        ("skd", {"layers": "first"}, "as many layers as each other"),
+        ("skd", {"layers": "first"}, "must name equally many layers"),
         ("adaptive_channel", {"feature_weight": -1.0}, "feature_weight must be at least 0"),
         ("multi_level", {"high_weight": float("inf")}, "high_weight must be at least 0, got inf"),
     ],
@@ -212,7 +212,10 @@ def test_bad_settings_are_named(name, change, message):
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [(("none", "kd"), "no teacher is asked"), (("kd", "cwd", "dkd"), "kd and dkd both say")],
+    [
+        (("none", "kd"), "means that there is no teacher"),
+        (("kd", "cwd", "dkd"), "kd and dkd both set"),
+    ],
 )
 def test_methods_that_do_not_go_together_are_refused(names, message):
     with pytest.raises(ValueError, match=message):

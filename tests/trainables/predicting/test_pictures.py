@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ from PIL import Image
 
 from models.checkpoint import load_checkpoint
 from trainables.data import normalize
-from trainables.data.camvid import CAMVID_CLASSES
 from trainables.learning.evaluation import evaluate
-from trainables.predicting.class_colors import get_class_colors
 from trainables.predicting.pictures import PictureLimits, write_pictures
 from trainables.predicting.run_networks import find_networks
 
@@ -69,7 +66,7 @@ def test_palette_bears_the_colours_of_the_classes(run_dir, context):
     write_pictures(run_dir, find_networks(run_dir), dataset, context)
     index = read_index(run_dir)
     mask = Image.open(run_dir / "pictures" / index["images"][0]["label"])
-    colors = get_class_colors(dataset)
+    colors = dataset.colours
     assert [entry["color"] for entry in index["classes"]] == [
         "#{:02x}{:02x}{:02x}".format(*color) for color in colors
     ]
@@ -132,18 +129,13 @@ def test_limits_are_checked(options):
         PictureLimits(**options)
 
 
-@dataclass
-class Named:
-    classes: tuple
-    colors: tuple = ()
-
-    @property
-    def num_classes(self):
-        return len(self.classes)
-
-
-def test_colours_of_the_data_set_come_first():
-    own = ((1, 2, 3), (4, 5, 6))
-    assert get_class_colors(Named(("a", "b"), own)) == own
-    assert get_class_colors(Named(CAMVID_CLASSES))[3] == (128, 64, 128)
-    assert len(set(get_class_colors(Named(tuple(range(40)))))) == 40
+def test_colours_that_a_data_set_declares_are_drawn(run_dir, context, monkeypatch):
+    dataset = DATA.open("val")
+    own = tuple((i, 2 * i, 255 - i) for i in range(dataset.num_classes))
+    monkeypatch.setattr(type(dataset), "colours", own)
+    write_pictures(run_dir, find_networks(run_dir), dataset, context)
+    index = read_index(run_dir)
+    assert [entry["color"] for entry in index["classes"]][3] == "#0306fc"
+    mask = Image.open(run_dir / "pictures" / index["images"][0]["label"])
+    classes, drawn = np.asarray(mask), np.asarray(mask.convert("RGB"))
+    assert tuple(drawn[classes == (value := classes.min())][0]) == own[value]

@@ -1,9 +1,9 @@
-"""Layers that know their channels by number, which pruning must tell what it removed.
+"""Layers that refer to channels by number, so pruning must tell them what it removed.
 
-A convolution or a BatchNorm forgets a removed channel together with its weights. A shuffle, a split
-or an attention over neighbouring channels does not: its result depends on where a channel stood.
-Each layer here takes the news by `keep`, and then computes exactly what it would compute with the
-removed channels present and zero.
+Removing a channel's weights is enough for a convolution or a BatchNorm. A shuffle, a split or an
+attention over neighbouring channels depends on the position of each channel. The layers here are
+told by `keep` which channels are left, and then compute exactly what they would compute if the
+removed channels were present and zero.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 
 class ChannelLayer(nn.Module, ABC):
-    """A layer whose every output channel stems from one input channel, or sums several.
+    """A layer whose output channels each come from one input channel, or each sum several.
 
-    `models.channels.tracing` follows it by `get_sources`, whatever it computes;
-    `models.channels.widths` lists its kinds.
+    `models.channels.tracing` follows channels through it by `get_sources`, whatever it computes;
+    `models.channels.widths` lists the subclasses.
 
     Args:
         in_channels: Channels of the input.
@@ -33,24 +33,24 @@ class ChannelLayer(nn.Module, ABC):
 
     @abstractmethod
     def get_sources(self) -> list[int]:
-        """Return for each output channel the input channel it stems from, none of them twice.
+        """Return the input channel that each output channel comes from, each at most once.
 
-        Empty where outputs are sums of inputs: either side then loses channels on its own.
+        Empty if outputs are sums of inputs: inputs and outputs are then pruned independently.
         """
 
     @abstractmethod
     def keep(self, inputs: Sequence[int]) -> None:
-        """Forget all input channels but these, and the output channels that stem from them.
+        """Keep only these input channels and the output channels that come from them.
 
         Args:
-            inputs: Ascending, by their number in the layer as it is.
+            inputs: Numbers of the channels in the current layer, ascending.
         """
 
     def keep_outputs(self, outputs: Sequence[int]) -> None:
-        """Forget all output channels but these; no news where they go with their sources.
+        """Keep only these output channels; does nothing where outputs follow from the inputs.
 
         Args:
-            outputs: Ascending, by their number in the layer as it is.
+            outputs: Numbers of the channels in the current layer, ascending.
         """
 
 
@@ -58,11 +58,11 @@ class ChannelShuffle(ChannelLayer):
     """Interleaves groups of channels: the first of each, the second of each, and so on.
 
     Source: Zhang et al., "ShuffleNet", https://arxiv.org/abs/1707.01083, section 3.1.
-    Differs: the order is a buffer, for what pruning leaves of it is no interleaving any more.
+    Differs: the order is stored in a buffer, because it is no longer an interleaving after pruning.
 
     Args:
         channels: Channels of the input and of the output, a multiple of `groups`.
-        groups: Groups to interleave.
+        groups: Number of groups to interleave.
     """
 
     order: Tensor
@@ -97,8 +97,8 @@ class ChannelHalf(ChannelLayer):
     the halves stay equal.
 
     Args:
-        channels: Channels of the input, even.
-        half: 0 or 1.
+        channels: Channels of the input, an even number.
+        half: Which half to return, 0 or 1.
     """
 
     def __init__(self, channels: int, half: int) -> None:
@@ -124,8 +124,8 @@ class ChannelHalf(ChannelLayer):
 class ChannelSum(ChannelLayer):
     """Sums runs of neighbouring channels.
 
-    After a depthwise convolution it makes a grouped one, several inputs to each output, of which
-    pruning can remove any input and any output.
+    A depthwise convolution followed by this layer equals a grouped convolution, but pruning can
+    remove any of its inputs and outputs.
 
     Args:
         in_channels: Channels of the input, a multiple of `out_channels`.
@@ -133,7 +133,7 @@ class ChannelSum(ChannelLayer):
     """
 
     owners: Tensor
-    """For each input the output that it is part of; `out_channels` if that was removed."""
+    """Output that each input is added to; `out_channels` if that output was removed."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels)
@@ -169,12 +169,12 @@ class ChannelSum(ChannelLayer):
 class ChannelTotal(ChannelLayer):
     """The sum over all channels, repeated for each output channel.
 
-    A weight for each place is computed by it from one map and multiplied with the channels of
-    another; pruning removes channels of either side on its own.
+    Networks use it to compute one weight per position from one map and multiply it with the
+    channels of another. Pruning removes channels of its input and of its output independently.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output, all equal.
+        out_channels: Channels of the output, which are all equal.
     """
 
     def forward(self, features: Tensor) -> Tensor:

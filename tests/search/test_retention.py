@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from search.config import StudyConfig
-from search.pipelines.study import TrialRecord
+from search.pipelines.records import TrialRecord
 from search.run_files.retention import keep_front
 from trainables.artifacts.remote_folder import RemoteFolder
 from trainables.artifacts.remote_stages import RemoteStages
@@ -31,8 +31,18 @@ KEPT = OTHERS | {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stored", [False, True])
-def test_front_stays_and_the_rest_goes(tmp_path: Path, stored: bool) -> None:
+@pytest.mark.parametrize(
+    ("stored", "kept_out", "kept"),
+    [
+        (False, {}, KEPT),
+        (True, {}, KEPT),
+        # 3 takes their place, and is what lies in deploy/.
+        (False, dict.fromkeys((0, 1, 2), "errs"), KEPT | {"sparse-3", "pruned-4", "distilled-3"}),
+    ],
+)
+def test_front_stays_and_the_rest_goes(
+    tmp_path: Path, stored: bool, kept_out: dict[int, str], kept: set[str]
+) -> None:
     remote = RemoteFolder((tmp_path / "storage").as_uri()) / "stages" if stored else None
     stages = RemoteStages(remote) if remote else None
     store = ArtifactStore(tmp_path / "run" / "stages", stages)
@@ -58,11 +68,11 @@ def test_front_stays_and_the_rest_goes(tmp_path: Path, stored: bool) -> None:
     )
 
     for _ in range(2):  # the second as at a later end of the run
-        keep_front(study, tmp_path / "run", stages)
+        keep_front(study, tmp_path / "run", stages, kept_out)
     here = {path.name for path in store.root.iterdir() if not path.name.startswith(".")}
-    assert here == KEPT
+    assert here == kept
     if remote is not None:
-        assert {name.partition("/")[0] for name in remote.list()} == KEPT
-    for name in KEPT:
+        assert {name.partition("/")[0] for name in remote.list()} == kept
+    for name in kept:
         stage, _, key = name.partition("-")
         assert store.find(stage, key) is not None

@@ -1,4 +1,4 @@
-"""confirmation.csv: what came of the further fine-tunings of the front."""
+"""Reads and writes confirmation.csv, the results of the front's retrainings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Retraining:
     """A further fine-tuning of a member of the front.
 
     Attributes:
-        trial: Number of the member's trial in the study.
-        seed: Of this fine-tuning.
+        trial: Trial number of the member in the study.
+        seed: Seed of this fine-tuning.
         state: complete or failed.
-        reason: Why it failed, empty when complete.
-        miou: In 0..1; None when failed.
-        network: Folder of the network in the store, empty when failed.
-        seconds: Of work; 0 where the stage was found in the store.
+        reason: Reason why it failed; "" if it is complete.
+        miou: mIoU in 0..1; None if it failed.
+        network: Folder of the network in the store; "" if it failed.
+        seconds: Seconds of work; 0 if the stage was found in the store.
     """
 
     trial: int
@@ -39,11 +39,11 @@ class Retraining:
 
 
 def write_retrainings(path: Path, retrainings: Iterable[Retraining]) -> None:
-    """Write confirmation.csv, one row per retraining, by trial and seed.
+    """Write confirmation.csv with one row per retraining, sorted by trial and seed.
 
     Args:
         path: File to replace.
-        retrainings: In any order.
+        retrainings: Retrainings, in any order.
     """
     ordered = sorted(retrainings, key=lambda entry: (entry.trial, entry.seed))
     rows = [asdict(entry) | {"seconds": round(entry.seconds, 3)} for entry in ordered]
@@ -52,10 +52,10 @@ def write_retrainings(path: Path, retrainings: Iterable[Retraining]) -> None:
 
 
 def read_retrainings(path: Path) -> list[Retraining]:
-    """Read confirmation.csv; nothing where there is none yet.
+    """Read confirmation.csv; an empty list if there is none yet.
 
     Raises:
-        ValueError: A line is damaged; names it.
+        ValueError: A line is damaged; the message names it.
     """
     if not path.exists():
         return []

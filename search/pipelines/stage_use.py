@@ -1,4 +1,4 @@
-"""What the stages of a study took, and what it took less because pipelines share them."""
+"""Counts the work of a study's stages, and the work saved because pipelines share stages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Literal, NamedTuple
 from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.stages import STAGES
 
-# Stage name -> folder in the store, and stage name -> seconds, of one pipeline.
+# For one pipeline: stage name -> folder in the store, and stage name -> seconds.
 PipelineStages = tuple[Mapping[str, str], Mapping[str, float]]
 
 
 class StageFacts(NamedTuple):
-    """What the store says of a finished stage.
+    """Facts about a finished stage, read from the store.
 
     Attributes:
-        seconds: Of work, over all attempts.
-        teacher_cache: Whether its training found the teacher's logits on its node (hit) or computed
-            them (built); "" if it read none.
+        seconds: Seconds of work over all attempts.
+        teacher_cache: "hit" if its training found the teacher's logits on its node, "built" if it
+            computed them, "" if it used none.
     """
 
     seconds: float
@@ -34,12 +34,12 @@ class StageUse:
     """The stages of a study, counted by their names.
 
     Attributes:
-        computed: Stages that there are.
-        reused: Times that a pipeline had a stage without computing it. Every study trains teacher
-            and dense student once, so that these never count.
-        spent: Seconds of work, with those of distillations that paused at a rung.
-        saved: Seconds of the stages that were reused, each time.
-        teacher_cache: Distillations by `StageFacts.teacher_cache`.
+        computed: Number of computed stages.
+        reused: Number of times that a pipeline reused a stage. Teacher and dense student never
+            count, because every study trains them once.
+        spent: Seconds of work, including distillations that paused at a rung.
+        saved: Seconds of the reused stages, counted for every reuse.
+        teacher_cache: Number of distillations by `StageFacts.teacher_cache`.
     """
 
     computed: Counter[str] = field(default_factory=Counter)
@@ -56,13 +56,13 @@ def count_use(
 ) -> StageUse:
     """Count the stages of all pipelines.
 
-    The seconds come from the store: a pipeline's own are 0 wherever a stage was found, be it that
-    an earlier session computed it.
+    The seconds are read from the store, because a pipeline's own seconds are 0 for a stage that it
+    found there, for example one from an earlier session.
 
     Args:
-        pipelines: Those that have ended and those that are on their way.
-        baselines: Role -> folder in the store, of those that are trained.
-        read_facts: Says what is known of a folder.
+        pipelines: Stages of all pipelines, finished and unfinished.
+        baselines: Folder in the store of each uncompressed network, by its role.
+        read_facts: Function that returns the facts about a folder in the store.
     """
     use = StageUse()
     known: set[str] = set()
@@ -72,7 +72,7 @@ def count_use(
     for stages, seconds in pipelines:
         for stage, folder in stages.items():
             if stage in STAGES and not STAGES[stage].follows:
-                continue  # a root: every study trains its uncompressed networks once
+                continue  # every study trains its uncompressed networks once
             facts = read_facts(folder)
             if folder in known:
                 use.reused[stage] += 1
@@ -83,20 +83,20 @@ def count_use(
             use.spent[stage] += facts.seconds
             if facts.teacher_cache:
                 use.teacher_cache[facts.teacher_cache] += 1
-        for stage in seconds.keys() - stages.keys():  # paused at a rung
+        for stage in seconds.keys() - stages.keys():  # stages that have paused at a rung
             use.spent[stage] += seconds[stage]
     return use
 
 
 def read_stage_facts(folder: Path) -> StageFacts:
-    """Read what a finished stage says of its making, also at the rungs where it paused.
+    """Read the facts about a finished stage, including the rungs at which it paused.
 
     Args:
-        folder: Of the stage, in the store.
+        folder: Folder of the stage in the store.
 
     Raises:
         OSError: There is no such stage.
-        ValueError: Its result is damaged.
+        ValueError: The stage's result is damaged.
     """
     result = json.loads((folder / RESULT_FILE).read_text())["result"]
     seconds = float(result["seconds"])

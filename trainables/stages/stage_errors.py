@@ -11,29 +11,16 @@ import torch
 from models.files.storage import explain_storage_error
 from trainables.artifacts.remote_folder import StorageError
 from trainables.data.dataset import DataError
-
-_TRAININGS = {
-    "teacher": "teacher-training",
-    "dense": "dense",
-    "sparse": "sparse",
-    "distilled": "distil",
-}
-
-
-class OutOfMemory(RuntimeError):  # noqa: N818 - says what happened
-    """A stage ran out of memory; the message says what to change."""
-
-
-class SurroundingsError(RuntimeError):
-    """Disk, storage or data cannot be used; other settings of the pipeline would not help."""
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
+from trainables.stages import STAGES
 
 
 @contextmanager
 def blaming(stage: str, device: str) -> Iterator[None]:
-    """Run a stage in the block; turn errors that its settings did not cause into their own kinds.
+    """Run a stage in the block, and convert errors that its settings did not cause.
 
-    The data set was read completely before the study began. So an error of the data now comes from
-    this machine, or from files that have changed since.
+    The data set was read completely before the study began, so an error of the data now comes from
+    this machine or from files that have changed since.
 
     Args:
         stage: Name of the stage, for the message.
@@ -41,7 +28,7 @@ def blaming(stage: str, device: str) -> Iterator[None]:
 
     Raises:
         OutOfMemory: The device or the machine ran out of memory.
-        SurroundingsError: The disk is full, a storage does not answer, or an image is damaged.
+        SurroundingsError: The disk is full, a storage does not respond, or an image is damaged.
         Exception: Any other error, as it was raised.
     """
     try:
@@ -70,8 +57,9 @@ def _explain_memory(stage: str, device: str, error: Exception) -> str:
     remedy = (
         "a larger --gpus-per-trial" if device.startswith("cuda") else "a lower --max-concurrent"
     )
-    if stage in _TRAININGS:
-        remedy += f" or a smaller --pipeline.{_TRAININGS[stage]}.batch-size"
+    schedule = STAGES[stage].schedule.replace("_", "-") if stage in STAGES else ""
+    if schedule:
+        remedy += f" or a smaller --pipeline.{schedule}.batch-size"
     first_sentence = " ".join(str(error).split()).partition(". ")[0][:120]
     return (
         f"{stage} needs more memory than there is on {device} of {socket.gethostname()} "

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from trainables.data import DataError
-from trainables.learning.training import TrainingDiverged
-from trainables.process.stage_errors import OutOfMemory, SurroundingsError, blaming
+from trainables.learning.training import TrainConfig, TrainingDiverged
+from trainables.pipeline_config import PipelineConfig
+from trainables.process.machine_errors import OutOfMemory, SurroundingsError
+from trainables.stages import STAGES
+from trainables.stages.stage_errors import blaming
 
 HOST = socket.gethostname()
 CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 8")
@@ -37,6 +40,12 @@ def test_memory_says_what_needs_less(
     with pytest.raises(OutOfMemory) as raised, blaming(stage, device):
         raise error
     assert str(raised.value) == message
+
+
+def test_what_needs_less_is_a_flag_of_every_stage_that_trains() -> None:
+    with_schedule = {stage.schedule for stage in STAGES.values() if stage.schedule}
+    assert all(isinstance(getattr(PipelineConfig(), name), TrainConfig) for name in with_schedule)
+    assert all(stage.schedule for stage in STAGES.values() if stage.trains)
 
 
 def test_memory_that_torch_or_numpy_cannot_get_on_a_cpu_is_told_as_such() -> None:

@@ -19,12 +19,12 @@ from models.resolving import find_allowed, is_foreign
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Structure:
-    """All that it takes to build a network, pruned or not, without its tensors.
+    """Everything that is needed to build a network, pruned or not, except its tensors.
 
     Attributes:
-        name: As `models.create_model` takes it.
-        kwargs: JSON-able keywords of `models.create_model`, `num_classes` among them.
-        widths: For each layer of `WIDTH_ATTRIBUTES` the values of these attributes.
+        name: Network name, as for `models.create_model`.
+        kwargs: Keywords of `models.create_model`, JSON-serialisable, including `num_classes`.
+        widths: Values of the `WIDTH_ATTRIBUTES` of each layer, by layer name.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Structure:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits, equal for networks of equal layers whatever their weights."""
+        """16 hexadecimal digits; equal for networks with equal layers, whatever their weights."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
@@ -49,7 +49,7 @@ class Structure:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: The text is no structure.
+            ValueError: The text is not the structure of a network.
         """
         try:
             content = json.loads(text)
@@ -60,10 +60,10 @@ class Structure:
 
 
 def describe_structure(model: nn.Module) -> Structure:
-    """Describe a network that `models.create_model` made, as wide as it is now.
+    """Describe a network that `models.create_model` made, with its current widths.
 
     Raises:
-        ValueError: The network was made in another way.
+        ValueError: The network was not made by `models.create_model`.
     """
     if not isinstance(model, SegmentationNetwork) or not model.name:
         raise ValueError(
@@ -74,18 +74,18 @@ def describe_structure(model: nn.Module) -> Structure:
 
 
 def build_empty(structure: Structure, *, given: Iterable[str] = ()) -> SegmentationNetwork:
-    """Build the network with every layer in its width, and weights that say nothing.
+    """Build the network with every layer at its width and with undefined weights.
 
-    Ours are built on the meta device, without memory. Others compute with their weights while they
-    are built, so these get some.
+    Networks of `MODELS` are built on the meta device, without memory. Foreign networks may compute
+    with their weights while they are built, so they get real ones.
 
     Args:
-        structure: Often from a file.
-        given: Names of foreign networks that the caller vouches for.
+        structure: Structure, possibly from an untrusted file.
+        given: Names of foreign networks whose code the caller trusts.
 
     Raises:
-        UntrustedNetworkError: The structure names code that nobody vouches for.
-        ValueError: The structure's layers are not those of its network.
+        UntrustedNetworkError: The structure names code that was not trusted.
+        ValueError: The layers of the structure differ from those of the network.
     """
     name = find_allowed(structure.name, given)
     if is_foreign(name):
@@ -106,7 +106,7 @@ def build_empty(structure: Structure, *, given: Iterable[str] = ()) -> Segmentat
 
 
 def get_shared_parameters(model: nn.Module) -> list[list[str]]:
-    """Return the names of each parameter that has several."""
+    """Return the names of each parameter that is registered under several names."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -114,7 +114,7 @@ def get_shared_parameters(model: nn.Module) -> list[list[str]]:
 
 
 def share_parameters(model: nn.Module, groups: Iterable[Sequence[str]]) -> None:
-    """Make one parameter of those of each group again, in place: the first of them."""
+    """Share one parameter, the first of each group, among all names of the group, in place."""
     for first, *others in groups:
         parameter = model.get_parameter(first)
         for name in others:
@@ -123,7 +123,7 @@ def share_parameters(model: nn.Module, groups: Iterable[Sequence[str]]) -> None:
 
 
 def _resize(layer: nn.Module, width: tuple[int, ...]) -> None:
-    """Give a layer another width, attributes and tensors; what these hold is undefined."""
+    """Resize the attributes and tensors of a layer; the values of the tensors are undefined."""
     if width == get_width(layer):
         return
     set_width(layer, width)

@@ -1,4 +1,4 @@
-"""Fine-tuning of a network while its convolutions round to 8 bits."""
+"""Quantisation-aware fine-tuning: the convolutions round to 8 bits during training."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from trainables.pipeline_config import PipelineConfig
 def train_with_rounding(
     model: nn.Module, config: PipelineConfig, folder: Path, context: StageContext
 ) -> None:
-    """Train in place, against the labels and the logits that the network had before.
+    """Train in place, on the labels and on the logits of the unrounded network.
 
-    The network teaches itself: it must find back to what it computed without rounding, and no
-    other teacher knows that as well.
+    The unrounded network is the teacher, because the training should restore its outputs.
 
     Args:
-        model: In eval mode, with BatchNorms folded; ends on the CPU in eval mode.
-        config: Of the study: data, schedule of `int8`, seed.
-        folder: Keeps the state of the unfinished training.
+        model: Network in eval mode with BatchNorms folded; it ends on the CPU in eval mode.
+        config: Configuration of the study, with data, schedule of `int8` and seed.
+        folder: Folder for the state of the unfinished training.
         context: Machine, folders and progress report.
 
     Raises:
