@@ -58,10 +58,16 @@ class StudyConfig:
         confirm: Number of times (2 or more; 0: never) that every network of the front is fine-tuned
             again with other seeds once the search is over, to tell gain from luck. Mean, standard
             deviation and the probability of being non-dominated go into the report.
-        cpus_per_trial: CPU cores (and threads) of one stage. Default: the cores divided by the
-            number of pipelines, or on GPU machines by the number of stages that the GPUs hold.
-        gpus_per_trial: GPU of one stage, or a fraction of one that stages share. Default: 1 if
-            there is a GPU.
+        cpus_per_trial: CPU cores (and threads) of all processes of one stage. Default: the cores
+            divided by the number of pipelines, or on GPU machines by the number of stages that the
+            GPUs hold.
+        gpus_per_trial: GPUs of one stage: a fraction of a GPU that stages share, or several, on one
+            node or more, that divide each batch of a training. Default: 1 if there is a GPU.
+        gpus_per_baseline: GPUs for the training of the teacher or of an uncompressed student.
+            Default: all GPUs of a node, divided among the networks that are trained at a time.
+        processes_per_trial: Number of processes, on one node or more, that divide each batch of a
+            training. For machines without GPUs; otherwise each GPU has its process.
+        processes_per_baseline: The same for the teacher and for uncompressed students.
         max_concurrent: Largest number of stages at a time. Default: as many as fit.
         reuse_workers: Run the next stage in the process of a finished one. Otherwise each stage
             starts its own process, which takes seconds and returns its memory at the end.
@@ -104,6 +110,9 @@ class StudyConfig:
     confirm: int = 0
     cpus_per_trial: int | None = None
     gpus_per_trial: float | None = None
+    gpus_per_baseline: int | None = None
+    processes_per_trial: int = 1
+    processes_per_baseline: int = 1
     max_concurrent: int | None = None
     reuse_workers: bool = True
     store: str | None = None
@@ -129,7 +138,10 @@ class StudyConfig:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}; got {self.sampler!r}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
-        for name in ("num_pipelines", "cpus_per_trial", "max_concurrent"):
+        for name in (
+            "num_pipelines", "cpus_per_trial", "max_concurrent", "gpus_per_baseline",
+            "processes_per_trial", "processes_per_baseline",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -167,15 +179,34 @@ class StudyConfig:
                 f"reduction_factor must be greater than 1, got {self.reduction_factor}"
             )
         gpus = self.gpus_per_trial
-        if gpus is not None and not 0 <= gpus <= 1:
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))):
             raise ValueError(
-                f"gpus_per_trial must be in 0..1, because a training uses one GPU; got {gpus}"
+                f"gpus_per_trial must be in 0..1 (a share of one) or a whole number; got {gpus}"
             )
+        self._check_batches()
         chain = complete_chain(self.pipeline.chain, self.objectives)
         check_stages(chain)
         object.__setattr__(self, "pipeline", replace(self.pipeline, chain=chain))
         for point in self.first_points:
             build_chain(self.pipeline.chain, point)
+
+    def _check_batches(self) -> None:
+        """Refuse more processes than a batch has images to divide among them."""
+        pipelines, roots = ("sparse", "distil"), ("teacher_training", "dense")
+        for name, trainings in (
+            ("gpus_per_trial", pipelines),
+            ("processes_per_trial", pipelines),
+            ("gpus_per_baseline", roots),
+            ("processes_per_baseline", roots),
+        ):
+            for training in trainings:
+                most = getattr(self.pipeline, training).batch_size
+                value = getattr(self, name)
+                if value is not None and value > most:
+                    raise ValueError(
+                        f"{name} must be at most {most}, the images of a batch "
+                        f"(pipeline.{training}.batch_size), which it divides; got {value:g}"
+                    )
 
 
 def save_config(config: StudyConfig, path: Path) -> None:

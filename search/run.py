@@ -21,14 +21,13 @@ from search.check import check
 from search.command_line import Arguments, parse_arguments
 from search.config import CONFIG_FILE, StudyConfig, load_config, save_config
 from search.interrupts import Interrupts
+from search.on_ray.allotment import TrialResources, allot
 from search.on_ray.jobs import is_job_server, submit_study
 from search.on_ray.metrics import StudyMetrics, metrics_address
 from search.on_ray.nodes import check_cluster, describe_worker, read_file, summon_worker
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.on_ray.session import (
-    TrialResources,
-    allot,
     count_devices,
     ray_session,
     redirected,

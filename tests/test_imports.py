@@ -35,7 +35,7 @@ FOLDER_MAY_IMPORT: dict[str, set[str]] = {
     "trainables/process": set(),
     "trainables/artifacts": {"process"},
     "trainables/data": {"process"},
-    "trainables/distillers": {"losses", "ranges", "settings"},
+    "trainables/distillers": {"losses", "process", "ranges", "settings"},
     "trainables/learning": {"artifacts", "context", "data", "losses", "metrics", "process"},
     "trainables/stages": {
         "artifacts", "context", "data", "data_source", "deployment", "distillers", "learning",
@@ -65,7 +65,12 @@ FOLDER_MAY_IMPORT: dict[str, set[str]] = {
 # `python search/run.py` and `python analysis/report.py` put their folder first on the path.
 SCRIPT_FOLDERS = ("search", "analysis")
 OPTUNA_FIGURES = {"analysis/figures/importance.py"}
-RAY_FILES = {"search/run.py", "trainables/ray_internals.py", "trainables/ray_pipeline.py"}
+RAY_FILES = {
+    "search/run.py",
+    "trainables/ray_helpers.py",
+    "trainables/ray_internals.py",
+    "trainables/ray_pipeline.py",
+}
 # The one file that uses what is not public in a library; a test beside it knows each name.
 INTERNALS = {
     "optuna": "search/proposing/optuna_internals.py",

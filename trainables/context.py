@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -60,6 +60,8 @@ class StageContext:
         keep_state: Function that is called with the file of a training's state each time it was
             saved.
         device_lock: Lock that separates latency measurements from training steps.
+        helpers: Function that makes a context manager in which other processes share a training
+            (`trainables.process.distributed`); by default no process does.
         began: `time.monotonic` at the start of the work, including the preparation of a training.
     """
 
@@ -71,7 +73,12 @@ class StageContext:
     report: Callable[[Progress], None] = ignore_progress
     keep_state: Callable[[Path], None] = leave_state
     device_lock: DeviceLock = field(default_factory=lambda: DeviceLock("cpu"))
+    helpers: Callable[[], AbstractContextManager[None]] = nullcontext
     began: float = field(default_factory=time.monotonic)
+
+    def alone(self) -> StageContext:
+        """Return this context for work that no other process shares."""
+        return replace(self, helpers=nullcontext)
 
     @contextmanager
     def threads(self) -> Iterator[None]:

@@ -1,4 +1,8 @@
-"""Losses on logits in log space; those of distillation keep only their gradient in memory."""
+"""Losses on logits in log space; those of distillation keep only their gradient in memory.
+
+If several processes share a batch (`trainables.process.distributed`), each computes its share of
+the loss of the whole batch: a mean divides by the count in all of them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from trainables.process.distributed import count_processes, sum_over_processes
 
 # Numbers that are processed at once, chosen to fit the caches of a core.
 _CHUNK_NUMEL = {"cpu": 2**17}
@@ -161,7 +167,7 @@ def channel_kd_loss(
     if valid is None:
         valid = student_maps.new_ones(student_maps[:, 0].shape).bool()
     counted = valid.flatten(1).any(dim=1)
-    weights = counted.double() / (counted.sum().clamp(min=1) * channels)
+    weights = counted.double() / (sum_over_processes(counted.sum()).clamp(min=1) * channels)
 
     def compute(student: Tensor, part: _Part) -> tuple[Tensor, Tensor]:
         hidden = ~valid[part[0]].flatten(1).unsqueeze(1)
@@ -212,7 +218,12 @@ def cross_entropy(
         return _mean_over(losses, target, ignore_index)
     weights = class_weights.to(wide.dtype)
     loss = F.cross_entropy(wide, labels, weights, ignore_index=ignore_index)
-    return loss if bool((target != ignore_index).any()) else wide.sum() * 0.0
+    loss = loss if bool((target != ignore_index).any()) else wide.sum() * 0.0
+    if count_processes() == 1:
+        return loss
+    own = _weigh_pixels(target, ignore_index, weights).sum()
+    total = sum_over_processes(own)
+    return loss * (own / torch.where(total > 0, total, 1.0))
 
 
 class _Chunked(torch.autograd.Function):
@@ -314,18 +325,24 @@ def _chunks_of_pixels(logits: Tensor) -> list[_Part]:
 
 def _pixel_weights(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
     """Return (N, H, W) float64 weights that sum to 1 over the valid pixels, 0 elsewhere."""
+    weights = _weigh_pixels(target, ignore_index, class_weights)
+    total = sum_over_processes(weights.sum())
+    return weights / torch.where(total > 0, total, 1.0)
+
+
+def _weigh_pixels(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    """Return (N, H, W) float64: 1 for a valid pixel, or its class's weight; 0 elsewhere."""
     valid = target != ignore_index
     weights = valid.double()
     if class_weights is not None:
         weights *= class_weights[torch.where(valid, target, 0).long()]
-    total = weights.sum()
-    return weights / torch.where(total > 0, total, 1.0)
+    return weights
 
 
 def _mean_over(values: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Return the mean of (N, H, W) values over the valid pixels; 0 if there is none."""
     valid = target != ignore_index
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+    return torch.where(valid, values, 0.0).sum() / sum_over_processes(valid.sum()).clamp(min=1)
 
 
 def _check_logits(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +22,17 @@ from trainables.artifacts.store import open_store
 from trainables.chain import Chain, Step
 from trainables.context import Progress, StageContext
 from trainables.data import DataError
-from trainables.pipeline import run_stage
+from trainables.pipeline import build_stages, run_stage
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
 from trainables.process.installation import Installation, check_installation
 from trainables.process.memory import keep_freed_memory
 from trainables.process.shipped_code import ShippedCode, check_user_code
 from trainables.process.watchdog import waiting, watched
+from trainables.ray_helpers import helped
 from trainables.ray_internals import set_process_title
 from trainables.settings import flatten, restore
-from trainables.stages import STAGES
+from trainables.stages import STAGES, NetworkStage
 from trainables.stages.stage_errors import blaming
 
 logger = logging.getLogger(__name__)
@@ -52,8 +57,8 @@ class WorkerConfig:
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Largest loss of work when a worker is killed, in seconds.
         device: Torch device.
-        num_threads: Number of CPU threads of a pipeline's stage.
-        num_threads_root: Number of CPU threads of the training of teacher or dense student.
+        num_threads: Number of CPU threads of each process of a pipeline's stage.
+        num_threads_root: Number of CPU threads of each process that trains a root.
         stall_seconds: Time without progress after which the worker is killed; None or 0: no limit.
         num_workers: Number of processes that load data.
     """
@@ -94,9 +99,7 @@ def make_trainable(
             blaming(trial["chain"][-1][0], worker.device),
             watched(worker.stall_seconds, stalls),
         ):
-            if worker.installation is not None:  # a node may have joined after the start
-                check_installation(worker.installation)
-                check_user_code(worker.user_code, worker.cache_dir)
+            _check_node(worker)
             report = Reporter(messages)
             outcome = _run(config, worker, trial, report)
         tune.report({**outcome, "messages": messages.take(), TIMESTEPS_TOTAL: report.step})
@@ -171,6 +174,42 @@ def stall_report(stalls_dir: Path, trial: Mapping[str, Any]) -> Path:
     return stalls_dir / f"{name_trial(trial)}.txt"
 
 
+def _check_node(worker: WorkerConfig) -> None:
+    """Check that this node, which may have joined after the start, has the driver's code."""
+    if worker.installation is not None:
+        check_installation(worker.installation)
+        check_user_code(worker.user_code, worker.cache_dir)
+
+
+def _describe_place(worker: WorkerConfig, trial: Mapping[str, Any]) -> StageContext:
+    """Describe this node to a stage of a trial."""
+    return StageContext(
+        cache_dir=worker.cache_dir,
+        device=worker.device,
+        num_threads=worker.num_threads_root if is_root(trial) else worker.num_threads,
+        num_workers=worker.num_workers,
+        device_lock=DeviceLock(worker.device),
+    )
+
+
+def _assist(config: PipelineConfig, worker: WorkerConfig, trial: Mapping[str, Any]) -> None:
+    """Compute the stage of a trial together with its worker, which reports and keeps the result."""
+    keep_freed_memory()
+    chain = read_chain(trial)
+    report = stall_report(worker.stalls_dir, trial)
+    name = f"{report.stem}-{socket.gethostname()}-{os.getpid()}{report.suffix}"
+    with (
+        blaming(chain[-1].stage, worker.device),
+        watched(worker.stall_seconds, report.with_name(name)),
+    ):
+        _check_node(worker)
+        stage = build_stages(config, chain, fine_tuning_seed=trial["fine_tuning_seed"])[-1]
+        assert isinstance(stage, NetworkStage)  # noqa: S101 - no other stage trains
+        context = replace(_describe_place(worker, trial), checkpoint_seconds=math.inf)
+        store = open_store(worker.stages_dir, worker.remote_store)
+        stage.assist(store, context, trial["share"])
+
+
 def _run(
     config: PipelineConfig, worker: WorkerConfig, trial: Mapping[str, Any], report: Reporter
 ) -> dict[str, Any]:
@@ -178,15 +217,18 @@ def _run(
     chain = read_chain(trial)
     stage = chain[-1].stage
     store = open_store(worker.stages_dir, worker.remote_store)
-    context = StageContext(
-        cache_dir=worker.cache_dir,
-        device=worker.device,
-        num_threads=worker.num_threads_root if is_root(trial) else worker.num_threads,
-        num_workers=worker.num_workers,
+    helpers = functools.partial(
+        helped,
+        functools.partial(_assist, config, worker, trial),
+        name_trial(trial),
+        stall_report(worker.stalls_dir, trial),
+    )
+    context = replace(
+        _describe_place(worker, trial),
         checkpoint_seconds=worker.checkpoint_seconds,
         report=report,
         keep_state=store.keep_state,
-        device_lock=DeviceLock(worker.device),
+        helpers=helpers,
     )
     try:
         seed = trial["fine_tuning_seed"]

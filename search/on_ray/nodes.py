@@ -36,7 +36,7 @@ POLL_SECONDS = 2.0
 
 
 def summon_worker(config: StudyConfig, wait_seconds: float = WORKER_SECONDS) -> None:
-    """Ask the cluster's autoscaler for a first worker if no node could run a stage.
+    """Ask the cluster's autoscaler for first workers if the nodes could not run a stage.
 
     The autoscaler starts further workers once stages wait. Without one, this function only waits.
 
@@ -44,13 +44,17 @@ def summon_worker(config: StudyConfig, wait_seconds: float = WORKER_SECONDS) -> 
         config: Configuration with the CPUs and GPUs of a stage.
         wait_seconds: Time after which the study continues with the nodes that there are.
     """
-    needed = {"CPU": config.cpus_per_trial or 1, "GPU": math.ceil(config.gpus_per_trial or 0)}
+    gpus = config.gpus_per_trial or 0
+    processes = max(1, int(gpus)) if gpus else config.processes_per_trial
+    cpus = max(1, (config.cpus_per_trial or 1) // processes)
+    needed = {"CPU": cpus, "GPU": math.ceil(gpus / processes)}
     deadline = time.monotonic() + wait_seconds
-    if _some_node_has(needed):
+    if _count_room(needed) >= processes:
         return
-    request_resources(bundles=[{name: count for name, count in needed.items() if count}])
+    bundle = {name: count for name, count in needed.items() if count}
+    request_resources(bundles=[bundle] * processes)
     try:
-        while not _some_node_has(needed) and time.monotonic() < deadline:
+        while _count_room(needed) < processes and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
     finally:
         request_resources(bundles=[])
@@ -120,9 +124,11 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
-def _some_node_has(needed: dict[str, int]) -> bool:
-    return any(
-        all(node["Resources"].get(name, 0) >= count for name, count in needed.items())
+def _count_room(needed: dict[str, int]) -> int:
+    """Count the processes with these needs for which the nodes have room."""
+    wanted = [(name, count) for name, count in needed.items() if count]
+    return sum(
+        min(int(node["Resources"].get(name, 0)) // count for name, count in wanted)
         for node in alive_nodes()
     )
 

@@ -15,6 +15,7 @@ from trainables.chain import describe_settings, flatten_chain
 from trainables.context import Progress
 from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 from trainables.process.watchdog import read_stall
+from trainables.ray_helpers import HelperLost
 from trainables.ray_pipeline import read_chain, stall_report
 from trainables.stages import STAGES
 
@@ -32,6 +33,10 @@ EVICTED = Failure(
     "memory",
 )
 LOST = Failure("the worker's machine died or was cut off", "machine")
+HELPER_DIED = Failure(
+    "a process that shared the training died: killed, out of memory, or crashed (see ray.log)",
+    "machine",  # its machine may be going, which Ray learns later
+)
 _KINDS: dict[type[Exception], Fault] = {OutOfMemory: "memory", SurroundingsError: "surroundings"}
 _FAULTS = {f"{kind.__module__}.{kind.__name__}": fault for kind, fault in _KINDS.items()}
 
@@ -142,6 +147,8 @@ class BoardCallback(Callback):  # type: ignore[misc,unused-ignore]
                 report.parent.mkdir(parents=True, exist_ok=True)
                 report.write_text(text)
         stall = read_stall(report)
+        if _tells_of_a_lost_machine(stall):
+            return LOST
         if stall:
             return Failure(f"{stall} ({STALLS_FOLDER}/{report.name} shows where it hung)")
         # Tune copies its files to the run's folder only from time to time, so they may be missing.
@@ -168,8 +175,7 @@ def describe_failure(text: str) -> Failure:
     last = text.rpartition("Failure # ")[2].partition("\n")[2].strip()
     if "running low on memory" in last:
         return EVICTED
-    # Ray calls an actor "unavailable" if it cannot reach it although the node counts as alive.
-    if "its node has died" in last or " is unavailable: " in last:
+    if _tells_of_a_lost_machine(last):
         return LOST
     if not last or last.startswith("The actor"):
         return DIED
@@ -180,6 +186,13 @@ def describe_failure(text: str) -> Failure:
         message.insert(0, line.strip())
     described = " ".join(" ".join(message).split())
     name, _, explanation = described.partition(": ")
+    if name == f"{HelperLost.__module__}.{HelperLost.__name__}":
+        return HELPER_DIED
     if name in _FAULTS:
         return Failure(explanation[:REASON_LENGTH], _FAULTS[name])
     return Failure(described[:REASON_LENGTH])
+
+
+def _tells_of_a_lost_machine(text: str) -> bool:
+    # Ray calls an actor "unavailable" if it cannot reach it although the node counts as alive.
+    return "its node has died" in text or " is unavailable: " in text

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from ray import tune  # noqa: E402
 from ray.exceptions import AuthenticationError  # noqa: E402
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
 
+from search.on_ray.allotment import TrialResources  # noqa: E402
 from search.on_ray.progress_callback import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.on_ray.searcher import PipelineSearcher  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
@@ -41,7 +41,6 @@ from trainables.process.installation import Installation  # noqa: E402
 from trainables.ray_internals import listening_on_loopback, surviving_evictions  # noqa: E402
 from trainables.ray_pipeline import (  # noqa: E402
     WorkerConfig,
-    is_root,
     make_trainable,
     name_trial,
     with_names,
@@ -52,74 +51,6 @@ BECOME_A_NODE = (
     "machine a node without stages (ray start --address=HOST:6379 --num-cpus=0 --num-gpus=0) and "
     "use --address auto"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrialResources:
-    """Resources of each trial.
-
-    Attributes:
-        device: Torch device of all trials.
-        num_cpus: Number of cores of one stage of a pipeline.
-        num_gpus: Number of GPUs of one stage or baseline.
-        num_cpus_baseline: Number of cores for training the teacher or the dense student.
-        max_concurrent: Largest number of stages at a time.
-        max_exclusive: Largest number of stages at a time that need a whole device; there is one on
-            each device.
-    """
-
-    device: str
-    num_cpus: int
-    num_gpus: float
-    num_cpus_baseline: int
-    max_concurrent: int
-    max_exclusive: int = 1
-
-
-def allot(
-    config: StudyConfig,
-    num_cpus: int,
-    num_gpus: float,
-    node_cpus: int,
-    num_nodes: int = 1,
-    *,
-    can_grow: bool = False,
-) -> TrialResources:
-    """Divide the machines among the trials.
-
-    Args:
-        config: Configuration of the study; resources that it does not set are derived.
-        num_cpus: Number of cores of all machines.
-        num_gpus: Number of GPUs of all machines.
-        node_cpus: Number of cores of the largest node; a trial runs on one node.
-        num_nodes: Number of nodes that have cores.
-        can_grow: Whether an autoscaler starts machines for waiting stages. If so, --max-concurrent
-            is not limited by the machines that there are now.
-
-    Raises:
-        ValueError: One trial needs more than the machines have.
-    """
-    if node_cpus == 0:
-        raise ValueError(
-            "the cluster has no machine for trials; start its workers, or state what a stage needs "
-            "(--gpus-per-trial, --cpus-per-trial) so that the autoscaler starts one"
-        )
-    gpus = min(1.0, num_gpus) if config.gpus_per_trial is None else config.gpus_per_trial
-    trials = config.num_pipelines if gpus == 0 else max(1, int(num_gpus / gpus))
-    cpus = config.cpus_per_trial or min(node_cpus, max(1, num_cpus // trials))
-    for name, asked, there in (("cpus", cpus, node_cpus), ("gpus", gpus, num_gpus)):
-        if asked > there:
-            raise ValueError(f"{name}_per_trial must be at most {there:g} here, got {asked:g}")
-    fitting = max(1, min(num_cpus // cpus, int(num_gpus / gpus) if gpus else num_cpus))
-    wanted = config.max_concurrent or fitting
-    return TrialResources(
-        device="cuda" if gpus else "cpu",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        num_cpus_baseline=cpus if gpus else node_cpus,
-        max_concurrent=wanted if can_grow else min(fitting, wanted),
-        max_exclusive=wanted if can_grow else max(1, int(num_gpus) if gpus else num_nodes),
-    )
 
 
 @contextmanager
@@ -183,12 +114,12 @@ def redirected(path: Path) -> Iterator[None]:
         yield
 
 
-def count_devices() -> tuple[int, float, int, int]:
-    """Count the session's cores and GPUs, the largest node's cores, and the nodes with cores."""
+def count_devices() -> tuple[int, float, int, int, float]:
+    """Count cores, GPUs, a node's most cores, the nodes with cores, and a node's most GPUs."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     cpus = [int(resources.get("CPU", 0)) for resources in nodes]
-    gpus = sum(float(resources.get("GPU", 0)) for resources in nodes)
-    return sum(cpus), gpus, max(cpus), sum(count > 0 for count in cpus)
+    gpus = [float(resources.get("GPU", 0)) for resources in nodes]
+    return sum(cpus), sum(gpus), max(cpus), sum(count > 0 for count in cpus), max(gpus)
 
 
 def run_tune(
@@ -233,8 +164,7 @@ def run_tune(
     )
 
     def request(trial: dict[str, Any]) -> PlacementGroupFactory:
-        cpus = resources.num_cpus_baseline if is_root(trial) else resources.num_cpus
-        return PlacementGroupFactory([{"CPU": cpus, "GPU": resources.num_gpus}])
+        return PlacementGroupFactory(resources.list_bundles(trial, config.pipeline))
 
     # By default Tune starts one process at a time and drops it as soon as another one is free. If a
     # stage takes less time than the start of a process, all stages would run in a single process.

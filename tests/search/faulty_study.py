@@ -18,6 +18,7 @@ from rich.console import Console
 
 from search.command_line import parse_arguments
 from search.on_ray import session as ray_session
+from search.on_ray.allotment import TrialResources
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines import retries
@@ -233,7 +234,7 @@ with ray_session.ray_session(None, dashboard=False):
                 run_dir / "trials.csv", study.records.values(), config.objectives
             ),
         )
-        resources = ray_session.TrialResources(
+        resources = TrialResources(
             device="cpu", num_cpus=1, num_gpus=0, num_cpus_baseline=1, max_concurrent=2
         )
         ray_session.run_tune(config, run_dir, resources, searcher, callback)

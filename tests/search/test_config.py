@@ -101,9 +101,22 @@ def test_a_config_json_of_an_older_version_is_refused(tmp_path: Path) -> None:
         load_config(path)
 
 
-def test_more_than_one_gpu_for_a_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"gpus_per_trial must be in 0\.\.1.*got 2"):
-        replace(RECIPES["quickstart"](), gpus_per_trial=2)
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        ("gpus_per_trial", "sparse"),
+        ("processes_per_trial", "distil"),
+        ("gpus_per_baseline", "teacher_training"),
+        ("processes_per_baseline", "dense"),
+    ],
+)
+def test_no_more_processes_are_wanted_than_a_batch_has_images(name: str, training: str) -> None:
+    config = RECIPES["quickstart"]()
+    small = replace(getattr(config.pipeline, training), batch_size=3)
+    config = replace(config, pipeline=replace(config.pipeline, **{training: small}))
+    assert getattr(replace(config, **{name: 3}), name) == 3
+    with pytest.raises(ValueError, match=rf"{name} must be at most 3.*{training}.*got 4"):
+        replace(config, **{name: 4})
 
 
 def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
@@ -121,7 +134,7 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"objectives": ("miou", "joy")}, "two different ones"),
         ({"sampler": "best"}, f"one of {', '.join(SAMPLERS)}; got 'best'"),
         ({"num_pipelines": 0}, "num_pipelines must be at least 1, got 0"),
-        ({"gpus_per_trial": 1.5}, "must be in 0..1, because a training uses one GPU; got 1.5"),
+        ({"gpus_per_trial": 1.5}, r"must be in 0\.\.1 .*or a whole number; got 1\.5"),
         ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
         ({"max_macs": -1.0}, "max_macs must be greater than 0, got -1.0"),
         ({"seed": -1}, "seed must be at least 0"),

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 
 from search.config import StudyConfig
-from search.on_ray.session import allot
+from search.on_ray.allotment import TrialResources, allot
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.records import Obstacle
 from search.pipelines.retries import Failure, Fault, ObstacleError
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
-from trainables.chain import make_settings
+from trainables.chain import make_chain, make_settings
 from trainables.pipeline import StageResult
+from trainables.pipeline_config import DEFAULT_STAGES
+from trainables.ray_pipeline import describe_task
 
 BASELINE = {"miou": 0.6, "num_params": 1000, "macs": 5000}
 LATENCY = {"latency_ms": 9.0, "latency_p95_ms": 10.0}
@@ -420,10 +422,62 @@ def test_gpus_are_used_when_there(config: StudyConfig) -> None:
     assert allot(replace(config, gpus_per_trial=0), 16, 1, 16).device == "cpu"
 
 
+def test_several_gpus_share_the_trainings_and_all_of_a_node_train_the_roots(
+    config: StudyConfig,
+) -> None:
+    four = allot(replace(config, gpus_per_trial=4), 64, 16, 32, num_nodes=2, node_gpus=8)
+    assert (four.num_processes, four.num_gpus, four.num_cpus, four.max_concurrent) == (4, 1, 4, 4)
+    # Two roots, of 4 images a batch, on a node each.
+    assert (four.num_processes_baseline, four.num_gpus_baseline) == (4, 1)
+    asked = replace(config, gpus_per_baseline=2)
+    assert allot(asked, 64, 16, 32, node_gpus=8).num_processes_baseline == 2
+    assert allot(config, 32, 4, 32).num_processes_baseline == 2  # both at a time
+    taught = replace(config, pipeline=replace(config.pipeline, self_teaching=True))
+    assert allot(taught, 32, 4, 32).num_processes_baseline == 4
+    halves = allot(replace(config, gpus_per_trial=0.5), 32, 1, 32)
+    assert (halves.num_processes_baseline, halves.num_gpus_baseline) == (1, 0.5)
+
+
+def test_only_trainings_are_shared(config: StudyConfig) -> None:
+    resources = TrialResources(
+        device="cpu",
+        num_cpus=1,
+        num_gpus=0,
+        num_cpus_baseline=2,
+        max_concurrent=2,
+        num_processes=2,
+        num_processes_baseline=3,
+    )
+    chain = make_chain(DEFAULT_STAGES)
+    counts = {
+        chain[length - 1].stage: resources.list_bundles(
+            describe_task(chain[:length], "any"), config.pipeline
+        )
+        for length in range(1, len(chain) + 1)
+    }
+    assert counts == {
+        "dense": [{"CPU": 2, "GPU": 0}] * 3,
+        "sparse": [{"CPU": 1, "GPU": 0}] * 2,
+        "pruned": [{"CPU": 1, "GPU": 0}],
+        "latency": [{"CPU": 1, "GPU": 0}],
+        "distilled": [{"CPU": 1, "GPU": 0}] * 2,
+    }
+
+
+def test_processes_that_share_a_training_share_the_cores(config: StudyConfig) -> None:
+    one_node = allot(replace(config, processes_per_baseline=2, processes_per_trial=2), 4, 0, 4)
+    assert (one_node.num_cpus_baseline, one_node.num_processes_baseline) == (2, 2)
+    assert (one_node.num_cpus, one_node.num_processes, one_node.max_concurrent) == (1, 2, 2)
+    two_nodes = allot(replace(config, processes_per_baseline=2), 8, 0, 4, num_nodes=2)
+    assert (two_nodes.num_cpus_baseline, two_nodes.num_processes_baseline) == (4, 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"gpus_per_trial": 1.0}, "gpus_per_trial must be at most 0 here, got 1"),
+        ({"processes_per_baseline": 3}, "processes_per_baseline must be at most 2 here, got 3"),
+        ({"gpus_per_baseline": 1}, "gpus_per_baseline must be at most 0 here, got 1"),
         ({"cpus_per_trial": 9}, "cpus_per_trial must be at most 2 here, got 9"),
     ],
 )

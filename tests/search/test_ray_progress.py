@@ -15,6 +15,7 @@ from search.config import StudyConfig
 from search.on_ray.progress_callback import (
     DIED,
     EVICTED,
+    HELPER_DIED,
     LOST,
     NO_RESULT,
     BoardCallback,
@@ -31,6 +32,7 @@ TRACEBACK = """ray::ImplicitFunc.train() (pid=1, ip=127.0.0.1)
     loss.backward()
 RuntimeError: CUDA error: an illegal
 memory access"""
+HELPERS = "trainables.ray_helpers"
 LOW = "Task was killed due to the node running low on memory.\nMemory on the node was 15 / 16 GB."
 
 
@@ -48,6 +50,9 @@ LOW = "Task was killed due to the node running low on memory.\nMemory on the nod
                        SurroundingsError())], Failure("the disk is full", "surroundings")),
         ([OutOfMemoryError(LOW)], EVICTED),
         ([RayTaskError("train", TRACEBACK, RuntimeError()), RayActorError()], DIED),
+        ([RayTaskError("train", f"{HELPERS}.HelperLost: The actor died", RuntimeError())],
+         HELPER_DIED),
+        ([RayTaskError("train", f"{HELPERS}.HelperLost: its node has died", RuntimeError())], LOST),
         ([ValueError("short")], Failure("short")),
         ([ValueError("")], DIED),
     ],
@@ -74,6 +79,9 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at now)\n{RayActorError()}\n")
     assert callback.explain_error("a") == DIED
     (tmp_path / "stalls").mkdir()
+    (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("no progress for 9 s at step 3\n\n")
+    (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("lost a helper: its node has died\n")
+    assert callback.explain_error("a") == LOST
     (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("no progress for 9 s at step 3\n\n")
     callback.on_trial_recover(1, [trial], trial)
     where = "stalls/sparse-lambda-0.1.txt shows where it hung"

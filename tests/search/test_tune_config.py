@@ -11,6 +11,7 @@ import pytest
 
 from search.config import StudyConfig
 from search.on_ray import session
+from search.on_ray.allotment import TrialResources
 
 
 @pytest.mark.parametrize("reuse_workers", [True, False])
@@ -24,7 +25,7 @@ def test_workers_are_used_again_unless_the_user_says_no(
         return SimpleNamespace(fit=lambda: None)
 
     monkeypatch.setattr(session.tune, "Tuner", tuner)
-    resources = session.TrialResources(
+    resources = TrialResources(
         device="cpu", num_cpus=1, num_gpus=0, num_cpus_baseline=1, max_concurrent=2
     )
     config = replace(config, reuse_workers=reuse_workers)

@@ -64,6 +64,8 @@ class FramePairStream(TrainingStream):
         ValueError: The data set has no consecutive frames.
     """
 
+    num_together = 2
+
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
         """Indices of the frames of each pair."""

@@ -31,10 +31,15 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         teacher_logits: Teacher logits of the same data set, augmented like the images. The images
             are the same with and without them.
 
+    Attributes:
+        num_together: Neighbouring positions that belong together in a batch.
+
     Raises:
         ValueError: The data set is empty, the length is negative, or the logits belong to another
             data set.
     """
+
+    num_together = 1
 
     def __init__(
         self,
@@ -108,6 +113,7 @@ def make_loader(
     num_steps: int,
     start_step: int = 0,
     num_workers: int = 0,
+    part: range | None = None,
 ) -> DataLoader[Sample | TaughtSample]:
     """Make a loader of the batches of steps ``start_step`` to ``num_steps`` (exclusive) of a run.
 
@@ -117,6 +123,7 @@ def make_loader(
         num_steps: Number of steps of the whole run.
         start_step: First step that is still to be done.
         num_workers: Number of loader processes, which does not affect the batches.
+        part: Places within each batch that are loaded; default: all.
 
     Returns:
         Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), or of TaughtSample with
@@ -129,11 +136,11 @@ def make_loader(
         raise ValueError(f"batch_size must be 1 or more; got {batch_size}")
     if not 0 <= start_step <= num_steps:
         raise ValueError(f"start_step must be from 0 to num_steps={num_steps}; got {start_step}")
-    positions = range(start_step * batch_size, num_steps * batch_size)
+    places = range(batch_size) if part is None else part
+    firsts = range(start_step * batch_size, num_steps * batch_size, batch_size)
     return DataLoader(
         stream,
-        batch_size=batch_size,
-        sampler=positions,
+        batch_sampler=[list(range(n + places.start, n + places.stop)) for n in firsts],
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
     )

@@ -16,6 +16,7 @@ from trainables.distillers.combination import SumOfLosses
 from trainables.distillers.cwd import LogitCWDLoss
 from trainables.distillers.distiller import Distiller, Lesson, TeachingLoss, require_teacher
 from trainables.distillers.feature_pairs import FeaturePairs, pair_fusion, pair_stages
+from trainables.process.distributed import sum_over_processes
 from trainables.ranges import FloatRange, setting
 
 WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)
@@ -185,7 +186,7 @@ def adaptive_feature_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Te
     taught, _ = _standardise(teacher, valid)
     weights = _attention_weights(teacher, valid)
     per_channel = (own - taught).square().sum(dim=2) / places.clamp(min=1)
-    counted = (places > 0).sum().clamp(min=1)
+    counted = sum_over_processes((places > 0).sum()).clamp(min=1)
     return (per_channel * weights).mean(dim=1).sum() / counted
 
 
@@ -207,7 +208,7 @@ def channel_correlation_loss(student: Tensor, teacher: Tensor, valid: Tensor) ->
     for values in (student, teacher):
         flat, places = _standardise(values, valid)
         matrices.append(flat @ flat.transpose(1, 2) / places.clamp(min=1).unsqueeze(2))
-    counted = valid.flatten(1).any(dim=1).sum().clamp(min=1)
+    counted = sum_over_processes(valid.flatten(1).any(dim=1).sum()).clamp(min=1)
     return (matrices[0] - matrices[1]).square().mean(dim=(1, 2)).sum() / counted
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainables.distillers.layers import Layer
 from trainables.losses import cross_entropy
+from trainables.process.distributed import sum_over_processes
 
 NO_FEATURES: Mapping[str, Tensor] = {}
 
@@ -66,7 +67,11 @@ class TeachingLoss(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, lesson: Lesson) -> Tensor:
-        """Compute the teacher's part of the loss, a scalar weighted according to the settings."""
+        """Compute the teacher's part of the loss, a scalar weighted according to the settings.
+
+        If several processes share the batch, each computes its share: a mean divides by the count
+        in all of them (`sum_over_processes`).
+        """
 
     def compute_total(self, lesson: Lesson) -> Tensor:
         """Compute the whole loss: labels, counted once, plus the teacher's part.
@@ -148,6 +153,6 @@ def require_teacher(teacher: nn.Module | None, name: str) -> nn.Module:
 
 def _balance(labels: Tensor, taught: Tensor, share: float) -> Tensor:
     """Return the factor on the teacher's part that gives the labels their share, detached."""
-    labels, taught = labels.detach(), taught.detach()
+    labels, taught = (sum_over_processes(loss.detach()) for loss in (labels, taught))
     factor = labels * (1 - share) / (share * taught)
     return torch.where(taught > 0, factor, 1.0).clamp(max=1e6)

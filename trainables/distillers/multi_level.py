@@ -17,6 +17,7 @@ from trainables.distillers.feature_pairs import FeaturePairs, pair_fusion, pair_
 from trainables.distillers.maps import shrink_to_nodes, valid_cells
 from trainables.distillers.similarity import similarities, similarity_loss
 from trainables.distillers.skd import SpatialStructureLoss
+from trainables.process.distributed import sum_over_processes
 from trainables.ranges import FloatRange, setting
 
 WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)
@@ -254,7 +255,8 @@ def activation_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
         shares.append(energy / energy.sum(dim=1, keepdim=True).clamp(min=1e-12))
     own, taught = shares
     gaps = torch.where(counts, taught.clamp(min=1e-12).log() - own.clamp(min=1e-12).log(), 0.0)
-    return (taught.detach() * gaps).sum() / counts.any(dim=1).sum().clamp(min=1)
+    counted = sum_over_processes(counts.any(dim=1).sum()).clamp(min=1)
+    return (taught.detach() * gaps).sum() / counted
 
 
 def consistency_loss(
@@ -284,7 +286,7 @@ def consistency_loss(
     matches = torch.where(counts.unsqueeze(2), alike, 0.0).softmax(dim=2)
     brought = matches @ student[1].flatten(2).transpose(1, 2)
     gaps = (student[0].flatten(2).transpose(1, 2) - brought).square().sum(dim=2)
-    return torch.where(counts, gaps, 0.0).sum() / counts.sum().clamp(min=1)
+    return torch.where(counts, gaps, 0.0).sum() / sum_over_processes(counts.sum()).clamp(min=1)
 
 
 def _shrunken_probabilities(logits: Tensor) -> Tensor:

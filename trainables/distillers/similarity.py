@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.process.distributed import sum_over_processes
+
 
 def similarity_loss(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]
@@ -28,7 +30,7 @@ def similarity_loss(
     """
     gaps = (similarities(*student) - similarities(*teacher).detach()).square()
     counts = valid[0].flatten(1).unsqueeze(2) & valid[1].flatten(1).unsqueeze(1)
-    return torch.where(counts, gaps, 0.0).sum() / counts.sum().clamp(min=1)
+    return torch.where(counts, gaps, 0.0).sum() / sum_over_processes(counts.sum()).clamp(min=1)
 
 
 def similarities(first: Tensor, second: Tensor) -> Tensor:

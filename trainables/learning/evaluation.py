@@ -12,6 +12,7 @@ from trainables.context import StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
 from trainables.metrics import ConfusionMatrix
+from trainables.process.distributed import count_processes, get_rank, sum_over_processes
 from trainables.process.watchdog import note_progress
 
 
@@ -28,14 +29,16 @@ def evaluate(
 ) -> ConfusionMatrix:
     """Compare predictions with labels at each image's full size, one image at a time.
 
+    Several processes (`trainables.process.distributed`) divide the images and all learn the sum.
+
     Args:
         model: Network, which is moved to `context.device` and left in eval mode.
         dataset: Images and labels.
         context: Device, threads and lock.
         precision: Precision of the forward pass, as in training.
         indices: Indices of the images; default: all.
-        see: Function that is called with the index of each image, its (H, W) int64 prediction and
-            its (H, W) uint8 labels.
+        see: Function that is called with the index of each image of this process,
+            its (H, W) int64 prediction and             its (H, W) uint8 labels.
 
     Returns:
         Confusion matrix over all pixels that are not ignored.
@@ -45,6 +48,7 @@ def evaluate(
     normalization = normalization_of(model)
     matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
     chosen = range(len(dataset)) if indices is None else indices
+    chosen = chosen[get_rank() :: count_processes()]
     loader = DataLoader(Subset(dataset, chosen), batch_size=1, num_workers=context.num_workers)
     for index, (images, target) in enumerate(loader):
         note_progress(f"image {index + 1} of {len(chosen)} of the evaluation")
@@ -54,4 +58,5 @@ def evaluate(
         matrix.update(prediction, target)
         if see is not None:
             see(chosen[index], prediction[0], target[0])
+    matrix.counts = sum_over_processes(matrix.counts)
     return matrix

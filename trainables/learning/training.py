@@ -29,7 +29,17 @@ from trainables.data import (
 from trainables.learning.optimization import OptimizerConfig, build_optimizer, set_learning_rate
 from trainables.learning.training_state import load_training_state, save_training_state
 from trainables.learning.weight_average import WeightAverage
+from trainables.learning.whole_batch import as_whole_batch
 from trainables.losses import cross_entropy
+from trainables.process.distributed import (
+    count_processes,
+    get_rank,
+    share_file,
+    sharing_device,
+    sum_gradients,
+    sum_over_processes,
+    take_part,
+)
 from trainables.process.preemption import must_save, note_saved, saving_before_the_end
 from trainables.process.watchdog import note_progress
 
@@ -142,7 +152,8 @@ def train(
 
     Order, augmentation, learning rate and dropout are functions of the step and the seed, so an
     interrupted training continues as if it had not been interrupted (bit by bit on a CPU with the
-    same number of threads).
+    same number of threads). Several processes (`trainables.process.distributed`) divide each batch
+    and reach the same weights up to rounding, and a training may be resumed by any number of them.
 
     Args:
         model: Network on the CPU or the device. It ends in train mode on `context.device`, with
@@ -153,7 +164,9 @@ def train(
         state_path: File of the unfinished state, written every `context.checkpoint_seconds` and
             when the process is asked to end.
         context: Device, threads, progress report.
-        compute_loss: Function that maps logits (N, C, H, W) and a batch to a scalar loss.
+        compute_loss: Function that maps logits (N, C, H, W) and a batch to a scalar loss. With
+            several processes each computes its share, and the shares add up to the loss of the
+            whole batch.
         adjust_gradients: Function that is called after each backward pass, before clipping and the
             update.
         beside: Module that is trained together with the network, such as a distiller's projections.
@@ -180,6 +193,11 @@ def train(
     if config.average_share > 0:
         average = WeightAverage(model, max(1.0, config.average_share * config.num_steps))
     progress: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
+    part = take_part(config.batch_size, stream.num_together)
+    if count_processes() > 1:
+        if get_rank() == 0 and not state_path.exists():
+            save_training_state(state_path, model, optimizer, progress, average, beside)
+        share_file(state_path)
     if state_path.exists():
         progress = load_training_state(state_path, model, optimizer, average, beside)
 
@@ -191,6 +209,7 @@ def train(
         num_steps=max(first_step, last_step),
         start_step=first_step,
         num_workers=context.num_workers,
+        part=part,
     )
     record_every = max(1, config.num_steps // 100)
     started, last_saved = time.monotonic(), context.began
@@ -198,13 +217,14 @@ def train(
     for step, samples in enumerate(loader, start=first_step):
         torch.manual_seed(_dropout_seed(stream.seed, step))
         set_learning_rate(optimizer, config.optimizer.learning_rate(step, config.num_steps))
-        with context.device_lock.shared():
+        with sharing_device(context.device_lock):
             batch = bring_batch(
                 samples, device, normalization_of(model), channels_last=channels_last
             )
-            with autocast(config.precision, device):
+            with autocast(config.precision, device), as_whole_batch(part, config.batch_size):
                 loss = _total_loss(model(batch.images), batch, compute_loss, config)
             loss.backward()  # type: ignore[no-untyped-call]
+            sum_gradients(trained)
             if adjust_gradients is not None:
                 adjust_gradients(model)
             if config.optimizer.max_grad_norm is not None:
@@ -214,7 +234,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
                 average.update(step + 1)
-            value = float(loss.detach())
+            value = float(sum_over_processes(loss.detach().double().cpu()))
         if not math.isfinite(value):
             raise TrainingDiverged(
                 f"{name}: the loss is {value} at step {step} of {config.num_steps} "

@@ -1,1 +1,1 @@
-"""Protection of a worker process while it runs a stage: watchdog, locks, preemption."""
+"""What a worker process needs while it runs a stage: watchdog, locks, preemption, helpers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -31,15 +32,31 @@ class DeviceLock:
         # Processes of one machine may number the same GPU differently.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device.startswith("cuda") else ""
         stem = f"{device}-{visible}".replace(":", "_").replace(",", "_").replace("/", "_")
+        self._folder, self._stem = folder, stem
         self._turnstile = folder / f"{stem}.turnstile"
         self._device = folder / f"{stem}.device"
 
+    @property
+    def identity(self) -> int:
+        """Number of 56 bits that differs between the locks of devices, and between machines."""
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        place = self._folder.stat()
+        text = f"{boot}/{place.st_dev}/{place.st_ino}/{self._stem}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Share the device with other training steps."""
+    def shared(self, *, wait: bool = True) -> Iterator[None]:
+        """Share the device with other training steps.
+
+        Args:
+            wait: Wait while a measurement has it, or is about to.
+
+        Raises:
+            BlockingIOError: A measurement does, and `wait` is False.
+        """
         with ExitStack() as held:
-            with locked(self._turnstile, shared=True):
-                held.enter_context(locked(self._device, shared=True))
+            with locked(self._turnstile, shared=True, wait=wait):
+                held.enter_context(locked(self._device, shared=True, wait=wait))
             yield
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,10 +95,11 @@ class Computation(ABC):
         found = store.find(self.name, key)
         if found is not None:
             return found
-        parents = {role: parent.obtain(store, context) for role, parent in self.parents.items()}
+        parents = self._obtain_parents(store, context)
 
         def work(path: Path) -> dict[str, Any]:
-            result = self.compute(path, parents, context)
+            with context.helpers():
+                result = self.compute(path, parents, context)
             if self._find_key() != key:  # otherwise the key would not match the inputs
                 raise DataError(
                     f"data or weights of stage {self.name} changed while it ran; start again with "
@@ -121,18 +123,42 @@ class Computation(ABC):
         Raises:
             Exception: Whatever the work raises.
         """
-        parents = {role: parent.obtain(store, context) for role, parent in self.parents.items()}
+        parents = self._obtain_parents(store, context)
         key = self.key
-        return self._starting_anew(
-            store,
-            key,
-            lambda: store.advance(
-                self.name,
-                key,
-                share,
-                lambda path: self.compute_share(path, parents, context, share),
-            ),
-        )
+
+        def work(path: Path) -> dict[str, Any]:
+            with context.helpers():
+                return self.compute_share(path, parents, context, share)
+
+        return self._starting_anew(store, key, lambda: store.advance(self.name, key, share, work))
+
+    def assist(self, store: ArtifactStore, context: StageContext, share: float = 1.0) -> None:
+        """Compute together with the process that obtains or advances this and keeps the result.
+
+        Args:
+            store: Store that has the parents.
+            context: Machine and folders of this process.
+            share: Share of the whole work, within 0..1; 1: all of it.
+
+        Raises:
+            LookupError: The store lacks a parent.
+            Exception: Whatever the work raises.
+        """
+        parents = {}
+        for role, parent in self.parents.items():
+            found = store.find(parent.name, parent.key)
+            if found is None:
+                raise LookupError(f"{parent.name}-{parent.key} is not in the store {store.root}")
+            parents[role] = found
+        with tempfile.TemporaryDirectory() as folder:
+            if share < 1:
+                self.compute_share(Path(folder), parents, context, share)
+            else:
+                self.compute(Path(folder), parents, context)
+
+    def _obtain_parents(self, store: ArtifactStore, context: StageContext) -> dict[str, Artifact]:
+        alone = context.alone()
+        return {role: parent.obtain(store, alone) for role, parent in self.parents.items()}
 
     def _starting_anew(self, store: ArtifactStore, key: str, work: Callable[[], T]) -> T:
         """Run some work; if the state of an earlier attempt is damaged, start again without it."""
