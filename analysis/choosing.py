@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from analysis.quantities import get_quantity
@@ -47,15 +46,24 @@ def choose_trial(
     )
 
 
-def get_export_command(folder: Path, trial: Trial) -> str:
-    """Return the command that writes a trial's network to its run's deploy/.
+def get_export_command(results: Results, trial: Trial) -> str:
+    """Return the command that writes a trial's network to deploy/ of its run.
 
     Args:
-        folder: Folder of the trial's run.
-        trial: The trial.
+        results: The runs.
+        trial: One of their trials.
     """
-    words = ["python", "-m", "models.export", str(folder), "--trial", str(trial.number)]
+    folder = str(results.get_run(trial).folder)
+    words = ["python", "-m", "models.export", folder, "--trial", str(trial.number)]
+    student = results.find_student(trial)
+    if student is not None and _is_of_the_user(student.model):
+        words += ["--factory", student.model]  # its code runs only if it is named
     return shlex.join(words)
+
+
+def _is_of_the_user(model: str) -> bool:
+    """Whether a network is neither ours nor a library's: package.module:factory or a file's."""
+    return ":" in model and not model.startswith(("smp:", "torchvision:"))
 
 
 def describe_numbers(trial: Trial) -> list[tuple[str, str]]:
@@ -95,7 +103,7 @@ def describe_choice(results: Results, limits: Mapping[str, float]) -> str:
         *describe_numbers(trial),
         *_describe_test(results, trial),
         ("checkpoint", str(run.folder / "stages" / trial.network)),
-        ("export", get_export_command(run.folder, trial)),
+        ("export", get_export_command(results, trial)),
     ]
     return "\n".join(f"{label:>12}: {text}" for label, text in rows)
 
@@ -136,7 +144,7 @@ def get_chooser_data(results: Results) -> dict[str, Any]:
                 "key": f"trial-{trial.number}",
                 "values": [q.shown(trial.measures[name]) for name, q in quantities.items()],
                 "texts": [*describe_numbers(trial), *_describe_test(results, trial)],
-                "command": get_export_command(results.get_run(trial).folder, trial),
+                "command": get_export_command(results, trial),
             }
             for trial in candidates
         ],

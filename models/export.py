@@ -269,6 +269,8 @@ class Arguments:
     Attributes:
         checkpoint: A checkpoint, or the folder of a stage that holds one; with --trial the folder
             of a run.
+        factory: Function or class of a network of yours, as in the search: package.module:factory
+            or path/to/file.py:factory. Without it, code that only the checkpoint names is not run.
         trial: Trial number in the run; the trial's last network is exported.
         output: File to write. Default with --trial: the folder RUN_DIR/deploy/TRIAL, with the
             engine's own files, model.json and predict.py.
@@ -288,6 +290,7 @@ class Arguments:
     """
 
     checkpoint: tyro.conf.Positional[Path]
+    factory: str | None = None
     trial: int | None = None
     output: Path | None = None
     image_size: tuple[int, int] = UNSET
@@ -308,7 +311,8 @@ def run(arguments: Arguments) -> str:
         One line that describes the written files.
 
     Raises:
-        ValueError: An argument is out of range, or the checkpoint states no normalisation.
+        ValueError: An argument is out of range.
+        UntrustedNetworkError: The checkpoint names code that was not given as the factory.
         CheckpointError: The checkpoint is missing or cannot be read.
         RunFolderError: The folder of the run does not have the trial.
         EngineError: The run's engine cannot run the network.
@@ -325,12 +329,13 @@ def run(arguments: Arguments) -> str:
         raise ValueError("--output and --image-size are required without --trial")
     path = path / CHECKPOINT if path.is_dir() else path
     metadata = read_metadata(path)
+    model = load_checkpoint(path, factory=arguments.factory)
     export = export_onnx(
-        load_checkpoint(path),
+        model,
         output,
         image_size=image_size,
         batch_size=arguments.batch_size,
-        normalization=Normalization.from_metadata(metadata) if arguments.normalize else None,
+        normalization=model.normalization if arguments.normalize else None,
         fold_batchnorm=arguments.fold_batchnorm,
         opset=arguments.opset,
         source_size=arguments.source_size if arguments.source_size != UNSET else None,
@@ -351,6 +356,7 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         return f"{folder}: the quantised files of {trial.folder.name}"
     path = trial.folder / CHECKPOINT
     metadata = read_metadata(path)
+    model = load_checkpoint(path, factory=arguments.factory)
     measured = trial.metadata["latency"]
     engine: Engine = ENGINES[measured.get("engine", OnnxRuntime.name)]
     settings = EngineSettings(
@@ -359,12 +365,12 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     is_measured = isinstance(engine, FileEngine)
     content = BundleContent(
         classes=metadata["classes"],
-        normalization=Normalization.from_metadata(metadata),
+        normalization=model.normalization,
         latency_ms=trial.results.get("latency_ms") if is_measured else None,
         made=made,
     )
     export = export_bundle(
-        load_checkpoint(path),
+        model,
         folder,
         content,
         image_size=arguments.image_size if arguments.image_size != UNSET else trial.resolution,

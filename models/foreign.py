@@ -110,9 +110,20 @@ class ForeignNetwork(SegmentationNetwork):
 
     @torch.no_grad()
     def _find_size_multiple(self) -> int:
-        """Find the smallest multiple that the network accepts; 1 if none works."""
+        """Find the smallest multiple that the network accepts; 1 if none works.
+
+        Raises:
+            ValueError: The network cannot be copied, which pruning and export need.
+        """
         device = next((p.device for p in self.parameters()), torch.device("cpu"))
-        trial = copy.deepcopy(self).eval()
+        try:
+            trial = copy.deepcopy(self).eval()
+        except Exception as error:
+            raise ValueError(
+                f"{type(self.network).__name__} cannot be copied: {error}. If it has the old "
+                "torch.nn.utils.weight_norm or spectral_norm, take those of "
+                "torch.nn.utils.parametrizations, which read the same weights"
+            ) from error
         for multiple, size in _SIZES.items():
             try:
                 output = trial.network(torch.zeros(1, 3, *size, device=device))

@@ -284,6 +284,11 @@ def _find_guilty(
 
 
 def _explain_nothing(groups: Sequence[ChannelGroup], unprunable: Mapping[str, str]) -> str:
+    if not groups and not unprunable:
+        return (
+            "no channel could be removed: the network has no convolution and no linear layer "
+            "besides those that give the classes"
+        )
     widths = [(group.name, len(group.scores)) for group in groups]
     message = f"no channel could be removed; the groups and their widths: {widths}"
     if unprunable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -19,8 +20,10 @@ Factory = Callable[..., Any]
 TRUSTED_MODULES = "SEGFRONT_MODULES"
 """Environment variable with the packages, comma separated, that a checkpoint may name."""
 LIBRARIES = ("smp", "torchvision")
+OUR_PACKAGES = ("analysis", "models", "search", "trainables")
 
 _allowed: set[str] = set()
+_places: dict[str, Path] = {}
 
 
 class UntrustedNetworkError(ValueError):
@@ -76,8 +79,11 @@ def allow(name: str) -> None:
         _allowed.add(canonical_name(name))
 
 
-def check_allowed(name: str, given: Iterable[str] = ()) -> None:
-    """Raise an error for code that a file names and the user has not allowed.
+def find_allowed(name: str, given: Iterable[str] = ()) -> str:
+    """Return what may be imported for the code that a file names, or refuse.
+
+    Files move: the same factory of a file or module of the same last name stands for the one that
+    the checkpoint names, if the user has named one such.
 
     Args:
         name: Name of the network in the file.
@@ -87,21 +93,41 @@ def check_allowed(name: str, given: Iterable[str] = ()) -> None:
         UntrustedNetworkError: The name was not allowed.
     """
     if not is_foreign(name) or is_library(name):
-        return
-    module, _ = split_name(name)
+        return name
+    module, factory = split_name(name)
     trusted = [e.strip() for e in os.environ.get(TRUSTED_MODULES, "").split(",") if e.strip()]
-    is_trusted = (
-        str(Path(module)) in {str(Path(e).expanduser().absolute()) for e in trusted if is_file(e)}
-        if is_file(module)
-        else any(module == entry or module.startswith(f"{entry}.") for entry in trusted)
+    if not is_file(module) and any(f"{module}.".startswith(f"{entry}.") for entry in trusted):
+        return name
+    files = {canonical_name(f"{entry}:{factory}") for entry in trusted if is_file(entry)}
+    named = {canonical_name(n) for n in given if is_foreign(n)} | _allowed | files
+    if name in named:
+        return name
+    alike = [entry for entry in named if _get_last_names(entry) == _get_last_names(name)]
+    if len(alike) == 1:
+        return alike[0]
+    entry = module if is_file(module) else module.split(".")[0]
+    raise UntrustedNetworkError(
+        f"the file names the network {name!r}, and loading it would run that code. If you trust "
+        f"it, give the factory (load_checkpoint(path, factory={name!r}), or --factory {name} where "
+        f"a command has that flag) or list its package in the environment: "
+        f"{TRUSTED_MODULES}={entry}"
     )
-    if not (is_trusted or name in _allowed or name in {canonical_name(n) for n in given}):
-        entry = module if is_file(module) else module.split(".")[0]
-        raise UntrustedNetworkError(
-            f"the file names the network {name!r}, and loading it would run that code. If you "
-            f"trust it, give the factory (load_checkpoint(path, factory={name!r})) or list its "
-            f"package in the environment: {TRUSTED_MODULES}={entry}"
-        )
+
+
+def _get_last_names(name: str) -> tuple[str, str]:
+    """Return the last name of a network's module, and its factory."""
+    module, factory = split_name(name)
+    return (Path(module).stem if is_file(module) else module.split(".")[-1]), factory
+
+
+def place(module: str, path: Path) -> None:
+    """Say that what is named as a file lies elsewhere on this machine, for this process."""
+    _places[module] = path
+
+
+def locate(module: str) -> Path:
+    """Return where what is named as a file lies on this machine."""
+    return _places.get(module, Path(module))
 
 
 def find_factory(name: str) -> Factory:
@@ -140,9 +166,28 @@ def import_module(module: str) -> ModuleType:
         ValueError: The module cannot be imported; the message has the reason.
     """
     try:
-        return _import_file(Path(module)) if is_file(module) else _import_package(module)
-    except Exception as error:  # user code may raise any exception
-        raise ValueError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+        return _import_file(locate(module)) if is_file(module) else _import_package(module)
+    except Exception as error:  # code of the user's raises what it likes
+        hint = _explain_import(error, module) if isinstance(error, ImportError) else ""
+        raise ValueError(
+            f"{module} cannot be imported: {type(error).__name__}: {error}{hint}"
+        ) from error
+
+
+def _explain_import(error: ImportError, module: str) -> str:
+    """Say what to do about a module that was not found, or was another one's."""
+    top = (error.name or "").split(".")[0]
+    if top in OUR_PACKAGES:
+        return (
+            f"; segfront has a package {top}, which goes before yours of that name: rename yours, "
+            "or import relatively within a package of another name"
+        )
+    if isinstance(error, ModuleNotFoundError) and error.name == module.split(".")[0]:
+        return (
+            f"; say where it lies (PYTHONPATH=FOLDER, or start in the folder that holds {top}), or "
+            "name its file: path/to/file.py:factory"
+        )
+    return ""
 
 
 def _import_package(module: str) -> ModuleType:
@@ -163,18 +208,23 @@ def _import_file(path: Path) -> ModuleType:
         return sys.modules[name]
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # so that it can import modules in its folder
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    folder = str(path.parent)
+    sys.path.insert(0, folder)  # the modules beside it come first, as for a script
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path itself
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what is imported later
     return module
 
 

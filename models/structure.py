@@ -14,7 +14,7 @@ from torch import nn
 from models import check_name, create_model
 from models.channels.widths import get_resizable_layers, get_width, set_width
 from models.network import SegmentationNetwork
-from models.resolving import check_allowed, is_foreign
+from models.resolving import find_allowed, is_foreign
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,13 +87,13 @@ def build_empty(structure: Structure, *, given: Iterable[str] = ()) -> Segmentat
         UntrustedNetworkError: The structure names code that was not trusted.
         ValueError: The layers of the structure differ from those of the network.
     """
-    check_allowed(structure.name, given)
-    if is_foreign(structure.name):
+    name = find_allowed(structure.name, given)
+    if is_foreign(name):
         with torch.random.fork_rng(devices=[]):
-            model = create_model(structure.name, **structure.kwargs)
+            model = create_model(name, **structure.kwargs)
     else:
         with torch.device("meta"):
-            model = create_model(structure.name, **structure.kwargs)
+            model = create_model(name, **structure.kwargs)
     shared = get_shared_parameters(model)
     layers = get_resizable_layers(model)
     if layers.keys() != structure.widths.keys():

@@ -12,7 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.resolving import import_module, is_file, is_foreign, is_library, split_name
+from models.resolving import (
+    OUR_PACKAGES,
+    import_module,
+    is_file,
+    is_foreign,
+    is_library,
+    locate,
+    split_name,
+)
+
+OURS = Path(__file__).parents[1]
+COMPANIONS = (".py", ".json", ".yaml", ".yml", ".toml")
+"""Of the package that a network lies in, what goes to other machines with it."""
+MAX_COMPANION_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +49,19 @@ class UserCode:
             digest.update(hashlib.sha256((self.root / path).read_bytes()).digest())
         return digest.hexdigest()[:16]
 
+    def read(self) -> dict[str, bytes]:
+        """Read what another machine needs, by path relative to `root`.
+
+        That is `files`, and of their packages the settings and the modules beside them, which
+        they may read or import by names made while they run.
+        """
+        wanted = set(self.files)
+        for folder in {path.parent for path in self.files} - {Path()}:
+            for path in sorted((self.root / folder).iterdir()):
+                if path.suffix in COMPANIONS and path.stat().st_size <= MAX_COMPANION_BYTES:
+                    wanted.add(folder / path.name)
+        return {p.as_posix(): (self.root / p).read_bytes() for p in sorted(wanted)}
+
 
 def find_user_code(name: str) -> UserCode | None:
     """Find the source files of a user's network; None for networks of ours and of libraries.
@@ -50,17 +76,40 @@ def find_user_code(name: str) -> UserCode | None:
         return None
     module, _ = split_name(name)
     import_module(module)
+    return _read_module(module)
+
+
+def hash_present_code(name: str) -> str | None:
+    """Hash the files of a network without importing it; None if they are not on this machine."""
+    module, _ = split_name(name)
+    try:
+        return _read_module(module).compute_hash()
+    except (ValueError, OSError, SyntaxError, ImportError):
+        return None
+
+
+def _read_module(module: str) -> UserCode:
+    """Collect the files of a module, of which no code is run.
+
+    Raises:
+        ValueError: It has no Python source.
+    """
     if is_file(module):
-        return _collect(Path(module).parent, Path(module), only=None)
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        path = locate(module)
+        return _collect(path.parent, path, only=None)
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    places = [Path(folder, *parts) for folder in folders]
+    found = [p for base in places for p in (base / "__init__.py", base.with_suffix(".py"))]
+    if not parts and not folders and spec is not None and spec.origin is not None:
+        found = [Path(spec.origin)]
+    start = next((path for path in found if path.suffix == ".py" and path.is_file()), None)
+    if start is None:
         raise ValueError(
             f"{module} has no Python source files, so its versions cannot be distinguished"
         )
-    package = module.split(".")[0]
-    start = Path(spec.origin)
-    depth = module.count(".") + (start.name == "__init__.py")
-    root = start.parents[depth]
+    root = start.parents[len(parts) + (start.name == "__init__.py")]
     installed = {*site.getsitepackages(), *sysconfig.get_paths().values()}
     return _collect(root, start, only=package if str(root) in installed else None)
 
@@ -102,12 +151,13 @@ def _find_files(root: Path, name: str) -> Iterator[Path]:
 
     The last part of the name may be a name inside a module.
     """
-    if name.split(".")[0] in sys.stdlib_module_names:
+    first = name.split(".")[0]
+    if first in sys.stdlib_module_names or (root == OURS and first in OUR_PACKAGES):
         return
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         base = root.joinpath(*parts[:length])
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
+        for path in (base / "__init__.py", base.with_suffix(".py")):
             if path.is_file():
                 yield path
                 yield from _get_parent_inits(root, path)
@@ -116,7 +166,7 @@ def _find_files(root: Path, name: str) -> Iterator[Path]:
 
 def _get_imports(root: Path, path: Path) -> Iterator[str]:
     folders = path.parent.relative_to(root).parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

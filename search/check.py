@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.cost import count_cost
+from models.network import SegmentationNetwork
 from models.pruning import prune
 from search.config import StudyConfig
 from search.forecast.estimate import describe_estimate
@@ -24,18 +26,21 @@ from search.on_ray.session import count_own_devices
 from search.preflight import name_networks
 from search.study_time import make_tariff
 from trainables.context import StageContext, detect_device
-from trainables.data import write_preview
+from trainables.data import SegmentationDataset, write_preview
 from trainables.learning.evaluation import evaluate
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
 from trainables.process.device_lock import DeviceLock
-from trainables.sensitivity import scan_sensitivity
+from trainables.sensitivity import JOINT_RATIOS, RATIOS, scan_sensitivity
 from trainables.stages.given import find_doubts
 from trainables.stages.timing import describe_measurement
 
 T = TypeVar("T")
 
 MAX_IMAGES = 40  # validation images on which given weights are evaluated
+EVALUATION_SECONDS = 15.0  # time for these images; a slow network is evaluated on fewer
+SCAN_SECONDS = 15.0  # time for the sensitivity scan; the stage "scan" has no limit
+SCAN_IMAGES = 4
 
 
 class StudyCheck:
@@ -118,8 +123,8 @@ class StudyCheck:
             miou = self._evaluate(model)
             counts = tuple(summary.class_counts["val"].values())
             self.doubts += find_doubts(config, miou, counts)
-            train = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
-            self.doubts += scan_sensitivity(model.cpu(), train, self._context).warnings
+            if role != "teacher":
+                self.doubts += self._scan(model.cpu())
             text += f", {100 * miou:.1f} % mIoU with the given weights"
         if role != "teacher":
             record = prune(model.cpu().eval(), torch.zeros(1, 3, *self._crop), pruning_ratio=0.5)
@@ -136,10 +141,29 @@ class StudyCheck:
     def _crop(self) -> tuple[int, int]:
         return self._config.pipeline.data.augmentation.crop_size
 
-    def _evaluate(self, model: torch.nn.Module) -> float:
+    def _scan(self, model: SegmentationNetwork) -> tuple[str, ...]:
+        """Say which channels the network cannot do without."""
+        train = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
+        scan = scan_sensitivity(
+            model, train, self._context, num_images=SCAN_IMAGES, ratios=RATIOS[:1],
+            joint_ratios=JOINT_RATIOS[:1], max_seconds=SCAN_SECONDS,
+        )  # fmt: skip
+        return scan.warnings
+
+    def _evaluate(self, model: SegmentationNetwork) -> float:
+        """Measure mIoU on as many images, evenly spread, as there is time for."""
         images = self._config.pipeline.data.open_cached("val", self._config.cache_dir)
-        step = max(1, len(images) // MAX_IMAGES)
-        some = torch.utils.data.Subset(images, range(0, len(images), step))
+        started = time.monotonic()
+        self._evaluate_on(model, images, 1)
+        seconds = max(time.monotonic() - started, 1e-3)
+        count = min(len(images), MAX_IMAGES, max(4, int(EVALUATION_SECONDS / seconds)))
+        return self._evaluate_on(model, images, count)
+
+    def _evaluate_on(
+        self, model: SegmentationNetwork, images: SegmentationDataset, count: int
+    ) -> float:
+        picked = [number * len(images) // count for number in range(count)]
+        some = torch.utils.data.Subset(images, picked)
         some.num_classes, some.ignore_index = images.num_classes, images.ignore_index  # type: ignore[attr-defined]
         return evaluate(model, some, self._context).miou  # type: ignore[arg-type]
 

@@ -222,6 +222,8 @@ def prepare(
         read_known(config)  # raises here if an earlier run is not comparable
     with console.status(f"reading the data set {config.pipeline.data.name}"):
         dataset = check_study(config)
+    for text in dataset.warnings:
+        console.print(f"[yellow]look at:[/] {escape(text)}", highlight=False, soft_wrap=True)
     if storage is not None:
         run = create_remote_run(storage, config)
         folder = run.folder

@@ -12,11 +12,19 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from models import SegmentationNetwork, check_name, create_model
-from models.checkpoint import is_checkpoint, load_checkpoint
+from models.checkpoint import is_checkpoint, load_checkpoint, read_structure
 from models.class_layers import renew_class_layers
+from models.foreign import CLASS_KEYWORDS
 from models.normalization import Normalization
 from models.pretrained.finding import load_weights
-from models.resolving import allow, canonical_name, is_file, is_foreign, split_name
+from models.resolving import (
+    UntrustedNetworkError,
+    allow,
+    canonical_name,
+    is_file,
+    is_foreign,
+    split_name,
+)
 from models.user_code import hash_user_code
 from trainables.artifacts.checksum import checksum
 
@@ -112,6 +120,12 @@ class NetworkConfig:
         check_name(self.name)
         if not isinstance(self.kwargs, Mapping):
             raise ValueError(f"kwargs must be a JSON object, got {self.kwargs!r}")
+        for key in sorted({"name", "num_classes", "outputs", *CLASS_KEYWORDS} & set(self.kwargs)):
+            raise ValueError(
+                f"kwargs must leave out {key}: the network has a field of its own for its name and "
+                "its outputs, and the number of classes comes from the data, or from num_outputs; "
+                f"got {self.kwargs[key]!r}"
+            )
         try:
             text = json.dumps(dict(self.kwargs), allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -243,13 +257,18 @@ class NetworkConfig:
 
     def _load(self, path: Path, num_classes: int) -> SegmentationNetwork:
         """Read a segfront checkpoint, which also has the widths of the network."""
-        model = load_checkpoint(path, factory=self.name if is_foreign(self.name) else None)
-        expected = canonical_name(self.name) if is_foreign(self.name) else self.name
-        if model.name != expected:
-            raise ValueError(
-                f"{path} is a checkpoint of {model.name}; set the network's name to that instead "
-                f"of {self.name}"
-            )
+        is_own = is_foreign(self.name)
+        named = read_structure(path).name
+        other = ValueError(
+            f"{path} is a checkpoint of {named}; set the network's name to that instead of "
+            f"{self.name}"
+        )
+        try:
+            model = load_checkpoint(path, factory=self.name if is_own else None)
+        except UntrustedNetworkError:
+            raise other from None
+        if model.name != (canonical_name(self.name) if is_own else self.name):
+            raise other
         num_outputs = int(model.kwargs["num_classes"])
         known = num_outputs if model.outputs is None else len(model.outputs)
         if self.outputs is not None or self.num_outputs is not None:

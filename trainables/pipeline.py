@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from models.user_code import hash_user_code
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import Chain, build_chain
 from trainables.context import Progress, StageContext
 from trainables.data import check_splits
 from trainables.pipeline_config import STUDENT, PipelineConfig
+from trainables.process.shipped_code import ShippedCode, pack_code
 from trainables.settings import NoSettings
 from trainables.stages import STAGES, NetworkStage, Stage, StageInputs
 from trainables.stages.consistency import ConsistencyStage, check_frames
@@ -170,11 +170,19 @@ def build_stages(
     return stages
 
 
-def hash_networks(config: PipelineConfig) -> dict[str, str]:
-    """Hash the code of the user's own networks of a study, by name."""
-    names = {n.name for n in (config.teacher, config.student, *config.students.values())}
-    found = {name: hash_user_code(name) for name in sorted(names)}
-    return {name: code for name, code in found.items() if code is not None}
+def pack_networks(config: PipelineConfig) -> ShippedCode:
+    """Read the code of those networks of a study that are the user's own.
+
+    Raises:
+        ValueError: One cannot be imported.
+    """
+    return pack_code(list_networks(config))
+
+
+def list_networks(config: PipelineConfig) -> list[str]:
+    """Name every network of a study: teacher and students."""
+    networks = (config.teacher, config.student, *config.students.values())
+    return [network.name for network in networks]
 
 
 def build_baselines(config: PipelineConfig) -> dict[str, Chain]:

@@ -25,8 +25,9 @@ from trainables.data import DataError
 from trainables.pipeline import build_stages, run_stage
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.device_lock import DeviceLock
-from trainables.process.installation import Installation, check_installation, check_user_code
+from trainables.process.installation import Installation, check_installation
 from trainables.process.memory import keep_freed_memory
+from trainables.process.shipped_code import ShippedCode, check_user_code
 from trainables.process.watchdog import waiting, watched
 from trainables.ray_helpers import helped
 from trainables.ray_internals import set_process_title
@@ -51,7 +52,7 @@ class WorkerConfig:
         remote_store: URI of the artefacts if they are in remote storage; None: all nodes share
             `stages_dir`.
         installation: Installation that every worker must have; None if there is only one.
-        user_code: Hash of the code of each of the user's own networks, by name.
+        user_code: Code of the user's own networks, for machines that lack it.
         stalls_dir: Folder for the reports on stages that hung.
         cache_dir: Folder of the decoded images.
         checkpoint_seconds: Largest loss of work when a worker is killed, in seconds.
@@ -73,7 +74,7 @@ class WorkerConfig:
     num_workers: int = 0
     remote_store: str | None = None
     installation: Installation | None = None
-    user_code: Mapping[str, str] = field(default_factory=dict)
+    user_code: ShippedCode = field(default_factory=ShippedCode)
 
 
 def make_trainable(
@@ -177,7 +178,7 @@ def _check_node(worker: WorkerConfig) -> None:
     """Check that this node, which may have joined after the start, has the driver's code."""
     if worker.installation is not None:
         check_installation(worker.installation)
-        check_user_code(worker.user_code)
+        check_user_code(worker.user_code, worker.cache_dir)
 
 
 def _describe_place(worker: WorkerConfig, trial: Mapping[str, Any]) -> StageContext:

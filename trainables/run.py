@@ -22,6 +22,7 @@ import tyro
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import build_chain, resolve_names
@@ -82,7 +83,8 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """
     config = arguments.pipeline
     stage = _build_stage(config, arguments)
-    check_data(config, arguments.cache_dir)
+    for text in check_data(config, arguments.cache_dir).warnings:
+        console.print(f"[yellow]look at:[/] {escape(text)}", highlight=False, soft_wrap=True)
     context = StageContext(
         cache_dir=arguments.cache_dir,
         device=arguments.device,

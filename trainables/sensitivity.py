@@ -59,6 +59,7 @@ def scan_sensitivity(
     ratios: Sequence[float] = RATIOS,
     joint_ratios: Sequence[float] = JOINT_RATIOS,
     precision: Precision = "auto",
+    max_seconds: float | None = None,
 ) -> Sensitivity:
     """Mask the least important channels of each group alone, then of all, and measure the loss.
 
@@ -78,6 +79,7 @@ def scan_sensitivity(
         ratios: Fractions of one group to mask, ascending, in 0..1.
         joint_ratios: Pruning ratios at which to mask everything that scope "local" would remove.
         precision: Precision of the forward pass, as in training.
+        max_seconds: Time after which no more groups are masked alone; None: no limit.
 
     Returns:
         The scan, with warnings about very sensitive layers.
@@ -108,8 +110,14 @@ def scan_sensitivity(
 
     image = (3, *dataset.sample_size(0))
     macs = count_cost(work, image).macs
+    joint = [
+        silence([(g, len(g.units) - count_locally(len(g.units), ratio)) for g in groups])
+        for ratio in joint_ratios
+    ]
     scanned = []
     for number, group in enumerate(groups, start=1):
+        if max_seconds is not None and time.monotonic() - started > max_seconds:
+            break
         note_progress(f"group {number} of {len(groups)} of the sensitivity scan")
         size = len(group.units)
         counts = sorted({_count_silenced(size, ratio) for ratio in ratios} - {0})
@@ -124,10 +132,6 @@ def scan_sensitivity(
                 mious=tuple(outcome.miou for outcome in outcomes),
             )
         )
-    joint = [
-        silence([(g, len(g.units) - count_locally(len(g.units), ratio)) for g in groups])
-        for ratio in joint_ratios
-    ]
     return Sensitivity(
         loss=whole.loss,
         miou=whole.miou,

@@ -137,12 +137,19 @@ def _leave_out_classes(
     layers = {id(layer) for layer in model.get_output_layers()}
     names = [name for name, module in target.named_modules() if id(module) in layers]
     own = {k for k in others if k.rpartition(".")[0] in names}
-    if own != others:
+    if not own or _count_faults(target, tensors):
         return tensors  # `load_strictly` names all of them
     expected = target.state_dict()
     sizes = ", ".join(
-        f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}" for k in sorted(own)
+        f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in sorted(others)
     )
+    if own != others:
+        raise ValueError(
+            f"{path} does not fit the {model.name or 'network'}, whose inner layers depend on the "
+            f"number of classes too: {sizes}; if it tells other classes apart, say how many "
+            "outputs it has (num_outputs) and which of them are the classes (outputs)"
+        )
     if not allowed:
         raise ValueError(
             f"{path} has other classes than the {model.name or 'network'}: {sizes}; state how many "

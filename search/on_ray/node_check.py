@@ -11,6 +11,7 @@ import torch
 
 from trainables.artifacts.remote_folder import RemoteFolder, is_uri
 from trainables.process.installation import Installation, find_differences, inspect_installation
+from trainables.process.shipped_code import ShippedCode, find_code_problems
 
 PROBE_PREFIX = ".node-check-"
 STORAGE_SECONDS = 10.0  # how long a failing storage is tried again
@@ -28,6 +29,7 @@ class NodeReport(Installation):
         store_error: Reason why it cannot use the store that studies share; "" if it can, or if
             there is none.
         num_gpus: Number of GPUs that PyTorch finds.
+        code_problems: Reasons why it cannot use the code of the user's own networks.
     """
 
     sees_data: bool = True
@@ -36,15 +38,24 @@ class NodeReport(Installation):
     storage_error: str = ""
     store_error: str = ""
     num_gpus: int = 0
+    code_problems: tuple[str, ...] = ()
 
 
-def inspect_node(data_root: Path | None, place: Path | str, store: str | None = None) -> NodeReport:
+def inspect_node(
+    data_root: Path | None,
+    place: Path | str,
+    store: str | None = None,
+    code: ShippedCode | None = None,
+    cache_dir: Path = Path(),
+) -> NodeReport:
     """Inspect this machine.
 
     Args:
         data_root: Folder of the data set; None if it needs none.
         place: File that the driver has written to the run's folder, or the URI of a run in storage.
         store: Path or URI of the store that studies share; None if the run has its own.
+        code: Code of the user's own networks, which is written to this machine if it lacks it.
+        cache_dir: Folder where the code is kept.
     """
     shared = place if isinstance(place, Path) else None
     return NodeReport(
@@ -55,6 +66,7 @@ def inspect_node(data_root: Path | None, place: Path | str, store: str | None = 
         storage_error="" if isinstance(place, Path) else _try_storage(place),
         store_error="" if store is None else _try_store(store),
         num_gpus=torch.cuda.device_count(),
+        code_problems=() if code is None else tuple(find_code_problems(code, cache_dir)),
     )
 
 
@@ -102,6 +114,7 @@ def _find_problems(
     run_dir: Path,
 ) -> Iterator[str]:
     yield from find_differences(driver, node)
+    yield from node.code_problems
     if not node.sees_data:
         yield f"finds nothing in {data_root}; mount or copy the data set there under this path"
     if not node.sees_run:

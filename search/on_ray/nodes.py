@@ -25,6 +25,7 @@ from search.on_ray.node_check import (
     inspect_node,
     join_problems,
 )
+from trainables.pipeline import pack_networks
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,9 @@ def check_cluster(config: StudyConfig, run_dir: Path, storage: str | None = None
     probe = run_dir / f"{PROBE_PREFIX}{uuid4().hex}"
     probe.touch()
     try:
-        nodes = _ask_nodes(data_root, storage or probe, config.store)
-        driver = inspect_node(data_root, storage or probe, config.store)
+        code = pack_networks(config.pipeline)
+        wanted = (data_root, storage or probe, config.store, code, config.cache_dir)
+        nodes, driver = _ask_nodes(*wanted), inspect_node(*wanted)
     finally:
         probe.unlink()
     offered = {_name(node): float(node["Resources"].get("GPU", 0)) for node in alive_nodes()}

@@ -37,7 +37,7 @@ from search.on_ray.allotment import TrialResources  # noqa: E402
 from search.on_ray.progress_callback import STALLS_FOLDER, BoardCallback  # noqa: E402
 from search.on_ray.searcher import PipelineSearcher  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
-from trainables.pipeline import hash_networks  # noqa: E402
+from trainables.pipeline import pack_networks  # noqa: E402
 from trainables.process.installation import Installation  # noqa: E402
 from trainables.ray_internals import listening_on_loopback, surviving_evictions  # noqa: E402
 from trainables.ray_pipeline import (  # noqa: E402
@@ -167,7 +167,7 @@ def run_tune(
         num_workers=max(0, resources.num_cpus - 1) if resources.num_gpus else 0,
         remote_store=remote_store,
         installation=installation,
-        user_code=hash_networks(config.pipeline),
+        user_code=pack_networks(config.pipeline),
     )
 
     def request(trial: dict[str, Any]) -> PlacementGroupFactory:

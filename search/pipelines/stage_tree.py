@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
@@ -12,6 +13,7 @@ from trainables.pipeline import StageResult, merge_results
 from trainables.settings import flatten
 from trainables.stages import STAGES, NetworkStage
 
+LONGEST_LABEL = 150
 NodeState = Literal["open", "running", "done", "failed"]
 
 
@@ -394,12 +396,18 @@ def _name_node(chain: Chain, share: float = 1.0) -> str:
 
 
 def _describe(number: int | str, chain: Chain) -> str:
-    """Return the label of a stage, in characters that a folder's name may have."""
+    """Return the label of a stage, in characters that a folder's name may have.
+
+    The name of a student may be the path of a file.
+    """
     stage = chain[-1].stage
     if isinstance(number, str):
-        return number if len(chain) == 1 else f"{stage} {number}"
-    if STAGES[stage].can_pause:
-        return f"{stage} {number}"
-    chosen = describe_settings(flatten_chain(chain)).replace("λ", "lambda").replace(",", "")
-    is_continued = len({step.stage for step in chain}) < len(chain)
-    return f"{stage} {chosen}" + (f" of {number}" if is_continued else "")
+        label = number if len(chain) == 1 else f"{stage} {number}"
+    elif STAGES[stage].can_pause:
+        label = f"{stage} {number}"
+    else:
+        chosen = describe_settings(flatten_chain(chain)).replace("λ", "lambda").replace(",", "")
+        is_continued = len({step.stage for step in chain}) < len(chain)
+        label = f"{stage} {chosen}" + (f" of {number}" if is_continued else "")
+    label = re.sub(r"[/\\:]+", "-", label).strip("-")
+    return label if len(label) <= LONGEST_LABEL else f"{label[:30]}...{label[33 - LONGEST_LABEL :]}"

@@ -82,6 +82,22 @@ def test_command_answers_a_budget(make, rows, capsys):
     assert not (folder / "report").exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "end"),
+    [
+        ("/home/me/my net.py:Net", "--trial 1 --factory '/home/me/my net.py:Net'"),
+        ("my_package.nets:make", "--trial 1 --factory my_package.nets:make"),
+        ("smp:Unet", "--trial 1"),
+        ("torchvision:fcn_resnet50", "--trial 1"),
+    ],
+)
+def test_the_export_of_a_network_of_the_users_names_its_code(make, rows, capsys, model, end):
+    make.metadata["baselines"][1]["model"] = model
+    folder = make.run(rows, make.metadata, columns=list(rows[0]))
+    assert main([str(folder), "--max-latency-ms", "52", "--max-num-params", "1e6"]) == 0
+    assert f"{folder.resolve()} {end}\n" in capsys.readouterr().out
+
+
 def test_command_says_what_the_least_is(make, rows, capsys):
     folder = make.run(rows, columns=list(rows[0]))
     assert main([str(folder), "--max-latency-ms", "5"]) == 3

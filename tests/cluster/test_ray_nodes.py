@@ -14,8 +14,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from search.config import StudyConfig
-from search.on_ray.nodes import alive_nodes, check_cluster, read_file, summon_worker
+from search.on_ray.nodes import _ask_nodes, alive_nodes, check_cluster, read_file, summon_worker
 from search.recipes import quickstart
+from trainables.network_config import NetworkConfig
+from trainables.process.shipped_code import pack_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +76,32 @@ def test_file_of_a_node_is_read_where_it_lies(two_nodes: Cluster, tmp_path: Path
     assert read_file(address, tmp_path / "stall.txt") == "no progress"
     assert read_file(address, tmp_path / "none.txt") == ""
     assert read_file("192.0.2.1", tmp_path / "stall.txt") == ""
+
+
+def test_the_users_network_reaches_every_node(
+    two_nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, library = tmp_path / "own_net.py", tmp_path / "library"
+    net.write_text("from torch import nn\n\nmake = nn.Conv2d\n")
+    code = pack_code([f"{net}:make"])
+    net.unlink()
+    (tmp_path / "probe").touch()
+    reports = _ask_nodes(None, tmp_path / "probe", None, code, tmp_path / "cache")
+    assert [report.code_problems for report in reports.values()] == [(), ()]
+    assert [path.name for path in (tmp_path / "cache" / "code").iterdir()] == [code.key]
+
+    library.mkdir()
+    (library / "of_the_driver.py").write_text("")
+    monkeypatch.syspath_prepend(library)
+    other = tmp_path / "other_net.py"
+    other.write_text("import of_the_driver\nfrom torch import nn\n\nmake = nn.Conv2d\n")
+    config = quickstart()
+    student = NetworkConfig(name=f"{other}:make")
+    config = replace(config, pipeline=replace(config.pipeline, student=student))
+    with pytest.raises(ValueError, match="No module named 'of_the_driver'") as error:
+        check_cluster(config, tmp_path)
+    for node in alive_nodes():
+        assert node["NodeID"][:8] in str(error.value)
 
 
 def test_study_begins_without_a_node_that_has_just_died(

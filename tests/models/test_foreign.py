@@ -18,6 +18,7 @@ from models import SegmentationNetwork, WithAuxiliary, create_model
 from models.channels.masking import mask_channels
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.export import export_onnx
+from models.export import main as export
 from models.foreign import split_outputs
 from models.pruning import PruningError, PruningRecord, prune
 from models.user_code import find_user_code
@@ -124,6 +125,11 @@ def test_nothing_to_prune_is_an_error_that_names_layers_and_reason():
     assert all(torch.equal(before[k], t) for k, t in model.state_dict().items())
 
 
+def test_a_network_of_class_layers_alone_is_named_so():
+    with pytest.raises(PruningError, match="no linear layer besides those that give the classes"):
+        prune(make("ClassesAlone"), IMAGE, 0.5)
+
+
 def test_shared_weights_stay_shared(tmp_path: Path):
     model = make("Reused")
     prune(model, IMAGE, 0.5)
@@ -158,7 +164,9 @@ def test_the_number_of_classes_goes_by_the_name_that_a_factory_has(name: str):
         (f"{MODULE}:Plain", {"classes": 3}, "leave 'classes' out of the keywords"),
         (f"{MODULE}:Plain", {"depth": {1, 2}}, "must be JSON-serialisable"),
         (f"{MODULE}:Plane", {}, "has no 'Plane'; it has .*Plain"),
-        ("no_such_package.of_mine:Plain", {}, "cannot be imported: ModuleNotFoundError"),
+        ("no_such_package.of_mine:Plain", {}, "ModuleNotFoundError.*PYTHONPATH=FOLDER, or start"),
+        (f"{MODULE}:CopiedByNobody", {}, "cannot be copied.*those of torch.nn.utils.parametriz"),
+        ("models.unet:Unet", {}, "segfront has a package models, which goes before yours"),
         ("/no/such/file.py:Plain", {}, "there is no file"),
         ("smp:Unit", {}, "has Unet, .*got 'Unit'"),
         ("torchvision:unet", {}, "torchvision has the networks .*got 'unet'"),
@@ -171,6 +179,16 @@ def test_what_cannot_be_built_is_refused_with_the_remedy(
 ):
     with pytest.raises(ValueError, match=message):
         create_model(name, num_classes=5, **kwargs)
+
+
+def test_a_file_that_imports_a_package_named_as_ours_is_told_so(tmp_path: Path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "unet.py").write_text("Unet = None")
+    for line in ("from models.unet import Unet", "from models import Unet"):
+        path = tmp_path / f"net{len(line)}.py"
+        path.write_text(line)
+        with pytest.raises(ValueError, match="segfront has a package models"):
+            create_model(f"{path}:Unet", num_classes=5)
 
 
 def test_logits_of_other_classes_are_refused_at_once():
@@ -261,6 +279,26 @@ def test_a_network_in_a_file_loads_in_another_process(my_file: Path, tmp_path: P
     refused = load("")
     assert refused.returncode
     assert f"SEGFRONT_MODULES={my_file}" in refused.stderr
+
+
+def test_a_network_loads_and_is_exported_although_its_file_has_moved(
+    my_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr("models.resolving._allowed", set())
+    path, output = tmp_path / "a.safetensors", tmp_path / "a.onnx"
+    save_checkpoint(path, create_model(f"{my_file}:Net", num_classes=5).eval())
+    moved = tmp_path / "elsewhere" / my_file.name
+    moved.parent.mkdir()
+    my_file.rename(moved)
+    flags = [str(path), "--output", str(output), "--image-size", "64", "64"]
+    assert export([*flags]) == 2
+    assert f"--factory {my_file}:Net" in capsys.readouterr().err
+    for other in (f"{moved}:Other", f"{tmp_path / 'my_blocks.py'}:Net", "espnet"):
+        assert export([*flags, "--factory", other]) == 2
+    assert export([*flags, "--factory", f"{moved}:Net"]) == 0
+    assert load_checkpoint(path, factory=f"{moved}:Net").name == f"{moved}:Net"
+    monkeypatch.setenv("SEGFRONT_MODULES", str(moved))
+    assert export(flags) == 0
 
 
 def test_the_hash_of_a_network_is_that_of_all_its_code(my_file: Path):

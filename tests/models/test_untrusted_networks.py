@@ -45,8 +45,9 @@ def test_code_that_only_a_file_names_is_not_imported(
     with pytest.raises(UntrustedNetworkError):
         load_checkpoint(evil, factory="evil_package.nets:Other")
     read_structure(evil), read_metadata(evil)
-    with pytest.raises(ValueError, match="evil_package"):
-        NetworkConfig(weights=str(evil)).build(2)
+    for name in ("dual_branch", "smp:Unet", "my_package.nets:Net2"):
+        with pytest.raises(ValueError, match=r"a checkpoint of evil_package\.nets:Net; set the"):
+            NetworkConfig(name=name, weights=str(evil)).build(2)
     assert not mark.exists()
     assert "evil_package" not in sys.modules
 

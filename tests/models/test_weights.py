@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,17 @@ def test_other_classes_are_named_and_left_out_on_request(
     assert torch.equal(config.build(3).eval()(images), whole[:, :3])
 
 
+def test_inner_layers_that_depend_on_the_classes_are_named_with_the_remedy(tmp_path: Path):
+    torch.save(create_model("espnet", 12).state_dict(), tmp_path / "a.pth")
+    config = NetworkConfig(name="espnet", weights=str(tmp_path / "a.pth"), new_classes=True)
+    with pytest.raises(
+        ValueError, match=r"classifier\.weight .*\(num_outputs\) and which"
+    ) as error:
+        config.build(5)
+    assert "level2_merge.0.0.weight (24,) instead of (10,)" in str(error.value)
+    replace(config, num_outputs=12).build(5)
+
+
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.zeros(1)], {"model": {"x": 1}}])
 def test_a_file_without_tensors_says_what_it_holds(content: Any, tmp_path: Path):
     torch.save(content, tmp_path / "a.pth")
@@ -190,6 +202,13 @@ def test_kwargs_are_json_and_cannot_change():
     for wrong in ({"depth": object()}, [3]):
         with pytest.raises(ValueError, match="kwargs must be a JSON object"):
             NetworkConfig(name=PLAIN, kwargs=wrong)
+
+
+@pytest.mark.parametrize("key", ["num_classes", "classes", "n_classes", "outputs", "name"])
+def test_kwargs_do_not_say_again_what_a_field_says(key: str):
+    for name in (PLAIN, "enet", "smp:Unet"):
+        with pytest.raises(ValueError, match=f"kwargs must leave out {key}: .*got 3"):
+            NetworkConfig(name=name, kwargs={key: 3})
 
 
 def test_normalisation_by_hand():

@@ -4,9 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from search.command_line import parse_arguments
 from search.preflight import check_store, check_study, settle_paths
 from search.recipes import quickstart
+from search.run import prepare
 from search.run_files.remote_run import connect, create_remote_run
 from search.run_files.run_folder import create_run_folder
 from search.space import set_ranges
@@ -68,3 +71,15 @@ def test_a_distiller_of_frame_pairs_is_refused_on_still_images(tmp_path: Path) -
     )
     with pytest.raises(ValueError, match=r"consistency needs consecutive frames of a drive"):
         check_study(config)
+
+
+def test_what_is_doubtful_about_the_data_is_printed_before_anything_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["quickstart", "--pipeline.data.size", "32", "64", "--pipeline.data.num-samples", "4",
+             "--output-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache"),
+             "--pipeline.student.width", "0.125", "--pipeline.teacher.width", "0.125"]  # fmt: skip
+    *_, dataset = prepare(parse_arguments(flags), Console(width=500))
+    printed = capsys.readouterr().out
+    assert dataset.warnings
+    assert all(f"look at: {text}" in printed for text in dataset.warnings)

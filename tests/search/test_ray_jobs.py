@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus
 from rich.console import Console
 
 from search.on_ray import jobs as ray_jobs
-from search.on_ray.jobs import ROOT, SHIPPED, is_job_server, submit_study
+from search.on_ray.jobs import SHIPPED, is_job_server, submit_study
 from search.run import main
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -25,6 +25,7 @@ class Client:
 
     def __init__(self, address: str) -> None:
         self.submitted: dict[str, Any] = {}
+        self.files: list[str] = []
         self.details = SimpleNamespace(
             status=JobStatus.SUCCEEDED, driver_exit_code=0, message="finished"
         )
@@ -32,6 +33,8 @@ class Client:
 
     def submit_job(self, **job: Any) -> str:
         self.submitted = job
+        folder = Path(job["runtime_env"]["working_dir"])
+        self.files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
         return "job-1"
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
@@ -76,14 +79,42 @@ def test_the_job_is_the_same_command_inside_the_cluster(
 
 def test_the_code_of_this_checkout_goes_with_it_and_nothing_else(client: Client) -> None:
     run("--address", ADDRESS, *OUTPUT)
-    environment = client.submitted["runtime_env"]
-    assert environment["working_dir"] == str(ROOT)
-    shipped: list[Path] = []
-    is_excluded = _get_excludes(ROOT, environment["excludes"])
-    _dir_travel(ROOT, [is_excluded], shipped.append, include_gitignore=True)
-    names = {path.relative_to(ROOT).as_posix() for path in shipped if path.is_file()}
+    names = set(client.files)
     assert {"search/run.py", "analysis/report.py", "trainables/data/scene.py"} <= names
     assert {name.partition("/")[0] for name in names} == set(SHIPPED)
+    assert not Path(client.submitted["runtime_env"]["working_dir"]).exists()
+
+
+def test_the_users_networks_go_with_it(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = (
+        "from torch import nn\n\ndef make(num_classes):\n    return nn.Conv2d(3, num_classes, 1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "job_pack").mkdir()
+    for name in ("job_pack/__init__.py", "job_pack/net.py", "job_net.py", "unrelated.py"):
+        (tmp_path / name).write_text(net)
+    names = ("job_pack.net:make", "job_net.py:make", "of_the_cluster.nets:make")
+    run("--address", ADDRESS, *OUTPUT, f"--student={names[1]}", "--teacher", names[0],
+        "--students", "espnet", *names[1:])  # fmt: skip
+    own = {name for name in client.files if name.partition("/")[0] not in SHIPPED}
+    file = next(name for name in own if name.endswith("job_net.py"))
+    assert own == {"job_pack/__init__.py", "job_pack/net.py", file}
+    assert shlex.split(client.submitted["entrypoint"])[5:] == [
+        f"--student={file}:make", "--teacher", names[0], "--students", "espnet", f"{file}:make",
+        names[2], "--address", "auto",
+    ]  # fmt: skip
+
+
+def test_a_network_that_cannot_be_imported_is_not_sent(
+    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_library\n")
+    assert run("--address", ADDRESS, *OUTPUT, "--student", f"{tmp_path}/broken.py:make") == 2
+    assert "No module named 'no_such_library'" in " ".join(capsys.readouterr().err.split())
+    assert not client.submitted
 
 
 @pytest.mark.parametrize("status", [1, 2, 3])
@@ -142,7 +173,7 @@ def test_connection_lost_says_how_to_go_on(client: Client) -> None:
         raise RuntimeError("closed")
 
     client.tail_job_logs = fail  # type: ignore[method-assign]
-    arguments: Any = SimpleNamespace(resume=None, output_dir="/mnt/runs")
+    arguments: Any = SimpleNamespace(resume="/mnt/runs/x", output_dir="")
     with pytest.raises(ValueError, match=r"continues there; .*: ray job logs --follow job-1"):
         submit_study(ADDRESS, [], arguments, Console())
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from search.pipelines.stage_tree import StageTree, Task, _name_node
 from trainables.chain import Chain, make_chain
+from trainables.network_config import NetworkConfig
 from trainables.pipeline import StageResult, build_baselines
 from trainables.pipeline_config import PipelineConfig
 
@@ -63,6 +64,22 @@ def test_a_stage_waits_for_those_before_it() -> None:
     }  # fmt: skip
     # What was measured of the network before it was pruned says nothing of the pruned one.
     assert ending.result.metrics == {}
+
+
+def test_labels_are_names_of_folders_whatever_students_are_called() -> None:
+    names = ["/home/me/" + "deep/" * 50 + "net.py:Small", "/home/me/net.py:Net", "smp:Unet"]
+    students = {name: NetworkConfig(name="enet") for name in names}
+    config = PipelineConfig(students=students, self_teaching=True)
+    tree = StageTree(build_baselines(config))
+    for number, name in enumerate(names):
+        tree.add(number, make_chain(distiller="none", student=name))
+    labels = []
+    while task := tree.take():
+        labels.append(task.label)
+        tree.finish(task.node, StageResult(metrics={"miou": 0.5}))
+    assert len(labels) == len(set(labels)) > 2 * len(names)
+    assert not any(set(label) & set("/:") or len(label) > 150 for label in labels)
+    assert "home-me-net.py-Net" in labels
 
 
 def test_a_student_without_a_teacher_does_not_wait_for_it() -> None:

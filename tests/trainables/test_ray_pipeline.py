@@ -12,10 +12,8 @@ import pytest
 from trainables import ray_pipeline
 from trainables.chain import make_chain
 from trainables.context import Progress
-from trainables.network_config import NetworkConfig
-from trainables.pipeline import hash_networks
 from trainables.pipeline_config import PipelineConfig
-from trainables.process.installation import check_user_code, inspect_installation
+from trainables.process.installation import inspect_installation
 from trainables.process.machine_errors import SurroundingsError
 from trainables.ray_pipeline import (
     LogCollector,
@@ -95,20 +93,3 @@ def test_worker_of_a_node_with_other_code_computes_nothing(
     with pytest.raises(SurroundingsError, match=message):
         run_trial(describe_task(make_chain(["dense"]), "dense"))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_node_with_other_code_of_the_users_network_computes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines = ("from torch import nn", "def make(num_classes):", "    return nn.Conv2d(3, 2, 1)")
-    (tmp_path / "net.py").write_text("\n".join(lines))
-    name = f"{tmp_path / 'net.py'}:make"
-    config = PipelineConfig(student=NetworkConfig(name=name), self_teaching=True)
-    expected = hash_networks(config)
-    assert list(expected) == [name]
-    check_user_code(expected)
-    with pytest.raises(SurroundingsError, match=r"code of .*net\.py:make .* is not the driver's"):
-        check_user_code({name: "0123"})
-    (tmp_path / "net.py").unlink()
-    with pytest.raises(SurroundingsError, match="missing: "):
-        check_user_code(expected)

@@ -70,6 +70,13 @@ def test_a_sturdy_network_is_not_warned_of(model, dataset, context):
     assert scan.warnings == ()
 
 
+def test_a_scan_ends_when_its_time_is_over(model, dataset, context):
+    settings = {"num_images": 1, "ratios": (0.1,), "joint_ratios": (0.05,)}
+    scan = scan_sensitivity(model, dataset, context, max_seconds=0.0, **settings)
+    assert scan.groups == ()
+    assert len(scan.joint_mious) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

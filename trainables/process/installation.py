@@ -11,7 +11,6 @@ from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
 
-from models.user_code import hash_user_code
 from trainables.process.machine_errors import SurroundingsError
 
 PACKAGES = ("segfront", "ray", "torch", "torchvision", "numpy")
@@ -85,27 +84,6 @@ def check_installation(driver: Installation) -> None:
     """
     for difference in find_differences(driver, inspect_installation()):
         raise SurroundingsError(f"node {socket.gethostname()}: {difference}")
-
-
-def check_user_code(expected: Mapping[str, str]) -> None:
-    """Check that the code of the user's own networks is the same here as on the driver.
-
-    Args:
-        expected: Hash of the code by name of the network, from `hash_user_code`.
-
-    Raises:
-        SurroundingsError: The code is missing or different here; the message names this machine.
-    """
-    for name, wanted in expected.items():
-        try:
-            found = hash_user_code(name)
-        except (ValueError, OSError) as error:
-            found = f"missing: {error}"
-        if found != wanted:
-            raise SurroundingsError(
-                f"node {socket.gethostname()}: the code of {name} ({found}) is not the driver's "
-                f"({wanted}); copy the driver's files to the same path"
-            )
 
 
 def _without_build(version: str) -> str:
