@@ -106,7 +106,7 @@ def test_a_recorded_run_answers_with_its_nearest_trial(simulated_pipelines, tmp_
     ]
     write_trials(tmp_path / "trials.csv", records, ("miou", "latency_ms"))
     baselines = [
-        simulated_pipelines.SyntheticPipelines().get_baseline(name)[0]._asdict()
+        simulated_pipelines.SyntheticPipelines().get_baseline(name)[0].to_entry()
         for name in ("teacher", "dense")
     ]
     (tmp_path / "metadata.json").write_text(json.dumps({"baselines": baselines}))
