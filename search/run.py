@@ -25,6 +25,7 @@ from search.forecast.estimate import Estimate, describe_estimate, load_estimate,
 from search.forecast.planning import plan_study
 from search.interrupts import Interrupts
 from search.on_ray.allotment import TrialResources, allot
+from search.on_ray.failures import WorkerFailures
 from search.on_ray.jobs import is_job_server, submit_study
 from search.on_ray.metrics import StudyMetrics, metrics_address
 from search.on_ray.nodes import check_cluster, describe_worker, read_file, summon_worker
@@ -401,21 +402,21 @@ def run_stages(
             metrics.tick()
             study_time.tick(metrics.saved_seconds)
 
+        failures = WorkerFailures(run.folder, read_file if run.remote else None)
+        searcher = PipelineSearcher(
+            dispatcher,
+            explain_error=failures.explain,
+            on_change=note_change,
+            should_stop=lambda: bool(interrupts),
+        )
         callback = BoardCallback(
             board,
             display,
-            run.folder,
+            failures,
             should_stop=should_stop,
             on_step=tick,
-            on_start=lambda trial_id: searcher.note_start(trial_id),
-            on_progress=lambda trial_id, progress: searcher.note_progress(trial_id, progress),
-            read_elsewhere=read_file if run.remote else None,
-        )
-        searcher = PipelineSearcher(
-            dispatcher,
-            explain_error=callback.explain_error,
-            on_change=note_change,
-            should_stop=lambda: bool(interrupts),
+            on_start=searcher.note_start,
+            on_progress=searcher.note_progress,
         )
         try:
             run_tune(

@@ -34,7 +34,8 @@ from ray.exceptions import AuthenticationError  # noqa: E402
 from ray.tune import FailureConfig, PlacementGroupFactory, RunConfig, TuneConfig  # noqa: E402
 
 from search.on_ray.allotment import TrialResources  # noqa: E402
-from search.on_ray.progress_callback import STALLS_FOLDER, BoardCallback  # noqa: E402
+from search.on_ray.failures import STALLS_FOLDER  # noqa: E402
+from search.on_ray.progress_callback import BoardCallback  # noqa: E402
 from search.on_ray.searcher import PipelineSearcher  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
 from trainables.pipeline import pack_networks  # noqa: E402

@@ -19,6 +19,7 @@ from rich.console import Console
 from search.command_line import parse_arguments
 from search.on_ray import session as ray_session
 from search.on_ray.allotment import TrialResources
+from search.on_ray.failures import WorkerFailures
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines import retries
@@ -225,11 +226,12 @@ console = Console(file=sys.stderr, width=200)
 with ray_session.ray_session(None, dashboard=False):
     board = ProgressBoard(study)
     with ProgressDisplay(board, console) as display:
-        callback = BoardCallback(board, display, run_dir, lambda: False)
+        failures = WorkerFailures(run_dir)
+        callback = BoardCallback(board, display, failures, lambda: False)
         dispatcher = Dispatcher(study, max_concurrent=2, on_retry=display.note)
         searcher = PipelineSearcher(
             dispatcher,
-            explain_error=callback.explain_error,
+            explain_error=failures.explain,
             on_change=lambda: write_trials(
                 run_dir / "trials.csv", study.records.values(), config.objectives
             ),

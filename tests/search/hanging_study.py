@@ -23,6 +23,7 @@ from rich.console import Console
 from search.config import save_config
 from search.on_ray import session as ray_session
 from search.on_ray.allotment import allot
+from search.on_ray.failures import WorkerFailures
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines.dispatcher import Dispatcher
@@ -145,9 +146,10 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
     host, status = dashboard.partition(":")[0], ask(f"http://{dashboard}/api/version")
     board = ProgressBoard(study)
     with ProgressDisplay(board, console) as display:
-        callback = BoardCallback(board, display, folder, lambda: False)
+        failures = WorkerFailures(folder)
+        callback = BoardCallback(board, display, failures, lambda: False)
         dispatcher = Dispatcher(study, max_concurrent=2, on_retry=display.note)
-        searcher = PipelineSearcher(dispatcher, explain_error=callback.explain_error)
+        searcher = PipelineSearcher(dispatcher, explain_error=failures.explain)
         resources = allot(config, *ray_session.count_devices())
         names, is_over = set(), threading.Event()
         watch = threading.Thread(target=watch_names, args=(dashboard, names, is_over))

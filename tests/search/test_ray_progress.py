@@ -12,15 +12,16 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayActorErro
 from rich.console import Console
 
 from search.config import StudyConfig
-from search.on_ray.progress_callback import (
+from search.on_ray.failures import (
     DIED,
     EVICTED,
     HELPER_DIED,
     LOST,
     NO_RESULT,
-    BoardCallback,
+    WorkerFailures,
     describe_failure,
 )
+from search.on_ray.progress_callback import BoardCallback
 from search.pipelines.retries import Failure
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard, ProgressDisplay
@@ -66,26 +67,27 @@ def test_hang_is_told_from_a_death(config: StudyConfig, tmp_path: Path) -> None:
     output = io.StringIO()
     board = ProgressBoard(PipelineStudy(config, tmp_path))
     display = ProgressDisplay(board, Console(file=output))
-    callback = BoardCallback(board, display, tmp_path, lambda: False)
+    failures = WorkerFailures(tmp_path)
+    callback = BoardCallback(board, display, failures, lambda: False)
     trial: Any = SimpleNamespace(
         trial_id="a",
         config={"chain": [["sparse", {}]], "label": "sparse lambda 0.1"},
         error_file=None,
     )
-    assert callback.explain_error("a") == NO_RESULT
+    assert failures.explain("a") == NO_RESULT
     callback.on_trial_start(1, [trial], trial)
-    assert callback.explain_error("a") == NO_RESULT
+    assert failures.explain("a") == NO_RESULT
     trial.error_file = str(tmp_path / "error.txt")
     (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at now)\n{RayActorError()}\n")
-    assert callback.explain_error("a") == DIED
+    assert failures.explain("a") == DIED
     (tmp_path / "stalls").mkdir()
     (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("no progress for 9 s at step 3\n\n")
     (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("lost a helper: its node has died\n")
-    assert callback.explain_error("a") == LOST
+    assert failures.explain("a") == LOST
     (tmp_path / "stalls" / "sparse-lambda-0.1.txt").write_text("no progress for 9 s at step 3\n\n")
     callback.on_trial_recover(1, [trial], trial)
     where = "stalls/sparse-lambda-0.1.txt shows where it hung"
-    assert callback.explain_error("a") == Failure(f"no progress for 9 s at step 3 ({where})")
+    assert failures.explain("a") == Failure(f"no progress for 9 s at step 3 ({where})")
     expected = "sparse lambda 0.1 is run again: its machine was taken away"
     assert output.getvalue() == f"{expected}\n"
 
@@ -95,7 +97,8 @@ def test_a_worker_that_dies_before_its_trial_starts_is_explained(
 ) -> None:
     board = ProgressBoard(PipelineStudy(config, tmp_path))
     display = ProgressDisplay(board, Console(file=io.StringIO()))
-    callback = BoardCallback(board, display, tmp_path, lambda: False)
+    failures = WorkerFailures(tmp_path)
+    callback = BoardCallback(board, display, failures, lambda: False)
     error_file = tmp_path / "error.txt"
     error_file.write_text(f"Failure # 1 (occurred at now)\n{OutOfMemoryError(LOW)}\n")
     trials: list[Any] = []
@@ -105,10 +108,10 @@ def test_a_worker_that_dies_before_its_trial_starts_is_explained(
             SimpleNamespace(trial_id=trial_id, config=config_of_trial, error_file=str(error_file))
         )
         callback.on_step_begin(1, trials)
-        assert callback.explain_error(trial_id) == EVICTED
+        assert failures.explain(trial_id) == EVICTED
         callback.on_trial_error(1, trials, trials[-1])
         callback.on_step_begin(2, trials)
-        assert callback.explain_error(trial_id) == NO_RESULT  # forgotten, and stays so
+        assert failures.explain(trial_id) == NO_RESULT  # forgotten, and stays so
 
 
 def test_hang_on_another_node_is_told_without_a_shared_folder(
@@ -117,24 +120,19 @@ def test_hang_on_another_node_is_told_without_a_shared_folder(
     board = ProgressBoard(PipelineStudy(config, tmp_path))
     display = ProgressDisplay(board, Console(file=io.StringIO()))
     there = {"10.0.0.2": "no progress for 9 s at step 3\n\nFile a"}
-    callback = BoardCallback(
-        board,
-        display,
-        tmp_path,
-        lambda: False,
-        read_elsewhere=lambda address, path: there.get(address, ""),
-    )
+    failures = WorkerFailures(tmp_path, lambda address, path: there.get(address, ""))
+    callback = BoardCallback(board, display, failures, lambda: False)
     trial: Any = SimpleNamespace(
         trial_id="a", config={"chain": [["sparse", {}]], "label": "sparse 1"}, error_file=None
     )
     callback.on_trial_start(1, [trial], trial)
     callback.on_trial_result(1, [trial], trial, {"node_ip": "10.0.0.2"})
     stall = "no progress for 9 s at step 3 (stalls/sparse-1.txt shows where it hung)"
-    assert callback.explain_error("a").reason == stall
+    assert failures.explain("a").reason == stall
     assert (tmp_path / "stalls" / "sparse-1.txt").read_text() == there["10.0.0.2"]
     callback.on_trial_start(2, [trial], trial)  # the next attempt, which dies elsewhere
     callback.on_trial_result(2, [trial], trial, {"node_ip": "10.0.0.3"})
-    assert callback.explain_error("a") == NO_RESULT
+    assert failures.explain("a") == NO_RESULT
 
 
 def test_metrics_have_their_turn_before_a_run_ends(config: StudyConfig, tmp_path: Path) -> None:
@@ -142,7 +140,11 @@ def test_metrics_have_their_turn_before_a_run_ends(config: StudyConfig, tmp_path
     display = ProgressDisplay(board, Console(file=io.StringIO()))
     turns: list[int] = []
     callback = BoardCallback(
-        board, display, tmp_path, lambda: len(turns) == 2, lambda: turns.append(1)
+        board,
+        display,
+        WorkerFailures(tmp_path),
+        lambda: len(turns) == 2,
+        lambda: turns.append(1),
     )
     callback.on_step_end(1, [])
     with pytest.raises(KeyboardInterrupt):
