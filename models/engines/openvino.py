@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from models.engines.engine import FileEngine, Session, first_line
 from models.engines.settings import EngineError, EngineSettings
+from models.engines.signal_stack import kept_signal_stack
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -86,7 +87,9 @@ class OpenVino(FileEngine):
             else:
                 model = core.read_model(str(file))
             model.reshape({0: list(input_shape)})
-            request = core.compile_model(model, "CPU", configuration).create_infer_request()
+            with kept_signal_stack():
+                compiled = core.compile_model(model, "CPU", configuration)
+            request = compiled.create_infer_request()
         except RuntimeError as error:
             raise EngineError(f"openvino cannot load the file: {first_line(error)}") from error
         return OpenVinoSession(request)

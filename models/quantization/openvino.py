@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from models.engines.signal_stack import kept_signal_stack
 from models.quantization.quantizer import QuantizationError
 
 FILE = "model.xml"
@@ -33,13 +34,14 @@ def quantize_for_openvino(
     # OpenVINO splits a convolution with a bias into two operations; the second one keeps the name.
     ignored = [n for name in kept_float for n in (name, f"{name}/WithoutBiases") if n in known]
     try:
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(images),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=ignored),
-        )
+        with kept_signal_stack():
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(images),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(images),
+                ignored_scope=nncf.IgnoredScope(names=ignored),
+            )
     except (RuntimeError, nncf.ValidationError) as error:
         raise QuantizationError(f"nncf cannot quantise the file: {error}") from error
     openvino.save_model(quantized, str(folder / FILE), compress_to_fp16=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ from models.engines import openvino as openvino_engine
 from models.engines.deployed_graph import NORMALIZATION, translate_for_engine
 from models.engines.onnx_graph import ExportError, translate
 from models.engines.plain_tracing import PlainlyTraced
+from models.engines.signal_stack import describe_signal_stack
 from models.latency import Reference, measure_latency
 
 SHAPE = (1, 3, 64, 96)
@@ -97,6 +99,18 @@ def test_an_engine_computes_what_pytorch_computes(name: str, model: nn.Module):
     assert found.shape == expected.shape == (1, 5, 64, 96)
     assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
     assert session.make_run(images)() > 0
+
+
+@needs("openvino")
+def test_a_signal_finds_its_stack_after_networks_are_freed_in_any_order(model: nn.Module):
+    before = describe_signal_stack()
+    first, second = (ENGINES["openvino"].build(model, SHAPE, EngineSettings()) for _ in range(2))
+    first.run(np.zeros(SHAPE, np.float32))
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    assert describe_signal_stack() == before
 
 
 @pytest.mark.parametrize("name", ON_THIS_MACHINE)
