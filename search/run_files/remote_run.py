@@ -138,9 +138,10 @@ class RemoteRun:
     def _small_files(self) -> Iterator[Path]:
         yield from (self.folder / name for name in FILES)
         for folder in FOLDERS:
-            yield from (
-                path for path in sorted((self.folder / folder).rglob("*")) if path.is_file()
-            )
+            for path in sorted((self.folder / folder).rglob("*")):
+                is_complete = not any(each.suffix == ".partial" for each in path.parents)
+                if is_complete and path.is_file():
+                    yield path
 
     def _fetch(self) -> None:
         """Update the copy; it is newer than the storage if its journal extends the one there."""

@@ -72,7 +72,6 @@ def test_the_user_is_told_why_a_stage_is_run_again(ended: SimpleNamespace) -> No
     assert f"sparse lambda 1e-05 {again} 0.2 s: {died}" in ended.errors
     assert f"distilled 1 {again} 0.1 s: RuntimeError: no such kernel" in ended.errors
     for start, reason in {
-        "distilled 3": "is not what was written",
         "distilled 5": died,
         "distilled 6": "No space left on device",
         "distilled 7": "distilled needs more memory than there is on cpu",
@@ -80,6 +79,9 @@ def test_the_user_is_told_why_a_stage_is_run_again(ended: SimpleNamespace) -> No
     }.items():
         lines = [line for line in ended.errors.splitlines() if line.startswith(f"{start} {again}")]
         assert any(reason in line for line in lines), start
+    # Which of the stages that read the images finds that distilled 3 has damaged them is by chance.
+    lines = [line for line in ended.errors.splitlines() if again in line]
+    assert any("is not what was written" in line for line in lines)
 
 
 def test_the_user_is_told_what_workers_log(ended: SimpleNamespace) -> None:

@@ -63,6 +63,16 @@ def test_small_files_follow_while_the_run_is_held(run: RemoteRun) -> None:
     assert run.remote.list().keys() == {"config.json", "study.journal", "report/index.html"}
 
 
+def test_what_is_only_partly_written_stays_here(run: RemoteRun) -> None:
+    for name in ("deploy/0.partial/model.onnx", "deploy/1/model.onnx"):
+        (run.folder / name).parent.mkdir(parents=True)
+        (run.folder / name).write_text("network")
+    with run.held():
+        pass
+    assert run.remote.exists("deploy/1/model.onnx")
+    assert not run.remote.exists("deploy/0.partial/model.onnx")
+
+
 def test_everything_is_brought_there_after_a_failure_too(run: RemoteRun) -> None:
     def fail() -> None:
         with run.held():
