@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.engines.engine import FileEngine, Session, first_line
 from models.engines.settings import EngineError, EngineSettings
-from models.engines.signal_stack import kept_signal_stack
+from models.signal_stack import kept_signal_stack
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 

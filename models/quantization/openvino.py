@@ -10,8 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from models.engines.signal_stack import kept_signal_stack
 from models.quantization.quantizer import QuantizationError
+from models.signal_stack import kept_signal_stack
 
 FILE = "model.xml"
 

@@ -69,10 +69,10 @@ class DriverLease:
         """
         remote = self._remote.with_patience(0)
         if (found := _read(remote)) and found["owner"] != self._owner:
-            self.is_lost = True
             logger.error(
                 "this driver was away for too long; %s has taken over the run", _name(found)
             )
+            self.is_lost = True
             return
         self._write(remote)
 

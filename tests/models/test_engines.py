@@ -28,8 +28,8 @@ from models.engines import openvino as openvino_engine
 from models.engines.deployed_graph import NORMALIZATION, translate_for_engine
 from models.engines.onnx_graph import ExportError, translate
 from models.engines.plain_tracing import PlainlyTraced
-from models.engines.signal_stack import describe_signal_stack
 from models.latency import Reference, measure_latency
+from models.signal_stack import describe_signal_stack
 
 SHAPE = (1, 3, 64, 96)
 
