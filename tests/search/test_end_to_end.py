@@ -197,7 +197,7 @@ def test_studies_that_share_a_store_compute_a_stage_once(
     store, points = tmp_path / "store", tmp_path / "points.json"
     flags = [*TINY, "--cache-dir", str(tmp_path / "cache"), "--store", str(store)]
     flags += ["--points", str(points), "--num-pipelines", "2", "--no-deploy"]
-    flags += ["--pipeline.sparse.num-steps", "150"]  # seconds, as for other processes to start
+    flags += ["--pipeline.sparse.num-steps", "600"]  # longer than another process takes to start
     computed: list[dict[str, int]] = []
     for runs, point in (("first", {"temperature": 2}), ("second", {"temperature": 3})):
         point |= {"pruning_ratio": 0.4, "lr": 0.003}
