@@ -19,13 +19,15 @@ def describe_data(run: Run) -> str:
 
 
 def describe_latency(run: Run) -> str:
-    """Return e.g. "cpu, float32, 1 thread, batch 1, 360 × 480, BatchNorm folded".
+    """Return e.g. "onnxruntime, cpu, float32, 1 thread, batch 1, 360 × 480, BatchNorm folded".
+
+    For latency measured on another machine over ssh, its host stands after the engine.
 
     It returns "" if the metadata do not state it.
     """
     latency = run.metadata.get("latency") or {}
     threads = latency.get("num_threads")
-    parts = [str(latency.get("device") or ""), str(latency.get("dtype") or "")]
+    parts = [str(latency.get(name) or "") for name in ("engine", "host", "device", "dtype")]
     if threads:
         parts.append(f"{threads} thread{'' if threads == 1 else 's'}")
     if latency.get("batch_size"):
