@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.blocks.channel_layers import ChannelLayer
+from models.blocks.channel_layers import ChannelLayer, MixingLayer
 from models.blocks.layers import ConvBN, ConvBNReLU
 
 
@@ -93,7 +93,7 @@ class SpatialAttention(ChannelLayer):
         self.in_channels = self.out_channels = len(inputs)
 
 
-class PlaceWeights(ChannelLayer):
+class PlaceWeights(MixingLayer):
     """Computes one fusion weight per position of two maps, from their means and maxima.
 
     The input is the concatenation of both maps; pruning removes the same channels from both. After
@@ -121,18 +121,6 @@ class PlaceWeights(ChannelLayer):
             statistics += [features.sum(dim=1, keepdim=True) / self.num_positions, maximum]
         weights: Tensor = self.mix(torch.cat(statistics, dim=1)).sigmoid()
         return weights.expand(-1, self.out_channels, -1, -1)
-
-    def get_sources(self) -> list[int]:
-        """See `ChannelLayer.get_sources`."""
-        return []
-
-    def keep(self, inputs: Sequence[int]) -> None:
-        """See `ChannelLayer.keep`."""
-        self.in_channels = len(inputs)
-
-    def keep_outputs(self, outputs: Sequence[int]) -> None:
-        """See `ChannelLayer.keep_outputs`."""
-        self.out_channels = len(outputs)
 
 
 class CoordinateAttention(nn.Module):

@@ -54,6 +54,22 @@ class ChannelLayer(nn.Module, ABC):
         """
 
 
+class MixingLayer(ChannelLayer):
+    """A channel layer whose outputs are sums over inputs, so both are pruned independently."""
+
+    def get_sources(self) -> list[int]:
+        """See `ChannelLayer.get_sources`."""
+        return []
+
+    def keep(self, inputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep`."""
+        self.in_channels = len(inputs)
+
+    def keep_outputs(self, outputs: Sequence[int]) -> None:
+        """See `ChannelLayer.keep_outputs`."""
+        self.out_channels = len(outputs)
+
+
 class ChannelShuffle(ChannelLayer):
     """Interleaves groups of channels: the first of each, the second of each, and so on.
 
@@ -121,7 +137,7 @@ class ChannelHalf(ChannelLayer):
         self.start = sum(channel < self.start for channel in inputs)
 
 
-class ChannelSum(ChannelLayer):
+class ChannelSum(MixingLayer):
     """Sums runs of neighbouring channels.
 
     A depthwise convolution followed by this layer equals a grouped convolution, but pruning can
@@ -148,25 +164,21 @@ class ChannelSum(ChannelLayer):
         sums = features.new_zeros(number, self.out_channels + 1, height, width)
         return sums.index_add(1, self.owners, features)[:, : self.out_channels]
 
-    def get_sources(self) -> list[int]:
-        """See `ChannelLayer.get_sources`."""
-        return []
-
     def keep(self, inputs: Sequence[int]) -> None:
         """See `ChannelLayer.keep`."""
         device = self.owners.device
         self.owners = self.owners.index_select(0, torch.tensor(inputs, device=device))
-        self.in_channels = len(inputs)
+        super().keep(inputs)
 
     def keep_outputs(self, outputs: Sequence[int]) -> None:
         """See `ChannelLayer.keep_outputs`."""
         number = {channel: i for i, channel in enumerate(outputs)}
         owners = [number.get(owner, len(outputs)) for owner in self.owners.tolist()]
         self.owners = torch.tensor(owners, device=self.owners.device)
-        self.out_channels = len(outputs)
+        super().keep_outputs(outputs)
 
 
-class ChannelTotal(ChannelLayer):
+class ChannelTotal(MixingLayer):
     """The sum over all channels, repeated for each output channel.
 
     Networks use it to compute one weight per position from one map and multiply it with the
@@ -180,15 +192,3 @@ class ChannelTotal(ChannelLayer):
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
         return features.sum(dim=1, keepdim=True).expand(-1, self.out_channels, -1, -1)
-
-    def get_sources(self) -> list[int]:
-        """See `ChannelLayer.get_sources`."""
-        return []
-
-    def keep(self, inputs: Sequence[int]) -> None:
-        """See `ChannelLayer.keep`."""
-        self.in_channels = len(inputs)
-
-    def keep_outputs(self, outputs: Sequence[int]) -> None:
-        """See `ChannelLayer.keep_outputs`."""
-        self.out_channels = len(outputs)
