@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class _SignalStack(ctypes.Structure):
+class SignalStack(ctypes.Structure):
     """`stack_t` of sigaltstack(2)."""
 
     _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
@@ -21,20 +21,15 @@ def kept_signal_stack() -> Iterator[None]:
     that network is freed. If two networks are not freed in reverse order, the thread is left with
     a stack that no longer exists, and the next signal, Ctrl-C for example, crashes the process.
     """
-    earlier = _read()
+    earlier = read_signal_stack()
     try:
         yield
     finally:
         ctypes.CDLL(None).sigaltstack(ctypes.byref(earlier), None)
 
 
-def describe_signal_stack() -> tuple[int | None, int, int]:
-    """Return address, flags and size of this thread's alternate signal stack."""
-    stack = _read()
-    return stack.address, stack.flags, stack.size
-
-
-def _read() -> _SignalStack:
-    stack = _SignalStack()
+def read_signal_stack() -> SignalStack:
+    """Read the alternate signal stack of this thread."""
+    stack = SignalStack()
     ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
     return stack
