@@ -38,7 +38,7 @@ def evaluate(
         precision: Precision of the forward pass, as in training.
         indices: Indices of the images; default: all.
         see: Function that is called with the index of each image of this process,
-            its (H, W) int64 prediction and             its (H, W) uint8 labels.
+            its (H, W) int64 prediction and its (H, W) uint8 labels.
 
     Returns:
         Confusion matrix over all pixels that are not ignored.
