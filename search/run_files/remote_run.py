@@ -139,7 +139,8 @@ class RemoteRun:
         yield from (self.folder / name for name in FILES)
         for folder in FOLDERS:
             for path in sorted((self.folder / folder).rglob("*")):
-                is_complete = not any(each.suffix == ".partial" for each in path.parents)
+                inside = path.relative_to(self.folder)
+                is_complete = not any(each.suffix == ".partial" for each in inside.parents)
                 if is_complete and path.is_file():
                     yield path
 
