@@ -359,7 +359,8 @@ def run_stages(
     estimate: Estimate | None,
 ) -> dict[str, str]:
     """Run stages in Tune until the dispatcher has no more; returns and raises as its caller."""
-    budget = make_budget(run.study, run.folder, estimate, count_places(resources))
+    places = count_places(resources)
+    budget = make_budget(run.study, run.folder, estimate, places)
     board = ProgressBoard(run.study, run.confirmation)
     board.reference = run.results.reference
     board.refresh()
@@ -377,7 +378,7 @@ def run_stages(
             board,
             run.results,
             tariff=make_tariff(run.config, resources.num_gpus),
-            places=count_places(resources),
+            places=places,
             estimate=estimate,
         )
         metrics = StudyMetrics(

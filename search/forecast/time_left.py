@@ -35,8 +35,7 @@ def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places
     alone = math.fsum(left for task, left in tasks.values() if _runs_alone(task, places))
     work = math.fsum(left for task, left in tasks.values() if not _runs_alone(task, places))
 
-    num_open = len(dispatcher.open_results)
-    to_come = study.num_unfinished - num_open + dispatcher.num_paused
+    to_come = study.num_unfinished - dispatcher.num_open + dispatcher.num_paused
     known = Counter(name_kind(task.chain) for task, _ in tasks.values() if not task.baseline)
     for kind, (count, seconds) in forecast.stages.items():
         missing = count - budget.num_ended[kind] - known[kind]

@@ -81,6 +81,11 @@ class Dispatcher:
         return [self._tree.get_result(number) for number in self._tree.open_pipelines]
 
     @property
+    def num_open(self) -> int:
+        """Number of pipelines that have not ended."""
+        return len(self._tree.open_pipelines)
+
+    @property
     def num_paused(self) -> int:
         """Pipelines that wait at a rung."""
         return len(self._rungs.paused)
