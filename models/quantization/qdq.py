@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,16 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from models.quantization.quantizer import QuantizationError
+
+_module_path = list(sys.path)
+from onnxruntime import quantization  # noqa: E402
+from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: E402
+
+# ONNX Runtime adds a folder to the path that has a `models` of its own; a process that inherits
+# the path, by multiprocessing's spawn, would import that one instead of ours.
+sys.path[:] = _module_path
 
 FILE = "model.onnx"
 

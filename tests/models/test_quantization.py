@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +155,8 @@ def test_a_file_is_quantised_but_for_what_stays(engine_name: str, small: Small, 
         makers = {name: node.op_type for node in nodes.values() for name in node.output}
         first = find_nodes(small, content)["first"][0]
         assert makers[nodes[first].input[1]] == "DequantizeLinear"
+
+
+def test_the_module_path_stays_as_it_was():
+    code = "import sys; path = list(sys.path); import models.quantization; assert sys.path == path"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
