@@ -43,7 +43,7 @@ from trainables.learning.training import autocast, breaks_in_channels_last, brin
 from trainables.pipeline import build_baselines, build_stages
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.memory import keep_freed_memory
-from trainables.stages.distilled import (
+from trainables.stages.teaching import (
     TeacherFunction,
     ask_live,
     load_live_teacher,

@@ -32,8 +32,8 @@ from trainables.learning.whole_batch import as_whole_batch
 from trainables.losses import cross_entropy
 from trainables.process.device_lock import DeviceLock
 from trainables.process.distributed import get_rank, joined, sum_over_processes, take_part
-from trainables.stages.distilled import ask_live
 from trainables.stages.sparse import add_l1_subgradient
+from trainables.stages.teaching import ask_live
 
 NUM_STEPS = 5
 Outcome = dict[str, Tensor]

@@ -23,6 +23,7 @@ from trainables.pipeline_config import Int8Config
 from trainables.stages import deployed_file
 from trainables.stages.deployed_file import ParityError
 from trainables.stages.quantised import QuantisedSettings
+from trainables.stages.rounded_training import train_with_rounding
 
 STAGES = ("dense", "quantised")
 INT8 = Int8Config(max_drop=1.0, num_images=2, num_ranking=1, num_steps=2)
@@ -83,6 +84,30 @@ def test_int8_has_an_accuracy_and_a_latency_of_its_own(method, config, store, co
     matrix = deployment.evaluate_session(session, val, (64, 96))
     assert matrix.miou == pytest.approx(result.metrics["miou"])
     assert not list(folder.glob("state*"))
+
+
+@pytest.mark.parametrize("distiller", ["none", "dkd", "cwd"])
+def test_qat_learns_from_the_teacher_of_the_pipeline(
+    distiller, config, store, context, monkeypatch
+):
+    stages = ("dense", "sparse", "pruned", "distilled", "quantised")
+    config = replace(config, chain=stages)
+    taught = []
+
+    def train(model, teaching, *rest):
+        taught.append(teaching)
+        train_with_rounding(model, teaching, *rest)
+
+    monkeypatch.setattr(deployed_file, "train_with_rounding", train)
+    chain = make_chain(stages, distiller=distiller, precision="int8", method="qat")
+    result = run_pipeline(config, chain, store, context)
+    assert 0 <= result.metrics["miou"] <= 1
+    (teaching,) = taught
+    if distiller == "none":
+        assert teaching is None
+    else:
+        assert list(teaching.methods) == [distiller]
+        assert teaching.teacher.parent.name.startswith("teacher-")
 
 
 @pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")

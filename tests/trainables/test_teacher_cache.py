@@ -13,7 +13,7 @@ from trainables.learning import teacher_cache
 from trainables.learning.teacher_cache import TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, TrainConfig, train
 from trainables.pipeline import build_baselines, build_stages
-from trainables.stages.distilled import read_cached_logits
+from trainables.stages.teaching import read_cached_logits
 
 LIVE = TeacherLogitsConfig(source="live")
 CACHED = TeacherLogitsConfig()

@@ -38,9 +38,11 @@ from trainables.deployment import (
 )
 from trainables.pipeline_config import PipelineConfig
 from trainables.stages.computation import Computation
+from trainables.stages.distilled import DistilledStage
 from trainables.stages.reference import ReferenceStage
 from trainables.stages.rounded_training import train_with_rounding
-from trainables.stages.stage import NetworkStage
+from trainables.stages.stage import NetworkStage, iterate_origins
+from trainables.stages.teaching import Teaching
 from trainables.stages.timing import describe_measurement, measure_alone
 
 
@@ -60,6 +62,7 @@ class DeployedFile(Computation):
     """
 
     name = "quantised"
+    version = 2  # qat uses the distiller of the pipeline
 
     def __init__(
         self,
@@ -74,6 +77,9 @@ class DeployedFile(Computation):
         if reference is not None:
             self.parents["reference"] = reference
         self.reference = reference
+        self.distilled = _find_distillation(network) if method == "qat" else None
+        if self.distilled is not None:
+            self.parents["teacher"] = self.distilled.parents["teacher"]
         self.config = config
         self.device = device
         self.method = method
@@ -93,6 +99,8 @@ class DeployedFile(Computation):
                 "train": data.open("train").fingerprint,
                 "seed": self.config.seed,
             }
+        if self.method == "qat":
+            content["training"] = asdict(self.config.distil)
         return content
 
     @within_threads
@@ -106,6 +114,8 @@ class DeployedFile(Computation):
         dataset = self.config.data.open_cached("val", context.cache_dir)
         size = self.config.latency.resolution or dataset.common_size
         writer = _Writer(self, model, normalization_of(model), dataset, size, context, folder)
+        if self.distilled is not None:
+            writer.teaching = self.distilled.teaching(parents["teacher"].checkpoint)
         written = writer.write_float() if self.method is None else writer.write_int8()
         matrix = writer.evaluate(folder / written.files[0])
         if self.method is None:
@@ -141,6 +151,12 @@ class DeployedFile(Computation):
         }
 
 
+def _find_distillation(network: NetworkStage) -> DistilledStage | None:
+    """Return the last distillation of a network's pipeline that has a teacher."""
+    found = (stage for stage in iterate_origins(network) if isinstance(stage, DistilledStage))
+    return next((stage for stage in found if stage.has_teacher), None)
+
+
 class _Writer:
     """Writes the files of one network into a folder.
 
@@ -152,6 +168,9 @@ class _Writer:
         size: Height and width of the file's input.
         context: Machine and folders.
         folder: Folder for the files.
+
+    Attributes:
+        teaching: Distillation in the training with rounding; None: the float network teaches.
     """
 
     def __init__(
@@ -169,6 +188,7 @@ class _Writer:
         self.config, self.method = owner.config, owner.method
         self.model, self.normalization, self.dataset = model, normalization, dataset
         self.size, self.context, self.folder = size, context, folder
+        self.teaching: Teaching | None = None
 
     def export(self, path: Path) -> None:
         export_onnx(
@@ -195,7 +215,9 @@ class _Writer:
             self.export(path)
             float_accuracy = self.evaluate(path).miou
             if self.method == "qat":
-                train_with_rounding(self.model, self.config, self.folder, self.context)
+                train_with_rounding(
+                    self.model, self.teaching, self.config, self.folder, self.context
+                )
                 self.export(path)
             normalize = Normalize(self.normalization)
             few = [normalize(torch.from_numpy(image)) for image in images[: config.num_ranking]]

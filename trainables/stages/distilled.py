@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
-
-import torch
-from torch import Tensor, nn
+from typing import Any, ClassVar
 
 from models.checkpoint import load_checkpoint
 from trainables.artifacts.artifact_files import SHARE_FILES
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
-from trainables.data import normalization_of, normalize
 from trainables.data.frame_pairs import find_frame_pairs
-from trainables.data.logit_map import enlarge
-from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, build_loss, check_combination
-from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
-from trainables.learning.training import Batch, place
+from trainables.distillers import DISTILLERS, check_combination
+from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.objective import Objective
 from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import FloatRange, options_of, setting
@@ -30,23 +23,7 @@ from trainables.settings import choose, complete_options, flatten
 from trainables.stages.computation import Computation
 from trainables.stages.learning import Learning, make_learning
 from trainables.stages.stage import NetworkStage, StageInputs
-
-# (student logits, batch) -> teacher logits of the same shape
-TeacherFunction = Callable[[Tensor, Batch], Tensor]
-
-
-class Teaching(NamedTuple):
-    """The source of the teacher's logits in a training.
-
-    Attributes:
-        ask: Function that returns the teacher's logits of a batch.
-        network: The teacher network, if it runs at every step; None if its logits are cached.
-        cached: Cached logits, if there are any.
-    """
-
-    ask: TeacherFunction
-    network: nn.Module | None = None
-    cached: CachedTeacher | None = None
+from trainables.stages.teaching import Teaching
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,59 +143,34 @@ class DistilledStage(NetworkStage):
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext, *, share: float
     ) -> dict[str, Any]:
         student = load_checkpoint(parents["network"].checkpoint)
-        teaching = self._prepare_teacher(parents, context)
-        torch.manual_seed(self.learning.seed)  # initial weights of projections
-        loss = build_loss(
-            self.settings.methods,
-            student=student,
-            teacher=teaching.network,
-            image_size=self.learning.data.augmentation.crop_size,
-        )
-        class_weights = self.learning.class_weights(context)
-        with ExitStack() as stack:
-            own = stack.enter_context(FeatureTaps(student, loss.student_layers))
-            other = stack.enter_context(FeatureTaps(teaching.network, loss.teacher_layers))
-
-            def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
-                taught = teaching.ask(logits, batch)
-                return loss.compute_total(
-                    Lesson(logits, taught, batch.target, class_weights, own.take(), other.take())
-                )
-
+        teacher = parents["teacher"].checkpoint if self.has_teacher else None
+        with self.teaching(teacher).begin(student, self.learning, context) as lessons:
+            cached = lessons.cached
             result = self.learning.run(
                 student,
                 folder,
                 context,
                 name=self.name,
                 metadata=flatten(self.settings),
-                compute_loss=compute_loss,
-                beside=loss,
-                teacher_logits=teaching.cached.logits if teaching.cached else None,
-                has_pairs=any(distiller.needs_pairs for distiller in self.distillers),
+                compute_loss=lessons.compute_loss,
+                beside=lessons.beside,
+                teacher_logits=cached.logits if cached else None,
+                has_pairs=lessons.has_pairs,
                 share=share,
             )
-        if teaching.cached:
-            spent = teaching.cached.seconds + _read_cache_seconds(folder)
+        if cached:
+            spent = cached.seconds + _read_cache_seconds(folder)
             result["seconds"] += spent
             result["teacher_cache_seconds"] = spent
         return result
 
-    def _prepare_teacher(self, parents: Mapping[str, Artifact], context: StageContext) -> Teaching:
-        """Open the source of the teacher's logits."""
-        if not self.has_teacher:
-            return Teaching(lambda logits, batch: logits.detach())
-        checkpoint = parents["teacher"].checkpoint
-        if not self.teacher_logits.cached:
-            network = load_live_teacher(checkpoint, torch.device(context.device))
-            return Teaching(ask_live(network), network)
-        cached = cache_teacher(
-            checkpoint,
-            self.learning.data.open_cached("train", context.cache_dir),
-            context,
-            self.teacher_logits,
-            precision=self.learning.training.precision,
-        )
-        return Teaching(read_cached_logits, cached=cached)
+    def teaching(self, teacher: Path | None) -> Teaching:
+        """The way in which this stage's teacher teaches.
+
+        Args:
+            teacher: Checkpoint of the teacher; None if there is none.
+        """
+        return Teaching(methods=self.settings.methods, teacher=teacher, logits=self.teacher_logits)
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Return the accuracy of the finished network: mIoU, and IoU of every class that occurs."""
@@ -230,31 +182,3 @@ def _read_cache_seconds(folder: Path) -> float:
     """Return the time that the teacher's cache cost a paused training before its pause."""
     results = [json.loads(path.read_text()) for path in folder.glob(SHARE_FILES)]
     return max((result.get("teacher_cache_seconds", 0.0) for result in results), default=0.0)
-
-
-def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the teacher's logits of a batch, enlarged to the size of the student's logits."""
-    if batch.teacher_logits is None:
-        raise ValueError("the batch must contain the teacher's logits, but its stream has none")
-    return enlarge(batch.teacher_logits, logits.shape[-2:])
-
-
-def load_live_teacher(checkpoint: Path, device: torch.device) -> nn.Module:
-    """Load the teacher, frozen and in eval mode."""
-    return place(load_checkpoint(checkpoint).requires_grad_(False), device)
-
-
-def ask_live(teacher: nn.Module) -> TeacherFunction:
-    """Return a function that runs the teacher on the batch's images."""
-
-    def ask(logits: Tensor, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            images = batch.images
-            if (
-                batch.pixels is not None
-            ):  # the teacher may have another normalisation than the student
-                images = normalize(batch.pixels, normalization_of(teacher))
-            answer: Tensor = teacher(images)
-        return answer
-
-    return ask

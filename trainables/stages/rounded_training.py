@@ -7,25 +7,33 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.quantization.fake_quantization import FakeQuantization
 from trainables.context import StageContext
 from trainables.data import TrainingStream
-from trainables.learning.training import Batch, place, train
-from trainables.losses import cross_entropy, kd_loss
+from trainables.data.frame_pairs import FramePairStream
+from trainables.distillers.kd import KDSettings
+from trainables.learning.teacher_cache import TeacherLogitsConfig
+from trainables.learning.training import place, train
 from trainables.pipeline_config import PipelineConfig
+from trainables.stages.learning import make_learning
+from trainables.stages.teaching import Teaching
 
 
 def train_with_rounding(
-    model: nn.Module, config: PipelineConfig, folder: Path, context: StageContext
+    model: nn.Module,
+    teaching: Teaching | None,
+    config: PipelineConfig,
+    folder: Path,
+    context: StageContext,
 ) -> None:
-    """Train in place, on the labels and on the logits of the unrounded network.
-
-    The unrounded network is the teacher, because the training should restore its outputs.
+    """Train in place, on the labels and on a teacher.
 
     Args:
         model: Network in eval mode with BatchNorms folded; it ends on the CPU in eval mode.
+        teaching: Distillation of the pipeline. None: the unrounded network is the teacher, because
+            the training should restore its outputs.
         config: Configuration of the study, with data, schedule of `int8` and seed.
         folder: Folder for the state of the unfinished training.
         context: Machine, folders and progress report.
@@ -33,34 +41,41 @@ def train_with_rounding(
     Raises:
         TrainingDiverged: A loss is no longer finite.
     """
-    device = torch.device(context.device)
-    teacher = place(copy.deepcopy(model).requires_grad_(False), device).eval()
     schedule = config.int8
     optimizer = replace(config.distil.optimizer, lr=schedule.lr)
-    training = replace(config.distil, num_steps=schedule.num_steps, optimizer=optimizer)
-    stream = TrainingStream(
-        config.data.open_cached("train", context.cache_dir),
-        config.data.augmentation,
-        seed=config.seed,
+    learning = make_learning(
+        config,
+        replace(config.distil, num_steps=schedule.num_steps, optimizer=optimizer),
     )
+    if teaching is None:
+        teaching = _teach_itself(model, torch.device(context.device))
     model.requires_grad_(True)
-    rounding = FakeQuantization(model)
-
-    def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            taught: Tensor = teacher(batch.images)
-        return cross_entropy(logits, batch.target) + kd_loss(logits, taught, 1.0, batch.target)
-
     state_path = folder / "state.safetensors"
-    train(
-        model,
-        stream,
-        training,
-        name="quantised",
-        state_path=state_path,
-        context=context,
-        compute_loss=compute_loss,
-    )
-    rounding.remove()
+    with teaching.begin(model, learning, context) as lessons:
+        rounding = FakeQuantization(model)
+        stream = (FramePairStream if lessons.has_pairs else TrainingStream)(
+            config.data.open_cached("train", context.cache_dir),
+            config.data.augmentation,
+            seed=learning.seed,
+            teacher_logits=lessons.cached.logits if lessons.cached else None,
+        )
+        train(
+            model,
+            stream,
+            learning.training,
+            name="quantised",
+            state_path=state_path,
+            context=context,
+            compute_loss=lessons.compute_loss,
+            beside=lessons.beside,
+        )
+        rounding.remove()
     state_path.unlink(missing_ok=True)
     model.cpu().eval()
+
+
+def _teach_itself(model: nn.Module, device: torch.device) -> Teaching:
+    """Let a network in eval mode teach its copy, with half of the loss on the labels."""
+    teacher = place(copy.deepcopy(model).requires_grad_(False), device).eval()
+    settings = {"kd": KDSettings(temperature=1.0, alpha=0.5)}
+    return Teaching(methods=settings, teacher=teacher, logits=TeacherLogitsConfig(source="live"))
