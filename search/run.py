@@ -460,7 +460,8 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
     if front and run.remote:
         with run.console.status("fetching the networks of the front"):
             baselines = [baseline.stage for baseline in run.results.baselines]
-            run.remote.fetch_networks([*baselines, *(record.network for record in front)])
+            members = [name for record in front for name in record.artefacts]
+            run.remote.fetch_networks([*baselines, *members])
     is_over = not run.study.num_unfinished and not run.confirmation.num_left
     for text in run.results.time.get("left_out", ()):
         run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import nn
 
 from models.checkpoint import load_checkpoint, read_metadata
 from models.deployment.bundle import (
@@ -28,23 +21,21 @@ from models.engines import (
     EngineError,
     EngineSettings,
     FileEngine,
-    Session,
     resolve_engine,
 )
 from models.engines.onnxruntime import OnnxRuntime
 from models.export import export_bundle
-from models.normalization import Normalization, Normalize
-from trainables.context import StageContext, Unit, ignore_unit
-from trainables.data import SegmentationDataset
+from trainables.context import StageContext
 from trainables.data.normalization import normalization_of
-from trainables.metrics import ConfusionMatrix
+from trainables.data.palette import name_colour
+from trainables.learning.file_evaluation import (
+    evaluate_predictions,
+    evaluate_session,
+    run_in_torch,
+)
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
-from trainables.process.watchdog import note_progress
 
 MAX_DIFFERENCE = 0.001  # of mIoU in 0..1, which is a tenth of a point
-
-Predict = Callable[[NDArray[Any]], NDArray[Any]]
-"""A function that maps images (1, 3, H, W) uint8 to logits (1, num_classes, H, W)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +75,6 @@ def deploy_network(
     context: StageContext,
     *,
     results: Mapping[str, Any],
-    colors: list[str] | None = None,
 ) -> Deployed:
     """Write the deployment bundle of a network, after evaluating it on the validation split.
 
@@ -94,7 +84,6 @@ def deploy_network(
         config: Configuration of the study.
         context: Machine, and the node's data cache.
         results: Results of the network for model.json, including `latency_ms`.
-        colors: "#rrggbb" of each class; None: generated colours.
 
     Raises:
         ExportError: The network cannot be exported.
@@ -102,7 +91,7 @@ def deploy_network(
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    deployed = _deploy(stage_folder, partial, config, context, results, colors)
+    deployed = _deploy(stage_folder, partial, config, context, results)
     if deployed.passes:  # so that only complete folders of usable networks exist
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -116,7 +105,6 @@ def _deploy(
     config: PipelineConfig,
     context: StageContext,
     results: Mapping[str, Any],
-    colors: list[str] | None,
 ) -> Deployed:
     engine, settings = choose_engine(config.latency, context.device)
     dataset = config.data.open_cached("val", context.cache_dir)
@@ -137,7 +125,7 @@ def _deploy(
     normalization = normalization_of(model)
     content = BundleContent(
         classes=tuple(dataset.classes),
-        colors=colors,
+        colors=[name_colour(colour) for colour in dataset.colours],
         normalization=normalization,
         latency_ms=results.get("latency_ms") if is_measured else None,
         made={"stage": stage_folder.name, **results},
@@ -193,70 +181,3 @@ def _is_here(engine: FileEngine, settings: EngineSettings, host: str | None) -> 
             raise
         return False
     return True
-
-
-def evaluate_session(
-    session: Session,
-    dataset: SegmentationDataset,
-    image_size: tuple[int, int],
-    count: Callable[[Unit], None] = ignore_unit,
-) -> ConfusionMatrix:
-    """Compare a file's predictions with the labels; see `evaluate_predictions`."""
-    return evaluate_predictions(session.run, dataset, image_size, count)
-
-
-def evaluate_predictions(
-    predict: Predict,
-    dataset: SegmentationDataset,
-    image_size: tuple[int, int],
-    count: Callable[[Unit], None] = ignore_unit,
-) -> ConfusionMatrix:
-    """Compare predictions with the labels of every image, resizing as a bundle's predict.py does.
-
-    Args:
-        predict: Function that computes logits.
-        dataset: Images and labels.
-        image_size: Height and width that it accepts. Images of other sizes are resized to it, and
-            the predictions back.
-        count: Function that is called after every image.
-    """
-    matrix = ConfusionMatrix(dataset.num_classes, dataset.ignore_index)
-    for index in range(len(dataset)):
-        note_progress(f"image {index + 1} of {len(dataset)} of the evaluation in the engine")
-        image, target = dataset[index]
-        size = (int(image.shape[-2]), int(image.shape[-1]))
-        pixels = resize_image(image.numpy(), image_size)
-        classes = predict(np.ascontiguousarray(pixels[None]))[0].argmax(axis=0).astype(np.uint8)
-        if size != image_size:
-            picture = Image.fromarray(classes).resize((size[1], size[0]), Image.Resampling.NEAREST)
-            classes = np.array(picture)
-        matrix.update(torch.from_numpy(classes), target)
-        count("image")
-    return matrix
-
-
-def resize_image(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize (3, H, W) uint8 as predict.py does; unchanged if it already has the size."""
-    if pixels.shape[-2:] == size:
-        return pixels
-    picture = Image.fromarray(pixels.transpose(1, 2, 0))
-    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized).transpose(2, 0, 1)
-
-
-def run_in_torch(model: nn.Module, normalization: Normalization) -> Predict:
-    """Return a function that computes logits in float32 on the CPU, in eager PyTorch."""
-    whole = nn.Sequential(Normalize(normalization), model.cpu().float()).eval()
-
-    def predict(images: NDArray[Any]) -> NDArray[Any]:
-        with torch.inference_mode():
-            logits: NDArray[Any] = whole(torch.from_numpy(images)).numpy()
-        return logits
-
-    return predict
-
-
-def describe_classes(matrix: ConfusionMatrix, classes: tuple[str, ...]) -> dict[str, float | None]:
-    """Return the IoU by class; None for a class that never occurs."""
-    values = zip(classes, matrix.iou.tolist(), strict=True)
-    return {name: None if math.isnan(value) else value for name, value in values}

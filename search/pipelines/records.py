@@ -92,3 +92,8 @@ class TrialRecord:
     started_at: str = ""
     finished_at: str = ""
     elapsed_hours: float | None = None
+
+    @property
+    def artefacts(self) -> list[str]:
+        """Folders in the store that its answer needs: its network, and what its last stage made."""
+        return list(dict.fromkeys([self.network, *list(self.stages.values())[-1:]]))

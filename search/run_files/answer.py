@@ -43,8 +43,8 @@ def deploy_front(
         study: Study that is over.
         folder: Folder of the run.
         context: Device and folders for running the files.
-        fetch: Function that fetches networks from storage into the folder, given the names of their
-            stages; None if the run is in a local folder.
+        fetch: Function that fetches artefacts from storage into the folder, given their names; None
+            if the run is in a local folder.
 
     Returns:
         Reasons why networks are kept out, by trial number; also written to
@@ -60,7 +60,7 @@ def deploy_front(
         if record.number not in tried
     ]:
         if fetch is not None:
-            fetch([record.network for record in left])
+            fetch([name for record in left for name in record.artefacts])
         for record in left:
             tried.add(record.number)
             if (place / str(record.number)).is_dir():

@@ -109,7 +109,7 @@ class RemoteRun:
         """Fetch networks to the copy, for the report and the files to deploy.
 
         Args:
-            names: Names of the stages that made the networks.
+            names: Folders of the networks, or of the files made from them.
         """
         store = ArtifactStore(self.folder / STAGES_FOLDER, self.stages)
         try:

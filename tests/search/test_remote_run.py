@@ -144,9 +144,12 @@ def test_networks_of_the_front_are_fetched(run: RemoteRun, tmp_path: Path) -> No
     elsewhere = open_store(tmp_path / "node", run.store.uri)
     records = []
     for number, miou in enumerate([0.5, 0.4, 0.3]):
-        elsewhere.obtain("distilled", str(number), lambda folder: {})
+        for name in ("distilled", "quantised"):
+            elsewhere.obtain(name, str(number), lambda folder: {})
         metrics = {"miou": miou, "num_params": [2.0, 1.0, 3.0][number]}
         stages = {"pruned": "pruned-1", "distilled": f"distilled-{number}"}
+        if number == 0:
+            stages["quantised"] = "quantised-0"
         records.append(
             TrialRecord(
                 number=number,
@@ -158,9 +161,9 @@ def test_networks_of_the_front_are_fetched(run: RemoteRun, tmp_path: Path) -> No
             )
         )
     front = find_front(records, ("miou", "num_params"), with_equals=True)
-    run.fetch_networks([record.network for record in front])
+    run.fetch_networks([name for record in front for name in record.artefacts])
     fetched = {path.name for path in (run.folder / "stages").iterdir()}
-    assert fetched == {".locks", "distilled-0", "distilled-1"}
+    assert fetched == {".locks", "distilled-0", "distilled-1", "quantised-0"}
 
 
 def test_second_run_of_one_name_is_refused(run: RemoteRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,12 @@ from models.engines import ENGINES, EngineSettings
 from trainables import deployment
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import check_stages, make_chain
-from trainables.deployment import deploy_network, evaluate_predictions, resize_image
+from trainables.deployment import deploy_network
+from trainables.learning.file_evaluation import (
+    evaluate_predictions,
+    evaluate_session,
+    resize_image,
+)
 from trainables.pipeline import build_stages, run_pipeline
 from trainables.pipeline_config import Int8Config
 from trainables.stages import deployed_file
@@ -81,7 +86,7 @@ def test_int8_has_an_accuracy_and_a_latency_of_its_own(method, config, store, co
     assert kinds.count("QuantizeLinear") > 5
     val = config.data.open_cached("val", context.cache_dir)
     session = ENGINES["onnxruntime"].load(folder / "model.onnx", (1, 3, 64, 96), EngineSettings())
-    matrix = deployment.evaluate_session(session, val, (64, 96))
+    matrix = evaluate_session(session, val, (64, 96))
     assert matrix.miou == pytest.approx(result.metrics["miou"])
     assert not list(folder.glob("state*"))
 

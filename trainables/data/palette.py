@@ -28,6 +28,11 @@ def default_palette(num_classes: int) -> tuple[Colour, ...]:
     return (*_CONTRASTING[:num_classes], *(_turn_hue(index) for index in further))
 
 
+def name_colour(colour: Colour) -> str:
+    """Return a colour as "#rrggbb"."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
 def _turn_hue(index: int) -> Colour:
     shade = (0.95, 0.75, 0.55)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN_RATIO % 1, 0.85, shade)

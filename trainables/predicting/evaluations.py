@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainables.context import StageContext
 from trainables.data import SegmentationDataset
-from trainables.learning.evaluation import evaluate
 from trainables.metrics import ConfusionMatrix
+from trainables.predicting.open_network import Evaluate
 
 UInt8Array = NDArray[np.uint8]
 
@@ -36,10 +35,9 @@ class ImageScores:
     def add(
         self,
         key: str,
-        network: nn.Module,
+        evaluate: Evaluate,
         dataset: SegmentationDataset,
         indices: Sequence[int],
-        context: StageContext,
         *,
         compare: bool,
     ) -> None:
@@ -47,10 +45,9 @@ class ImageScores:
 
         Args:
             key: Name of the network.
-            network: The network.
+            evaluate: The network, opened.
             dataset: Images and labels.
             indices: Indices of the images.
-            context: Device, threads and lock.
             compare: Whether to include it when networks are compared with each other.
         """
         self.miou[key], self.wrong[key] = {}, {}
@@ -66,7 +63,7 @@ class ImageScores:
                 valid = target.numpy() != dataset.ignore_index
                 self._compare(index, prediction.numpy().astype(np.uint8), valid)
 
-        self.matrices[key] = evaluate(network, dataset, context, indices=indices, see=see)
+        self.matrices[key] = evaluate(dataset, indices=indices, see=see)
 
     def measure_disagreement(self, index: int) -> float:
         """Return the fraction of labelled pixels on which the compared networks disagree."""

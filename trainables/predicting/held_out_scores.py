@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from models.checkpoint import CheckpointError, load_checkpoint
 from models.files.atomic_file import write_atomically
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset
-from trainables.learning.evaluation import evaluate
+from trainables.predicting.open_network import NetworkError, open_network
 from trainables.predicting.run_networks import RunNetwork
 
 FILE = "test.csv"
@@ -40,7 +39,7 @@ def write_test_scores(
         context: Device, threads and lock.
 
     Returns:
-        Notes for the user: networks that could not be read, a split without labels.
+        Notes for the user: networks that could not be opened, a split without labels.
     """
     path = run_dir / FILE
     known = _read_known(path)
@@ -50,11 +49,11 @@ def write_test_scores(
         row = known.get(network.stage)
         if row is None:
             try:
-                model = load_checkpoint(network.checkpoint)
-            except CheckpointError as error:
+                evaluate = open_network(network, context)
+            except NetworkError as error:
                 notes.append(f"{network.name} is not evaluated on the test split: {error}")
                 continue
-            matrix = evaluate(model, dataset, context)
+            matrix = evaluate(dataset)
             if math.isnan(matrix.miou):
                 return [*notes, "the test split has no labels, so nothing is evaluated on it"]
             classes = zip(dataset.classes, matrix.iou.tolist(), strict=True)

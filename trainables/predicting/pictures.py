@@ -20,12 +20,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from models.checkpoint import CheckpointError, load_checkpoint
 from trainables.context import StageContext
 from trainables.data import SegmentationDataset
-from trainables.data.palette import Colour
-from trainables.learning.evaluation import evaluate
+from trainables.data.palette import Colour, name_colour
 from trainables.predicting.evaluations import ImageScores, choose_images
+from trainables.predicting.open_network import NetworkError, open_network
 from trainables.predicting.run_networks import RunNetwork
 
 FOLDER = "pictures"
@@ -82,7 +81,7 @@ def write_pictures(
         limits: Limits on the evaluation and on the size of the pictures.
 
     Returns:
-        Notes for the user, such as networks whose checkpoint cannot be read.
+        Notes for the user, such as networks that cannot be opened.
     """
     limits = limits or PictureLimits()
     notes: list[str] = []
@@ -90,12 +89,12 @@ def write_pictures(
     shown = []
     for network in networks:
         try:
-            model = load_checkpoint(network.checkpoint)
-        except CheckpointError as error:
+            evaluate = open_network(network, context)
+        except NetworkError as error:
             notes.append(f"no pictures of {network.name}: {error}")
             continue
         compare = network.role != "teacher"
-        scores.add(network.key, model, dataset, indices, context, compare=compare)
+        scores.add(network.key, evaluate, dataset, indices, compare=compare)
         shown.append(network)
     if not shown:
         return notes
@@ -167,13 +166,12 @@ def _write_images(
             "predictions": {n.key: f"{place}/{n.key}.png" for n in networks},
         }
     for network in networks:
-        model = load_checkpoint(network.checkpoint)
 
         def save(index: int, prediction: Tensor, target: Tensor, key: str = network.key) -> None:
             path = folder / entries[index]["predictions"][key]
             _save_mask(path, prediction.numpy(), palette, limits.max_side)
 
-        evaluate(model, dataset, context, indices=indices, see=save)
+        open_network(network, context)(dataset, indices=indices, see=save)
     for place, index in reversed(list(enumerate(indices))):
         size = sum(path.stat().st_size for path in folder.rglob("*.*") if path.is_file())
         if size <= limits.max_bytes or len(entries) == 1:
@@ -210,8 +208,8 @@ def _flatten(colours: Sequence[Colour]) -> list[int]:
 
 def _describe_classes(dataset: SegmentationDataset) -> list[dict[str, str]]:
     return [
-        {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color)}
-        for name, color in zip(dataset.classes, dataset.colours, strict=True)
+        {"name": name, "color": name_colour(colour)}
+        for name, colour in zip(dataset.classes, dataset.colours, strict=True)
     ]
 
 

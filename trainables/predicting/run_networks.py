@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import moocore
 import pandas as pd
 
-CHECKPOINT = "checkpoint.safetensors"
+from models.deployment.bundle import is_bundle
+from models.deployment.run_folder import STAGE_PREFIX
+
 KEPT_OUT_FILE = "deploy/kept_out.json"
 """File of the trials whose network is left out of the answer although it is complete, with
 reasons.
@@ -24,8 +26,8 @@ class RunNetwork(NamedTuple):
         name: Name in tables: for a baseline that in metadata.json, else the key.
         role: Role: "teacher", "student" (before compression) or "front".
         trial: Trial number in the study; None for a baseline.
-        stage: Folder below the run's stages/ that contains the checkpoint.
-        checkpoint: Path of the checkpoint.
+        stage: Name of the folder below the run's stages/ that contains it.
+        folder: Path of that folder, with a checkpoint or with files ready to deploy.
     """
 
     key: str
@@ -33,7 +35,12 @@ class RunNetwork(NamedTuple):
     role: str
     trial: int | None
     stage: str
-    checkpoint: Path
+    folder: Path
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether the trial ends with files ready to deploy, which its metrics describe."""
+        return is_bundle(self.folder)
 
 
 def find_networks(run_dir: Path) -> list[RunNetwork]:
@@ -72,7 +79,7 @@ def find_networks(run_dir: Path) -> list[RunNetwork]:
     first = next(iter(objectives))
     front = complete[on_front].sort_values(first, ascending=not objectives[first])
     for _, row in front.iterrows():
-        number, stage = int(row["trial"]), _find_network(row)
+        number, stage = int(row["trial"]), _find_network(run_dir, row)
         if stage:
             networks.append(_locate(run_dir, f"trial-{number}", "front", number, stage))
     return networks
@@ -80,17 +87,24 @@ def find_networks(run_dir: Path) -> list[RunNetwork]:
 
 def _locate(run_dir: Path, name: str, role: str, trial: int | None, stage: str) -> RunNetwork:
     key = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
-    return RunNetwork(key, name, role, trial, stage, run_dir / "stages" / stage / CHECKPOINT)
+    return RunNetwork(key, name, role, trial, stage, run_dir / "stages" / stage)
 
 
 def _read_role(entry: dict[str, Any]) -> str:
     return str(entry.get("role") or ("teacher" if entry["name"] == "teacher" else "student"))
 
 
-def _find_network(row: pd.Series) -> str:
-    """Return the folder of a trial's last network; older runs record only stages."""
+def _find_network(run_dir: Path, row: pd.Series) -> str:
+    """Return the folder of a trial's last files or, if it has none, of its last network.
+
+    Older runs record only stages.
+    """
+    columns = [name for name in row.index if str(name).startswith(STAGE_PREFIX)]
+    names = [str(row[name]) for name in columns if not pd.isna(row[name])]
+    files = [name for name in names if is_bundle(run_dir / "stages" / name)]
+    if files:
+        return files[-1]
     if "network" in row.index:
         return "" if pd.isna(row["network"]) else str(row["network"])
-    folders = [str(row[name]) for name in row.index if str(name).startswith("stage/")]
-    made = [name for name in folders if name != "nan" and not name.startswith("latency-")]
+    made = [name for name in names if not name.startswith("latency-")]
     return made[-1] if made else ""

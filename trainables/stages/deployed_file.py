@@ -27,9 +27,9 @@ from trainables.artifacts.store import Artifact
 from trainables.context import Progress, StageContext, within_threads
 from trainables.data import SegmentationDataset
 from trainables.data.normalization import normalization_of
-from trainables.deployment import (
-    MAX_DIFFERENCE,
-    choose_engine,
+from trainables.data.palette import name_colour
+from trainables.deployment import MAX_DIFFERENCE, choose_engine
+from trainables.learning.file_evaluation import (
     describe_classes,
     evaluate_predictions,
     evaluate_session,
@@ -129,6 +129,7 @@ class DeployedFile(Computation):
         precision = "float32" if self.method is None else f"int8 ({self.method})"
         content = BundleContent(
             classes=tuple(dataset.classes),
+            colors=[name_colour(colour) for colour in dataset.colours],
             normalization=writer.normalization,
             miou=matrix.miou,
             latency_ms=latency["median_ms"],

@@ -25,7 +25,7 @@ def read_index(run_dir):
 def test_front_and_baselines_are_found(run_dir):
     networks = find_networks(run_dir)
     assert [network.key for network in networks] == KEYS  # trial 2 is dominated, 3 failed
-    assert networks[2].checkpoint == run_dir / "stages/distilled-0/checkpoint.safetensors"
+    assert networks[2].folder == run_dir / "stages/distilled-0"
 
 
 def test_a_network_that_is_kept_out_is_not_on_the_front(run_dir):
