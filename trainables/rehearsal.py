@@ -110,7 +110,7 @@ def rehearse(
     Raises:
         Exception: Whatever a stage raises; the stages before it are in `rates`.
     """
-    small = shrink(config, chain, context.cache_dir)
+    small = shrink(config, context.cache_dir)
     store = ArtifactStore(scratch / "stages")
     for length, step in enumerate(chain, start=1):
         part, stage = chain[:length], STAGES[step.stage]
@@ -126,19 +126,18 @@ def rehearse(
             rates[kind] = watch.find_rate(seconds, work)._replace(width=find_width(part))
 
 
-def shrink(config: PipelineConfig, chain: Chain, cache_dir: Path) -> PipelineConfig:
+def shrink(config: PipelineConfig, cache_dir: Path) -> PipelineConfig:
     """The configuration of a rehearsal: few images, few steps, short measurements.
 
     Args:
         config: Of the study.
-        chain: Whose stages are to be short.
         cache_dir: Where the decoded images of the study lie.
     """
     given: dict[str, Any] = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
     latency = replace(config.latency, max_seconds=min(LATENCY_SECONDS, config.latency.max_seconds))
     small = replace(config, data=FirstImages(**given, source_dir=cache_dir), latency=latency)
-    for step in chain:
-        small = STAGES[step.stage].set_length(small, NUM_STEPS)
+    for stage in STAGES.values():  # the teacher trains too, although it is not in the chain
+        small = stage.set_length(small, NUM_STEPS)
     return small
 
 

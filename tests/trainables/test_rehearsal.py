@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,10 +110,20 @@ def test_a_rehearsal_times_the_studys_own_stages_in_small(
     assert sorted(cache.rglob("*")) == before  # the study's own cache is left as it was
 
 
+def test_a_teacher_is_trained_once_and_in_small(config: PipelineConfig, tmp_path: Path) -> None:
+    context = StageContext(cache_dir=tmp_path / "cache", num_threads=1)
+    rates: dict[str, StageRate] = {}
+    student = make_chain(("dense", "pruned", "distilled"), pruning_ratio=0.5, distiller="dkd")
+    for chain in (build_baselines(config)["teacher"], student):
+        rehearse(config, chain, context, tmp_path / "scratch", rates=rates)
+    (teacher,) = (tmp_path / "scratch/stages").glob("teacher-*/result.json")
+    assert json.loads(teacher.read_text())["result"]["steps"] == NUM_STEPS
+
+
 def test_a_rehearsal_is_small(config: PipelineConfig, tmp_path: Path) -> None:
-    small = shrink(config, make_chain(), tmp_path)
+    small = shrink(config, tmp_path)
     assert len(small.data.open("val")) == NUM_IMAGES
     assert len(small.data.open_cached("train", tmp_path / "elsewhere")) == NUM_IMAGES
-    for schedule in (small.dense, small.sparse, small.distil):
+    for schedule in (small.teacher_training, small.dense, small.sparse, small.distil):
         assert schedule.num_steps == NUM_STEPS
     assert small.data.open("val").fingerprint != config.data.open("val").fingerprint
