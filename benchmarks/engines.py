@@ -85,8 +85,11 @@ def measure(arguments: Arguments, console: Console) -> str:
     cases += [Case(n, middle, r) for n in arguments.rounded for r in (8, 16)]
     shape = (3, *arguments.resolution)
     reference = create_model(REFERENCE, num_classes=11).eval()
-    nominal = {name: _time(reference, shape, name, arguments, None) for name in arguments.engines}
-    rows = []
+    options = {"max_seconds": arguments.max_seconds, "num_threads": arguments.num_threads}
+    nominal = {
+        name: time_network(reference, shape, name, None, **options) for name in arguments.engines
+    }
+    rows, unprunable = [], {}
     for case in cases:
         torch.manual_seed(0)
         model = create_model(case.network, num_classes=11).eval()
@@ -95,24 +98,37 @@ def measure(arguments: Arguments, console: Console) -> str:
             try:
                 prune(model, torch.zeros(1, 3, 64, 128), case.ratio, round_to=round_to)
             except Exception as error:
+                unprunable[case.network] = str(error)
                 console.print(f"{case.network} cannot be pruned: {error}", highlight=False)
                 continue
         row = {**case._asdict(), "macs": count_cost(model, shape).macs}
         for name in arguments.engines:
             paired = Reference(reference, nominal[name])
-            row[name] = _time(model, shape, name, arguments, paired)
+            row[name] = time_network(model, shape, name, paired, **options)
         rows.append(row)
         console.print(row, highlight=False)
-    return describe(pd.DataFrame(rows), arguments)
+    document = describe(pd.DataFrame(rows), arguments)
+    reasons = [f"{name} could not be pruned: {reason}" for name, reason in unprunable.items()]
+    return "\n".join([document, *reasons]) + "\n" * bool(reasons)
 
 
-def _time(
-    model: torch.nn.Module, shape: tuple[int, int, int], engine: str, arguments: Arguments,
-    reference: Reference | None,
+def time_network(
+    model: torch.nn.Module, shape: tuple[int, int, int], engine: str, reference: Reference | None,
+    *, max_seconds: float, num_threads: int,
 ) -> float:  # fmt: skip
+    """Measure a network in an engine and return the median in ms.
+
+    Args:
+        model: Network.
+        shape: Shape of the image, (3, H, W).
+        engine: Key of `models.engines.ENGINES`.
+        reference: Network to take turns with, and its latency; None: it is timed alone.
+        max_seconds: Longest time of the measurement.
+        num_threads: Number of CPU threads.
+    """
     return measure_latency(
-        model, shape, num_threads=arguments.num_threads, engine=engine, fold_batchnorm=True,
-        relative_margin=0.02, max_seconds=arguments.max_seconds, reference=reference,
+        model, shape, num_threads=num_threads, engine=engine, fold_batchnorm=True,
+        relative_margin=0.02, max_seconds=max_seconds, reference=reference,
     ).median_ms  # fmt: skip
 
 
@@ -131,8 +147,11 @@ def describe(table: pd.DataFrame, arguments: Arguments) -> str:
     """Write the tables as Markdown."""
     engines = list(arguments.engines)
     plain = table[table["round_to"] == 1]
-    lines = [_describe_conditions(arguments), "", "## Latency, ms", ""]
-    lines += _to_markdown(["network", "p", *engines], [
+    conditions = describe_conditions(
+        arguments.engines, arguments.resolution, arguments.num_threads, arguments.max_seconds
+    )
+    lines = [conditions, "", "## Latency, ms", ""]
+    lines += to_markdown(["network", "p", *engines], [
         [row["network"], f"{row['ratio']:g}", *(f"{row[e]:.1f}" for e in engines)]
         for _, row in plain.iterrows()
     ])  # fmt: skip
@@ -143,7 +162,7 @@ def describe(table: pd.DataFrame, arguments: Arguments) -> str:
         inverted, pairs = count_inversions(plain[first].tolist(), plain[second].tolist())
         tau = correlation.loc[first, second]
         rows.append([f"{first}, {second}", f"{tau:.2f}", f"{inverted} of {pairs}"])
-    lines += _to_markdown(["engines", "Kendall's tau", "pairs clearly inverted"], rows)
+    lines += to_markdown(["engines", "Kendall's tau", "pairs clearly inverted"], rows)
     lines += ["", "## Speed-up over the dense network: by MACs, and realised", ""]
     rows = []
     for name, group in plain.groupby("network"):
@@ -154,7 +173,7 @@ def describe(table: pd.DataFrame, arguments: Arguments) -> str:
             rows.append(
                 [name, f"{row['ratio']:g}", f"{first['macs'] / row['macs']:.2f}", *realised]
             )
-    lines += _to_markdown(["network", "p", "MACs", *engines], rows)
+    lines += to_markdown(["network", "p", "MACs", *engines], rows)
     rows = []
     for _, row in table[table["round_to"] > 1].iterrows():
         same = plain[(plain["network"] == row["network"]) & (plain["ratio"] == row["ratio"])].iloc[
@@ -164,29 +183,37 @@ def describe(table: pd.DataFrame, arguments: Arguments) -> str:
         macs = f"{row['macs'] / same['macs']:.2f}"
         rows.append([row["network"], f"{row['ratio']:g}", str(row["round_to"]), macs, *changes])
     lines += ["", "## Widths in multiples, against any width", ""]
-    lines += _to_markdown(["network", "p", "round_to", "MACs", *engines], rows)
+    lines += to_markdown(["network", "p", "round_to", "MACs", *engines], rows)
     return "\n".join(lines) + "\n"
 
 
-def _describe_conditions(arguments: Arguments) -> str:
+def describe_conditions(
+    engines: Sequence[str], resolution: tuple[int, int], num_threads: int, max_seconds: float
+) -> str:
+    """Describe machine, engines and image of a comparison in a paragraph."""
     hardware = describe_hardware()
-    settings = EngineSettings(num_threads=arguments.num_threads)
-    versions = [
-        f"{name} {ENGINES[name].describe(settings)['version']}" for name in arguments.engines
-    ]
-    height, width = arguments.resolution
+    settings = EngineSettings(num_threads=num_threads)
+    versions = [f"{name} {ENGINES[name].describe(settings)['version']}" for name in engines]
+    height, width = resolution
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {hardware['cpu']}, {arguments.num_threads} thread, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {hardware['cpu']}, {num_threads} thread, "
         f"{height}x{width}, batch 1, float32; {', '.join(versions)}. Each measurement takes "
-        f"{arguments.max_seconds:g} s at most, in turns with {REFERENCE} in the same engine."
+        f"{max_seconds:g} s at most, in turns with {REFERENCE} in the same engine."
     )
 
 
-def _to_markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+def to_markdown(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Write the lines of a Markdown table."""
     return [
         f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *rows]
     ]  # fmt: skip
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status, see `run_command`."""
+    progress = Console(stderr=True)  # the document may go to the standard output
+    return run_command(Arguments, measure, argv, description=__doc__, console=progress)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(Arguments, measure, None, description=__doc__))
+    sys.exit(main())

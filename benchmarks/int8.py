@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -160,5 +160,11 @@ def _save_espnet(weights: Path, path: Path, config: PipelineConfig, context: Sta
     save_checkpoint(path, model, {"miou": miou, "classes": list(source.classes[:-1])})
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit status, see `run_command`."""
+    progress = Console(stderr=True)  # the document may go to the standard output
+    return run_command(Arguments, measure, argv, description=__doc__, console=progress)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(Arguments, measure, None, description=__doc__))
+    sys.exit(main())
