@@ -1,4 +1,4 @@
-r"""Compare the mIoU and latency of float32 and int8 files, run in their engines, on CamVid.
+r"""Compare the mIoU and latency of float32 and int8 files, run in their engines, on CamVid ($SEGFRONT_CAMVID).
 
 Each network is written for each engine in float32 and in int8, either quantised after training
 (ptq) or fine-tuned with quantisation (qat). The accuracy is that of the file on the validation
@@ -29,6 +29,7 @@ from models.engines import ENGINES, EngineSettings
 from models.pretrained import SOURCES, load_pretrained
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
+from trainables.data import AugmentationConfig
 from trainables.data_source import DataConfig
 from trainables.learning.evaluation import evaluate
 from trainables.learning.training import TrainConfig
@@ -49,6 +50,7 @@ class Arguments:
         output: JSON file for the results; default: none.
         espnet: File of the published ESPNet's weights.
         checkpoints: Checkpoints of networks that were trained on CamVid.
+        size: Height and width to which images are scaled; default: their own, 360x480.
         engines: Engines, keys of `models.quantization.QUANTIZERS`.
         ways: Forms of the file, from float32, int8 ptq and int8 qat.
         max_drop: Largest loss of mIoU that int8 may cost, from 0 to 1.
@@ -59,6 +61,7 @@ class Arguments:
     output: Path | None = None
     espnet: Path | None = None
     checkpoints: tuple[Path, ...] = ()
+    size: tuple[int, int] | None = None
     engines: tuple[str, ...] = ("onnxruntime", "openvino")
     ways: tuple[str, ...] = tuple(WAYS)
     max_drop: float = 0.01
@@ -110,9 +113,13 @@ def _measure_all(arguments: Arguments, console: Console, folder: Path) -> list[d
     context = StageContext(
         cache_dir=folder / "cache", device_lock=DeviceLock("cpu", folder / "locks")
     )
-    data = DataConfig(name="camvid")
+    crop_size = (240, 320) if arguments.size is None else arguments.size
     config = PipelineConfig(
-        data=replace(data, augmentation=replace(data.augmentation, crop_size=(240, 320))),
+        data=DataConfig(
+            name="camvid",
+            size=arguments.size,
+            augmentation=AugmentationConfig(crop_size=crop_size, scale_range=(0.75, 1.5)),
+        ),
         latency=LatencyConfig(max_seconds=arguments.max_seconds),
         distil=TrainConfig(batch_size=4),
         int8=Int8Config(max_drop=arguments.max_drop, num_steps=arguments.num_steps),
