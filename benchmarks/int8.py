@@ -1,9 +1,10 @@
-r"""Compare the mIoU and latency of float32 and int8 files, run in their engines, on CamVid ($SEGFRONT_CAMVID).
+r"""Compare the mIoU and latency of float32 and int8 files, run in their engines, on CamVid.
 
-Each network is written for each engine in float32 and in int8, either quantised after training
-(ptq) or fine-tuned with quantisation (qat). The accuracy is that of the file on the validation
-split. The latency is measured alternately with the uncompressed student in the same engine. Layers
-whose quantisation costs too much accuracy stay in float (--max-drop); the benchmark counts them.
+CamVid lies in $SEGFRONT_CAMVID. Each network is written for each engine in float32 and in int8,
+either quantised after training (ptq) or fine-tuned with quantisation (qat), with the float network
+as the teacher. The accuracy is that of the file on the validation split. The latency is measured
+alternately with the uncompressed student in the same engine. Layers whose quantisation costs too
+much accuracy stay in float (--max-drop); the benchmark counts them.
 
 Example, with the published ESPNet and a network of a run (5 minutes on an idle core):
   python benchmarks/int8.py --espnet WEIGHTS/camvid_espnet_orig/espnet_p2_q8_camvid12.safetensors \\
