@@ -36,7 +36,7 @@ from rich.table import Table
 
 from models.hardware import describe_hardware
 from search.config import CONFIG_FILE, load_config
-from search.pipelines.accuracy_bound import MIN_FINISHED, find_dominating
+from search.pipelines.accuracy_bound import MIN_FINISHED, FinishedNetworks
 from search.pipelines.front import front_mask, hypervolume_fraction
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.run_files.results import METADATA_FILE
@@ -198,13 +198,16 @@ def replay_bound(
         names, judged, stopped, wrong = ("miou", *kind), 0, 0, 0
         for seed in range(NUM_ORDERS):
             order = np.random.default_rng(seed).permutation(len(networks)).tolist()
-            for place in range(MIN_FINISHED, len(order)):
-                before = {number: networks[number] for number in order[:place]}
-                network = networks[order[place]]
-                judged += 1
-                if find_dominating(network, before, names, ceiling=1.0):
-                    stopped += 1
-                    wrong += front_mask([*before.values(), network], names)[-1]
+            before = FinishedNetworks(names)
+            for place, number in enumerate(order):
+                network = networks[number]
+                if place >= MIN_FINISHED:
+                    judged += 1
+                    if before.find_dominating(network, ceiling=1.0):
+                        stopped += 1
+                        earlier = [networks[other] for other in order[:place]]
+                        wrong += front_mask([*earlier, network], names)[-1]
+                before.add(number, network)
         replays[" + ".join(kind)] = Replay(judged, stopped, int(wrong))
     return replays
 

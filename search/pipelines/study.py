@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
-from search.pipelines.accuracy_bound import SIZES, find_dominating
+from search.pipelines.accuracy_bound import SIZES, FinishedNetworks
 from search.pipelines.continuation import choose_origin, find_loop, plan_sweeps
 from search.pipelines.journal import BatchingJournal, repair
 from search.pipelines.records import (
@@ -114,6 +114,7 @@ class PipelineStudy:
         self._loop = find_loop(self._stages) if config.continuation else None
         self._estimates = RungEstimates(config.rungs, config.objectives)
         self._history = TrialHistory(len(config.objectives))
+        self._finished = FinishedNetworks(config.objectives)
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
         self._abandoned: list[int] = []
@@ -130,6 +131,8 @@ class PipelineStudy:
             elif trial.state != TrialState.WAITING:
                 record = self.records[trial.number] = self._read(trial)
                 self._estimates.note(record.number, record.metrics)
+                if record.state == "complete":
+                    self._finished.add(record.number, record.metrics)
         clocks = [3600 * (record.elapsed_hours or 0.0) for record in self.records.values()]
         self._worked_before = max(
             float(self._study.user_attrs.get("worked_seconds", 0.0)), *clocks, 0.0
@@ -356,6 +359,8 @@ class PipelineStudy:
             values = None if outcome == "failed" else self._estimates.get_last(number)
             end_trial(self._study, trial, _OPTUNA_STATES[outcome], values)
         self._history.note(read_trial(self._study, get_trial_id(trial)))
+        if outcome == "complete":
+            self._finished.add(number, metrics)
         self.records[number] = record
         return record
 
@@ -377,8 +382,7 @@ class PipelineStudy:
                 return Obstacle(text, "limit")
         if not self.config.stop_hopeless or not self._knows_costs(metrics):
             return None
-        finished = {n: r.metrics for n, r in self.records.items() if r.state == "complete"}
-        found = find_dominating(metrics, finished, self.config.objectives, ceiling)
+        found = self._finished.find_dominating(metrics, ceiling)
         if found is None:
             return None
         number, bound = found

@@ -10,6 +10,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.samplers import NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjective
@@ -61,7 +63,14 @@ def get_first_generation() -> dict[str, int]:
 
 
 class SplitTPESampler(TPESampler):
-    """TPE whose split into good and other trials is made by a subclass."""
+    """TPE whose split into good and other trials is made by a subclass.
+
+    It must suggest one trial at a time: the settings of all other trials are read only once.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._read: dict[int, dict[str, float]] = {}
 
     @abstractmethod
     def split(self, study: Study, trial: FrozenTrial) -> Halves:
@@ -85,6 +94,24 @@ class SplitTPESampler(TPESampler):
         drawn = density.sample(self._rng.rng, self._n_ei_candidates)
         best = self._compare(drawn, self._compute_acquisition_func(drawn, density, other))
         return {name: d.to_external_repr(best[name]) for name, d in search_space.items()}
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Read settings as numbers; Optuna 5 converts those of every trial for every suggestion."""
+        rows = [self._read_numbers(trial) for trial in trials]
+        names = search_space.keys()
+        found = [row for row in rows if names <= row.keys()]
+        return {name: np.array([row[name] for row in found]) for name in names}
+
+    def _read_numbers(self, trial: FrozenTrial) -> dict[str, float]:
+        params = trial.params
+        known = self._read.get(trial._trial_id)
+        if known is None or len(known) != len(params):
+            distributions = trial.distributions
+            known = {n: distributions[n].to_internal_repr(value) for n, value in params.items()}
+            self._read[trial._trial_id] = known
+        return known
 
 
 class StudyView:

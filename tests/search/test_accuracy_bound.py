@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.pipelines.accuracy_bound import RIDGE, SIZES, bound_miou, find_dominating
+from search.pipelines.accuracy_bound import RIDGE, SIZES, FinishedNetworks
 
 OBJECTIVES = ("miou", "latency_ms", "num_params")
 
@@ -11,6 +11,22 @@ OBJECTIVES = ("miou", "latency_ms", "num_params")
 def network(size: float, miou: float | None = None, shape: float = 1.0) -> dict[str, float]:
     costs = {"latency_ms": 10 * size, "num_params": 100 * size, "macs": 1000 * size * shape}
     return costs if miou is None else {**costs, "miou": miou}
+
+
+def bound_miou(asked, finished, ceiling):
+    return gather(dict(enumerate(finished)), OBJECTIVES).bound_miou(asked, ceiling)
+
+
+def find_dominating(asked, finished, objectives, ceiling):
+    return gather(finished, objectives).find_dominating(asked, ceiling)
+
+
+def gather(finished, objectives) -> FinishedNetworks:
+    gathered = FinishedNetworks(objectives)
+    for number, metrics in finished.items():
+        gathered.add(number, metrics)
+    assert len(gathered) == len(finished)
+    return gathered
 
 
 def draw(count: int, seed: int, noise: float = 0.02) -> list[dict[str, float]]:
@@ -99,3 +115,10 @@ def test_without_accuracy_among_the_objectives_nothing_is_bounded():
     finished = dict(enumerate([*draw(220, seed=1), network(0.1, 0.9)]))
     assert find_dominating(ASKED, finished, ("miou", "latency_ms"), 0.9) is not None
     assert find_dominating(ASKED, finished, ("latency_ms", "macs"), 0.9) is None
+
+
+def test_a_network_without_its_sizes_bounds_nothing():
+    finished = FinishedNetworks(OBJECTIVES)
+    finished.add(0, {"miou": 0.9, "latency_ms": 1.0})
+    assert len(finished) == 0
+    assert finished.find_dominating(ASKED, 0.9) is None

@@ -6,15 +6,17 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import GPSampler, NSGAIIISampler, NSGAIISampler, TPESampler
 from optuna.samplers._tpe import sampler as tpe
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.proposing import optuna_internals as internals
+from search.proposing.one_split_tpe import OneSplitTPESampler
 from search.proposing.study_view import ViewingSampler, show
 
 CHANGED = (
@@ -24,6 +26,10 @@ CHANGED = (
 SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
     "Study._get_trials": (Study._get_trials, "self, deepcopy, states, use_cache"),
     "TPESampler._sample": (TPESampler._sample, "self, study, trial, search_space"),
+    "TPESampler._get_internal_repr": (
+        TPESampler._get_internal_repr,
+        "self, trials, search_space, study",
+    ),
     "TPESampler._build_parzen_estimator": (
         TPESampler._build_parzen_estimator,
         "self, study, search_space, trials, handle_below",
@@ -147,3 +153,31 @@ def test_a_sampler_learns_from_the_trials_of_the_view_alone(make: Callable[[], A
             study.add_trial(made)
         suggested.append(study.ask(space).params["x"])
     assert suggested[0] == suggested[1], explain("the way in which samplers read trials")
+
+
+def test_settings_are_read_as_optuna_reads_them(study: Study) -> None:
+    space = {
+        "rate": FloatDistribution(1e-4, 1.0, log=True),
+        "ratio": FloatDistribution(0.0, 0.9, step=0.1),
+        "kind": CategoricalDistribution(["a", "b"]),
+        "depth": IntDistribution(1, 9),
+    }
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        trial = internals.begin_trial(study)
+        trial.suggest_float("rate", 1e-4, 1.0, log=True)
+        if number % 3:
+            trial.suggest_float("ratio", 0.0, 0.9, step=0.1)
+        trial.suggest_categorical("kind", ["a", "b"])
+        trial.suggest_int("depth", 1, 9)
+        if number % 2:
+            internals.end_trial(study, trial, TrialState.COMPLETE, generator.random(2).tolist())
+    sampler = OneSplitTPESampler(seed=0)
+    for _ in range(2):
+        trials = study.get_trials(deepcopy=False)
+        for name, distribution in space.items():
+            ours = sampler._get_internal_repr(trials, {name: distribution}, study)
+            theirs = TPESampler._get_internal_repr(sampler, trials, {name: distribution}, study)
+            np.testing.assert_array_equal(ours[name], theirs[name])
+        trial.suggest_float("later", 0.0, 1.0)  # a running trial has one more
+        space["later"] = FloatDistribution(0.0, 1.0)
