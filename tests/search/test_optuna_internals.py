@@ -170,7 +170,7 @@ def test_settings_are_read_as_optuna_reads_them(study: Study) -> None:
             trial.suggest_float("ratio", 0.0, 0.9, step=0.1)
         trial.suggest_categorical("kind", ["a", "b"])
         trial.suggest_int("depth", 1, 9)
-        if number % 2:
+        if number % 2 == 0:
             internals.end_trial(study, trial, TrialState.COMPLETE, generator.random(2).tolist())
     sampler = OneSplitTPESampler(seed=0)
     for _ in range(2):
