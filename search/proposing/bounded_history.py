@@ -41,6 +41,7 @@ class TrialHistory:
         self.states: npt.NDArray[np.int8] = np.zeros(0, dtype=np.int8)
         self.values: Values = np.zeros((0, num_objectives))
         self._ids: dict[int, int] = {}
+        self._ended: dict[int, FrozenTrial] = {}
 
     def note(self, trial: FrozenTrial) -> None:
         """Record a trial, or its new state."""
@@ -50,6 +51,8 @@ class TrialHistory:
         if trial.state == TrialState.COMPLETE:
             self.values[trial.number] = trial.values
         self._ids[trial.number] = get_trial_id(trial)
+        if trial.state.is_finished():  # it will not change any more
+            self._ended[trial.number] = trial
 
     def note_all(self, study: Study) -> None:
         """Record all trials that a study has now."""
@@ -58,7 +61,11 @@ class TrialHistory:
 
     def read(self, study: Study, numbers: Indices) -> list[FrozenTrial]:
         """Return trials of the study, which the caller must not change."""
-        return [read_trial(study, self._ids[number]) for number in numbers.tolist()]
+        ended = self._ended
+        return [
+            ended[number] if number in ended else read_trial(study, self._ids[number])
+            for number in numbers.tolist()
+        ]
 
 
 class BoundedHistorySampler(ViewingSampler):
