@@ -65,12 +65,13 @@ def get_first_generation() -> dict[str, int]:
 class SplitTPESampler(TPESampler):
     """TPE whose split into good and other trials is made by a subclass.
 
-    It must suggest one trial at a time: the settings of all other trials are read only once.
+    A split must be a new list when the settings of a trial in it have changed, because those of a
+    list are read only once.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._read: dict[int, dict[str, float]] = {}
+        self._read: list[tuple[list[FrozenTrial], list[dict[str, float]]]] = []
 
     @abstractmethod
     def split(self, study: Study, trial: FrozenTrial) -> Halves:
@@ -98,20 +99,21 @@ class SplitTPESampler(TPESampler):
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, npt.NDArray[Any]]:
-        """Read settings as numbers; Optuna 5 converts those of every trial for every suggestion."""
-        rows = [self._read_numbers(trial) for trial in trials]
+        """Read settings as numbers; Optuna 5 converts those of all trials for every setting."""
         names = search_space.keys()
-        found = [row for row in rows if names <= row.keys()]
+        found = [row for row in self._read_numbers(trials) if names <= row.keys()]
         return {name: np.array([row[name] for row in found]) for name in names}
 
-    def _read_numbers(self, trial: FrozenTrial) -> dict[str, float]:
-        params = trial.params
-        known = self._read.get(trial._trial_id)
-        if known is None or len(known) != len(params):
-            distributions = trial.distributions
-            known = {n: distributions[n].to_internal_repr(value) for n, value in params.items()}
-            self._read[trial._trial_id] = known
-        return known
+    def _read_numbers(self, trials: list[FrozenTrial]) -> list[dict[str, float]]:
+        for known, rows in self._read:
+            if known is trials:
+                return rows
+        rows = []
+        for trial in trials:
+            kinds = trial.distributions
+            rows.append({n: kinds[n].to_internal_repr(v) for n, v in trial.params.items()})
+        self._read = [*self._read[-1:], (trials, rows)]  # of the good and of the other trials
+        return rows
 
 
 class StudyView:
@@ -128,6 +130,7 @@ class StudyView:
         self._viewed = study
         self._choose = choose
         self._chosen: list[FrozenTrial] | None = None
+        self._selected: dict[tuple[TrialState, ...], list[FrozenTrial]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._viewed, name)
@@ -138,7 +141,12 @@ class StudyView:
         """See `optuna.Study.get_trials`; the trials are never copied."""
         if self._chosen is None:
             self._chosen = self._choose(self._viewed)
-        return [trial for trial in self._chosen if states is None or trial.state in states]
+        if states is None:
+            return list(self._chosen)
+        wanted = tuple(state for state in TrialState if state in states)
+        if wanted not in self._selected:
+            self._selected[wanted] = [trial for trial in self._chosen if trial.state in wanted]
+        return list(self._selected[wanted])
 
     def _get_trials(
         self,
