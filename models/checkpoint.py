@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from models.files.atomic_file import write_atomically
 from models.network import SegmentationNetwork
@@ -37,7 +39,11 @@ class CheckpointError(RuntimeError):
 
 
 def save_checkpoint(
-    path: str | Path, model: SegmentationNetwork, metadata: Mapping[str, Any] | None = None
+    path: str | Path,
+    model: SegmentationNetwork,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
 ) -> None:
     """Write a network atomically: the path holds either the old file or the complete new one.
 
@@ -46,6 +52,7 @@ def save_checkpoint(
         model: Network from `models.create_model`, pruned or not, on any device. Buffers are stored
             exactly, the counters of BatchNorm included.
         metadata: JSON-serialisable values, which `read_metadata` returns.
+        half: Store floating-point tensors rounded to float16, which halves the file.
 
     Raises:
         ValueError: The network does not come from `models.create_model`, or the metadata cannot be
@@ -63,12 +70,16 @@ def save_checkpoint(
         key: tensor.detach().cpu().contiguous().clone()
         for key, tensor in model.state_dict().items()
     }
+    if half:
+        tensors = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, metadata=header))
 
 
 def load_checkpoint(path: str | Path, factory: str | None = None) -> SegmentationNetwork:
     """Read a network with the widths that it was saved with, in eval mode on the CPU.
+
+    Its floating-point tensors are float32, also if the file holds float16.
 
     Args:
         path: File that `save_checkpoint` wrote.
@@ -92,7 +103,7 @@ def load_checkpoint(path: str | Path, factory: str | None = None) -> Segmentatio
         )
         shared = get_shared_parameters(model)
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            tensors = {key: _widen(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
         model.load_state_dict(tensors, assign=True)
         share_parameters(model, shared)
         model.normalization = _read_normalization(header)
@@ -104,6 +115,10 @@ def load_checkpoint(path: str | Path, factory: str | None = None) -> Segmentatio
     if without:
         raise CheckpointError(f"{path} has no tensors for {', '.join(without[:5])}")
     return model.eval()
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor.clone()
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import models
-from models import MODELS, SegmentationNetwork, create_model
+from models import MODELS, SegmentationNetwork, create_model, halve
 from models.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -220,3 +220,18 @@ def test_the_key_tells_architectures_apart(small: SegmentationNetwork):
     assert Structure.from_json(describe_structure(pruned).to_json()).key == (
         describe_structure(pruned).key
     )
+
+
+def test_a_halved_checkpoint_loads_in_float32(small, tmp_path: Path, capsys):
+    whole, halved = tmp_path / "whole.safetensors", tmp_path / "halved.safetensors"
+    save_checkpoint(whole, small, {"miou": 0.5})
+    assert halve.main([str(whole), str(halved)]) == 0
+    assert halved.stat().st_size < 0.55 * whole.stat().st_size
+    assert str(halved.stat().st_size) in capsys.readouterr().out
+    assert read_metadata(halved) == {"miou": 0.5}
+    loaded = load_checkpoint(halved).state_dict()
+    for key, tensor in load_checkpoint(whole).state_dict().items():
+        assert loaded[key].dtype == tensor.dtype
+        torch.testing.assert_close(loaded[key], tensor, rtol=1e-3, atol=1e-6)
+    assert halve.main([str(tmp_path / "none"), str(halved)]) == 2
+    assert "is not a file" in capsys.readouterr().err

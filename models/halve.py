@@ -1,0 +1,50 @@
+"""Write a checkpoint with float16 tensors, half the size: python -m models.halve IN OUT.
+
+The network computes in float32 again once it is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from models.checkpoint import CheckpointError, load_checkpoint, read_metadata, save_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """Halve a checkpoint.
+
+    Attributes:
+        source: Checkpoint to read.
+        target: File to write.
+    """
+
+    source: tyro.conf.Positional[Path]
+    target: tyro.conf.Positional[Path]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        Exit status: 0, or 2 for bad input.
+    """
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m models.halve", description=__doc__)
+    try:
+        network = load_checkpoint(arguments.source)
+        metadata = read_metadata(arguments.source)
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    save_checkpoint(arguments.target, network, metadata, half=True)
+    print(f"{arguments.target}: {arguments.target.stat().st_size} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
