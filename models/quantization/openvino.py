@@ -14,10 +14,18 @@ from models.quantization.quantizer import QuantizationError
 from models.signal_stack import kept_signal_stack
 
 FILE = "model.xml"
+CONVOLUTIONS = (
+    "Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData",
+)  # fmt: skip
 
 
 def quantize_for_openvino(
-    file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
+    file: Path,
+    folder: Path,
+    images: Sequence[NDArray[Any]],
+    kept_float: Sequence[str],
+    *,
+    only_convolutions: bool = False,
 ) -> list[str]:
     """Quantise for OpenVINO; see `models.quantization.quantizer.Quantizer`."""
     os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF sends usage statistics
@@ -30,9 +38,14 @@ def quantize_for_openvino(
         ) from error
     logging.getLogger("nncf").setLevel(logging.ERROR)
     model = openvino.Core().read_model(str(file))
-    known = {node.get_friendly_name() for node in model.get_ops()}
+    known = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
     # OpenVINO splits a convolution with a bias into two operations; the second one keeps the name.
-    ignored = [n for name in kept_float for n in (name, f"{name}/WithoutBiases") if n in known]
+    kept = {n for name in kept_float for n in (name, f"{name}/WithoutBiases")}
+    ignored = [
+        name
+        for name, kind in known.items()
+        if name in kept or (only_convolutions and kind not in CONVOLUTIONS)
+    ]
     try:
         with kept_signal_stack():
             quantized = nncf.quantize(
@@ -40,7 +53,7 @@ def quantize_for_openvino(
                 nncf.Dataset(images),
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(images),
-                ignored_scope=nncf.IgnoredScope(names=ignored),
+                ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             )
     except (RuntimeError, nncf.ValidationError) as error:
         raise QuantizationError(f"nncf cannot quantise the file: {error}") from error

@@ -25,6 +25,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: 
 sys.path[:] = _module_path
 
 FILE = "model.onnx"
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -39,23 +40,39 @@ class _Images(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize_for_onnxruntime(
-    file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
+    file: Path,
+    folder: Path,
+    images: Sequence[NDArray[Any]],
+    kept_float: Sequence[str],
+    *,
+    only_convolutions: bool = False,
 ) -> list[str]:
     """Quantise for ONNX Runtime on a CPU: activations in uint8, weights in int8 by channel.
 
     See `models.quantization.quantizer.Quantizer`.
     """
-    return _quantize(file, folder, images, kept_float, is_symmetric=False)
+    return _quantize(
+        file, folder, images, kept_float,
+        is_symmetric=False, only_convolutions=only_convolutions,
+    )  # fmt: skip
 
 
 def quantize_for_tensorrt(
-    file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
+    file: Path,
+    folder: Path,
+    images: Sequence[NDArray[Any]],
+    kept_float: Sequence[str],
+    *,
+    only_convolutions: bool = False,
 ) -> list[str]:
     """Quantise for TensorRT, which supports only symmetric int8.
 
     See `models.quantization.quantizer.Quantizer`.
     """
-    return _quantize(file, folder, images, kept_float, is_symmetric=True)
+    return _quantize(
+        file, folder, images, kept_float,
+        is_symmetric=True, only_convolutions=only_convolutions,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -85,9 +102,11 @@ def _quantize(
     kept_float: Sequence[str],
     *,
     is_symmetric: bool,
+    only_convolutions: bool,
 ) -> list[str]:
     kind = quantization.QuantType
     ranges = _name_ranges(file, images, is_symmetric=is_symmetric)
+    is_first = not kept_float and not only_convolutions
     with TemporaryDirectory() as scratch, _quiet():
         prepared = Path(scratch) / FILE
         try:
@@ -102,9 +121,10 @@ def _quantize(
                 activation_type=kind.QInt8 if is_symmetric else kind.QUInt8,
                 weight_type=kind.QInt8,
                 nodes_to_exclude=list(kept_float),
-                # Finding the ranges takes the longest, and the first run, with no layer in float,
+                op_types_to_quantize=list(CONVOLUTIONS) if only_convolutions else None,
+                # Finding the ranges takes the longest, and the first run, with nothing in float,
                 # finds all of them.
-                calibration_cache_path=ranges if ranges.is_file() or not kept_float else None,
+                calibration_cache_path=ranges if ranges.is_file() or is_first else None,
                 extra_options={
                     "ActivationSymmetric": is_symmetric,
                     "WeightSymmetric": True,

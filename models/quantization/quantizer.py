@@ -17,7 +17,13 @@ class Quantizer(Protocol):
     """Quantises a file after training, with ranges found on calibration images."""
 
     def __call__(
-        self, file: Path, folder: Path, images: Sequence[NDArray[Any]], kept_float: Sequence[str]
+        self,
+        file: Path,
+        folder: Path,
+        images: Sequence[NDArray[Any]],
+        kept_float: Sequence[str],
+        *,
+        only_convolutions: bool = False,
     ) -> list[str]:
         """Write the quantised files.
 
@@ -27,6 +33,8 @@ class Quantizer(Protocol):
             images: Calibration images from the training split, each as the file takes it, such as
                 (1, 3, H, W) uint8.
             kept_float: Names of the file's nodes that stay in float32.
+            only_convolutions: Quantise nothing but convolutions; sums, concatenations and the like
+                stay in float32.
 
         Returns:
             Names of the files, the one that the engine loads first.

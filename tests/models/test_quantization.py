@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.engines import ENGINES, EngineSettings
 from models.engines.onnx_graph import translate
 from models.quantization import QUANTIZERS
-from models.quantization.accuracy_aware import quantize_accurately
+from models.quantization.accuracy_aware import BETWEEN, quantize_accurately
 from models.quantization.fake_quantization import FakeQuantization, LayerRounding
 from models.quantization.sensitivity import find_nodes, rank_layers
 
@@ -95,8 +95,8 @@ def test_layers_are_found_in_the_file(small: Small):
 
 @pytest.mark.parametrize(
     ("needed", "expected_attempts"),
-    [(0, [0]), (1, [0, 1]), (3, [0, 1, 2, 4, 3]), (5, [0, 1, 2, 4, 6, 5]),
-     (6, [0, 1, 2, 4, 6, 5, 6])],
+    [(-1, [-1]), (0, [-1, 0]), (1, [-1, 0, 1]), (3, [-1, 0, 1, 2, 4, 3]),
+     (5, [-1, 0, 1, 2, 4, 6, 5]), (6, [-1, 0, 1, 2, 4, 6, 5, 6])],
 )  # fmt: skip
 def test_as_few_layers_as_needed_stay_in_float(
     needed: int, expected_attempts: list[int], tmp_path: Path
@@ -104,8 +104,8 @@ def test_as_few_layers_as_needed_stay_in_float(
     ranking = ["a", "b", "c", "d", "e", "f"]
     attempts: list[int] = []
 
-    def quantize(file, folder, images, kept_float):
-        attempts.append(len(kept_float))
+    def quantize(file, folder, images, kept_float, *, only_convolutions):
+        attempts.append(len(kept_float) if only_convolutions else -1)
         return ["model"]
 
     found = quantize_accurately(
@@ -114,7 +114,7 @@ def test_as_few_layers_as_needed_stay_in_float(
         evaluate=lambda path: 0.69 if attempts[-1] >= needed else 0.6,
         float_accuracy=0.7, max_drop=0.0101,
     )  # fmt: skip
-    assert found.kept_float == ranking[:needed]
+    assert found.kept_float == ([] if needed < 0 else [BETWEEN, *ranking[:needed]])
     assert found.accuracy == 0.69
     assert attempts == expected_attempts
     assert attempts[-1] == needed  # the files are those of the answer
@@ -155,6 +155,41 @@ def test_a_file_is_quantised_but_for_what_stays(engine_name: str, small: Small, 
         makers = {name: node.op_type for node in nodes.values() for name in node.output}
         first = find_nodes(small, content)["first"][0]
         assert makers[nodes[first].input[1]] == "DequantizeLinear"
+
+
+@pytest.mark.parametrize("engine_name", ["onnxruntime", "openvino"])
+def test_with_every_convolution_kept_the_file_is_in_float(engine_name: str, tmp_path: Path):
+    if engine_name == "openvino":
+        pytest.importorskip("nncf", reason="nncf is not installed")
+    torch.manual_seed(0)
+    network = Summing().eval()
+    content = translate(network, torch.rand(1, 3, 8, 8)).content
+    (tmp_path / "float.onnx").write_bytes(content)
+    images = [np.random.default_rng(i).random((1, 3, 8, 8), np.float32) for i in range(3)]
+    nodes = [name for names in find_nodes(network, content).values() for name in names]
+    expected = network(torch.from_numpy(images[0])).detach().numpy()
+    errors = {}
+    for only_convolutions in (False, True):
+        quantize = QUANTIZERS[engine_name]
+        files = quantize(
+            tmp_path / "float.onnx", tmp_path, images, nodes, only_convolutions=only_convolutions
+        )
+        session = ENGINES[engine_name].load(tmp_path / files[0], (1, 3, 8, 8), EngineSettings())
+        errors[only_convolutions] = np.abs(session.run(images[0]) - expected).max()
+    assert errors[True] < 1e-5
+    if engine_name == "onnxruntime":
+        assert errors[False] > 1e-4  # the sum and the concatenation are rounded
+
+
+class Summing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = self.first(images), self.second(images)
+        return self.last(torch.cat([first + 3 * second, second.relu()], dim=1))
 
 
 def test_the_module_path_stays_as_it_was():
