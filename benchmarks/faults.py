@@ -54,7 +54,7 @@ from study_breaker import Breaker, Fault, Session, read_trials
 from models.hardware import describe_hardware
 
 STUDY = shlex.split("""
-    quickstart --sampler random --no-stop-hopeless --no-dashboard --no-estimate --cpus-per-trial 1
+    streets --sampler random --no-stop-hopeless --no-dashboard --no-estimate --cpus-per-trial 1
     --pipeline.data.size 64 128 --pipeline.data.num-samples 16
     --pipeline.data.augmentation.crop-size 64 64 --pipeline.latency.max-seconds 0.2
     --pipeline.teacher.width 0.125 --pipeline.student.width 0.125

@@ -29,7 +29,7 @@ hypervolume, for each seed and for the mean over the seeds. A pipeline's cost, u
 it reached, counts from its start on, because pipelines that wait at a rung are reported only at the
 end.
 
-The networks and steps are those of the quickstart recipe. The images have about a quarter of
+The networks and steps are those of the streets recipe. The images have about a quarter of
 CamVid's height and width, so that a stage takes seconds. The objectives are mIoU, MACs and
 parameters. All searches measure latency too, but it is no objective, because the speed of the
 machine during each search would decide the comparison.
@@ -87,7 +87,7 @@ from trainables.process.device_lock import DeviceLock
 from trainables.process.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
-RECIPE = "quickstart"
+RECIPE = "streets"
 STUDY = shlex.split("""
     --objectives miou macs num_params --rungs 0.34
     --pipeline.latency.max-seconds 1

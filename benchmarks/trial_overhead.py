@@ -35,11 +35,11 @@ from rich.console import Console
 from rich.table import Table
 
 from models.hardware import describe_hardware
-from search.recipes import quickstart
+from search.recipes import streets
 
 ROOT = Path(__file__).parents[1]
 STUDY = shlex.split("""
-    quickstart --sampler tpe --no-stop-hopeless --no-dashboard --no-estimate --cpus-per-trial 1
+    streets --sampler tpe --no-stop-hopeless --no-dashboard --no-estimate --cpus-per-trial 1
     --pipeline.data.size 64 128 --pipeline.data.num-samples 8
     --pipeline.data.augmentation.crop-size 64 64 --pipeline.latency.max-seconds 0.1
     --pipeline.teacher.width 0.125 --pipeline.student.width 0.125
@@ -96,7 +96,7 @@ def time_ours(arguments: Arguments, folder: Path) -> Timing:
 
 def time_plain(folder: Path, num_trials: int) -> Timing:
     """Run the same number of trials of a function that does nothing."""
-    study = quickstart()
+    study = streets()
 
     def run_trial(trial: dict[str, Any]) -> None:
         tune.report(dict.fromkeys(study.objectives, trial["pruned.pruning_ratio"]))

@@ -41,7 +41,7 @@ examples:
   python search/run.py cityscapes --data-root cityscapes --gpus-per-trial 0.5
   python search/run.py camvid --data-root CamVid --warm-start runs/camvid-20260101-120000
   python search/run.py camvid --data-root CamVid --store runs/store --seed 1
-  python search/run.py quickstart --pipeline.data.name folder --data-root my_images
+  python search/run.py camvid --pipeline.data.name folder --data-root my_images
   python search/run.py --resume runs/camvid-20260101-120000
   python search/run.py --resume runs/camvid-20260101-120000 --confirm 3
 """

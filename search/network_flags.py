@@ -43,6 +43,8 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
     pipeline = study.pipeline
     student = _change(pipeline.student, given.student, given.student_weights, "student")
     is_same = given.teacher == SAME
+    if given.teacher is None and given.teacher_weights is None:
+        is_same = pipeline.self_teaching
     named = None if is_same else given.teacher
     teacher = _change(pipeline.teacher, named, given.teacher_weights, "teacher")
     pipeline = replace(pipeline, student=student, teacher=teacher, self_teaching=is_same)

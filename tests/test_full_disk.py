@@ -17,7 +17,7 @@ import torch
 from models.files.storage import explain_storage_error
 from search.config import CONFIG_FILE, save_config
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
-from search.recipes import quickstart
+from search.recipes import streets
 from search.run import main
 from search.run_files.results import write_trials
 from trainables.artifacts.store import ArtifactStore
@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write_table(disk: Path) -> None:
-    study = PipelineStudy(replace(quickstart(), num_pipelines=3), disk.parent)
+    study = PipelineStudy(replace(streets(), num_pipelines=3), disk.parent)
     while (proposal := study.ask()) is not None:
         study.tell(proposal.number, "failed", reason="x" * 30 * KIBIBYTE)
     write_trials(disk / "trials.csv", study.records.values(), study.config.objectives)
@@ -99,7 +99,7 @@ def test_nothing_is_half_written(
 
 
 def test_a_study_goes_on_where_its_journal_had_no_room(small_disk: Path) -> None:
-    config = replace(quickstart(), num_pipelines=3)
+    config = replace(streets(), num_pipelines=3)
     study = PipelineStudy(config, small_disk)
     first = study.ask()
     assert first is not None
@@ -122,7 +122,7 @@ def test_a_study_goes_on_where_its_journal_had_no_room(small_disk: Path) -> None
 def test_the_command_names_the_full_disk_and_ends_with_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_config(quickstart(), tmp_path / CONFIG_FILE)
+    save_config(streets(), tmp_path / CONFIG_FILE)
 
     def fail(run: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "trials.csv"))

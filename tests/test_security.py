@@ -30,7 +30,7 @@ from search.config import StudyConfig, save_config
 from search.on_ray.node_check import inspect_node
 from search.pipelines.records import TrialRecord
 from search.pipelines.study import PipelineStudy
-from search.recipes import quickstart
+from search.recipes import streets
 from search.run_files.results import now, write_metadata, write_trials
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import make_settings
@@ -106,7 +106,7 @@ def test_downloaded_weights_are_tensors_alone_and_their_hash_is_checked() -> Non
 
 
 def write_run(folder: Path, stage: str) -> Path:
-    config = quickstart()
+    config = streets()
     dataset = DatasetSummary("synthetic", 2, ("road", "sky"), (64, 64))
     write_metadata(folder / "metadata.json", config, dataset, [], device="cpu", created_at=now())
     record = TrialRecord(
@@ -194,7 +194,7 @@ def test_secrets_of_the_environment_are_written_nowhere(
     for name in SECRET_VARIABLES:
         monkeypatch.setenv(name, SECRET)
     caplog.set_level("DEBUG")
-    save_config(quickstart(), tmp_path / "config.json")
+    save_config(streets(), tmp_path / "config.json")
     assert write_report([str(write_run(tmp_path, "distilled-1"))]) == 0
     probe = tmp_path / "probe"
     probe.write_text(repr(asdict(inspect_node(None, probe))))

@@ -6,7 +6,7 @@ import pytest
 
 from search.config import save_config
 from search.pipelines.study import PipelineStudy
-from search.recipes import quickstart
+from search.recipes import streets
 from trainables.chain import flatten_chain
 from trainables.pipeline import StageResult
 
@@ -21,7 +21,7 @@ def network(latency_ms, miou=None):
 @pytest.fixture
 def study(tmp_path):
     """Trial 0 is finished; 1 to 4 were stopped: by the bound, at a rung, by a limit."""
-    config = replace(quickstart(), num_pipelines=5, sampler="random", cache_dir=tmp_path / "cache")
+    config = replace(streets(), num_pipelines=5, sampler="random", cache_dir=tmp_path / "cache")
     save_config(config, tmp_path / "config.json")
     objectives = [{"name": name, "reference": value} for name, value in REFERENCE.items()]
     (tmp_path / "metadata.json").write_text(json.dumps({"objectives": objectives}))
@@ -93,7 +93,7 @@ def test_the_bound_is_asked_about_every_network(early_stops) -> None:
 
 
 def test_a_run_that_is_not_over_is_refused(tmp_path, early_stops, capsys) -> None:
-    config = replace(quickstart(), num_pipelines=9, cache_dir=tmp_path / "cache")
+    config = replace(streets(), num_pipelines=9, cache_dir=tmp_path / "cache")
     save_config(config, tmp_path / "config.json")
     assert early_stops.main(["--run-dirs", str(tmp_path)]) == 2
     assert "whose search has finished; that of" in " ".join(capsys.readouterr().out.split())

@@ -20,7 +20,7 @@ def learning_curve():
 def test_every_point_is_measured_and_the_last_is_the_whole_training(
     learning_curve, tmp_path, monkeypatch, capsys
 ):
-    config = RECIPES["quickstart"]()
+    config = RECIPES["streets"]()
     pipeline = replace(
         config.pipeline,
         data=DataConfig(
@@ -29,9 +29,9 @@ def test_every_point_is_measured_and_the_last_is_the_whole_training(
         student=NetworkConfig(name="espnet"),
         dense=replace(config.pipeline.dense, batch_size=2),
     )
-    monkeypatch.setitem(RECIPES, "quickstart", lambda: replace(config, pipeline=pipeline))
+    monkeypatch.setitem(RECIPES, "streets", lambda: replace(config, pipeline=pipeline))
     output = tmp_path / "curve.json"
-    flags = f"quickstart --num-steps 4 --num-points 2 --cache-dir {tmp_path} --output {output}"
+    flags = f"streets --num-steps 4 --num-points 2 --cache-dir {tmp_path} --output {output}"
     assert learning_curve.main(flags.split()) == 0
     result = json.loads(output.read_text())
     assert [point["step"] for point in result["points"]] == [2, 4]

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from search.command_line import parse_arguments
-from search.recipes import quickstart
+from search.recipes import streets
 from trainables.process.device_lock import DeviceLock
 
 REFERENCE = {"miou": 0.0, "latency_ms": 10.0, "num_params": 100.0}
@@ -60,7 +60,7 @@ def test_the_mean_over_the_seeds_counts_the_unlucky_too(search_cost, curves):
 
 
 def test_a_pipeline_pays_for_the_stages_that_it_computed(search_cost):
-    config = replace(quickstart(), rungs=(0.5,))
+    config = replace(streets(), rungs=(0.5,))
     sparse, distil = config.pipeline.sparse.num_steps, config.pipeline.distil.num_steps
     shared = {"seconds/sparse": "0.0", "miou@0.5": "", "miou": ""}
     assert search_cost.count_steps(config, shared) == 0

@@ -16,7 +16,7 @@ NUM_PIPELINES = 3
 # Tune brings up one process at a time, and gives the next stage to one that has become free: all
 # nodes are used only if the first stages last longer than a process takes to start.
 TINY = f"""
-    quickstart --num-pipelines {NUM_PIPELINES} --sampler random --no-stop-hopeless
+    streets --num-pipelines {NUM_PIPELINES} --sampler random --no-stop-hopeless
     --pipeline.data.size 64 128 --pipeline.data.num-samples 16
     --pipeline.data.augmentation.crop-size 64 64 --pipeline.latency.max-seconds 0.2
     --pipeline.teacher.width 0.125 --pipeline.student.width 0.125

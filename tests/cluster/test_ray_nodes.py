@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from search.config import StudyConfig
 from search.on_ray.nodes import _ask_nodes, alive_nodes, check_cluster, read_file, summon_worker
-from search.recipes import quickstart
+from search.recipes import streets
 from trainables.network_config import NetworkConfig
 from trainables.process.shipped_code import pack_code
 
@@ -37,14 +37,14 @@ def two_nodes() -> Iterator[Cluster]:
 
 
 def with_root(root: Path) -> StudyConfig:
-    config = quickstart()
+    config = streets()
     data = replace(config.pipeline.data, name="folder", root=root)
     return replace(config, pipeline=replace(config.pipeline, data=data))
 
 
 def test_equal_nodes_pass_and_leave_nothing(two_nodes: Cluster, tmp_path: Path) -> None:
     assert len(alive_nodes()) == 2
-    check_cluster(quickstart(), tmp_path)
+    check_cluster(streets(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,16 +56,16 @@ def test_every_node_without_the_data_is_named(two_nodes: Cluster, tmp_path: Path
 
 
 def test_worker_that_never_comes_is_not_waited_for_beyond_the_limit(two_nodes: Cluster) -> None:
-    summon_worker(quickstart(), wait_seconds=0)
-    summon_worker(replace(quickstart(), gpus_per_trial=1.0), wait_seconds=0.1)
+    summon_worker(streets(), wait_seconds=0)
+    summon_worker(replace(streets(), gpus_per_trial=1.0), wait_seconds=0.1)
 
 
 def test_every_node_tries_the_storage(two_nodes: Cluster, tmp_path: Path) -> None:
     storage = tmp_path / "storage"
-    check_cluster(quickstart(), tmp_path, storage.as_uri())
+    check_cluster(streets(), tmp_path, storage.as_uri())
     assert list(storage.iterdir()) == []
     with pytest.raises(ValueError, match="cannot use the run's storage") as error:
-        check_cluster(quickstart(), tmp_path, "file:///proc/nowhere")
+        check_cluster(streets(), tmp_path, "file:///proc/nowhere")
     for node in alive_nodes():
         assert node["NodeID"][:8] in str(error.value)
 
@@ -95,7 +95,7 @@ def test_the_users_network_reaches_every_node(
     monkeypatch.syspath_prepend(library)
     other = tmp_path / "other_net.py"
     other.write_text("import of_the_driver\nfrom torch import nn\n\nmake = nn.Conv2d\n")
-    config = quickstart()
+    config = streets()
     student = NetworkConfig(name=f"{other}:make")
     config = replace(config, pipeline=replace(config.pipeline, student=student))
     with pytest.raises(ValueError, match="No module named 'of_the_driver'") as error:
@@ -110,7 +110,7 @@ def test_study_begins_without_a_node_that_has_just_died(
     node = two_nodes.add_node(num_cpus=1)
     assert len(alive_nodes()) == 3
     node.kill_raylet()
-    check_cluster(quickstart(), tmp_path)
+    check_cluster(streets(), tmp_path)
     assert len(alive_nodes()) == 2
     assert f"({node.node_id[:8]}) has died" in caplog.text
 
@@ -118,7 +118,7 @@ def test_study_begins_without_a_node_that_has_just_died(
 def run_study(address: str, folder: Path, *prefix: str) -> subprocess.CompletedProcess[str]:
     """Run search/run.py with an address that it must refuse."""
     return subprocess.run(
-        [*prefix, sys.executable, "search/run.py", "quickstart", "--address", address,
+        [*prefix, sys.executable, "search/run.py", "streets", "--address", address,
          "--output-dir", str(folder), "--cache-dir", str(folder / "cache")],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_gcs_server_request_timeout_seconds": "3"},

@@ -107,7 +107,7 @@ def test_three_machines_share_a_run_in_storage_alone(
         hosts.ray("exec", str(hosts.file), f"cd segfront && {command}")
     seen = hosts.folder / "shared" / "copy"
     hosts.ssh(1, f"cp -r /tmp/segfront-cache/runs {seen}")
-    (run_dir,) = seen.glob("*/quickstart-*")
+    (run_dir,) = seen.glob("*/streets-*")
     assert {result["node_ip"] for result in read_results(run_dir)} == set(hosts.addresses)
     hosts.ray_down()
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.config import StudyConfig
-from search.recipes import quickstart
+from search.recipes import streets
 from search.space import make_space
 from trainables.ranges import FloatRange
 
@@ -25,7 +25,7 @@ def config() -> StudyConfig:
         pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
         lr=FloatRange(low=1e-3, high=4e-3, log=True),
     )
-    return replace(quickstart(), num_pipelines=8, first_points=(), continuation=False, space=space)
+    return replace(streets(), num_pipelines=8, first_points=(), continuation=False, space=space)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from search.on_ray import metrics as ray_metrics
 from search.on_ray.session import ray_session
 from search.pipelines.study import PipelineStudy
-from search.recipes import quickstart
+from search.recipes import streets
 from search.run_files.progress import ProgressBoard
 from trainables.pipeline import StageResult
 
@@ -26,7 +26,7 @@ for name, seconds in (("teacher-1", 100.0), ("sparse-1", 20.0)):
     (folder / "stages" / name).mkdir(parents=True)
     content = {"result": {"seconds": seconds}, "files": {}}
     (folder / "stages" / name / "result.json").write_text(json.dumps(content))
-study = PipelineStudy(replace(quickstart(), num_pipelines=4), folder)
+study = PipelineStudy(replace(streets(), num_pipelines=4), folder)
 metrics = {"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5}
 stages = {"teacher": "teacher-1", "sparse": "sparse-1"}
 for _ in range(3):

@@ -183,7 +183,7 @@ points = (
     {**first, "pruned.pruning_ratio": 0.3, "distilled.dkd.temperature": 7.0},
 )
 config = replace(
-    parse_arguments(["quickstart", *TINY, "--cache-dir", str(folder / "cache")]).study,
+    parse_arguments(["streets", *TINY, "--cache-dir", str(folder / "cache")]).study,
     num_pipelines=len(points),
     first_points=points,
     continuation=False,

@@ -28,7 +28,7 @@ from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.study import PipelineStudy
-from search.recipes import quickstart
+from search.recipes import streets
 from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.space import make_space
 from trainables.chain import make_settings
@@ -127,7 +127,7 @@ points = (
     first,
     {**first, "distilled.dkd.temperature": 2.0},
 )
-config = quickstart()
+config = streets()
 latency = replace(config.pipeline.latency, max_seconds=0.5)
 config = replace(
     config,

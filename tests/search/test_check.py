@@ -24,7 +24,7 @@ SMALL = [
 
 def check(tmp_path: Path, *flags: str) -> int:
     folders = ["--output-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache")]
-    return main(["quickstart", "--check", "--no-estimate", *folders, *flags])
+    return main(["streets", "--check", "--no-estimate", *folders, *flags])
 
 
 def test_a_good_study_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,8 +33,8 @@ def test_a_good_study_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
     for text in ("6 training", "19 classes: road", "pruned by half", "measured in onnxruntime"):
         assert text in output or text == "6 training"
     assert "nothing was trained; the study can be run" in output
-    assert (tmp_path / "runs" / "quickstart-check.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["quickstart-check.png"]
+    assert (tmp_path / "runs" / "streets-check.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["streets-check.png"]
 
 
 def test_every_problem_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,10 +134,10 @@ def check_confirmation(folder: Path, output: str) -> None:
 def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    process = start("quickstart", *TINY, "--output-dir", str(tmp_path), "--cache-dir",
+    process = start("streets", *TINY, "--output-dir", str(tmp_path), "--cache-dir",
                     str(tmp_path / "cache"))  # fmt: skip
-    wait_until(lambda: any(complete(f) for f in tmp_path.glob("quickstart-*")), process)
-    folder = next(tmp_path.glob("quickstart-*"))
+    wait_until(lambda: any(complete(f) for f in tmp_path.glob("streets-*")), process)
+    folder = next(tmp_path.glob("streets-*"))
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, (output, errors)
@@ -202,12 +202,12 @@ def test_studies_that_share_a_store_compute_a_stage_once(
     for runs, point in (("first", {"temperature": 2}), ("second", {"temperature": 3})):
         point |= {"pruning_ratio": 0.4, "lr": 0.003}
         points.write_text(json.dumps([point, {**point, "sparsity_lambda": 1e-4}]))
-        process = start("quickstart", *flags, "--output-dir", str(tmp_path / runs))
+        process = start("streets", *flags, "--output-dir", str(tmp_path / runs))
         output, errors = process.communicate(timeout=400)
         assert process.returncode == 0, (output, errors)
         results = store.glob("*/result.json")
         computed.append({path.parent.name: path.stat().st_mtime_ns for path in results})
-        (run,) = (tmp_path / runs).glob("quickstart-*")
+        (run,) = (tmp_path / runs).glob("streets-*")
         if runs == "first":
             assert len(read_processes(run)) == 2
     one, two = computed
@@ -237,7 +237,7 @@ def test_study_in_storage_goes_on_from_there_alone_and_outlasts_a_minute_without
     tmp_path: Path, s3: Any, bucket: str, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     runs, cache = RemoteFolder(bucket) / "runs", tmp_path / "cache"
-    process = start("quickstart", *TINY, "--output-dir", runs.uri, "--cache-dir", str(cache))
+    process = start("streets", *TINY, "--output-dir", runs.uri, "--cache-dir", str(cache))
     wait_until(lambda: any(name.endswith("config.json") for name in runs.list()), process)
     (name,) = (name for name in runs.list() if name.endswith("config.json"))
     run = runs / name.partition("/")[0]

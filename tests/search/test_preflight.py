@@ -8,7 +8,7 @@ from rich.console import Console
 
 from search.command_line import parse_arguments
 from search.preflight import check_store, check_study, settle_paths
-from search.recipes import quickstart
+from search.recipes import streets
 from search.run import prepare
 from search.run_files.remote_run import connect, create_remote_run
 from search.run_files.run_folder import create_run_folder
@@ -20,7 +20,7 @@ def test_store_of_all_studies_stands_for_the_stages_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = settle_paths(replace(quickstart(), store="shared/store"))
+    config = settle_paths(replace(streets(), store="shared/store"))
     check_store(config.store, is_remote=False)
     folder = create_run_folder(tmp_path / "runs", config)
     assert (folder / "stages").resolve() == tmp_path / "shared" / "store"
@@ -31,7 +31,7 @@ def test_store_of_all_studies_stands_for_the_stages_of_a_run(
 def test_store_in_storage_stands_for_the_stages_of_a_run_there(bucket: str, tmp_path: Path) -> None:
     runs, store = connect(bucket) / "runs", connect(bucket) / "store"
     check_store(store.uri, is_remote=True)
-    config = replace(quickstart(), store=store.uri, cache_dir=tmp_path)
+    config = replace(streets(), store=store.uri, cache_dir=tmp_path)
     run = create_remote_run(runs, config)
     assert run.store.uri == store.uri
     assert not (run.folder / "stages").exists()
@@ -46,13 +46,13 @@ def test_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"storage cannot be used: .*nowhere"):
         check_store("file:///proc/nowhere", is_remote=False)
     with pytest.raises(ValueError, match=r"keep must be all when .* store .*; got 'front'"):
-        replace(quickstart(), store="/store", keep="front")
+        replace(streets(), store="/store", keep="front")
 
 
 def test_more_top_logits_than_classes_allow_are_refused_before_anything_trains(
     tmp_path: Path,
 ) -> None:
-    config = quickstart()
+    config = streets()
     data = replace(config.pipeline.data, num_samples=4, size=(32, 64))
     pipeline = replace(config.pipeline, data=data, teacher_logits=TeacherLogitsConfig(top_k=9))
     config = replace(config, pipeline=pipeline, cache_dir=tmp_path)
@@ -63,7 +63,7 @@ def test_more_top_logits_than_classes_allow_are_refused_before_anything_trains(
 
 
 def test_a_distiller_of_frame_pairs_is_refused_on_still_images(tmp_path: Path) -> None:
-    config = quickstart()
+    config = streets()
     data = replace(config.pipeline.data, num_samples=4, size=(32, 64))
     space = set_ranges(config.space, {"distilled.distiller": ("none", "consistency")})
     config = replace(
@@ -76,7 +76,7 @@ def test_a_distiller_of_frame_pairs_is_refused_on_still_images(tmp_path: Path) -
 def test_what_is_doubtful_about_the_data_is_printed_before_anything_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["quickstart", "--pipeline.data.size", "32", "64", "--pipeline.data.num-samples", "4",
+    flags = ["streets", "--pipeline.data.size", "32", "64", "--pipeline.data.num-samples", "4",
              "--output-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache"),
              "--pipeline.student.width", "0.125", "--pipeline.teacher.width", "0.125"]  # fmt: skip
     *_, dataset = prepare(parse_arguments(flags), Console(width=500))

@@ -58,7 +58,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
 
 
 def run(*flags: str) -> int:
-    return main(["quickstart", *flags])
+    return main(["streets", *flags])
 
 
 OUTPUT = ("--output-dir", "/mnt/runs")
@@ -70,7 +70,7 @@ def test_the_job_is_the_same_command_inside_the_cluster(
 ) -> None:
     assert run(*words, *OUTPUT, "--seed", "3") == 0
     assert shlex.split(client.submitted["entrypoint"]) == [
-        "python", "search/run.py", "quickstart", *OUTPUT, "--seed", "3", "--address", "auto",
+        "python", "search/run.py", "streets", *OUTPUT, "--seed", "3", "--address", "auto",
     ]  # fmt: skip
     output = capsys.readouterr().out
     assert "job-1" in output

@@ -129,10 +129,10 @@ def test_every_number_bears_recipe_and_run(
     board: ProgressBoard, gauges: dict[str, list[Any]], tmp_path: Path
 ) -> None:
     searcher: Any = SimpleNamespace(open_results=[], baselines={})
-    metrics = StudyMetrics(board, searcher, tmp_path / "quickstart-1", "cpu")
+    metrics = StudyMetrics(board, searcher, tmp_path / "streets-1", "cpu")
     metrics.tick()
     metrics.tick()  # too soon
-    assert gauges["segfront_front_size"] == [(1, {"recipe": "quickstart", "run": "quickstart-1"})]
+    assert gauges["segfront_front_size"] == [(1, {"recipe": "streets", "run": "streets-1"})]
 
 
 def test_retrainings_are_counted_apart_from_the_pipelines(
@@ -205,7 +205,7 @@ def test_failure_is_logged_once_and_ends_nothing(
 def test_numbers_are_read_over_http(tmp_path: Path) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}
     ended = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "quickstart-1")],
+        [sys.executable, str(SCRIPT), str(tmp_path / "streets-1")],
         cwd=ROOT,
         env={**inherited, "PYTHONPATH": str(ROOT), "RAY_metrics_report_interval_ms": "1000"},
         capture_output=True,
@@ -219,7 +219,7 @@ def test_numbers_are_read_over_http(tmp_path: Path) -> None:
     for line in answer["lines"]:
         name, labels, value = re.fullmatch(r"ray_(\w+)\{(.*)\} (\S+)", line).groups()
         tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        assert (tags["recipe"], tags["run"]) == ("quickstart", "quickstart-1")
+        assert (tags["recipe"], tags["run"]) == ("streets", "streets-1")
         found[name][tuple(tags[key] for key in METRICS[name].tags)] = float(value)
     assert found["segfront_best_miou"] == {(): 0.5}
     assert found["segfront_hypervolume"] == {(): 0.125}

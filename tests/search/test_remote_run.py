@@ -193,7 +193,7 @@ def test_storage_that_cannot_be_used_ends_the_command(
 ) -> None:
     monkeypatch.setattr(remote_run, "START_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr("search.run.check_study", lambda config: pytest.fail("data were read"))
-    arguments = ["quickstart"] if flag == "--output-dir" else []
+    arguments = ["streets"] if flag == "--output-dir" else []
     assert main([*arguments, flag, uri]) == 2
     printed = capsys.readouterr()
     assert words in printed.err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from search.recipes import quickstart
+from search.recipes import streets
 from trainables.chain import make_chain
 from trainables.context import StageContext
 from trainables.pipeline import build_baselines
@@ -28,7 +28,7 @@ from trainables.stages.stage import Work
 
 @pytest.fixture
 def config() -> PipelineConfig:
-    pipeline = quickstart().pipeline
+    pipeline = streets().pipeline
     augmentation = replace(pipeline.data.augmentation, crop_size=(64, 64))
     return replace(
         pipeline,
