@@ -92,6 +92,9 @@ class Int8Config:
             rounding.
         num_steps: Number of steps of the fine-tuning with rounding (method qat).
         lr: Peak learning rate of that fine-tuning, above 0.
+        whole_images: Fine-tune on whole images, as the file will see them. False: on crops as large
+            as in the other trainings, which takes less memory. For an accurate network, crops can
+            cost more than the rounding.
     """
 
     max_drop: Annotated[float, tyro.conf.arg(aliases=["--max-int8-drop"])] = 0.01
@@ -99,6 +102,7 @@ class Int8Config:
     num_ranking: int = 2
     num_steps: int = 200
     lr: float = 1e-4
+    whole_images: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop <= 1:

@@ -42,6 +42,10 @@ def train_with_rounding(
         TrainingDiverged: A loss is no longer finite.
     """
     schedule = config.int8
+    if schedule.whole_images:
+        size = config.data.open_cached("train", context.cache_dir).common_size
+        augmentation = replace(config.data.augmentation, crop_size=size, scale_range=(1.0, 1.0))
+        config = replace(config, data=replace(config.data, augmentation=augmentation))
     optimizer = replace(config.distil.optimizer, lr=schedule.lr)
     learning = make_learning(
         config,
@@ -55,7 +59,7 @@ def train_with_rounding(
         rounding = FakeQuantization(model)
         stream = (FramePairStream if lessons.has_pairs else TrainingStream)(
             config.data.open_cached("train", context.cache_dir),
-            config.data.augmentation,
+            learning.data.augmentation,
             seed=learning.seed,
             teacher_logits=lessons.cached.logits if lessons.cached else None,
         )
