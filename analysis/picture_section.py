@@ -44,7 +44,7 @@ def name_network(network: PicturedNetwork) -> str:
     """Return the name of a network in the report."""
     if network.trial is not None:
         return f"Trial {network.trial}"
-    return "Uncompressed" if network.name == "dense" else network.name.capitalize()
+    return {"dense": "Uncompressed", "teacher": "Teacher"}.get(network.name, network.name)
 
 
 def _render_run(run: Run) -> str:

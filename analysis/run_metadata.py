@@ -67,6 +67,11 @@ class Baseline:
     stage: str = ""
     role: str = "student"
 
+    @property
+    def title(self) -> str:
+        """Name at the start of a line; the name of an architecture stays as it is."""
+        return self.name.capitalize() if self.name in ("teacher", "dense") else self.name
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that contains one object.

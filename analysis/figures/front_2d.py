@@ -135,7 +135,7 @@ def _trial_marks(
 def _baseline_marks(results: Results, pair: tuple[Objective, Objective]) -> list[Marks]:
     return [
         Marks(
-            escape(baseline.name.capitalize()),
+            escape(baseline.title),
             [pair[0].quantity.shown(baseline.values[pair[0].name])],
             [pair[1].quantity.shown(baseline.values[pair[1].name])],
             [describe_baseline(results, baseline)],

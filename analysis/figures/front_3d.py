@@ -96,7 +96,7 @@ def _get_front_3d_info(results: Results, summary: Summary) -> Front3DInfo:
     ]
     baselines = [
         Cloud(
-            escape(baseline.name.capitalize()),
+            escape(baseline.title),
             [_position(baseline.values, axes)],
             [describe_baseline(results, baseline)],
         )

@@ -12,7 +12,8 @@ from urllib.parse import quote
 import pandas as pd
 
 from analysis.papers.figures import PaperFigure
-from analysis.papers.tables import OURS, PAPER, SOURCE, PaperTable
+from analysis.papers.published_tables import RATIO
+from analysis.papers.tables import NOTE, OURS, PAPER, SOURCE, PaperTable
 from analysis.quantities import format_number
 
 MISSING = "–"
@@ -111,9 +112,15 @@ def _render_figure(figure: PaperFigure) -> str:
 
 
 def _format(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return all cells as text: the papers' numbers as printed, ours with significant digits."""
+    """Return all cells as text: the papers' numbers as printed, ours with significant digits.
+
+    Pruning ratios are settings, so they are printed as they were set.
+    """
     texts = [
-        {name: _format_cell(value, row[SOURCE] == PAPER) for name, value in row.items()}
+        {
+            name: _format_cell(value, row[SOURCE] == PAPER or name == RATIO)
+            for name, value in row.items()
+        }
         for row in rows.to_dict(orient="records")
     ]
     return pd.DataFrame(texts, columns=rows.columns)
@@ -132,4 +139,6 @@ def _is_numeric(column: pd.Series) -> bool:
 
 
 def _text_class(column: pd.Series) -> str:
-    return "" if _is_numeric(column) else ' class="text"'
+    if _is_numeric(column):
+        return ""
+    return ' class="reason"' if column.name == NOTE else ' class="text"'
