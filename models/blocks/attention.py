@@ -40,7 +40,7 @@ class EfficientChannelAttention(ChannelLayer):
         if self.in_channels == self.num_positions:
             weights = self.conv(means[:, None])[:, 0]
         else:
-            row = means.new_zeros(len(means), self.num_positions)
+            row = means.new_zeros(means.shape[0], self.num_positions)
             row = row.index_copy(1, self.positions, means)
             weights = self.conv(row[:, None])[:, 0].index_select(1, self.positions)
         weighted: Tensor = features * weights.sigmoid()[:, :, None, None]

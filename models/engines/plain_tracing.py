@@ -43,6 +43,8 @@ class PlainTracing(TorchFunctionMode):
         if self.fixes_sizes:
             if func in _SIZE_READERS:
                 return _to_numbers(func(*args, **kwargs))
+            if func is torch.Tensor.__len__:  # Python wants a number, the tracer gives a tensor
+                return _to_numbers(args[0].shape)[0]
             if func in _VALUE_READERS:
                 raise DataDependentError(
                     "the network reads the value of a tensor while it runs, which a fixed graph "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models import create_model
+from models.blocks.attention import EfficientChannelAttention
 from models.deployment.graph import DeployedGraph
 from models.engines import (
     ENGINES,
@@ -253,3 +254,25 @@ def test_openvino_is_asked_for_when_it_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(EngineError, match=r"not installed: pip install -e '.\[openvino\]'"):
         openvino_engine.OpenVino().check(EngineSettings())
+
+
+class Counting(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.repeat(len(images), 1, 1, 1) * len(images[0])
+
+
+def make_pruned_attention() -> nn.Module:
+    attention = EfficientChannelAttention(8)
+    attention.keep([0, 2, 3, 7])
+    return nn.Sequential(nn.Conv2d(3, 4, 1), attention)
+
+
+@pytest.mark.parametrize("make", [Counting, make_pruned_attention])
+def test_the_length_of_a_tensor_and_a_pruned_attention_are_translated(make: Any):
+    torch.manual_seed(0)
+    network = make().eval()
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), np.uint8)
+    session = ENGINES["onnxruntime"].build(network, images.shape, EngineSettings())
+    with torch.no_grad():
+        expected = DeployedGraph(network, NORMALIZATION, (8, 8))(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(session.run(images), expected, rtol=1e-4, atol=1e-5)
