@@ -82,7 +82,8 @@ def measure(arguments: Arguments, console: Console) -> str:
     """Time all networks in all engines and return the document."""
     middle = sorted(arguments.ratios)[-2:][0]
     cases = [Case(n, p) for n in arguments.networks for p in arguments.ratios]
-    cases += [Case(n, middle, r) for n in arguments.rounded for r in (8, 16)]
+    rounded = [name for name in arguments.rounded if name in arguments.networks]
+    cases += [Case(n, middle, r) for n in rounded for r in (8, 16)]
     shape = (3, *arguments.resolution)
     reference = create_model(REFERENCE, num_classes=11).eval()
     options = {"max_seconds": arguments.max_seconds, "num_threads": arguments.num_threads}
