@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import moocore
-import numpy as np
 import pandas as pd
 import tyro
 from command import run_command
@@ -29,6 +27,7 @@ from models import create_model
 from models.checkpoint import load_checkpoint, read_metadata
 from models.deployment.run_folder import CHECKPOINT
 from models.latency import Reference
+from search.pipelines.front import front_mask
 
 EAGER = "pytorch"
 
@@ -103,11 +102,9 @@ def find_networks(run_dir: Path, metadata: dict[str, object]) -> list[Network]:
 
 def find_members(table: pd.DataFrame, engine: str) -> set[str]:
     """Return the names of the networks on the front of mIoU and an engine's latency."""
-    values = table[["miou", engine]].to_numpy(dtype=float)
-    on_front: np.ndarray[tuple[int], np.dtype[np.bool_]] = moocore.is_nondominated(
-        values, maximise=[True, False]
-    )
-    return set(table["network"][on_front])
+    names = ("miou", "latency_ms")
+    measured = table[["miou", engine]].set_axis(names, axis="columns").to_dict(orient="records")
+    return set(table["network"][front_mask(measured, names)])
 
 
 def describe(table: pd.DataFrame, engines: tuple[str, ...], conditions: str) -> str:

@@ -31,6 +31,7 @@ SHORT_FINE_TUNING: dict[str, Any] = {
 }
 STREETS_NETWORK = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.22)
 STREETS_WEIGHTS = Path(models.pretrained.__file__).with_name("streets.safetensors")
+WHOLE_STREETS = AugmentationConfig(crop_size=(96, 192), scale_range=(0.9, 1.3))
 GPU_TEACHER = NetworkConfig(name="deeplabv3plus", backbone="resnet101", backbone_weights="imagenet")
 
 
@@ -85,10 +86,7 @@ def quickstart() -> StudyConfig:
     training = replace(base.pipeline.distil, num_steps=160, optimizer=optimizer)
     pipeline = replace(
         base.pipeline,
-        data=replace(
-            base.pipeline.data,
-            augmentation=AugmentationConfig(crop_size=(96, 192), scale_range=(0.9, 1.3)),
-        ),
+        data=replace(base.pipeline.data, augmentation=WHOLE_STREETS),
         student=replace(STREETS_NETWORK, weights=str(STREETS_WEIGHTS)),
         self_teaching=True,
         sparse=replace(training, num_steps=20),
@@ -116,19 +114,15 @@ def streets_network() -> StudyConfig:
     `python -m models.halve RUN_DIR/stages/dense-KEY/checkpoint.safetensors FILE` then stores it.
     """
     base = streets()
-    data = replace(base.pipeline.data, num_samples=1600)
-    optimizer = replace(base.pipeline.dense.optimizer, lr=4e-3)
     pipeline = replace(
         base.pipeline,
-        data=replace(
-            data, augmentation=AugmentationConfig(crop_size=(96, 192), scale_range=(0.9, 1.3))
-        ),
+        data=replace(base.pipeline.data, num_samples=1600, augmentation=WHOLE_STREETS),
         student=STREETS_NETWORK,
         self_teaching=True,
         dense=TrainConfig(
             num_steps=2400,
             batch_size=8,
-            optimizer=optimizer,
+            optimizer=base.pipeline.dense.optimizer,
             class_weighting="enet",
             class_weight_power=0.35,
         ),

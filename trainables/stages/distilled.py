@@ -93,8 +93,7 @@ class DistilledStage(NetworkStage):
         self.settings = settings
         optimizer = replace(learning.training.optimizer, lr=settings.lr)
         self.learning = replace(learning, training=replace(learning.training, optimizer=optimizer))
-        self.distillers = [DISTILLERS[name] for name in choose(settings.distiller)]
-        if any(distiller.needs_features for distiller in self.distillers):
+        if any(DISTILLERS[name].needs_features for name in choose(settings.distiller)):
             teacher_logits = replace(teacher_logits, source="live")
         self.teacher_logits = teacher_logits
 

@@ -51,6 +51,23 @@ class Learning:
         weights = 1 / torch.log(1.02 + shares)
         return (weights**self.training.class_weight_power).to(context.device)
 
+    def open_stream(
+        self, context: StageContext, *, has_pairs: bool, teacher_logits: TeacherLogits | None
+    ) -> TrainingStream:
+        """Open the augmented training samples.
+
+        Args:
+            context: Folders.
+            has_pairs: Whether images come as pairs of consecutive frames.
+            teacher_logits: Teacher logits of the training images, which go into the samples.
+        """
+        return (FramePairStream if has_pairs else TrainingStream)(
+            self.data.open_cached("train", context.cache_dir),
+            self.data.augmentation,
+            seed=self.seed,
+            teacher_logits=teacher_logits,
+        )
+
     def run(
         self,
         model: SegmentationNetwork,
@@ -89,12 +106,7 @@ class Learning:
         Raises:
             TrainingDiverged: A loss is no longer finite.
         """
-        stream = (FramePairStream if has_pairs else TrainingStream)(
-            self.data.open_cached("train", context.cache_dir),
-            self.data.augmentation,
-            seed=self.seed,
-            teacher_logits=teacher_logits,
-        )
+        stream = self.open_stream(context, has_pairs=has_pairs, teacher_logits=teacher_logits)
         state_path = folder / "state.safetensors"
         if compute_loss is None:
             weights = self.class_weights(context)

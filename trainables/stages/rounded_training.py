@@ -11,8 +11,6 @@ from torch import nn
 
 from models.quantization.fake_quantization import FakeQuantization
 from trainables.context import StageContext
-from trainables.data import TrainingStream
-from trainables.data.frame_pairs import FramePairStream
 from trainables.distillers.kd import KDSettings
 from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.learning.training import place, train
@@ -57,10 +55,9 @@ def train_with_rounding(
     state_path = folder / "state.safetensors"
     with teaching.begin(model, learning, context) as lessons:
         rounding = FakeQuantization(model)
-        stream = (FramePairStream if lessons.has_pairs else TrainingStream)(
-            config.data.open_cached("train", context.cache_dir),
-            learning.data.augmentation,
-            seed=learning.seed,
+        stream = learning.open_stream(
+            context,
+            has_pairs=lessons.has_pairs,
             teacher_logits=lessons.cached.logits if lessons.cached else None,
         )
         train(
