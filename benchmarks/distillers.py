@@ -21,39 +21,37 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from command import describe_measurement, run_command
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
-from torch import Tensor, nn
 
+from models import SegmentationNetwork
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.hardware import describe_hardware
 from models.pruning import prune
 from trainables.context import StageContext
-from trainables.data import (
-    AugmentationConfig,
-    SegmentationDataset,
-    TrainingStream,
-    cache_dataset,
-    create_dataset,
-)
-from trainables.data.frame_pairs import FramePairStream
-from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, build_loss
+from trainables.data import AugmentationConfig
+from trainables.data_source import DataConfig
+from trainables.distillers import DISTILLERS
 from trainables.learning.evaluation import evaluate
 from trainables.learning.optimization import OptimizerConfig
-from trainables.learning.training import Batch, TrainConfig, train
+from trainables.learning.taylor import score_by_taylor
+from trainables.learning.teacher_cache import TeacherLogitsConfig
+from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
+from trainables.stages.learning import Learning
+from trainables.stages.teaching import Teaching
 
 LITE0 = NetworkConfig(
     name="deeplabv3plus",
@@ -61,6 +59,13 @@ LITE0 = NetworkConfig(
     backbone_weights="imagenet_backbones/efficientnet_lite0_timm.safetensors",
     decoder_channels=128,
 )
+DUAL_BRANCH = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.25)
+
+
+def make_data() -> DataConfig:
+    """CamVid at 96 x 128."""
+    augmentation = AugmentationConfig(crop_size=(96, 128), scale_range=(0.75, 1.5))
+    return DataConfig(name="camvid", size=(96, 128), augmentation=augmentation)
 
 
 class Method(NamedTuple):
@@ -112,13 +117,15 @@ class Arguments:
         methods: Methods to compare, keys of `METHODS`; default: all.
         seeds: Seeds of the fine-tunings.
         steps: Numbers of steps of the fine-tunings; there is a table for each number.
-        data: Data set, a key of `trainables.data.DATASETS`.
-        data_root: Folder of the data set; default: the value of its environment variable.
-        size: Height and width to which the images are scaled.
-        teacher: Checkpoint of a trained teacher; default: a DeepLabV3+ is trained.
+        data: Data set and augmentation.
+        teacher: Network that teaches, trained first unless its weights are given.
         teacher_steps: Number of steps of the teacher's training.
+        self_teaching: Whether the student before it was pruned teaches instead.
+        student: Network that is pruned, trained first unless its weights are given.
         dense_steps: Number of steps of the student's training before it is pruned.
         pruning_ratio: Pruning ratio of the student.
+        scope: Scope of the pruning: local or global.
+        importance: Ranking of the channels: bn_scale, group_l2 or taylor.
         batch_size: Images per step.
         lr: Peak learning rate of every fine-tuning.
         num_threads: Number of CPU threads.
@@ -130,23 +137,20 @@ class Arguments:
     methods: tuple[str, ...] = tuple(METHODS)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     steps: tuple[int, ...] = (460,)
-    data: str = "camvid"
-    data_root: Path | None = None
-    size: tuple[int, int] = (96, 128)
-    teacher: Path | None = None
+    data: DataConfig = field(default_factory=make_data)
+    teacher: NetworkConfig = LITE0
     teacher_steps: int = 1500
+    self_teaching: bool = False
+    student: NetworkConfig = DUAL_BRANCH
     dense_steps: int = 1000
     pruning_ratio: float = 0.5
+    scope: Literal["local", "global"] = "local"
+    importance: Literal["bn_scale", "group_l2", "taylor"] = "bn_scale"
     batch_size: int = 8
     lr: float = 2e-3
     num_threads: int = 2
     max_minutes: float | None = None
     output: Path | None = None
-    student: NetworkConfig = field(
-        default_factory=lambda: NetworkConfig(
-            name="dual_branch", backbone="tu-resnet18", width=0.25
-        )
-    )
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.methods) - set(METHODS))
@@ -176,15 +180,11 @@ class Bench:
         self.context = StageContext(
             cache_dir=self.folder / "cache", num_threads=arguments.num_threads
         )
-        self.train_set = self._open("train")
-        self.val_set = self._open("val")
+        self.val_set = arguments.data.open_cached("val", self.context.cache_dir)
 
-    def _open(self, split: str) -> SegmentationDataset:
-        options = {"size": self.arguments.size}
-        dataset = create_dataset(self.arguments.data, self.arguments.data_root, split, **options)
-        return cache_dataset(dataset, self.folder / "cache")
-
-    def configure(self, num_steps: int, lr: float, backbone_lr_factor: float = 1.0) -> TrainConfig:
+    def configure(
+        self, num_steps: int, lr: float, *, seed: int, backbone_lr_factor: float = 1.0
+    ) -> Learning:
         """Make the configuration of a training."""
         optimizer = OptimizerConfig(
             name="adamw",
@@ -194,48 +194,64 @@ class Bench:
             warmup_fraction=0.1,
             backbone_lr_factor=backbone_lr_factor,
         )
-        return TrainConfig(
+        training = TrainConfig(
             num_steps=num_steps, batch_size=self.arguments.batch_size, optimizer=optimizer
         )
+        return Learning(data=self.arguments.data, training=training, seed=seed)
 
-    def stream(self, seed: int, *, on_pairs: bool = False) -> TrainingStream:
-        """Make the stream of training samples."""
-        augmentation = AugmentationConfig(crop_size=self.arguments.size, scale_range=(0.75, 1.5))
-        return (FramePairStream if on_pairs else TrainingStream)(
-            self.train_set, augmentation, seed=seed
-        )
+    def obtain_dense(self) -> Path:
+        """Get the checkpoint of the student before it is pruned."""
+        learning = self.configure(self.arguments.dense_steps, 4e-3, seed=0)
+        return self._obtain("dense", self.arguments.student, learning)
 
     def obtain_teacher(self) -> Path:
-        """Get the checkpoint of the teacher; the teacher is trained if none was given."""
-        path = self.arguments.teacher or self.folder / "teacher.safetensors"
-        if not path.exists():
-            torch.manual_seed(0)
-            network = LITE0.build(self.train_set.num_classes)
-            self._train_first(network, "teacher", self.arguments.teacher_steps, 2e-3, path, 0.5)
-        return path
+        """Get the checkpoint of the teacher."""
+        if self.arguments.self_teaching:
+            return self.obtain_dense()
+        steps = self.arguments.teacher_steps
+        learning = self.configure(steps, 2e-3, seed=0, backbone_lr_factor=0.5)
+        return self._obtain("teacher", self.arguments.teacher, learning)
 
     def obtain_student(self) -> Path:
         """Get the checkpoint of the pruned student."""
-        dense = self.folder / "dense.safetensors"
-        if not dense.exists():
-            torch.manual_seed(0)
-            network = self.arguments.student.build(self.train_set.num_classes)
-            self._train_first(network, "dense", self.arguments.dense_steps, 4e-3, dense, 1.0)
         path = self.folder / f"pruned-{self.arguments.pruning_ratio:g}.safetensors"
         if not path.exists():
-            network = load_checkpoint(dense)
-            prune(network, torch.zeros(1, 3, *self.arguments.size), self.arguments.pruning_ratio)
+            network = load_checkpoint(self.obtain_dense())
+            measured = None
+            if self.arguments.importance == "taylor":
+                learning = self.configure(1, 1e-3, seed=0)
+                stream = learning.open_stream(self.context, has_pairs=False, teacher_logits=None)
+                measured = score_by_taylor(network, stream, self.context)
+            prune(
+                network,
+                torch.zeros(1, 3, *self.arguments.data.augmentation.crop_size),
+                self.arguments.pruning_ratio,
+                scope=self.arguments.scope,
+                importance=self.arguments.importance,
+                measured=measured,
+            )
             save_checkpoint(path, network)
         return path
 
-    def _train_first(
-        self, network: nn.Module, name: str, steps: int, lr: float, path: Path, factor: float
-    ) -> None:
-        state = self.folder / f"{name}.state"
-        config = self.configure(steps, lr, factor)
-        train(network, self.stream(0), config, name=name, state_path=state, context=self.context)
-        save_checkpoint(path, network.eval())
-        state.unlink(missing_ok=True)
+    def _obtain(self, name: str, config: NetworkConfig, learning: Learning) -> Path:
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            torch.manual_seed(0)
+            network = config.build(self.val_set.num_classes)
+            if config.weights is None:
+                self._train(network, learning, name)
+            save_checkpoint(path, network.eval())
+        return path
+
+    def _train(
+        self, network: SegmentationNetwork, learning: Learning, name: str, **options: Any
+    ) -> dict[str, Any]:
+        """Train in a folder that keeps the state of an interrupted training, and no more."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        result = learning.run(network, folder, self.context, name=name, metadata={}, **options)
+        shutil.rmtree(folder)
+        return result
 
     def measure(self, path: Path) -> float:
         """Measure the validation mIoU of a checkpoint."""
@@ -245,37 +261,24 @@ class Bench:
         """Fine-tune the pruned student with one method."""
         method = METHODS[name]
         student = load_checkpoint(self.obtain_student())
-        teacher = load_checkpoint(self.obtain_teacher()).requires_grad_(False)
-        torch.manual_seed(seed)
-        loss = build_loss(
-            {part: DISTILLERS[part].Settings(**given) for part, given in method.settings.items()},
-            student=student,
-            teacher=teacher,
-            image_size=self.arguments.size,
+        settings = {n: DISTILLERS[n].Settings(**given) for n, given in method.settings.items()}
+        is_taught = any(DISTILLERS[part].needs_teacher for part in settings)
+        teaching = Teaching(
+            methods=settings,
+            teacher=self.obtain_teacher() if is_taught else None,
+            logits=TeacherLogitsConfig(source="live"),
         )
-        is_taught = any(DISTILLERS[part].needs_teacher for part in method.settings)
-        with ExitStack() as stack:
-            own = stack.enter_context(FeatureTaps(student, loss.student_layers))
-            other = stack.enter_context(FeatureTaps(teacher, loss.teacher_layers))
-
-            def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
-                with torch.no_grad():
-                    taught = teacher(batch.images) if is_taught else None
-                features = own.take(), other.take()
-                return loss.compute_total(Lesson(logits, taught, batch.target, None, *features))
-
-            trained = train(
+        learning = self.configure(steps, self.arguments.lr, seed=seed)
+        with teaching.begin(student, learning, self.context) as lessons:
+            result = self._train(
                 student,
-                self.stream(seed, on_pairs=method.on_pairs),
-                self.configure(steps, self.arguments.lr),
-                name=name,
-                state_path=self.folder / f"{name}-{seed}-{steps}.state",
-                context=self.context,
-                compute_loss=compute_loss,
-                beside=loss,
+                learning,
+                f"{name}-{seed}-{steps}",
+                compute_loss=lessons.compute_loss,
+                beside=lessons.beside,
+                has_pairs=method.on_pairs,
             )
-        miou = evaluate(student, self.val_set, self.context).miou
-        return Run(name, seed, steps, miou, 1000 * trained.seconds / steps)
+        return Run(name, seed, steps, result["miou"], 1000 * result["seconds"] / steps)
 
     def read_runs(self) -> list[Run]:
         """Read the finished fine-tunings."""
@@ -287,7 +290,6 @@ class Bench:
         """Append a finished fine-tuning to the results, in a single write."""
         with (self.folder / "results.jsonl").open("a") as file:
             file.write(json.dumps(run._asdict()) + "\n")
-        (self.folder / f"{run.method}-{run.seed}-{run.steps}.state").unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -307,10 +309,9 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     bench = Bench(arguments)
     points = {
         "teacher": bench.measure(bench.obtain_teacher()),
+        "dense": bench.measure(bench.obtain_dense()),
         "pruned": bench.measure(bench.obtain_student()),
     }
-    dense = arguments.work_dir / "dense.safetensors"
-    points["dense"] = bench.measure(dense)
     console.print("  ".join(f"{name} {100 * miou:.1f} %" for name, miou in points.items()))
     done = {(r.method, r.seed, r.steps) for r in bench.read_runs()}
     # One seed after the other, so that methods can be compared before the last seed.
