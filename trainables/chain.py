@@ -117,6 +117,24 @@ def check_stages(stages: Sequence[str]) -> None:
         raise ValueError("a pipeline needs at least one stage that makes a network")
 
 
+def find_structure(chain: Chain) -> str | None:
+    """Describe the structure of a chain's network, as far as the settings decide it.
+
+    Args:
+        chain: Steps, root first.
+
+    Returns:
+        Equal texts for equal structures; None if the structure depends on the weights.
+    """
+    parts = [
+        STAGES[stage].describe_structure(settings)
+        for stage, settings in chain
+        if issubclass(STAGES[stage], NetworkStage)
+    ]
+    known = [part for part in parts if part is not None]
+    return " ".join(filter(None, known)) if len(known) == len(parts) else None
+
+
 def freeze(chosen: ChainSettings) -> Prefix:
     """Return the settings of a chain in hashable form."""
     return tuple(sorted(chosen.items()))

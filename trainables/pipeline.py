@@ -229,6 +229,7 @@ def run_stage(
     share: float = 1.0,
     *,
     fine_tuning_seed: int | None = None,
+    is_ahead: bool = False,
 ) -> StageResult:
     """Run the last stage of a chain, or reuse it; missing stages before it are run too.
 
@@ -240,6 +241,8 @@ def run_stage(
         share: Fraction of the stage's work after which it pauses, in 0..1; below 1 the result has
             "miou@<share>". Only for stages that `can_pause`.
         fine_tuning_seed: Seed of the last training, see `build_stages`.
+        is_ahead: Whether to do only what needs no stage before it, see `Stage.prepare`; the result
+            is empty.
 
     Raises:
         TrainingDiverged: A loss is no longer finite.
@@ -248,6 +251,9 @@ def run_stage(
     """
     stage = build_stages(config, chain, fine_tuning_seed=fine_tuning_seed)[-1]
     context.report(Progress(stage.name, 0, 1))
+    if is_ahead:
+        stage.prepare(store, context)
+        return StageResult()
     if share < 1:
         if not isinstance(stage, NetworkStage):
             raise ValueError(f"stage {stage.name} cannot pause")

@@ -136,7 +136,13 @@ def with_names(
 
 
 def describe_task(
-    chain: Chain, label: str, share: float = 1.0, fine_tuning_seed: int | None = None
+    chain: Chain,
+    label: str,
+    share: float = 1.0,
+    fine_tuning_seed: int | None = None,
+    *,
+    places: int = 1,
+    is_ahead: bool = False,
 ) -> dict[str, Any]:
     """Describe a trial as Tune passes it to its worker: plain lists, dicts, texts and numbers.
 
@@ -145,12 +151,16 @@ def describe_task(
         label: Name for the user.
         share: Fraction of the stage's work after which it pauses; 1: no pause.
         fine_tuning_seed: Seed of the last training only; None: that of the study.
+        places: Number of places that a pipeline's training takes, each as large as one stage.
+        is_ahead: Whether to do only what needs no stage before it, see `Stage.prepare`.
     """
     return {
         "chain": [[step.stage, flatten(step.settings)] for step in chain],
         "label": label,
         "share": share,
         "fine_tuning_seed": fine_tuning_seed,
+        "places": places,
+        "is_ahead": is_ahead,
     }
 
 
@@ -232,7 +242,15 @@ def _run(
     )
     try:
         seed = trial["fine_tuning_seed"]
-        result = run_stage(config, chain, store, context, trial["share"], fine_tuning_seed=seed)
+        result = run_stage(
+            config,
+            chain,
+            store,
+            context,
+            trial["share"],
+            fine_tuning_seed=seed,
+            is_ahead=trial["is_ahead"],
+        )
     except DataError:
         raise  # not caused by the settings
     except DETERMINISTIC_ERRORS as error:

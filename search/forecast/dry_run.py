@@ -40,6 +40,7 @@ class Places:
         units: Number of GPUs (on CPUs: of processes) of a stage that does not train.
         units_of_training: The same of a pipeline's training.
         units_of_root: The same of the training of an uncompressed network.
+        most_per_training: Largest number of places that a pipeline's training takes.
     """
 
     count: int
@@ -48,12 +49,15 @@ class Places:
     units: float = 1.0
     units_of_training: float = 1.0
     units_of_root: float = 1.0
+    most_per_training: int = 1
 
     def weigh(self, task: Task) -> float:
         """Return the number of GPUs (on CPUs: of processes) that a stage holds."""
         if task.is_root:
             return self.units_of_root
-        return self.units_of_training if STAGES[task.stage].trains else self.units
+        if task.is_ahead or not STAGES[task.stage].trains:
+            return self.units
+        return self.units_of_training * task.places
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +130,7 @@ class _Machines:
             heappush(self._running, (end, self._num_started, task, seconds))
 
     def _size(self, task: Task) -> int:
-        return min(self._places.of_root, self._places.count) if task.is_root else 1
+        return min(task.places, self._places.count)
 
 
 def dry_run(
@@ -166,7 +170,12 @@ def dry_run(
     with TemporaryDirectory() as folder:
         study = PipelineStudy(shortened, Path(folder))
         dispatcher = Dispatcher(
-            study, max_concurrent=places.count, max_exclusive=places.exclusive, budget=budget
+            study,
+            max_concurrent=places.count,
+            max_exclusive=places.exclusive,
+            most_places=places.most_per_training,
+            places_of_root=places.of_root,
+            budget=budget,
         )
         while True:
             while (task := dispatcher.take()) is not None:

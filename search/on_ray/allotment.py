@@ -33,6 +33,8 @@ class TrialResources:
         num_processes: Number of processes that share a training of a pipeline.
         num_processes_baseline: Number of processes that share the training of the teacher or of
             the dense student.
+        most_places: Largest number of places that a pipeline's training takes while others are
+            free; a place is what one stage needs.
     """
 
     device: str
@@ -44,6 +46,7 @@ class TrialResources:
     max_exclusive: int = 1
     num_processes: int = 1
     num_processes_baseline: int = 1
+    most_places: int = 1
 
     def list_bundles(
         self, trial: Mapping[str, Any], config: PipelineConfig
@@ -55,13 +58,15 @@ class TrialResources:
             config: Settings that all pipelines share.
         """
         chain = read_chain(trial)
-        cpus, gpus, count = self.num_cpus, self.num_gpus, self.num_processes
+        cpus, gpus = self.num_cpus, self.num_gpus
+        count = self.num_processes * trial["places"]
         trains = STAGES[chain[-1].stage].trains
         if is_root(trial):
             cpus, gpus = self.num_cpus_baseline, self.num_gpus_baseline
             count = self.num_processes_baseline
             trains = build_stages(config, chain)[-1].trains  # not if its weights are given
-        return [{"CPU": cpus, "GPU": gpus}] * (count if trains else 1)
+        is_shared = trains and not trial["is_ahead"]
+        return [{"CPU": cpus, "GPU": gpus}] * (count if is_shared else 1)
 
 
 def allot(
@@ -129,12 +134,23 @@ def allot(
         max_exclusive=wanted if can_grow else max(1, int(num_gpus) if gpus else num_nodes),
         num_processes=processes,
         num_processes_baseline=processes_baseline,
+        most_places=_count_most_places(config, gpus, num_gpus if node_gpus is None else node_gpus),
     )
 
 
 def _count_processes(gpus: float, processes: int) -> int:
     """Return one process per GPU, or the wanted number on a machine without GPUs."""
     return max(1, int(gpus)) if gpus else processes
+
+
+def _count_most_places(config: StudyConfig, gpus: float, node_gpus: float) -> int:
+    """Count the places of the largest training of a pipeline: all GPUs of a node.
+
+    On machines without GPUs it has as many processes as the training of a root.
+    """
+    if not gpus:
+        return max(1, config.processes_per_baseline // config.processes_per_trial)
+    return max(1, int(node_gpus // gpus)) if gpus >= 1 else 1
 
 
 def _choose_baseline_gpus(

@@ -34,6 +34,7 @@ def count_places(resources: TrialResources) -> Places:
         of_root=max(1, math.ceil(root)),
         units=single,
         units_of_training=single * processes,
+        most_per_training=resources.most_places,
         units_of_root=(resources.num_gpus_baseline or 1.0) * of_baseline,
     )
 

@@ -50,7 +50,14 @@ class PipelineSearcher(Searcher):  # type: ignore[misc,unused-ignore]
         if task is not None:
             self._tasks[trial_id] = task
             self._on_change()
-            return describe_task(task.chain, task.label, task.share, task.fine_tuning_seed)
+            return describe_task(
+                task.chain,
+                task.label,
+                task.share,
+                task.fine_tuning_seed,
+                places=task.places,
+                is_ahead=task.is_ahead,
+            )
         if self._should_stop() or self._dispatcher.is_over:
             return self.FINISHED  # type: ignore[no-any-return,unused-ignore]
         return None

@@ -12,6 +12,7 @@ from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Ending, StageTree, Task
 from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget
+from search.pipelines.work_ahead import WorkAhead
 from trainables.pipeline import Baseline, StageResult, build_baselines, describe_baseline
 from trainables.stages import STAGES
 
@@ -33,6 +34,11 @@ class Dispatcher:
         max_concurrent: Largest number of stages at a time; the trainings of the uncompressed
             networks do not count.
         max_exclusive: Largest number of stages at a time that need a whole device.
+        most_places: Largest number of places that one training of a pipeline takes while fewer
+            stages can run than places are free. A place is what one stage needs.
+        places_of_root: Number of places that the training of an uncompressed network takes.
+        works_ahead: Whether free places do work for later stages while the uncompressed networks
+            train (`search.pipelines.work_ahead`).
         on_retry: Called with a line for the user when a stage will run again.
         confirmation: Retrainings of the front; None if there are none.
         budget: Time of the study. Default: one without a limit.
@@ -53,6 +59,9 @@ class Dispatcher:
         *,
         max_concurrent: int,
         max_exclusive: int = 1,
+        most_places: int = 1,
+        places_of_root: int = 1,
+        works_ahead: bool = False,
         on_retry: Callable[[str], None] = lambda text: None,
         confirmation: Confirmation | None = None,
         budget: TimeBudget | None = None,
@@ -69,6 +78,9 @@ class Dispatcher:
         self._confirmation = confirmation
         self._max_concurrent = max_concurrent
         self._max_exclusive = max_exclusive
+        self._most_places = most_places
+        self._places_of_root = places_of_root
+        self._ahead = WorkAhead() if works_ahead else None
         self._on_retry = on_retry
         self._retries = Retries()
         self._running: dict[str, Task] = {}
@@ -110,11 +122,11 @@ class Dispatcher:
             return None
         self._num_refused = 0
         self._go_on()
-        running = sum(not task.is_root for task in self._running.values())
-        if running >= self._max_concurrent:
+        if self._count_free(with_roots=False) < 1:
             return None
-        task = self._next_task() or self._next_retraining()
+        task = self._next_task() or self._next_retraining() or self._next_ahead()
         if task is not None:
+            task = task._replace(places=self._choose_places(task))
             self._running[task.node] = task
             self.budget.hand_out(task)
         elif self._num_refused and not self._running and not self._retries.is_waiting:
@@ -126,6 +138,8 @@ class Dispatcher:
         del self._running[task.node]
         seconds = self.budget.end(task, was_run=sum(result.seconds.values()) > 0)
         self.study.spent_seconds += seconds
+        if task.is_ahead:
+            return
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.finish(task.node, result)
             return
@@ -144,6 +158,8 @@ class Dispatcher:
         """Record that a stage has failed, and with it every pipeline that needs it."""
         if self._running.pop(task.node, None) is not None:
             self.study.spent_seconds += self.budget.end(task, was_run=False)
+        if task.is_ahead:
+            return  # the stage itself will meet the error
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.fail(task.node, reason)
             return
@@ -155,6 +171,8 @@ class Dispatcher:
         """Run a stage again whose worker failed, or let it fail after its last attempt."""
         del self._running[task.node]
         self.study.spent_seconds += self.budget.end(task, was_run=False)
+        if task.is_ahead:
+            return
         seconds = self._retries.postpone(task.node, failure.fault)
         if seconds is not None:
             self._on_retry(f"{task.label} is run again in {seconds:g} s: {failure.reason}")
@@ -166,28 +184,83 @@ class Dispatcher:
 
     def _next_task(self) -> Task | None:
         """Take the next stage of the tree; add pipelines until there is one."""
-        most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
-        exclusive = sum(STAGES[task.stage].is_exclusive for task in self._running.values())
         while True:
             task = self._tree.take(
-                may_be_exclusive=exclusive < self._max_exclusive, may_start=self._may_start
+                may_be_exclusive=self._may_be_exclusive, may_start=self._may_start
             )
             if task is not None and STAGES[task.stage].trains and self._give_up(task):
                 continue
-            is_full = self._count_open() >= most_open
-            if task is not None or is_full or not self._has_students:
+            if task is not None or not self._open_next():
                 return task
-            if self._num_refused > MOST_REFUSED or self.budget.is_used_up:
-                self._num_refused += 1
-                return None
-            proposal = self.study.ask(self._tree.trained)
-            if proposal is None:
-                self._is_exhausted = True
-                return None
-            self._tree.add(proposal.number, proposal.chain)
-            self._tell(self._tree.settle())
-            if proposal.number in self._tree.open_pipelines:
-                self._stop_if_hopeless(proposal.number)
+
+    def _open_next(self) -> bool:
+        """Ask the study for one more pipeline; False if enough are open, or there are no more."""
+        most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
+        is_early = self._ahead is not None and self.study.has_planned and self._count_free() > 0
+        if self._count_open() >= most_open or not (self._has_students or is_early):
+            return False
+        if self._num_refused > MOST_REFUSED or self.budget.is_used_up:
+            self._num_refused += 1
+            return False
+        proposal = self.study.ask(self._tree.trained)
+        if proposal is None:
+            self._is_exhausted = True
+            return False
+        self._tree.add(proposal.number, proposal.chain)
+        if self._ahead is not None:
+            self._ahead.add(proposal.chain)
+        self._tell(self._tree.settle())
+        if proposal.number in self._tree.open_pipelines:
+            self._stop_if_hopeless(proposal.number)
+        return True
+
+    def _next_ahead(self) -> Task | None:
+        """Take work that can be done ahead while an uncompressed network trains."""
+        is_late = len(self.baselines) == len(self._baseline_chains)
+        if self._ahead is None or is_late or self.budget.is_used_up or self._count_free() < 1:
+            return None
+        return self._ahead.take(
+            is_taught=self._is_taught,
+            may_measure=self._may_be_exclusive,
+            is_waiting=self._tree.is_waiting,
+        )
+
+    def _choose_places(self, task: Task) -> int:
+        """Choose on how many places a stage runs: on several if nothing else could use them.
+
+        Every place gets at least two images of each batch, which may be a pair of frames.
+        """
+        if task.is_root:
+            return self._places_of_root
+        stage = STAGES[task.stage]
+        can_share = stage.trains and stage.schedule and not task.is_ahead
+        if self._most_places == 1 or not can_share or task.fine_tuning_seed is not None:
+            return 1
+        free = self._count_free()
+        while (ready := self._tree.count_ready(free)) < free and self._open_next():
+            pass
+        batch_size: int = getattr(self.study.config.pipeline, stage.schedule).batch_size
+        return max(1, min(free // (1 + ready), self._most_places, batch_size // 2))
+
+    def _count_free(self, *, with_roots: bool = True) -> int:
+        """Count the places that no running stage holds.
+
+        Args:
+            with_roots: Whether the trainings of the uncompressed networks count too.
+        """
+        held = (t.places for t in self._running.values() if with_roots or not t.is_root)
+        return self._max_concurrent - sum(held)
+
+    @property
+    def _may_be_exclusive(self) -> bool:
+        """Whether one more stage that needs a whole device may run now."""
+        exclusive = sum(STAGES[task.stage].is_exclusive for task in self._running.values())
+        return exclusive < self._max_exclusive
+
+    @property
+    def _is_taught(self) -> bool:
+        """Whether the network that teaches is trained."""
+        return next(iter(self._baseline_chains)) in self.baselines
 
     def _may_start(self, task: Task) -> bool:
         """Whether a pipeline, or a baseline, that needs a stage could end in time with it."""

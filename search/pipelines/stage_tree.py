@@ -29,6 +29,10 @@ class Task(NamedTuple):
             of a pipeline, which uses the study's seed.
         baseline: Name of the uncompressed network that the stage belongs to; "" for a stage of a
             pipeline.
+        places: Number of places of the machines that a pipeline's training takes; it divides each
+            batch among them.
+        is_ahead: Whether only the part of the stage is done that needs no stage before it
+            (`search.pipelines.work_ahead`).
     """
 
     node: str
@@ -37,6 +41,8 @@ class Task(NamedTuple):
     share: float = 1.0
     fine_tuning_seed: int | None = None
     baseline: str = ""
+    places: int = 1
+    is_ahead: bool = False
 
     @property
     def stage(self) -> str:
@@ -200,6 +206,21 @@ class StageTree:
         for entry in passed:
             heappush(self._queue, entry)
         return taken
+
+    def count_ready(self, most: int) -> int:
+        """Count the stages that can run now, up to a number at which the count ends."""
+        ready: set[str] = set()
+        for _, _, name in self._queue:
+            if len(ready) >= most:
+                break
+            if self._may_run(name):
+                ready.add(name)
+        return len(ready)
+
+    def is_waiting(self, chain: Chain) -> bool:
+        """Whether an open pipeline waits for the last stage of a chain to be handed out."""
+        node = self._nodes.get(_name_node(chain))
+        return node is not None and node.state == "open" and bool(node.waiting)
 
     def finish(self, node: str, result: StageResult) -> list[Ending]:
         """Record that a stage is done.

@@ -189,6 +189,13 @@ class PipelineStudy:
         return sum(self.records[number].state == "running" for number in self._trials)
 
     @property
+    def has_planned(self) -> bool:
+        """Whether the next pipeline is decided already: a planned one, or one left unfinished."""
+        if not self.records:
+            return bool(self._plan_first())
+        return bool(self._abandoned or self._num_enqueued)
+
+    @property
     def worked_seconds(self) -> float:
         """Working time in seconds over all sessions."""
         return self._worked_before + time.monotonic() - self._opened

@@ -153,6 +153,8 @@ class TimeBudget:
         """
         running = self._running.pop(task.node)
         elapsed = self._elapsed(running)
+        if task.is_ahead:
+            return elapsed * self._weigh(task)
         if not task.baseline:
             self.num_ended[name_kind(task.chain)] += 1
         if not was_run:

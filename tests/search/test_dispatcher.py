@@ -486,3 +486,137 @@ def test_more_than_there_is_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         allot(replace(config, **changes), num_cpus=2, num_gpus=0, node_cpus=2)
+
+
+def open_places(
+    config: StudyConfig, folder: Path, *, num_pipelines: int, **places: Any
+) -> tuple[Dispatcher, list[Task]]:
+    """A study whose uncompressed networks are about to train, and the stages that it hands out."""
+    points = tuple(
+        make_settings(lr=2e-3, pruning_ratio=0.3 + 0.1 * index) for index in range(num_pipelines)
+    )
+    study = PipelineStudy(replace(config, num_pipelines=num_pipelines, first_points=points), folder)
+    return Dispatcher(study, **places), []
+
+
+def take_all(dispatcher: Dispatcher, running: list[Task]) -> list[Task]:
+    """Hand out all stages that can start now."""
+    taken = []
+    while (task := dispatcher.take()) is not None:
+        taken.append(task)
+    running += taken
+    return taken
+
+
+def finish_roots(dispatcher: Dispatcher, running: list[Task]) -> None:
+    while any(task.baseline for task in running):
+        task = next(task for task in running if task.baseline)
+        running.remove(task)
+        metrics = BASELINE if task.is_root else LATENCY
+        dispatcher.finish(task, StageResult(metrics=metrics, network=f"{task.stage}-1"))
+        take_all(dispatcher, running)
+
+
+def test_latencies_of_known_structures_are_measured_while_the_roots_train(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    dispatcher, running = open_places(
+        config, tmp_path, num_pipelines=2, max_concurrent=6, max_exclusive=6,
+        places_of_root=2, works_ahead=True,
+    )  # fmt: skip
+    taken = take_all(dispatcher, running)
+    assert [task.label for task in taken] == [
+        "teacher", "dense",
+        "latency dense student p 0.3 round 1 ahead", "latency dense student p 0.4 round 1 ahead",
+    ]  # fmt: skip
+    assert [task.places for task in taken] == [2, 2, 1, 1]
+    for ahead in taken[2:]:
+        assert ahead.is_ahead
+        running.remove(ahead)
+    dispatcher.fail(taken[2], "no matter")
+    dispatcher.finish(taken[3], StageResult())
+    assert take_all(dispatcher, running) == []  # every structure once
+    finish_roots(dispatcher, running)
+    assert [task.label for task in running if not task.is_ahead] == ["sparse lambda 1e-05"]
+    assert not dispatcher.baseline_errors
+    assert {record.state for record in dispatcher.study.records.values()} == {"running"}
+
+
+def test_the_teachers_logits_are_cached_while_the_student_still_trains(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    dispatcher, running = open_places(
+        config, tmp_path, num_pipelines=1, max_concurrent=4, works_ahead=True
+    )
+    taken = take_all(dispatcher, running)
+    assert "teacher logits ahead" not in [task.label for task in taken]
+    dispatcher.finish(taken[2], StageResult())
+    dispatcher.finish(taken[0], StageResult(metrics=BASELINE, network="teacher-1"))
+    running[:] = taken[1:2]
+    (timed,) = take_all(dispatcher, running)[:1]
+    dispatcher.finish(timed, StageResult(metrics=LATENCY))
+    assert [task.label for task in take_all(dispatcher, running)] == ["teacher logits ahead"]
+
+
+def test_no_work_is_done_ahead_on_places_that_a_root_holds(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    dispatcher, running = open_places(
+        config, tmp_path, num_pipelines=2, max_concurrent=4, places_of_root=4, works_ahead=True
+    )
+    assert [task.label for task in take_all(dispatcher, running)] == ["teacher", "dense"]
+    assert not dispatcher.study.records
+
+
+@pytest.mark.parametrize(
+    ("most_places", "batch_size", "places"), [(1, 8, 1), (4, 8, 4), (16, 64, 8), (8, 6, 3)]
+)
+def test_a_training_that_others_wait_for_takes_the_free_places(
+    config: StudyConfig, tmp_path: Path, most_places: int, batch_size: int, places: int
+) -> None:
+    pipeline = replace(
+        config.pipeline, sparse=replace(config.pipeline.sparse, batch_size=batch_size)
+    )
+    dispatcher, running = open_places(
+        replace(config, pipeline=pipeline), tmp_path,
+        num_pipelines=3, max_concurrent=8, max_exclusive=8, most_places=most_places,
+    )  # fmt: skip
+    take_all(dispatcher, running)
+    finish_roots(dispatcher, running)
+    assert [(task.stage, task.places) for task in running] == [("sparse", places)]
+
+
+def test_trainings_divide_the_free_places_among_them(config: StudyConfig, tmp_path: Path) -> None:
+    batches = replace(config.pipeline.distil, batch_size=16)
+    asked = replace(config, pipeline=replace(config.pipeline, distil=batches))
+    dispatcher, running = open_places(
+        asked, tmp_path, num_pipelines=3, max_concurrent=8, max_exclusive=8, most_places=8
+    )
+    take_all(dispatcher, running)
+    finish_roots(dispatcher, running)
+    for stage in ("sparse", "pruned", "latency"):
+        for task in [task for task in running if task.stage == stage]:
+            running.remove(task)
+            dispatcher.finish(task, StageResult(metrics=REVEALED.get(stage, {}), network="n-1"))
+            if stage != "latency":
+                take_all(dispatcher, running)
+    found = take_all(dispatcher, running)
+    assert [(task.stage, task.places) for task in found] == [
+        ("distilled", 2), ("distilled", 3), ("distilled", 3)
+    ]  # fmt: skip
+    assert dispatcher.budget.running_seconds >= 0
+
+
+def test_free_gpus_of_a_node_bound_the_places_of_a_training(config: StudyConfig) -> None:
+    gpus = replace(config, gpus_per_trial=2.0)
+    assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8).most_places == 4
+    assert allot(replace(config, gpus_per_trial=0.5), 64, 16, 32, 2, 8).most_places == 1
+    assert allot(config, 8, 0, 8).most_places == 1
+    shared = replace(config, processes_per_baseline=4, processes_per_trial=2, cpus_per_trial=2)
+    resources = allot(shared, 8, 0, 8)
+    assert resources.most_places == 2
+    sparse = make_chain(("dense", "sparse"))
+    trial = describe_task(sparse, "sparse", places=2)
+    assert len(resources.list_bundles(trial, config.pipeline)) == 4
+    ahead = describe_task(sparse, "sparse", is_ahead=True)
+    assert len(resources.list_bundles(ahead, config.pipeline)) == 1

@@ -50,7 +50,9 @@ def test_a_trial_is_a_stage_in_plain_values(dispatcher: Dispatcher) -> None:
     assert dispatcher.baselines["dense"].num_params == 1000
     assert dispatcher.baselines["dense"].stage == "dense-1"
     suggestion: Any = searcher.suggest("a")
-    assert set(suggestion) == {"chain", "label", "share", "fine_tuning_seed"}
+    plain = {"label": str, "share": float, "fine_tuning_seed": type(None), "places": int}
+    assert set(suggestion) == {"chain", "is_ahead", *plain}
+    assert all(isinstance(suggestion[name], kind) for name, kind in plain.items())
     assert [name for name, _ in suggestion["chain"]] == ["dense", "sparse"]
     assert all(
         isinstance(value, str | float) for _, own in suggestion["chain"] for value in own.values()

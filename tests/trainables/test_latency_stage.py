@@ -10,8 +10,8 @@ import pytest
 
 from models import latency
 from trainables.artifacts.store import ArtifactStore
-from trainables.chain import make_chain
-from trainables.pipeline import build_stages, run_baseline, run_stage
+from trainables.chain import find_structure, make_chain
+from trainables.pipeline import StageResult, build_stages, run_baseline, run_stage
 from trainables.pipeline_config import LatencyConfig
 from trainables.stages.reference import ReferenceStage
 
@@ -145,3 +145,55 @@ def test_the_engine_is_part_of_what_is_measured(tiny_config, context, store, eng
 def test_a_measurement_that_cannot_be_is_refused_before_any_training(changes, message):
     with pytest.raises(ValueError, match=message):
         LatencyConfig(**changes)
+
+
+TWICE = (
+    *make_chain(("dense", "sparse", "pruned"), pruning_ratio=0.2),
+    *make_chain(("dense", "sparse", "pruned", "distilled"), distiller="none")[-1:],
+    *make_chain(TIMED, pruning_ratio=0.6)[-2:],
+)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        make_chain(TIMED, pruning_ratio=0.3),
+        make_chain(TIMED, pruning_ratio=0.45, round_to=4, importance="group_l2"),
+        TWICE,
+    ],
+    ids=["local", "rounded", "twice"],
+)
+def test_a_latency_measured_ahead_is_that_of_the_trained_network(
+    tiny_config, context, store, machine, chain
+):
+    assert find_structure(chain[:-1])
+    assert run_stage(tiny_config, chain, store, context, is_ahead=True) == StageResult()
+    (ahead,) = read(store, "latency")
+    assert not list(store.root.glob("dense-*"))
+    for length in range(1, len(chain)):
+        run_stage(tiny_config, chain[:length], store, context)
+    machine.slowness = 9.0  # would be seen if it were measured again
+    timed = run_stage(tiny_config, chain, store, context)
+    assert timed.metrics["latency_ms"] == ahead["median_ms"]
+    assert timed.seconds == {"latency": 0.0}
+
+
+@pytest.mark.parametrize("scope", ["global", "sensitivity"])
+def test_a_structure_that_the_weights_decide_is_not_known_ahead(tiny_config, context, store, scope):
+    chain = make_chain(TIMED, scope=scope)
+    assert find_structure(chain[:-1]) is None
+    with pytest.raises(ValueError, match=f"scope {scope} lets the weights decide"):
+        run_stage(tiny_config, chain, store, context, is_ahead=True)
+
+
+def test_chains_of_one_structure_are_described_alike():
+    chains = [
+        make_chain(TIMED, pruning_ratio=0.3, sparsity_lambda=1e-3),
+        make_chain(TIMED, pruning_ratio=0.3, importance="taylor"),
+        make_chain(TIMED, pruning_ratio=0.3, round_to=8),
+        make_chain(TIMED, pruning_ratio=0.4),
+        TWICE,
+    ]
+    found = [find_structure(chain) for chain in chains]
+    assert found[0] == found[1]
+    assert len(set(found)) == 4

@@ -12,7 +12,7 @@ from trainables.distillers import DISTILLERS, Lesson, build_loss
 from trainables.learning import teacher_cache
 from trainables.learning.teacher_cache import TeacherLogitsConfig, cache_teacher
 from trainables.learning.training import Batch, TrainConfig, train
-from trainables.pipeline import build_baselines, build_stages
+from trainables.pipeline import build_baselines, build_stages, run_stage
 from trainables.stages.teaching import read_cached_logits
 
 LIVE = TeacherLogitsConfig(source="live")
@@ -201,3 +201,19 @@ def test_a_batch_without_logits_is_refused():
 def test_bad_values_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         TeacherLogitsConfig(**change)
+
+
+def test_a_cache_made_ahead_serves_the_training(tiny_config, context, store):
+    chain = make_chain(distiller="kd")
+    run_stage(tiny_config, make_chain(("teacher",)), store, context)
+    run_stage(tiny_config, chain, store, context, is_ahead=True)
+    assert len(find_caches(context)) == 1
+    assert not list(store.root.glob("dense-*"))
+    result = distil(tiny_config, store, context, distiller="kd").result
+    assert result["teacher_cache_seconds"] == 0
+
+
+def test_nothing_is_cached_ahead_for_a_live_teacher(tiny_config, context, store):
+    live = replace(tiny_config, teacher_logits=LIVE)
+    run_stage(live, make_chain(distiller="kd"), store, context, is_ahead=True)
+    assert not find_caches(context)

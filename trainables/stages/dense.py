@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from models import SegmentationNetwork
 from models.cost import count_cost
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
@@ -59,6 +60,15 @@ class DenseStage(NetworkStage):
     def choose_network(cls, settings: Any, config: PipelineConfig) -> NetworkConfig:
         """The study's network that the stage trains."""
         return config.get_student(settings.student)
+
+    @classmethod
+    def describe_structure(cls, settings: Any) -> str:
+        """Name the network."""
+        return f"{cls.name} {getattr(settings, 'student', '')}".strip()
+
+    def sketch(self) -> SegmentationNetwork:
+        """Build the network with its initial weights."""
+        return self.network_config.build(self.learning.data.open("train").num_classes)
 
     @classmethod
     def count_work(cls, settings: Any, config: PipelineConfig) -> Work:

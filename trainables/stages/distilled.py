@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from models.checkpoint import load_checkpoint
 from trainables.artifacts.artifact_files import SHARE_FILES
-from trainables.artifacts.store import Artifact
+from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
 from trainables.data.frame_pairs import find_frame_pairs
 from trainables.distillers import DISTILLERS, check_combination
@@ -74,6 +74,7 @@ class DistilledStage(NetworkStage):
     schedule = "distil"
     evaluates = True
     can_pause = True
+    prepares_from = "teacher"
 
     def __init__(
         self,
@@ -118,6 +119,12 @@ class DistilledStage(NetworkStage):
         config = inputs.config
         learning = make_learning(config, config.distil, inputs.seed)
         return cls(inputs.get_network(), inputs.teacher, settings, learning, config.teacher_logits)
+
+    def prepare(self, store: ArtifactStore, context: StageContext) -> None:
+        """Cache the teacher's logits on this node, if the training reads them from the cache."""
+        if self.has_teacher and self.teacher_logits.cached:
+            teacher = self.parents["teacher"].obtain(store, context)
+            self.teaching(teacher.checkpoint).fill_cache(self.learning, context)
 
     def content(self) -> dict[str, Any]:
         """Return the distiller with its settings, the teacher's logits if used, and learning."""

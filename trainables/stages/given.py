@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from models import SegmentationNetwork
 from models.cost import count_cost
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
@@ -68,6 +69,10 @@ class GivenStage(NetworkStage):
             "warnings": warnings,
             "seconds": time.monotonic() - started,
         }
+
+    def sketch(self) -> SegmentationNetwork:
+        """Load the given network."""
+        return self.network_config.build(self.data.open("val").num_classes)
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Return accuracy and cost of the given network."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from models.checkpoint import load_checkpoint, read_structure
+from models.checkpoint import load_checkpoint, read_structure, save_checkpoint
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext
 from trainables.objective import Objective
@@ -31,6 +32,7 @@ class LatencyStage(Stage):
     reveals = ("latency_ms", "latency_p95_ms", "latency_raw_ms", "reference_ms")
     objectives = (Objective("latency_ms", "minimize", "ms", "Latency"),)
     is_exclusive = True
+    prepares_from = "structure"
 
     def __init__(self, network: NetworkStage, config: PipelineConfig) -> None:
         self.network = network
@@ -50,11 +52,21 @@ class LatencyStage(Stage):
         """Reuse the latency of the network's architecture, or measure it."""
         network = self.network.obtain(store, context)
         context.report(Progress(self.name, 0, 1))
+        return self._measure(network.checkpoint, store, context)
+
+    def prepare(self, store: ArtifactStore, context: StageContext) -> None:
+        """Measure the network's structure with untrained weights; the stage finds the result."""
+        with TemporaryDirectory() as folder:
+            checkpoint = Path(folder) / "checkpoint.safetensors"
+            save_checkpoint(checkpoint, self.network.sketch())
+            self._measure(checkpoint, store, context)
+
+    def _measure(self, checkpoint: Path, store: ArtifactStore, context: StageContext) -> Artifact:
         latency = self.config.latency
         resolution = latency.resolution or self.config.data.open("val").common_size
         reference = find_reference(self.config, context)
         measurement = ArchitectureLatency(
-            network.checkpoint, resolution, latency, context.device, reference
+            checkpoint, resolution, latency, context.device, reference
         )
         return measurement.obtain(store, context)
 

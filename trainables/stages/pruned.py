@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
+from models import SegmentationNetwork
 from models.channels.importance import IMPORTANCES
 from models.checkpoint import load_checkpoint
 from models.cost import count_cost
-from models.pruning import prune
+from models.pruning import PruningRecord, prune
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext, within_threads
 from trainables.data import TrainingStream
@@ -125,6 +126,37 @@ class PrunedStage(NetworkStage):
         removed = 0.0 if before is None else before.settings.pruning_ratio
         return cls(network, settings, inputs.config.data, removed)
 
+    @classmethod
+    def describe_structure(cls, settings: PrunedSettings) -> str | None:
+        """Ratio and rounding of local scope, under which every layer loses the same share."""
+        if settings.scope != "local":
+            return None
+        return f"p {settings.pruning_ratio:g} round {settings.round_to}"
+
+    def sketch(self) -> SegmentationNetwork:
+        """Prune the structure of the network before."""
+        if self.origin is None or self.settings.scope != "local":
+            raise ValueError(
+                f"scope {self.settings.scope} lets the weights decide the widths of the layers"
+            )
+        model = self.origin.sketch()
+        self._prune(model)
+        return model
+
+    def _prune(self, model: SegmentationNetwork, **scores: Any) -> PruningRecord:
+        """Prune a network in place; keywords as for `models.pruning.prune`."""
+        ratio = self.settings.pruning_ratio
+        if self.settings.scope != "sensitivity":  # a scan refers to the unpruned network
+            ratio = (ratio - self.removed) / (1 - self.removed)
+        return prune(
+            model,
+            torch.zeros(1, 3, *self.data.augmentation.crop_size),
+            pruning_ratio=ratio,
+            scope=self.settings.scope,
+            round_to=self.settings.round_to if self.settings.round_to > 1 else None,
+            **scores,
+        )
+
     def content(self) -> dict[str, Any]:
         """Return ratio, scope, rounding, the fraction removed before, and the data."""
         content = {
@@ -146,19 +178,14 @@ class PrunedStage(NetworkStage):
         resolution = self.data.open("val").common_size
         unpruned = count_cost(model, (3, *resolution))
         is_scanned = "scan" in parents
-        ratio, measured = self.settings.pruning_ratio, None
+        measured = None
         if self.settings.importance == "taylor":
             images = self.data.open_cached("train", context.cache_dir)
             stream = TrainingStream(images, self.data.augmentation, seed=0)
             measured = score_by_taylor(model, stream, context)
             model = model.cpu()
-        record = prune(
+        record = self._prune(
             model,
-            torch.zeros(1, 3, *self.data.augmentation.crop_size),
-            # With a scan, the ratio refers to the unpruned network, as the setting does.
-            pruning_ratio=ratio if is_scanned else (ratio - self.removed) / (1 - self.removed),
-            scope=self.settings.scope,
-            round_to=self.settings.round_to if self.settings.round_to > 1 else None,
             importance=self.settings.importance,
             measured=measured,
             sensitivity=read_scan(parents["scan"]) if is_scanned else None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+from models import SegmentationNetwork
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
 from trainables.objective import Objective
@@ -80,6 +81,9 @@ class Stage(ABC):
         rising_setting: Setting that must be higher each time the stage is applied again to the same
             network; "": it cannot be applied again.
         kept_settings: Settings that must stay the same when it is applied again.
+        prepares_from: What it needs for the work that it can do before the stages before it have
+            run (`prepare`): the structure of the network, if the settings decide it, or the
+            teacher; "": there is no such work.
     """
 
     name: str
@@ -95,11 +99,25 @@ class Stage(ABC):
     is_exclusive: ClassVar[bool] = False
     rising_setting: ClassVar[str] = ""
     kept_settings: ClassVar[tuple[str, ...]] = ()
+    prepares_from: ClassVar[Literal["", "structure", "teacher"]] = ""
 
     @classmethod
     def needs_teacher(cls, settings: Any) -> bool:
         """Return whether it reads the teacher's network, given its settings."""
         return False
+
+    @classmethod
+    def describe_structure(cls, settings: Any) -> str | None:
+        """Describe what the stage makes of the network's structure.
+
+        Args:
+            settings: An instance of `Settings`.
+
+        Returns:
+            Equal texts for equal structures, "" if it keeps the structure, None if the result
+            depends on the weights.
+        """
+        return None if cls.changes_structure else ""
 
     @classmethod
     def check(cls, settings: Any, config: PipelineConfig) -> None:
@@ -155,6 +173,15 @@ class Stage(ABC):
     def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
         """Reuse the artefact or compute it, after its inputs; see `Computation.obtain`."""
 
+    def prepare(self, store: ArtifactStore, context: StageContext) -> None:
+        """Do the work that needs no stage before this one, for stages with `prepares_from`.
+
+        Args:
+            store: Store of the artefacts.
+            context: Machine, folders and progress report.
+        """
+        raise NotImplementedError(f"stage {self.name} can do nothing ahead")
+
     @abstractmethod
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Select the metrics that the stage reveals.
@@ -172,6 +199,16 @@ class NetworkStage(Computation, Stage):
     """
 
     origin: NetworkStage | None = None
+
+    def sketch(self) -> SegmentationNetwork:
+        """Build the network's structure without its trained weights.
+
+        Raises:
+            ValueError: The structure depends on the weights (`describe_structure`).
+        """
+        if self.origin is None or self.changes_structure:
+            raise ValueError(f"the structure of the network of stage {self.name} is not known yet")
+        return self.origin.sketch()
 
 
 def iterate_origins(stage: NetworkStage) -> Iterator[NetworkStage]:

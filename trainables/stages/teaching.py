@@ -107,14 +107,23 @@ class Teaching:
         if not self.logits.cached:
             network = load_live_teacher(teacher, torch.device(context.device))
             return _Source(ask_live(network), network)
-        cached = cache_teacher(
-            teacher,
+        return _Source(read_cached_logits, cached=self.fill_cache(learning, context))
+
+    def fill_cache(self, learning: Learning, context: StageContext) -> CachedTeacher:
+        """Cache the logits of all training images on this node, or open the cache.
+
+        Args:
+            learning: Data and precision of the student's training.
+            context: Machine and folders.
+        """
+        assert isinstance(self.teacher, Path)  # noqa: S101 - a network that is given runs live
+        return cache_teacher(
+            self.teacher,
             learning.data.open_cached("train", context.cache_dir),
             context,
             self.logits,
             precision=learning.training.precision,
         )
-        return _Source(read_cached_logits, cached=cached)
 
 
 def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:
