@@ -11,24 +11,31 @@ These methods are compared, each with the same number of pipelines:
   random          the same with random proposals
   no-cheap-first  ours without stopping networks that cannot enter the front
   no-rungs        ours, with every distillation in one go
+  single          ours, with every training on a single worker, and no work ahead
   plain           the sampler alone: no rungs, and every pipeline pays for its own sparse, pruned,
-                  latency and distilled stage (not for the dense one, which a good script would
+                  latency and distilled stage (not for the dense one, which a careful script would
                   share)
 
-The benchmark reports for each setting: the utilisation of the workers from the end of the baselines
-on; the CPU time of a decision (a suggestion that starts something; mean and 95th percentile) and of
-all our code, including Optuna; the journal's share of the search's wall time; the growth of memory;
-the training hours that were spent; the hypervolume of the finished pipelines (by their mean
-accuracy, so that lucky draws do not count); the time and training until the search reached the
-lower of its own and plain's final hypervolume, as a share of what plain needed for the same; and
-how many pipelines the accuracy bound and the rungs stopped, and how many of these would have
-entered the front if they had been finished. The virtual clock includes the driver, which starts one
-stage after another and needs --driver-seconds for each. Latency is a stage like any other: every
-worker is its own machine, so several latencies can be measured at a time.
+With --node-workers a training of ours may take several workers of a node while nothing else could
+use them, and the trainings of the uncompressed networks take a node, in plain too. n workers are
+n^0.8 times as fast as one. --training-hours makes all trainings as long as those of Cityscapes.
 
-The whole sweep takes hours, most of it at 10 000 pipelines:
+The benchmark reports for each setting: the utilisation of the workers, in all and from the end of
+the baselines on; the CPU time of a decision (a suggestion that starts something; mean and 95th
+percentile) and of all our code, including Optuna; the journal's share of the search's wall time;
+the growth of memory; the training hours that were spent; the hypervolume of the finished pipelines
+(by their mean accuracy, so that lucky draws do not count); the time and training until the search
+reached the lower of its own and plain's final hypervolume, as a share of what plain needed for the
+same; and how many pipelines the accuracy bound and the rungs stopped, and how many of these would
+have entered the front if they had been finished. The virtual clock includes the driver, which
+starts one stage after another and needs --driver-seconds for each. Latency is a stage like any
+other: every worker is its own machine, so several latencies can be measured at a time.
+
+The whole sweep takes hours, most of it at 10 000 pipelines; the critical path takes minutes:
   python benchmarks/search_scale.py --num-pipelines 10 100 1000 10000 --num-workers 1 16 128 1024 \
     --seeds 0 1 2 --output search_scale.json
+  python benchmarks/search_scale.py --num-pipelines 1000 --num-workers 16 128 1024 \
+    --methods single ours plain --training-hours 6 --node-workers 8
 A recorded run instead of formulas, or test problems with known hypervolume:
   python benchmarks/search_scale.py --run-dir runs/camvid-20260101-120000
   python benchmarks/search_scale.py --num-pipelines 300 --known-answers
@@ -73,17 +80,20 @@ from search.pipelines.front import front_mask, hypervolume_fraction
 from search.pipelines.journal import WholeLineBackend
 from search.pipelines.records import StoppedBy, TrialRecord
 from search.pipelines.retries import Failure
+from search.pipelines.stage_seconds import SPEED_EXPONENT
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import BOUNDED, SamplerName
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import reference_point, write_trials
-from trainables.chain import ChainSettings, flatten_chain
+from trainables.chain import Chain, ChainSettings, find_structure, flatten_chain
 from trainables.pipeline import build_baselines
 from trainables.ray_pipeline import describe_task, read_chain
 from trainables.stages import STAGES
 
-MethodName = Literal["ours", "random", "no-cheap-first", "no-rungs", "plain"]
-METHODS: tuple[MethodName, ...] = ("ours", "random", "no-cheap-first", "no-rungs", "plain")
+MethodName = Literal["ours", "random", "no-cheap-first", "no-rungs", "single", "plain"]
+METHODS: tuple[MethodName, ...] = (
+    "ours", "random", "no-cheap-first", "no-rungs", "single", "plain",
+)  # fmt: skip
 CHECKPOINTS = 200
 STOPPED_BY: dict[str, StoppedBy] = {"bound": "bound", "rungs": "rung"}
 UNCOMPRESSED = {stage for stages in BASELINES.values() for stage in stages}
@@ -104,6 +114,11 @@ class Arguments:
         noise: Standard deviation of the final mIoU in the formulas.
         global_harm: mIoU that the formulas subtract for global scope, so that the accuracy bound
             has networks to stop.
+        node_workers: Number of workers of a node, which one training may use together.
+        training_hours: Hours of each training of the unpruned student on one worker, such as 6 for
+            the 40 000 steps of Cityscapes; the teacher takes twice as long. Default: seconds like
+            those of the camvid recipe.
+        continuation: Whether networks are pruned further from finished ones; not by plain.
         driver_seconds: Seconds that the driver (Tune and our code) needs to start a stage, one
             stage after another.
         run_dir: Folder of a recorded run that replaces the formulas.
@@ -121,6 +136,9 @@ class Arguments:
     reduction_factor: float = 1.5
     noise: float = 0.005
     global_harm: float = 0.0
+    node_workers: int = 1
+    training_hours: float | None = None
+    continuation: bool = True
     driver_seconds: float = 0.05
     run_dir: Path | None = None
     study_dir: Path | None = None
@@ -165,10 +183,12 @@ class PlainScript:
 
     Args:
         study: Study that proposes the pipelines and takes their results.
+        places_of_root: Number of workers that train an uncompressed network.
     """
 
-    def __init__(self, study: PipelineStudy) -> None:
+    def __init__(self, study: PipelineStudy, places_of_root: int = 1) -> None:
         self._study = study
+        self._places_of_root = places_of_root
         self._waiting = list(build_baselines(study.config.pipeline).items())
         self._num_waited_for = len(self._waiting)
         self._running: dict[str, int] = {}
@@ -177,7 +197,7 @@ class PlainScript:
         """See `Driven`."""
         if self._waiting:
             name, chain = self._waiting.pop(0)
-            return {**describe_task(chain, name), "first": 0}
+            return {**describe_task(chain, name, places=self._places_of_root), "first": 0}
         proposal = None if self._num_waited_for else self._study.ask()
         if proposal is None:
             return None
@@ -205,6 +225,7 @@ class Worker:
     def __init__(self, model: PipelineModel, rungs: Sequence[float]) -> None:
         self._model = model
         self._shares = (0.0, *rungs, 1.0)
+        self._measured: set[str | None] = set()
 
     def work(self, task: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
         """Compute the seconds of a task and what a worker would report.
@@ -215,13 +236,24 @@ class Worker:
         """
         chain, share = read_chain(task), task["share"]
         names, settings = [step.stage for step in chain], flatten_chain(chain)
-        known = self._measure(names, settings, share)
+        structure = find_structure(chain)
+        if task["is_ahead"]:
+            self._measured.add(structure)
+            is_timed = names[-1] == "latency"
+            return self._model.get_seconds(settings, "latency") if is_timed else 0.0, {
+                "outcome": "complete"
+            }
+        known = self._measure(chain, settings, share)
         spent, paid, metrics = 0.0, dict[str, float](), dict[str, float]()
         for name in names[task.get("first", -1) :]:
             if name in BASELINES:
                 seconds = self._model.get_baseline(name)[1]
             else:
                 seconds = self._model.get_seconds(settings, name)
+            if STAGES[name].schedule:
+                seconds /= task["places"] ** SPEED_EXPONENT
+            elif name == "latency" and structure is not None and structure in self._measured:
+                seconds = 0.0
             reveals = STAGES[name].reveals if share == 1 else (f"miou@{share:g}",)
             metrics |= {key: known[key] for key in reveals if key in known}
             before = self._shares[self._shares.index(share) - 1] if name == "distilled" else 0.0
@@ -229,16 +261,16 @@ class Worker:
             spent += seconds * (share - before)
         return spent, {"outcome": "complete", "metrics": metrics, "seconds": paid}
 
-    def _measure(
-        self, names: Sequence[str], settings: ChainSettings, share: float
-    ) -> dict[str, float]:
+    def _measure(self, chain: Chain, settings: ChainSettings, share: float) -> dict[str, float]:
         """Compute all metrics that are known once these stages have run."""
+        names = [step.stage for step in chain]
         if set(names) <= UNCOMPRESSED:
             return self._model.get_baseline(names[0])[0]._asdict()
         known = self._model.get_costs(settings) if "pruned" in names else {}
         if "distilled" in names:
             name = "miou" if share == 1 else f"miou@{share:g}"
-            known[name] = self._model.get_miou(settings, share)
+            before = [s.settings.pruning_ratio for s in chain if s.stage == "pruned"][:-1]
+            known[name] = self._model.get_miou(settings, share, before=before[-1] if before else 0)
         return known
 
 
@@ -247,13 +279,13 @@ class Trace:
     """The record of a simulation.
 
     Attributes:
-        finished: (virtual seconds, training seconds spent until then, completed trials).
+        finished: (virtual seconds, worker seconds spent until then, completed trials).
         decisions: CPU seconds of every suggestion that started a stage.
         cpu_seconds: CPU seconds of all suggestions and results.
         wall_seconds: Wall seconds of all suggestions and results.
-        training_seconds: Seconds that all stages took together.
+        training_seconds: Seconds that all stages took together, times their workers.
         baselines_finished: Virtual seconds at which the last baseline finished.
-        busy: Virtual seconds at which every stage started and ended.
+        busy: Virtual seconds at which every stage started and ended, and its workers.
         makespan: Virtual seconds of the whole study.
         num_stages: Number of stages that ran.
     """
@@ -264,7 +296,7 @@ class Trace:
     wall_seconds: float = 0.0
     training_seconds: float = 0.0
     baselines_finished: float = 0.0
-    busy: list[tuple[float, float]] = field(default_factory=list)
+    busy: list[tuple[float, float, int]] = field(default_factory=list)
     makespan: float = 0.0
     num_stages: int = 0
 
@@ -272,7 +304,7 @@ class Trace:
     def busy_after_baselines(self) -> float:
         """Seconds that all workers were busy after the last baseline had finished."""
         since = self.baselines_finished
-        return sum(max(0.0, end - max(begin, since)) for begin, end in self.busy)
+        return sum(count * max(0.0, end - max(begin, since)) for begin, end, count in self.busy)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -352,10 +384,18 @@ def simulate(setting: Setting) -> dict[str, Any]:
         timed_journal() as journal,
     ):
         study = ToldStudy(config, Path(folder))
-        driven: Driven = PlainScript(study)
+        workers, single = setting.num_workers, setting.method == "single"
+        of_root = max(1, min(arguments.node_workers, workers // len(BASELINES)))
+        driven: Driven = PlainScript(study, of_root)
         if setting.method != "plain":
-            places = setting.num_workers
-            dispatcher = Dispatcher(study, max_concurrent=places, max_exclusive=places)
+            dispatcher = Dispatcher(
+                study,
+                max_concurrent=workers,
+                max_exclusive=workers,
+                most_places=1 if single else min(arguments.node_workers, workers),
+                places_of_root=1 if single else of_root,
+                works_ahead=not single,
+            )
             driven = PipelineSearcher(dispatcher, explain_error=Failure)
         worker = Worker(model, config.rungs)
         journal.clear()  # opening the study is not part of the search
@@ -371,6 +411,7 @@ def simulate(setting: Setting) -> dict[str, Any]:
         "states": {state: states.count(state) for state in sorted(set(states))},
         "num_stages": trace.num_stages,
         "makespan_hours": trace.makespan / 3600,
+        "utilisation_in_all": trace.training_seconds / (trace.makespan * setting.num_workers),
         "utilisation": trace.busy_after_baselines / (searched * setting.num_workers),
         "decision_ms_mean": 1e3 * statistics.fmean(trace.decisions),
         "decision_ms_p95": 1e3 * float(np.quantile(trace.decisions, 0.95)),
@@ -389,7 +430,12 @@ def make_model(arguments: Arguments, seed: int) -> PipelineModel:
     """Make the model: the formulas, or the recorded run."""
     if arguments.run_dir is not None:
         return RecordedPipelines(arguments.run_dir)
-    return SyntheticPipelines(seed=seed, noise=arguments.noise, global_harm=arguments.global_harm)
+    return SyntheticPipelines(
+        seed=seed,
+        noise=arguments.noise,
+        global_harm=arguments.global_harm,
+        training_hours=arguments.training_hours,
+    )
 
 
 def make_config(setting: Setting) -> StudyConfig:
@@ -402,7 +448,7 @@ def make_config(setting: Setting) -> StudyConfig:
         rungs=() if method in ("plain", "no-rungs") else arguments.rungs,
         reduction_factor=arguments.reduction_factor,
         stop_hopeless=method not in ("plain", "no-cheap-first"),
-        continuation=False,  # the model does not yet say what a network gains from its origin
+        continuation=arguments.continuation and method != "plain",
     )
 
 
@@ -411,31 +457,47 @@ def drive(
 ) -> Trace:
     """Simulate the events: free workers ask for tasks, and results arrive in the order of time.
 
+    A task that needs more workers than are free waits; others may start meanwhile.
+
     Raises:
         RuntimeError: The study is not over, but nothing runs and nothing can be started.
     """
     trace = Trace()
     events: list[tuple[float, int, str, dict[str, Any]]] = []
-    clock, driver = 0.0, 0.0
+    waiting: list[tuple[str, dict[str, Any]]] = []
+    held: dict[str, int] = {}
+    clock, driver, num_asked = 0.0, 0.0, 0
     while True:
-        while len(events) < num_workers:
-            trial_id, before = str(trace.num_stages), trace.cpu_seconds
-            with trace.computing():
-                task = driven.suggest(trial_id)
-            if not isinstance(task, dict):
-                break
-            trace.decisions.append(trace.cpu_seconds - before)
+        while True:
+            free = num_workers - sum(held.values())
+            found = next((w for w in waiting if w[1]["places"] <= free), None)
+            if found is None:
+                if free < 1:
+                    break
+                trial_id, before = str(num_asked), trace.cpu_seconds
+                with trace.computing():
+                    task = driven.suggest(trial_id)
+                if not isinstance(task, dict):
+                    break
+                trace.decisions.append(trace.cpu_seconds - before)
+                num_asked += 1
+                waiting.append((trial_id, task))
+                continue
+            waiting.remove(found)
+            trial_id, task = found
+            held[trial_id] = task["places"]
             seconds, result = worker.work(task)
             trace.num_stages += 1
-            trace.training_seconds += seconds
+            trace.training_seconds += seconds * task["places"]
             driver = max(clock, driver) + driver_seconds
-            trace.busy.append((driver, driver + seconds))
+            trace.busy.append((driver, driver + seconds, task["places"]))
             if {stage for stage, _ in task["chain"]} <= UNCOMPRESSED:
                 trace.baselines_finished = max(trace.baselines_finished, driver + seconds)
             heappush(events, (driver + seconds, trace.num_stages, trial_id, result))
         if not events:
             break
         clock, _, trial_id, result = heappop(events)
+        del held[trial_id]
         with trace.computing():
             driven.on_trial_complete(trial_id, result)
         known = trace.finished[-1][2] if trace.finished else 0
@@ -489,7 +551,10 @@ def judge_stopped(study: PipelineStudy, model: PipelineModel) -> dict[str, dict[
     found = {}
     for cause, stopped_by in STOPPED_BY.items():
         stopped = [record for record in records if record.stopped_by == stopped_by]
-        finished = [{**r.metrics, "miou": model.get_miou(r.settings)} for r in stopped]
+        finished = [
+            {**r.metrics, "miou": model.get_miou(r.settings, before=find_before(study, r))}
+            for r in stopped
+        ]
         wrong = sum(front_mask([*front, entry], names)[-1] for entry in finished)
         found[cause] = {"stopped": len(stopped), "wrong": wrong}
     return found
@@ -500,8 +565,9 @@ def follow_hypervolume(
 ) -> dict[str, Any]:
     """Compute the hypervolume over virtual and training seconds, and its final value."""
     networks = [
-        {**record.metrics, "miou": model.get_miou(record.settings, is_noisy=False)}
+        {**record.metrics, "miou": model.get_miou(record.settings, is_noisy=False, before=before)}
         for record in (study.records[number] for number in study.complete)
+        for before in (find_before(study, record),)
     ]
     if not networks:
         return {"hypervolume": 0.0, "curve": []}
@@ -511,6 +577,13 @@ def follow_hypervolume(
         for clock, training, count in (trace.finished[i] for i in dict.fromkeys(steps.tolist()))
     ]
     return {"hypervolume": curve[-1][2], "curve": curve}
+
+
+def find_before(study: PipelineStudy, record: TrialRecord) -> float:
+    """Find the ratio to which a pipeline's network was pruned before; 0 for the unpruned one."""
+    if record.continues is None:
+        return 0.0
+    return float(study.records[record.continues].settings["pruned.pruning_ratio"])
 
 
 def compare_with_plain(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -559,12 +632,13 @@ def print_worth(results: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print what the search gains."""
     table = _make_table(
         "what the search gains; time and training to the common hypervolume, plain = 1",
-        ("use", "hours", "training h", "HV", "time", "training", "bound", "rungs"),
+        ("use", "later", "hours", "training h", "HV", "time", "training", "bound", "rungs"),
     )
     for result in results:
         wrong = [f"{c['wrong']}/{c['stopped']}" for c in result["stopped"].values()]
         table.add_row(
             *_name(result),
+            f"{result['utilisation_in_all']:.0%}",
             f"{result['utilisation']:.0%}",
             f"{result['makespan_hours']:.2f}",
             f"{result['training_hours']:.1f}",
@@ -573,6 +647,7 @@ def print_worth(results: Sequence[Mapping[str, Any]], console: Console) -> None:
             *wrong,
         )
     console.print(table)
+    console.print("use: busy workers; later: from the end of the baselines on", highlight=False)
     console.print("bound, rungs: number wrongly stopped / number stopped", highlight=False)
 
 

@@ -144,14 +144,13 @@ class Dispatcher:
             self._confirmation.finish(task.node, result)
             return
         self._tell(self._tree.finish(task.node, result))
-        waiting = self._tree.waiting_for(task.node)
         if task.share < 1:
-            for number in waiting:
+            for number in self._tree.pausing_at(task.node):
                 metrics = self._tree.get_result(number).metrics
                 self._rungs.pause(number, task.share, metrics)
                 self.study.report(number, metrics)
         elif result.metrics:
-            for number in waiting:
+            for number in self._tree.waiting_for(task.node):
                 self._stop_if_hopeless(number)
 
     def fail(self, task: Task, reason: str) -> None:

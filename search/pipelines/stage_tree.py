@@ -103,11 +103,13 @@ class _Path:
     Attributes:
         nodes: Node names, root first.
         chain: Step of each node.
+        rungs: Those of the nodes after which the pipeline itself pauses.
         helpers: Nodes outside the path that its stages read: the teacher's.
     """
 
     nodes: tuple[str, ...]
     chain: Chain
+    rungs: tuple[str, ...] = ()
     helpers: tuple[str, ...] = ()
 
 
@@ -298,6 +300,12 @@ class StageTree:
         """Return the open pipelines whose path contains a stage."""
         return tuple(number for number in self._nodes[node].waiting if isinstance(number, int))
 
+    def pausing_at(self, node: str) -> tuple[int, ...]:
+        """Return the open pipelines that pause after a stage; others go on to another network."""
+        return tuple(
+            number for number in self.waiting_for(node) if node in self._paths[number].rungs
+        )
+
     def list_waiting(self, node: str) -> tuple[int | str, ...]:
         """The open pipelines and baselines that need a stage."""
         return tuple(self._nodes[node].waiting)
@@ -338,10 +346,12 @@ class StageTree:
     def _add(self, number: int | str, chain: Chain) -> None:
         names: list[str] = []
         steps: list[Any] = []
+        rungs: list[str] = []
         network, helpers = "", dict[str, None]()
         pausing = [index for index, step in enumerate(chain) if STAGES[step.stage].can_pause]
         for index, step in enumerate(chain):
-            shares = self._shares if pausing and index == pausing[-1] else (1.0,)
+            is_last = index in pausing[-1:]
+            shares = self._find_shares(chain[: index + 1], is_last=is_last)
             reads = [names[-1]] if names else []
             if network and network not in reads:
                 reads.append(network)
@@ -351,14 +361,17 @@ class StageTree:
                 helpers |= {teacher: None} if self._teacher else {}
             for share in shares:
                 node = _name_node(chain[: index + 1], share)
-                is_last = bool(pausing) and index == pausing[-1]
                 self._grow(node, number, chain[: index + 1], tuple(reads), share, is_last=is_last)
                 reads = [node, *(name for name in reads if name in helpers)]
                 names.append(node)
                 steps.append(step)
+                if is_last and share < 1:
+                    rungs.append(node)
             if issubclass(STAGES[step.stage], NetworkStage):
                 network = names[-1]
-        path = _Path(nodes=tuple(names), chain=tuple(steps), helpers=tuple(helpers))
+        path = _Path(
+            nodes=tuple(names), chain=tuple(steps), rungs=tuple(rungs), helpers=tuple(helpers)
+        )
         self._paths[number] = path
         for name in (*path.helpers, *path.nodes):
             self._nodes[name].waiting[number] = None
@@ -366,6 +379,18 @@ class StageTree:
         states = [self._nodes[name].state for name in (*path.helpers, *path.nodes)]
         if states[-1] == "done" or "failed" in states:
             self._ending[number] = None
+
+    def _find_shares(self, chain: Chain, *, is_last: bool) -> tuple[float, ...]:
+        """Return the shares at which a stage has nodes in a pipeline.
+
+        Args:
+            chain: The pipeline up to the stage.
+            is_last: Whether it is the pipeline's last stage that can pause. An earlier one pauses
+                only as another pipeline's last stage, whose nodes this pipeline then needs too.
+        """
+        if is_last:
+            return self._shares
+        return tuple(s for s in self._shares if _name_node(chain, s) in self._nodes) or (1.0,)
 
     def _grow(
         self,

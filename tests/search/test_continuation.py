@@ -160,3 +160,25 @@ def test_a_given_point_is_tried_as_it_is(continuing: StudyConfig, tmp_path: Path
     drive(study)
     assert [study.records[number].settings for number in range(2)] == list(points)
     assert [study.records[number].continues for number in range(2)] == [None, None]
+
+
+def test_a_network_is_trained_for_the_next_one_after_its_own_pipeline_was_stopped(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    study = PipelineStudy(
+        replace(continuing, rungs=(0.5,), num_pipelines=3, stop_hopeless=False), tmp_path
+    )
+    dispatcher = Dispatcher(study, max_concurrent=8, max_exclusive=8)
+    costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 5.0, "macs": 9.0}
+    seen = []
+    while (task := dispatcher.take()) is not None:
+        seen.append((task.label, task.share))
+        if task.stage == "pruned" and task.label.endswith(" of 1"):
+            dispatcher._stop(1, "for the test", "bound")
+        name = "miou@0.5" if task.share < 1 else "miou"
+        dispatcher.finish(task, StageResult(metrics={**costs, name: 0.5}, network="n"))
+    assert dispatcher.is_over
+    assert study.records[1].state == "stopped"
+    assert study.records[2].state in ("complete", "stopped")
+    assert [share for label, share in seen if label == "distilled 1"] == [0.5, 1.0]
+    assert ("distilled 2", 0.5) in seen
