@@ -209,7 +209,7 @@ class Dispatcher:
         if self._ahead is not None:
             self._ahead.add(proposal.chain)
         self._tell(self._tree.settle())
-        if proposal.number in self._tree.open_pipelines:
+        if self._tree.is_open(proposal.number):
             self._stop_if_hopeless(proposal.number)
         return True
 
@@ -308,7 +308,7 @@ class Dispatcher:
             if self._confirmation is None or not self._confirmation.retry(node):
                 self._tree.retry(node)
         while (number := self._rungs.promote()) is not None:
-            if number in self._tree.open_pipelines:
+            if self._tree.is_open(number):
                 self._tree.promote(number)
 
     def _stop_paused(self) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from trainables.chain import Chain, Prefix, describe_settings, flatten_chain, freeze
@@ -146,7 +147,7 @@ class StageTree:
         self.trained: set[Prefix] = set()
         roots = [chain[:1] for chain in baselines.values()]
         # A separate teacher has a root stage of its own; without one each student teaches itself.
-        self._teacher = _name_node(roots[0]) if len({r[0].stage for r in roots}) > 1 else ""
+        self._teacher = _name_nodes(roots[0])[0] if len({r[0].stage for r in roots}) > 1 else ""
         for name, chain in baselines.items():
             self._add(name, chain)
 
@@ -154,6 +155,10 @@ class StageTree:
     def open_pipelines(self) -> tuple[int, ...]:
         """Numbers of the pipelines that were added and have not ended."""
         return tuple(number for number in self._paths if isinstance(number, int))
+
+    def is_open(self, number: int) -> bool:
+        """Whether a pipeline was added and has not ended."""
+        return number in self._paths
 
     def add(self, number: int, chain: Chain) -> None:
         """Add a pipeline; it shares the stages that it has in common with others.
@@ -221,7 +226,7 @@ class StageTree:
 
     def is_waiting(self, chain: Chain) -> bool:
         """Whether an open pipeline waits for the last stage of a chain to be handed out."""
-        node = self._nodes.get(_name_node(chain))
+        node = self._nodes.get(_name_nodes(chain)[-1])
         return node is not None and node.state == "open" and bool(node.waiting)
 
     def finish(self, node: str, result: StageResult) -> list[Ending]:
@@ -348,10 +353,11 @@ class StageTree:
         steps: list[Any] = []
         rungs: list[str] = []
         network, helpers = "", dict[str, None]()
+        whole = _name_nodes(chain)
         pausing = [index for index, step in enumerate(chain) if STAGES[step.stage].can_pause]
         for index, step in enumerate(chain):
             is_last = index in pausing[-1:]
-            shares = self._find_shares(chain[: index + 1], is_last=is_last)
+            shares = self._find_shares(whole[index], is_last=is_last)
             reads = [names[-1]] if names else []
             if network and network not in reads:
                 reads.append(network)
@@ -360,7 +366,7 @@ class StageTree:
                 reads.append(teacher)
                 helpers |= {teacher: None} if self._teacher else {}
             for share in shares:
-                node = _name_node(chain[: index + 1], share)
+                node = _at(whole[index], share)
                 self._grow(node, number, chain[: index + 1], tuple(reads), share, is_last=is_last)
                 reads = [node, *(name for name in reads if name in helpers)]
                 names.append(node)
@@ -380,17 +386,17 @@ class StageTree:
         if states[-1] == "done" or "failed" in states:
             self._ending[number] = None
 
-    def _find_shares(self, chain: Chain, *, is_last: bool) -> tuple[float, ...]:
+    def _find_shares(self, node: str, *, is_last: bool) -> tuple[float, ...]:
         """Return the shares at which a stage has nodes in a pipeline.
 
         Args:
-            chain: The pipeline up to the stage.
+            node: Node of the whole stage.
             is_last: Whether it is the pipeline's last stage that can pause. An earlier one pauses
                 only as another pipeline's last stage, whose nodes this pipeline then needs too.
         """
         if is_last:
             return self._shares
-        return tuple(s for s in self._shares if _name_node(chain, s) in self._nodes) or (1.0,)
+        return tuple(s for s in self._shares if _at(node, s) in self._nodes) or (1.0,)
 
     def _grow(
         self,
@@ -435,10 +441,15 @@ class StageTree:
             heappush(self._queue, (-len(task.chain) - task.share, self._nodes[name].age, name))
 
 
-def _name_node(chain: Chain, share: float = 1.0) -> str:
-    """Name a node after everything that it depends on within a study."""
+def _name_nodes(chain: Chain) -> list[str]:
+    """Name the node of each stage after everything that it depends on within a study."""
     steps = (f"{stage} {sorted(flatten(settings).items())}" for stage, settings in chain)
-    return " > ".join([*steps, *([] if share == 1 else [f"{share}"])])
+    return list(accumulate(steps, "{} > {}".format))
+
+
+def _at(node: str, share: float) -> str:
+    """Name the node of a part of a stage."""
+    return node if share == 1 else f"{node} > {share}"
 
 
 def _describe(number: int | str, chain: Chain) -> str:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from search.pipelines.accuracy_bound import SIZES, FinishedNetworks
-from search.pipelines.continuation import choose_origin, find_loop, plan_sweeps
+from search.pipelines.continuation import Origins, find_loop, plan_sweeps
 from search.pipelines.journal import BatchingJournal, repair
 from search.pipelines.records import (
     KnownPipeline,
@@ -112,6 +112,7 @@ class PipelineStudy:
         self._stages = config.pipeline.chain
         self._distributions = config.space.distributions(self._stages)
         self._loop = find_loop(self._stages) if config.continuation else None
+        self._origins = Origins(self._loop) if self._loop else None
         self._estimates = RungEstimates(config.rungs, config.objectives)
         self._history = TrialHistory(len(config.objectives))
         self._finished = FinishedNetworks(config.objectives)
@@ -132,7 +133,7 @@ class PipelineStudy:
                 record = self.records[trial.number] = self._read(trial)
                 self._estimates.note(record.number, record.metrics)
                 if record.state == "complete":
-                    self._finished.add(record.number, record.metrics)
+                    self._note_complete(record)
         clocks = [3600 * (record.elapsed_hours or 0.0) for record in self.records.values()]
         self._worked_before = max(
             float(self._study.user_attrs.get("worked_seconds", 0.0)), *clocks, 0.0
@@ -249,18 +250,18 @@ class PipelineStudy:
 
     def _choose_settings(self, trial: Trial) -> tuple[dict[str, Any], int | None]:
         """Suggest the settings of a pipeline, except those that it inherits from another one."""
-        space, loop = self.config.space, self._loop
+        space, loop, origins = self.config.space, self._loop, self._origins
 
         def suggest(name: str, distribution: BaseDistribution) -> Any:
             return _suggest(trial, name, distribution)
 
-        if loop is None:
+        if loop is None or origins is None:
             return space.suggest(self._stages, suggest), None
         own = space.suggest(loop.stages, suggest)
         if CONTINUES in trial.user_attrs:
             continues: int | None = trial.user_attrs[CONTINUES]
         else:
-            continues = choose_origin(loop, own, self.records)
+            continues = origins.choose(own)
             trial.set_user_attr(CONTINUES, continues)
         if continues is None:
             return {**space.suggest(loop.head, suggest), **own}, None
@@ -367,9 +368,14 @@ class PipelineStudy:
             end_trial(self._study, trial, _OPTUNA_STATES[outcome], values)
         self._history.note(read_trial(self._study, get_trial_id(trial)))
         if outcome == "complete":
-            self._finished.add(number, metrics)
+            self._note_complete(record)
         self.records[number] = record
         return record
+
+    def _note_complete(self, record: TrialRecord) -> None:
+        self._finished.add(record.number, record.metrics)
+        if self._origins is not None:
+            self._origins.add(record.number, record.settings, record.metrics)
 
     def save_clock(self) -> None:
         """Save the working time for the next session; every outcome saves it too."""

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.proposing.optuna_internals import get_trial_id, read_trial
+from search.proposing.optuna_internals import SettingNumbers, get_trial_id, read_trial
 from search.proposing.study_view import ViewingSampler, show
 from search.proposing.trial_arrays import with_room
 
@@ -33,6 +33,7 @@ class TrialHistory:
     Attributes:
         states: (trials,) int8, Optuna's number of each trial's state; `UNKNOWN` if not noted.
         values: (trials, objectives) float; NaN for trials that are not complete.
+        numbers: Settings of the trials.
     """
 
     UNKNOWN = -1
@@ -40,6 +41,7 @@ class TrialHistory:
     def __init__(self, num_objectives: int) -> None:
         self.states: npt.NDArray[np.int8] = np.zeros(0, dtype=np.int8)
         self.values: Values = np.zeros((0, num_objectives))
+        self.numbers = SettingNumbers()
         self._ids: dict[int, int] = {}
         self._ended: dict[int, FrozenTrial] = {}
 

@@ -18,6 +18,8 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjec
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.proposing.trial_arrays import with_room
+
 Halves = tuple[list[FrozenTrial], list[FrozenTrial]]
 
 
@@ -62,16 +64,65 @@ def get_first_generation() -> dict[str, int]:
     return {sampler._get_generation_key(): 0 for sampler in (NSGAIISampler, NSGAIIISampler)}
 
 
+class SettingNumbers:
+    """The settings of a study's trials as Optuna's samplers see them: numbers, in one table.
+
+    Optuna 5 converts the settings of all trials anew for every setting that it suggests, which
+    takes most of the time of a suggestion.
+    """
+
+    def __init__(self) -> None:
+        self._columns: dict[str, int] = {}
+        self._rows: npt.NDArray[np.float64] = np.zeros((0, 0))
+        self._counts: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)  # of a row's settings
+
+    def read(
+        self, trials: list[FrozenTrial], names: Sequence[str]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Read some settings of those trials that have all of them.
+
+        Args:
+            trials: Trials whose settings do not change any more, though some may be missing yet.
+            names: Names of the settings.
+
+        Returns:
+            Numbers by name, each (trials,) float.
+        """
+        numbers = np.fromiter((trial.number for trial in trials), dtype=np.intp)
+        if numbers.size:
+            self._counts = with_room(self._counts, int(numbers.max()), 0)
+            self._rows = with_room(self._rows, int(numbers.max()), np.nan)
+            present = np.fromiter((len(trial.params) for trial in trials), dtype=np.intp)
+            for index in np.flatnonzero(self._counts[numbers] != present).tolist():
+                self._note(trials[index])
+        if not all(name in self._columns for name in names):
+            return {name: np.zeros(0) for name in names}
+        columns = np.fromiter((self._columns[name] for name in names), dtype=np.intp)
+        found = self._rows[np.ix_(numbers, columns)]
+        found = found[~np.isnan(found).any(axis=1)]
+        return dict(zip(names, found.T, strict=True))
+
+    def _note(self, trial: FrozenTrial) -> None:
+        for name, value in trial.params.items():
+            if name not in self._columns:
+                self._columns[name] = len(self._columns)
+                added = np.full((len(self._rows), 1), np.nan)
+                self._rows = np.hstack([self._rows, added])
+            number = trial.distributions[name].to_internal_repr(value)
+            self._rows[trial.number, self._columns[name]] = number
+        self._counts[trial.number] = len(trial.params)
+
+
 class SplitTPESampler(TPESampler):
     """TPE whose split into good and other trials is made by a subclass.
 
-    A split must be a new list when the settings of a trial in it have changed, because those of a
-    list are read only once.
+    Attributes:
+        numbers: Settings of the study's trials; may be shared by all samplers of a study.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._read: list[tuple[list[FrozenTrial], list[dict[str, float]]]] = []
+        self.numbers = SettingNumbers()
 
     @abstractmethod
     def split(self, study: Study, trial: FrozenTrial) -> Halves:
@@ -99,21 +150,8 @@ class SplitTPESampler(TPESampler):
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, npt.NDArray[Any]]:
-        """Read settings as numbers; Optuna 5 converts those of all trials for every setting."""
-        names = search_space.keys()
-        found = [row for row in self._read_numbers(trials) if names <= row.keys()]
-        return {name: np.array([row[name] for row in found]) for name in names}
-
-    def _read_numbers(self, trials: list[FrozenTrial]) -> list[dict[str, float]]:
-        for known, rows in self._read:
-            if known is trials:
-                return rows
-        rows = []
-        for trial in trials:
-            kinds = trial.distributions
-            rows.append({n: kinds[n].to_internal_repr(v) for n, v in trial.params.items()})
-        self._read = [*self._read[-1:], (trials, rows)]  # of the good and of the other trials
-        return rows
+        """Read settings as numbers."""
+        return self.numbers.read(trials, list(search_space))
 
 
 class StudyView:

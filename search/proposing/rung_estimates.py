@@ -39,6 +39,7 @@ class RungEstimates:
         # By trial number: the index of the last level reached (-1 for none), and the values there.
         self._reached = np.full(0, -1)
         self._values = np.full((0, len(self._objectives)), np.nan)
+        self._shown: dict[int, tuple[FrozenTrial, FrozenTrial]] = {}  # a trial and what is shown
 
     def note(self, number: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of a pipeline.
@@ -95,6 +96,10 @@ class RungEstimates:
 
         Args:
             trials: Trials of the study; not modified.
+
+        Returns:
+            The trials, with copies of those that are shown as complete; the next call changes the
+            values of these copies.
         """
         running = [i for i, trial in enumerate(trials) if trial.state is TrialState.RUNNING]
         estimated = self.estimate(np.array([trials[i].number for i in running], dtype=np.intp))
@@ -107,9 +112,17 @@ class RungEstimates:
         shown = trials.copy()
         for i, values in found.items():
             if not any(map(math.isnan, values)):
-                trial = shown[i] = copy(trials[i])
-                trial.state, trial.datetime_complete = TrialState.COMPLETE, trial.datetime_start
-                trial.values = values
+                shown[i] = self._copy_as_complete(trials[i])
+                shown[i].values = values
+        return shown
+
+    def _copy_as_complete(self, trial: FrozenTrial) -> FrozenTrial:
+        """Copy a trial, once while it does not change, because copies take most of the time."""
+        known, shown = self._shown.get(trial.number, (None, trial))
+        if known is not trial:
+            shown = copy(trial)
+            shown.state, shown.datetime_complete = TrialState.COMPLETE, trial.datetime_start
+            self._shown[trial.number] = trial, shown
         return shown
 
     def _value_infeasible(self, number: int) -> list[float]:

@@ -80,6 +80,8 @@ def create_sampler(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # NSGA-III
         sampler: BaseSampler = SAMPLERS[name](derived, num_pipelines)
+    if history is not None and isinstance(sampler, OneSplitTPESampler):
+        sampler.numbers = history.numbers
     if distributions is not None and name in COMPLETED:
         sampler = CompletingSampler(sampler, distributions, read_settings)
     if estimates is not None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from search.config import StudyConfig
-from search.pipelines.continuation import choose_origin, find_loop, plan_sweeps
+from search.pipelines.continuation import Origins, find_loop, plan_sweeps
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS
@@ -25,33 +23,25 @@ assert LOOP is not None
 SPACE = make_space(pruning_ratio=FloatRange(low=0.3, high=0.5, step=0.1))
 
 
-def network(ratio: float, miou: float, scope: str = "local", state: str = "complete") -> Any:
-    settings = make_settings(pruning_ratio=ratio, scope=scope)
-    return SimpleNamespace(state=state, settings=settings, metrics={"miou": miou})
-
-
-def test_the_stages_after_the_sparse_one_can_be_repeated() -> None:
-    assert LOOP.head == ("dense", "sparse")
-    assert LOOP.stages == ("pruned", "latency", "distilled")
-    assert LOOP.rising == "pruned.pruning_ratio"
-    assert find_loop(("dense", "sparse")) is None
-
-
 def test_a_pipeline_goes_on_from_the_best_network_of_the_next_lower_ratio() -> None:
-    known = {
-        0: network(0.3, 0.6),
-        1: network(0.4, 0.4),
-        2: network(0.4, 0.5),
-        3: network(0.4, 0.5),
-        4: network(0.4, 0.9, scope="global"),
-        5: network(0.4, 0.9, state="running"),
-        6: network(0.5, 0.9),
-    }
-    assert choose_origin(LOOP, make_settings(pruning_ratio=0.5), known) == 2
-    assert choose_origin(LOOP, make_settings(pruning_ratio=0.4), known) == 0
-    assert choose_origin(LOOP, make_settings(pruning_ratio=0.3), known) is None
-    assert choose_origin(LOOP, make_settings(pruning_ratio=0.5, scope="global"), known) == 4
-    assert choose_origin(LOOP, make_settings(pruning_ratio=0.5, round_to=8), known) is None
+    origins = Origins(LOOP)
+    for number, (ratio, miou, scope) in enumerate(
+        (
+            (0.3, 0.6, "local"),
+            (0.4, 0.4, "local"),
+            (0.4, 0.5, "local"),
+            (0.4, 0.5, "local"),
+            (0.4, 0.9, "global"),
+            (0.5, 0.9, "local"),
+        )
+    ):
+        origins.add(number, make_settings(pruning_ratio=ratio, scope=scope), {"miou": miou})
+    origins.add(6, make_settings(pruning_ratio=0.4), {"latency_ms": 1.0})
+    assert origins.choose(make_settings(pruning_ratio=0.5)) == 2
+    assert origins.choose(make_settings(pruning_ratio=0.4)) == 0
+    assert origins.choose(make_settings(pruning_ratio=0.3)) is None
+    assert origins.choose(make_settings(pruning_ratio=0.5, scope="global")) == 4
+    assert origins.choose(make_settings(pruning_ratio=0.5, round_to=8)) is None
 
 
 @pytest.mark.parametrize(("num_pipelines", "scopes"), [(5, ["local"]), (6, ["local", "global"])])

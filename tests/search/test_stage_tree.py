@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.pipelines.stage_tree import StageTree, Task, _name_node
+from search.pipelines.stage_tree import StageTree, Task, _name_nodes
 from trainables.chain import Chain, make_chain
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import StageResult, build_baselines
@@ -45,7 +45,7 @@ def pass_baselines(tree: StageTree) -> None:
     assert ended[1].result.metrics == {"miou": 0.5, "latency_ms": 3.0}
 
 
-BASELINE_NODES = {name: _name_node(chain[:1]) for name, chain in BASELINES.items()}
+BASELINE_NODES = {name: _name_nodes(chain)[0] for name, chain in BASELINES.items()}
 
 
 def test_a_stage_waits_for_those_before_it() -> None:
