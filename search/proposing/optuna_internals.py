@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.proposing.trial_arrays import with_room
 
 Halves = tuple[list[FrozenTrial], list[FrozenTrial]]
+Rows = npt.NDArray[np.intp]
 
 
 def get_trial_id(trial: Trial | FrozenTrial) -> int:
@@ -76,29 +77,35 @@ class SettingNumbers:
         self._rows: npt.NDArray[np.float64] = np.zeros((0, 0))
         self._counts: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)  # of a row's settings
 
-    def read(
-        self, trials: list[FrozenTrial], names: Sequence[str]
-    ) -> dict[str, npt.NDArray[np.float64]]:
-        """Read some settings of those trials that have all of them.
+    def locate(self, trials: list[FrozenTrial]) -> Rows:
+        """Return the rows of some trials, which are added to the table if they are new.
 
         Args:
             trials: Trials whose settings do not change any more, though some may be missing yet.
+        """
+        rows = np.array([trial.number for trial in trials], dtype=np.intp)
+        if rows.size:
+            self._counts = with_room(self._counts, int(rows.max()), 0)
+            self._rows = with_room(self._rows, int(rows.max()), np.nan)
+            present = np.array([len(trial.params) for trial in trials], dtype=np.intp)
+            for index in np.flatnonzero(self._counts[rows] != present).tolist():
+                self._note(trials[index])
+        return rows
+
+    def read(self, rows: Rows, names: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+        """Read some settings of those trials that have all of them.
+
+        Args:
+            rows: (trials,) int, rows of the trials.
             names: Names of the settings.
 
         Returns:
             Numbers by name, each (trials,) float.
         """
-        numbers = np.fromiter((trial.number for trial in trials), dtype=np.intp)
-        if numbers.size:
-            self._counts = with_room(self._counts, int(numbers.max()), 0)
-            self._rows = with_room(self._rows, int(numbers.max()), np.nan)
-            present = np.fromiter((len(trial.params) for trial in trials), dtype=np.intp)
-            for index in np.flatnonzero(self._counts[numbers] != present).tolist():
-                self._note(trials[index])
         if not all(name in self._columns for name in names):
             return {name: np.zeros(0) for name in names}
-        columns = np.fromiter((self._columns[name] for name in names), dtype=np.intp)
-        found = self._rows[np.ix_(numbers, columns)]
+        columns = np.array([self._columns[name] for name in names], dtype=np.intp)
+        found = self._rows[np.ix_(rows, columns)]
         found = found[~np.isnan(found).any(axis=1)]
         return dict(zip(names, found.T, strict=True))
 
@@ -116,6 +123,9 @@ class SettingNumbers:
 class SplitTPESampler(TPESampler):
     """TPE whose split into good and other trials is made by a subclass.
 
+    A split must be a new list when the settings of a trial in it have changed, because those of a
+    list are read only once.
+
     Attributes:
         numbers: Settings of the study's trials; may be shared by all samplers of a study.
     """
@@ -123,6 +133,7 @@ class SplitTPESampler(TPESampler):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.numbers = SettingNumbers()
+        self._located: list[tuple[list[FrozenTrial], Rows]] = []
 
     @abstractmethod
     def split(self, study: Study, trial: FrozenTrial) -> Halves:
@@ -151,7 +162,11 @@ class SplitTPESampler(TPESampler):
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, npt.NDArray[Any]]:
         """Read settings as numbers."""
-        return self.numbers.read(trials, list(search_space))
+        rows = next((rows for known, rows in self._located if known is trials), None)
+        if rows is None:
+            rows = self.numbers.locate(trials)
+            self._located = [*self._located[-1:], (trials, rows)]  # of good and of other trials
+        return self.numbers.read(rows, list(search_space))
 
 
 class StudyView:
