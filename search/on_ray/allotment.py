@@ -134,7 +134,10 @@ def allot(
         max_exclusive=wanted if can_grow else max(1, int(num_gpus) if gpus else num_nodes),
         num_processes=processes,
         num_processes_baseline=processes_baseline,
-        most_places=_count_most_places(config, gpus, num_gpus if node_gpus is None else node_gpus),
+        # A machine that an autoscaler would start is not free: it costs money.
+        most_places=1
+        if can_grow
+        else _count_most_places(config, gpus, num_gpus if node_gpus is None else node_gpus),
     )
 
 

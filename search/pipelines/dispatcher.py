@@ -17,6 +17,7 @@ from trainables.pipeline import Baseline, StageResult, build_baselines, describe
 from trainables.stages import STAGES
 
 OPEN_PIPELINES_PER_PLACE = 2
+LEAST_SHARED_SECONDS = 60.0  # a shorter training ends before its other processes have started
 MOST_REFUSED = 8  # stages without the time for them, above which no further pipeline is asked for
 
 
@@ -84,6 +85,7 @@ class Dispatcher:
         self._on_retry = on_retry
         self._retries = Retries()
         self._running: dict[str, Task] = {}
+        self._followers: dict[int, int] = {}  # open pipelines that continue one that still runs
         self._is_exhausted = False
         self._num_refused = 0
 
@@ -95,7 +97,7 @@ class Dispatcher:
     @property
     def num_open(self) -> int:
         """Number of pipelines that have not ended."""
-        return len(self._tree.open_pipelines)
+        return self._tree.num_open
 
     @property
     def num_paused(self) -> int:
@@ -194,9 +196,8 @@ class Dispatcher:
 
     def _open_next(self) -> bool:
         """Ask the study for one more pipeline; False if enough are open, or there are no more."""
-        most_open = OPEN_PIPELINES_PER_PLACE * self._max_concurrent
         is_early = self._ahead is not None and self.study.has_planned and self._count_free() > 0
-        if self._count_open() >= most_open or not (self._has_students or is_early):
+        if self._is_full or not (self._has_students or is_early):
             return False
         if self._num_refused > MOST_REFUSED or self.budget.is_used_up:
             self._num_refused += 1
@@ -206,6 +207,9 @@ class Dispatcher:
             self._is_exhausted = True
             return False
         self._tree.add(proposal.number, proposal.chain)
+        origin = self.study.records[proposal.number].continues
+        if origin is not None:
+            self._followers[proposal.number] = origin
         if self._ahead is not None:
             self._ahead.add(proposal.chain)
         self._tell(self._tree.settle())
@@ -234,6 +238,8 @@ class Dispatcher:
         stage = STAGES[task.stage]
         can_share = stage.trains and stage.schedule and not task.is_ahead
         if self._most_places == 1 or not can_share or task.fine_tuning_seed is not None:
+            return 1
+        if 0 < self.budget.seconds.predict(task) < LEAST_SHARED_SECONDS:
             return 1
         free = self._count_free()
         while (ready := self._tree.count_ready(free)) < free and self._open_next():
@@ -271,14 +277,17 @@ class Dispatcher:
         self._num_refused += not fits
         return fits
 
-    def _count_open(self) -> int:
-        """Count the open pipelines that do not wait at a rung or for the pipeline they continue."""
+    @property
+    def _is_full(self) -> bool:
+        """Whether enough pipelines are open, besides those that wait for a promotion or another."""
         records = self.study.records
-        waiting = 0
-        for number in self._tree.open_pipelines:
-            origin = records[number].continues
-            waiting += origin is not None and records[origin].state == "running"
-        return len(self._tree.open_pipelines) - len(self._rungs.paused) - waiting
+        self._followers = {
+            number: origin
+            for number, origin in self._followers.items()
+            if self._tree.is_open(number) and records[origin].state == "running"
+        }
+        num_open = self._tree.num_open - len(self._rungs.paused) - len(self._followers)
+        return num_open >= OPEN_PIPELINES_PER_PLACE * self._max_concurrent
 
     @property
     def _has_students(self) -> bool:

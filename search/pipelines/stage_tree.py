@@ -141,6 +141,7 @@ class StageTree:
         self._shares = (*rungs, 1.0)
         self._nodes: dict[str, _Node] = {}
         self._paths: dict[int | str, _Path] = {}
+        self._num_open = 0
         self._paid: dict[str, int | str] = {}
         self._queue: list[tuple[float, int, str]] = []  # minus depth, age, node
         self._ending: dict[int | str, None] = {}
@@ -155,6 +156,11 @@ class StageTree:
     def open_pipelines(self) -> tuple[int, ...]:
         """Numbers of the pipelines that were added and have not ended."""
         return tuple(number for number in self._paths if isinstance(number, int))
+
+    @property
+    def num_open(self) -> int:
+        """Number of the open pipelines."""
+        return self._num_open
 
     def is_open(self, number: int) -> bool:
         """Whether a pipeline was added and has not ended."""
@@ -296,6 +302,7 @@ class StageTree:
         """
         result = self.get_result(number)
         path = self._paths.pop(number)
+        self._num_open -= isinstance(number, int)
         for name in (*path.helpers, *path.nodes):
             del self._nodes[name].waiting[number]
         self._ending.pop(number, None)
@@ -378,6 +385,7 @@ class StageTree:
         path = _Path(
             nodes=tuple(names), chain=tuple(steps), rungs=tuple(rungs), helpers=tuple(helpers)
         )
+        self._num_open += isinstance(number, int)
         self._paths[number] = path
         for name in (*path.helpers, *path.nodes):
             self._nodes[name].waiting[number] = None

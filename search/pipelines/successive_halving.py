@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from itertools import islice
 from typing import Generic, Literal, TypeVar, get_args
 
 import moocore
@@ -84,9 +83,8 @@ class SuccessiveHalving(Generic[Member]):
             places = int(len(reached) / self._reduction_factor)
             if len(promoted) >= places:
                 continue
-            best = islice(_order(reached), places)
-            chosen = next((member for member in best if member not in promoted), None)
-            if chosen is not None:
+            place, chosen = next(_order(reached, passed=promoted))
+            if place < places:
                 promoted.add(chosen)
                 return chosen
         return None
@@ -99,21 +97,32 @@ class SuccessiveHalving(Generic[Member]):
         """
         highest = {member: rung for rung, there in enumerate(self._reached) for member in there}
         lowest = min(highest[member] for member in members)
-        ordered = list(_order(self._reached[lowest]))
+        ordered = [member for _, member in _order(self._reached[lowest])]
         return next(m for m in reversed(ordered) if m in members and highest[m] == lowest)
 
 
-def _order(reached: Mapping[Member, list[float]]) -> Iterator[Member]:
+def _order(
+    reached: Mapping[Member, list[float]], *, passed: Collection[Member] = ()
+) -> Iterator[tuple[int, Member]]:
     """Yield the members at a rung, best first: by rank, then by hypervolume contribution.
 
     Args:
         reached: Objectives by member, all to be minimised.
+        passed: Members that are counted but not yielded.
+
+    Yields:
+        Place of a member in the order, from 0, and the member.
     """
     members, values = list(reached), np.array(list(reached.values()))
     ranks = moocore.pareto_rank(values)
     low, high = values.min(axis=0), values.max(axis=0)
     scaled = (values - low) / np.where(high > low, high - low, 1.0)
-    for rank in np.unique(ranks):  # lazily: the caller mostly needs only the first rank
+    is_left = np.array([member not in passed for member in members])
+    place = 0
+    for rank in np.unique(ranks):
         (peers,) = np.nonzero(ranks == rank)
-        shares = moocore.hv_contributions(scaled[peers], ref=np.full(values.shape[1], 1.1))
-        yield from (members[i] for i in peers[np.argsort(-shares, kind="stable")])
+        if is_left[peers].any():  # contributions take most of the time
+            shares = moocore.hv_contributions(scaled[peers], ref=np.full(values.shape[1], 1.1))
+            ordered = peers[np.argsort(-shares, kind="stable")]
+            yield from ((place + i, members[row]) for i, row in enumerate(ordered) if is_left[row])
+        place += len(peers)

@@ -146,7 +146,9 @@ def select_trials(values: Values, maximise: Sequence[bool], max_trials: int) -> 
     front = complete
     if complete.size:
         front = complete[moocore.is_nondominated(values[complete], maximise=list(maximise))]
-    others = np.setdiff1d(np.arange(len(values)), front)
+    is_other = np.ones(len(values), dtype=bool)
+    is_other[front] = False
+    others = np.flatnonzero(is_other)
     front = front[np.argsort(values[front, 0], kind="stable")]
     chosen = _spread(front, max_trials // 2)
     return np.concatenate([chosen, _spread(others, max_trials - len(chosen))])

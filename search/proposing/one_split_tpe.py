@@ -8,7 +8,13 @@ import numpy.typing as npt
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.proposing.optuna_internals import Halves, SplitTPESampler, count_good, split_trials
+from search.proposing.optuna_internals import (
+    Halves,
+    SplitTPESampler,
+    count_good,
+    split_trials,
+    violates_limit,
+)
 
 SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 
@@ -59,7 +65,7 @@ class OneSplitTPESampler(SplitTPESampler):
         most = max(count_good(num_finished), num_finished // 2)
         num_good = min(count_good(num_finished + num_unseen), most)
         complete = [other for other in trials if other.state is TrialState.COMPLETE]
-        ranked = [o for o in complete if all(value <= 0 for value in o.constraints.values())]
+        ranked = [other for other in complete if not violates_limit(other)]
         if len(ranked) <= num_good:  # some infeasible or incomplete trials count as good too
             return split_trials(study, trials, num_good)
         signs = [-1.0 if d.name == "MAXIMIZE" else 1.0 for d in study.directions]

@@ -14,11 +14,18 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.samplers import NSGAIIISampler, NSGAIISampler, TPESampler
+from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma_multiobjective
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from scipy import special  # type: ignore[import-untyped]
 
 from search.proposing.trial_arrays import with_room
+
+# Optuna computes these functions in Python, without SciPy, which takes a third of a suggestion.
+_truncnorm._ndtr = special.ndtr
+_truncnorm._log_ndtr = special.log_ndtr
+_truncnorm._ndtri_exp = special.ndtri_exp
 
 Halves = tuple[list[FrozenTrial], list[FrozenTrial]]
 Rows = npt.NDArray[np.intp]
@@ -48,6 +55,11 @@ def end_trial(
     sampler, which none of our samplers needs.
     """
     study._storage.set_trial_state_values(trial._trial_id, state, values)
+
+
+def violates_limit(trial: FrozenTrial) -> bool:
+    """Whether a trial violates a constraint; quick for one without any, as most are."""
+    return bool(trial._system_attrs) and any(value > 0 for value in trial.constraints.values())
 
 
 def count_good(num_finished: int) -> int:

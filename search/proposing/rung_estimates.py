@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from search.proposing.optuna_internals import violates_limit
 from search.proposing.study_view import ViewingSampler, show
 from search.proposing.trial_arrays import with_room
 
@@ -107,7 +108,7 @@ class RungEstimates:
         found |= {
             i: self._value_infeasible(trial.number)
             for i, trial in enumerate(trials)
-            if trial.state is TrialState.PRUNED and any(v > 0 for v in trial.constraints.values())
+            if trial.state is TrialState.PRUNED and violates_limit(trial)
         }
         shown = trials.copy()
         for i, values in found.items():

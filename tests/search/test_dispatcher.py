@@ -610,6 +610,7 @@ def test_trainings_divide_the_free_places_among_them(config: StudyConfig, tmp_pa
 def test_free_gpus_of_a_node_bound_the_places_of_a_training(config: StudyConfig) -> None:
     gpus = replace(config, gpus_per_trial=2.0)
     assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8).most_places == 4
+    assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8, can_grow=True).most_places == 1
     assert allot(replace(config, gpus_per_trial=0.5), 64, 16, 32, 2, 8).most_places == 1
     assert allot(config, 8, 0, 8).most_places == 1
     shared = replace(config, processes_per_baseline=4, processes_per_trial=2, cpus_per_trial=2)

@@ -269,3 +269,23 @@ def test_hours_money_and_what_sharing_saved() -> None:
     free = Spending(tariff=Tariff(unit="worker"), spent_seconds=1800.0)
     assert free.describe() == "0.5 worker-hours"
     assert free.to_json()["cost"] is None
+
+
+@pytest.mark.parametrize(("seconds", "places"), [(59.0, 1), (61.0, 4)])
+def test_a_training_shorter_than_the_start_of_its_processes_is_not_shared(
+    config: StudyConfig, tmp_path: Path, seconds: float, places: int
+) -> None:
+    batches = replace(config.pipeline.sparse, batch_size=8)
+    config = replace(config, num_pipelines=1, pipeline=replace(config.pipeline, sparse=batches))
+    clock = Clock()
+    budget = TimeBudget(
+        StageSeconds(config, make_rates(config, sparse=seconds)), worked=clock, clock=clock
+    )
+    study = PipelineStudy(config, tmp_path)
+    dispatcher = Dispatcher(study, max_concurrent=4, most_places=4, budget=budget)
+    while (task := dispatcher.take()) is not None and task.stage != "sparse":
+        dispatcher.finish(task, StageResult(metrics=COSTS, network="n"))
+    assert task is not None
+    assert task.places == places
+    alone = budget.seconds.expect(task._replace(places=1))
+    assert budget.seconds.expect(task) <= alone
