@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from search.config import StudyConfig
 from search.objectives import OBJECTIVES
 from trainables.chain import build_chain, flatten_chain
+
+
+def find_lowest(distribution: BaseDistribution) -> Any:
+    """Return a value for a setting that a point does not use, because Tune wants one for each."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    return distribution.low  # type: ignore[attr-defined]
 
 
 def run_plain_tune(
@@ -48,7 +56,7 @@ def run_plain_tune(
                     metric=[kind.name for kind in kinds],
                     mode=["max" if kind.direction == "maximize" else "min" for kind in kinds],
                     points_to_evaluate=[
-                        {name: value for name, value in point.items() if name in space}
+                        {name: point.get(name, find_lowest(space[name])) for name in space}
                         for point in points
                         if study.space.contains(point)
                     ],

@@ -165,3 +165,31 @@ def test_timer_of_faulthandler_waits_for_a_report_that_cannot_be_written() -> No
         process.communicate()
         os.close(reader)
         os.close(writer)
+
+
+def test_one_guard_watches_all_stages_of_a_process(tmp_path: Path) -> None:
+    code = f"""{PREAMBLE}
+def count():
+    return Path(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children").read_text().split()
+
+for number in range(3):
+    with watched({LIMIT}, Path(sys.argv[1]) / str(number)):
+        fake_stage()
+        print(*count())
+    time.sleep(1.5 * {LIMIT})  # nothing is watched
+os.kill(int(count()[0]), signal.SIGKILL)  # another one takes its place
+time.sleep(0.1)
+with watched({LIMIT}, Path(sys.argv[1]) / "last"):
+    print(*count(), flush=True)
+    time.sleep(60)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    guards = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, "")
+    assert len(guards) == 4
+    assert len(set(guards[:3])) == 1
+    assert guards[3] != guards[0]
+    assert read_stall(tmp_path / "last") == "no progress for 1 s at its start"

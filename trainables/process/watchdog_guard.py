@@ -1,10 +1,12 @@
 """The guard process that `watchdog.py` starts; it needs only the standard library.
 
-Arguments: limit in seconds, descriptor of the page, id of the process to watch, path of the report.
+Arguments: descriptor of the page, id of the process to watch. Each line of its input is the stage
+to watch from then on, as JSON with limit (seconds) and report (path), or null.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -21,27 +23,54 @@ MAX_DUMP_BYTES = 1_000_000
 REPORT_SECONDS = 10.0  # longest wait for a disk that does not respond
 
 
-def main() -> None:
-    """Watch the process until it ends, its stage ends, or it hangs and is killed."""
-    limit, page, process = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    interval = min(1.0, limit / 20)
-    seen, idle, looked = b"", 0.0, time.monotonic()
-    while not _has_ended(process, interval):
+class Stage:
+    """A stage that is watched.
+
+    Args:
+        limit: Longest time without progress, in seconds.
+        report: File for the reason why the process was killed.
+    """
+
+    def __init__(self, limit: float, report: str) -> None:
+        self.limit = limit
+        self.report = Path(report)
+        self.interval = min(1.0, limit / 20)
+        self._seen, self._idle, self._looked = b"", 0.0, time.monotonic()
+
+    def look(self, page: int, process: int) -> None:
+        """Kill the process if the page has not changed for as long as the limit."""
         shown = os.pread(page, PAGE_BYTES, 0)
         is_waiting, _, place = struct.unpack(PAGE_FORMAT, shown)
         now = time.monotonic()
-        idle += min(now - looked, 2 * interval)  # a freeze of the machine stops both
-        looked = now
-        if shown != seen or is_waiting:
-            seen, idle = shown, 0.0
-        elif idle > limit:
+        self._idle += min(now - self._looked, 2 * self.interval)  # a freeze stops both processes
+        self._looked = now
+        if shown != self._seen or is_waiting:
+            self._seen, self._idle = shown, 0.0
+        elif self._idle > self.limit:
             os.kill(process, signal.SIGUSR2)  # makes it write its tracebacks, if it still can
             time.sleep(DUMP_SECONDS)
-            if os.pread(page, PAGE_BYTES, 0) == seen:
+            if os.pread(page, PAGE_BYTES, 0) == self._seen:
                 where = place.rstrip(b"\0").decode(errors="replace")
-                _report(f"no progress for {limit:g} s at {where}", page, Path(sys.argv[4]))
+                _report(f"no progress for {self.limit:g} s at {where}", page, self.report)
                 os.kill(process, signal.SIGKILL)
+
+
+def main() -> None:
+    """Watch the stages of the process until it ends or one of them hangs."""
+    page, process = int(sys.argv[1]), int(sys.argv[2])
+    stage: Stage | None = None
+    text = b""
+    while os.getppid() == process:
+        if select.select([0], [], [], stage.interval if stage else 1.0)[0]:
+            told = os.read(0, 65536)
+            if not told:
                 return
+            *lines, text = (text + told).split(b"\n")
+            if lines:
+                order = json.loads(lines[-1])
+                stage = Stage(**order) if order else None
+        elif stage is not None:
+            stage.look(page, process)
 
 
 def _report(reason: str, page: int, path: Path) -> None:
@@ -51,11 +80,6 @@ def _report(reason: str, page: int, path: Path) -> None:
     writer = threading.Thread(target=_write, args=(path, text), daemon=True)
     writer.start()
     writer.join(REPORT_SECONDS)
-
-
-def _has_ended(process: int, seconds: float) -> bool:
-    """Wait a while; return whether the input has closed, which means that the stage has ended."""
-    return bool(select.select([0], [], [], seconds)[0]) or os.getppid() != process
 
 
 def _write(path: Path, text: str) -> None:
