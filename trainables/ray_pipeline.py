@@ -295,6 +295,9 @@ class LogCollector(logging.Handler):
 class Reporter:
     """Reports progress to Tune: every new stage and accuracy, otherwise at most once a second.
 
+    The start of the first stage is not reported: the driver knows it, and for a stage that is found
+    in the store, a report takes as long as all else.
+
     Args:
         messages: Collected messages, which are reported with the progress.
 
@@ -313,6 +316,8 @@ class Reporter:
         if progress.loss is not None:
             self.step = progress.step
         now = time.monotonic()
+        if not self._stage and not progress.step:
+            self._stage, self._reported = progress.stage, now
         is_due = progress.stage != self._stage or now - self._reported >= REPORT_SECONDS
         if progress.miou is None and not is_due:
             return

@@ -171,15 +171,17 @@ def run_tune(
         user_code=pack_networks(config.pipeline),
     )
 
+    pipeline = config.pipeline  # Tune unpickles what `request` refers to twice for every trial
+
     def request(trial: dict[str, Any]) -> PlacementGroupFactory:
-        return PlacementGroupFactory(resources.list_bundles(trial, config.pipeline))
+        return PlacementGroupFactory(resources.list_bundles(trial, pipeline))
 
     # By default Tune starts one process at a time and drops it as soon as another one is free. If a
     # stage takes less time than the start of a process, all stages would run in a single process.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.max_concurrent)
     sessions = len(list((run_dir / "tune").glob("session-*")))
     tuner = tune.Tuner(
-        with_names(make_trainable(config.pipeline, worker_config), request),
+        with_names(make_trainable(pipeline, worker_config), request),
         tune_config=TuneConfig(
             search_alg=searcher,
             num_samples=-1,

@@ -35,15 +35,15 @@ def test_reports_come_once_a_second_but_none_of_an_accuracy_is_dropped(
     reports: list[dict[str, Any]],
 ) -> None:
     report = Reporter(LogCollector())
-    report(Progress("dense", 0, 1))
+    report(Progress("dense", 0, 1))  # the driver knows that it has started
     report(Progress("dense", 3, 300, loss=2.0))
     report(Progress("dense", 6, 300, loss=1.5))
     report(Progress("dense", 1, 1, miou=0.25))
     report(Progress("latency", 0, 1))
     # The curves go on from step to step of the training, whatever else is reported.
-    assert [entry["timesteps_total"] for entry in reports] == [0, 6, 6]
-    assert [entry["progress"]["stage"] for entry in reports] == ["dense", "dense", "latency"]
-    assert reports[1]["progress"]["miou"] == 0.25
+    assert [entry["timesteps_total"] for entry in reports] == [6, 6]
+    assert [entry["progress"]["stage"] for entry in reports] == ["dense", "latency"]
+    assert reports[0]["progress"]["miou"] == 0.25
     assert report.step == 6
 
 
@@ -53,7 +53,7 @@ def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, A
         logging.getLogger("trainables.data.node_cache").info("caching takes 5 MiB")
         logging.getLogger("models.pruning").info("pruned 3 of 9 groups")
         report = Reporter(messages)
-        report(Progress("dense", 0, 1))
+        report(Progress("dense", 1, 1, miou=0.2))
         report(Progress("dense", 1, 1, miou=0.25))
     logging.getLogger("trainables.artifacts.store").warning("too late")
     assert [entry["messages"] for entry in reports] == [
