@@ -242,6 +242,8 @@ class Dispatcher:
         if 0 < self.budget.seconds.predict(task) < LEAST_SHARED_SECONDS:
             return 1
         free = self._count_free()
+        if free < 2:
+            return 1
         while (ready := self._tree.count_ready(free)) < free and self._open_next():
             pass
         batch_size: int = getattr(self.study.config.pipeline, stage.schedule).batch_size

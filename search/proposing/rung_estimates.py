@@ -102,14 +102,15 @@ class RungEstimates:
             The trials, with copies of those that are shown as complete; the next call changes the
             values of these copies.
         """
-        running = [i for i, trial in enumerate(trials) if trial.state is TrialState.RUNNING]
+        running: list[int] = []
+        found: dict[int, list[float]] = {}
+        for i, trial in enumerate(trials):
+            if trial.state is TrialState.RUNNING:
+                running.append(i)
+            elif trial.state is TrialState.PRUNED and violates_limit(trial):
+                found[i] = self._value_infeasible(trial.number)
         estimated = self.estimate(np.array([trials[i].number for i in running], dtype=np.intp))
-        found = dict(zip(running, estimated.tolist(), strict=True))
-        found |= {
-            i: self._value_infeasible(trial.number)
-            for i, trial in enumerate(trials)
-            if trial.state is TrialState.PRUNED and violates_limit(trial)
-        }
+        found |= zip(running, estimated.tolist(), strict=True)
         shown = trials.copy()
         for i, values in found.items():
             if not any(map(math.isnan, values)):
