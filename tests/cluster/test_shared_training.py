@@ -51,7 +51,7 @@ def hosts(_benchmarks_importable: None) -> Iterator[Any]:
 
 
 @pytest.mark.xfail(
-    reason="after the loss of a process the losses differ by 1 %; without one, by 1e-7 on one host"
+    reason="the losses differ by 1 % on two hosts; on one host by 1e-7, also after such a loss"
 )
 def test_two_machines_train_like_one_also_when_one_loses_its_process(
     hosts: Any, tiny_study: list[str], tmp_path: Path
