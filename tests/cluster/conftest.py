@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import os
 import shlex
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,32 @@ def tiny_study() -> list[str]:
 def _benchmarks_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scripts, not a package: `python benchmarks/x.py` puts their folder on the path itself."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+@pytest.fixture
+def start_hosts(_benchmarks_importable: None) -> Iterator[Callable[..., Any]]:
+    """Starts machines with a core each, on which nothing of the project is installed yet.
+
+    Its keywords are those of `HostCluster`. The machines end with the test.
+    """
+    host_cluster = importlib.import_module("host_cluster")
+    script = os.environ.get(host_cluster.SCRIPT_VARIABLE)
+    if obstacle := host_cluster.find_obstacle(script):
+        pytest.skip(obstacle)
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segfront-") as folder,
+        ExitStack() as ending,
+    ):
+
+        def start(**options: Any) -> Any:
+            cluster = host_cluster.HostCluster(
+                script=Path(str(script)), folder=Path(folder), num_cpus=1, **options
+            )
+            ending.callback(cluster.stop_hosts)
+            cluster.start_hosts()
+            return cluster
+
+        yield start
 
 
 @pytest.fixture

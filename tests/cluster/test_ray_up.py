@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shlex
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,22 +40,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mar
 
 
 @pytest.fixture
-def hosts(_benchmarks_importable: None) -> Iterator[Any]:
-    """Three machines on which nothing of the project is installed yet."""
-    host_cluster = importlib.import_module("host_cluster")
-    script = os.environ.get(host_cluster.SCRIPT_VARIABLE)
-    if obstacle := host_cluster.find_obstacle(script):
-        pytest.skip(obstacle)
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segfront-") as folder:
-        # A stage takes all of a machine, so that three at a time are on three machines.
-        cluster = host_cluster.HostCluster(
-            script=Path(str(script)), folder=Path(folder), num_cpus=1
-        )
-        try:
-            cluster.start_hosts()
-            yield cluster
-        finally:
-            cluster.stop_hosts()
+def hosts(start_hosts: Callable[..., Any]) -> Any:
+    """Three machines; a stage takes all of one, so that three at a time are on all of them."""
+    return start_hosts()
 
 
 def test_three_machines_from_ray_up_to_ray_down(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +30,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mar
 
 
 @pytest.fixture
-def hosts(_benchmarks_importable: None) -> Iterator[Any]:
+def hosts(start_hosts: Callable[..., Any]) -> Any:
     """Two machines with a core each, so that two processes are on both of them."""
-    host_cluster = importlib.import_module("host_cluster")
-    script = os.environ.get(host_cluster.SCRIPT_VARIABLE)
-    if obstacle := host_cluster.find_obstacle(script):
-        pytest.skip(obstacle)
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segfront-") as folder:
-        cluster = host_cluster.HostCluster(
-            script=Path(str(script)), folder=Path(folder), num_hosts=2, num_cpus=1
-        )
-        try:
-            cluster.start_hosts()
-            yield cluster
-        finally:
-            cluster.stop_hosts()
+    return start_hosts(num_hosts=2)
 
 
 @pytest.mark.xfail(
@@ -71,14 +56,14 @@ def test_two_machines_train_like_one_also_when_one_loses_its_process(
         stderr=subprocess.STDOUT,
         text=True,
     ) as driver:
-        while not (helper := hosts.ssh(2, FIND_HELPER) + hosts.ssh(1, FIND_HELPER)).strip():
+        while not (helpers := find_helpers(hosts)):
             assert driver.poll() is None, driver.stdout and driver.stdout.read()
             time.sleep(0.5)
         while not list(runs.glob("*/stages/dense-*.partial/state.safetensors")):
             assert driver.poll() is None, driver.stdout and driver.stdout.read()
             time.sleep(0.2)
-        for number in (1, 2):
-            hosts.ssh(number, f"kill -9 {helper.split()[0]} 2> /dev/null || true")
+        number, helper = helpers[0]  # a process of the other host may have the same number
+        hosts.ssh(number, f"kill -9 {helper} 2> /dev/null || true")
         printed = driver.communicate(timeout=500)[0]
     assert driver.returncode == 0, printed
     assert "dense is run again" in printed
@@ -87,6 +72,11 @@ def test_two_machines_train_like_one_also_when_one_loses_its_process(
         (shared,), (own,) = read_losses(shared_run, stage), read_losses(own_run, stage)
         torch.testing.assert_close(shared[:20], own[:20], rtol=2e-3, atol=2e-3)
     hosts.ray_down()
+
+
+def find_helpers(hosts: Any) -> list[tuple[int, str]]:
+    """Find the processes that help to train: number of the host, and process number there."""
+    return [(host, pid) for host in (1, 2) for pid in hosts.ssh(host, FIND_HELPER).split()]
 
 
 def read_losses(run_dir: Path, stage: str) -> list[torch.Tensor]:
