@@ -78,6 +78,7 @@ from search.on_ray.searcher import PipelineSearcher, read_result
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.front import front_mask, hypervolume_fraction
 from search.pipelines.journal import WholeLineBackend
+from search.pipelines.places import Places
 from search.pipelines.records import StoppedBy, TrialRecord
 from search.pipelines.retries import Failure
 from search.pipelines.stage_seconds import SPEED_EXPONENT
@@ -390,10 +391,12 @@ def simulate(setting: Setting) -> dict[str, Any]:
         if setting.method != "plain":
             dispatcher = Dispatcher(
                 study,
-                max_concurrent=workers,
-                max_exclusive=workers,
-                most_places=1 if single else min(arguments.node_workers, workers),
-                places_of_root=1 if single else of_root,
+                Places(
+                    count=workers,
+                    exclusive=workers,
+                    of_root=1 if single else of_root,
+                    most_per_training=1 if single else min(arguments.node_workers, workers),
+                ),
                 works_ahead=not single,
             )
             driven = PipelineSearcher(dispatcher, explain_error=Failure)

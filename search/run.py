@@ -367,10 +367,7 @@ def run_stages(
     with ProgressDisplay(board, run.console) as display:
         dispatcher = Dispatcher(
             run.study,
-            max_concurrent=resources.max_concurrent,
-            max_exclusive=resources.max_exclusive,
-            most_places=resources.most_places,
-            places_of_root=places.of_root,
+            places,
             works_ahead=True,
             on_retry=display.note,
             confirmation=run.confirmation,

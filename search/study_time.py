@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from search.config import StudyConfig
-from search.forecast.dry_run import Places
 from search.forecast.estimate import Estimate
 from search.forecast.time_left import find_seconds_left
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget

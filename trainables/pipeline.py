@@ -102,12 +102,15 @@ class StageResult:
         stages: Folder in the store by stage name.
         seconds: Working time by stage name; 0 if the stage was reused.
         network: Folder of the last network; "" before there is one.
+        elapsed: Seconds from the begin of the last stage to its end, in a process that had started
+            before; 0 if they were not taken.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     network: str = ""
+    elapsed: float = 0.0
 
     def __or__(self, later: StageResult) -> StageResult:
         """Merge with the results of a later stage."""
@@ -116,6 +119,7 @@ class StageResult:
             stages={**self.stages, **later.stages},
             seconds={**self.seconds, **later.seconds},
             network=later.network or self.network,
+            elapsed=later.elapsed,
         )
 
 

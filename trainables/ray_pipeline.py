@@ -8,7 +8,8 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -227,12 +228,16 @@ def _run(
     chain = read_chain(trial)
     stage = chain[-1].stage
     store = open_store(worker.stages_dir, worker.remote_store)
-    helpers = functools.partial(
-        helped,
-        functools.partial(_assist, config, worker, trial),
-        name_trial(trial),
-        stall_report(worker.stalls_dir, trial),
-    )
+    started = time.monotonic()
+
+    @contextmanager
+    def helpers() -> Iterator[None]:
+        nonlocal started
+        assist = functools.partial(_assist, config, worker, trial)
+        with helped(assist, name_trial(trial), stall_report(worker.stalls_dir, trial)):
+            started = time.monotonic()  # the processes of the helpers have started
+            yield
+
     context = replace(
         _describe_place(worker, trial),
         checkpoint_seconds=worker.checkpoint_seconds,
@@ -256,6 +261,7 @@ def _run(
     except DETERMINISTIC_ERRORS as error:
         logger.exception("%s failed", stage)
         return {"outcome": "failed", "reason": describe_error(error)}
+    result = replace(result, elapsed=time.monotonic() - started)
     return {"outcome": "complete", **asdict(result)}
 
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from search.config import StudyConfig
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
@@ -27,37 +28,6 @@ MOST_PIPELINES = 200
 """Largest number of pipelines of a dry run; a longer study is extrapolated from that."""
 
 LEAST_IN_USE = 0.1
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Places:
-    """How many stages the machines hold at a time.
-
-    Attributes:
-        count: Number of stages of pipelines at a time.
-        exclusive: Number of stages at a time that need a whole device.
-        of_root: Number of places that the training of an uncompressed network takes.
-        units: Number of GPUs (on CPUs: of processes) of a stage that does not train.
-        units_of_training: The same of a pipeline's training.
-        units_of_root: The same of the training of an uncompressed network.
-        most_per_training: Largest number of places that a pipeline's training takes.
-    """
-
-    count: int
-    exclusive: int = 1
-    of_root: int = 1
-    units: float = 1.0
-    units_of_training: float = 1.0
-    units_of_root: float = 1.0
-    most_per_training: int = 1
-
-    def weigh(self, task: Task) -> float:
-        """Return the number of GPUs (on CPUs: of processes) that a stage holds."""
-        if task.is_root:
-            return self.units_of_root
-        if task.is_ahead or not STAGES[task.stage].trains:
-            return self.units
-        return self.units_of_training * task.places
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,14 +139,7 @@ def dry_run(
     root_seconds = root_spent = spent = busy = 0.0
     with TemporaryDirectory() as folder:
         study = PipelineStudy(shortened, Path(folder))
-        dispatcher = Dispatcher(
-            study,
-            max_concurrent=places.count,
-            max_exclusive=places.exclusive,
-            most_places=places.most_per_training,
-            places_of_root=places.of_root,
-            budget=budget,
-        )
+        dispatcher = Dispatcher(study, places, budget=budget)
         while True:
             while (task := dispatcher.take()) is not None:
                 machines.add(task, seconds.expect(task))

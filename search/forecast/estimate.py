@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from models.files.atomic_file import write_atomically
 from search.config import StudyConfig
 from search.duration import format_duration
-from search.forecast.dry_run import Forecast, Places
+from search.forecast.dry_run import Forecast
+from search.pipelines.places import Places
 from search.run_files.run_folder import ESTIMATE_FILE
 from search.run_files.spending import Spending, Tariff
 from trainables.pipeline import build_baselines

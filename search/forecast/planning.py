@@ -10,10 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from search.config import StudyConfig
-from search.forecast.dry_run import Forecast, Places, dry_run
+from search.forecast.dry_run import Forecast, dry_run
 from search.forecast.estimate import Estimate
 from search.forecast.fitting import FittedStudy, fit_study
 from search.forecast.typical_chains import choose_typical_chains
+from search.pipelines.places import Places
 from trainables.context import StageContext
 from trainables.rehearsal import StageRate, name_family, rehearse
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from search.forecast.dry_run import Forecast, Places
+from search.forecast.dry_run import Forecast
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.stage_tree import Task
 from trainables.rehearsal import name_kind
 

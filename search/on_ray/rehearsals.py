@@ -10,9 +10,9 @@ import ray
 from ray.exceptions import RayError
 
 from search.config import StudyConfig
-from search.forecast.dry_run import Places
 from search.forecast.planning import time_stages
 from search.on_ray.allotment import TrialResources
+from search.pipelines.places import Places
 from trainables.context import StageContext
 from trainables.process.device_lock import DeviceLock
 from trainables.rehearsal import StageRate

@@ -112,4 +112,5 @@ def read_result(flat: dict[str, Any]) -> StageResult:
         prefix = f"{name}/"
         found = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
         sections[name] = found
-    return StageResult(**sections, network=str(flat.get("network", "")))
+    network, elapsed = str(flat.get("network", "")), float(flat.get("elapsed", 0.0))
+    return StageResult(**sections, network=network, elapsed=elapsed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.places import Places
 from search.pipelines.records import Outcome, StoppedBy
 from search.pipelines.retries import Failure, ObstacleError, Retries
 from search.pipelines.rungs import Rungs
@@ -32,12 +33,7 @@ class Dispatcher:
 
     Args:
         study: Study that proposes the pipelines and records their outcomes.
-        max_concurrent: Largest number of stages at a time; the trainings of the uncompressed
-            networks do not count.
-        max_exclusive: Largest number of stages at a time that need a whole device.
-        most_places: Largest number of places that one training of a pipeline takes while fewer
-            stages can run than places are free. A place is what one stage needs.
-        places_of_root: Number of places that the training of an uncompressed network takes.
+        places: How many stages run at a time.
         works_ahead: Whether free places do work for later stages while the uncompressed networks
             train (`search.pipelines.work_ahead`).
         on_retry: Called with a line for the user when a stage will run again.
@@ -57,11 +53,8 @@ class Dispatcher:
     def __init__(
         self,
         study: PipelineStudy,
+        places: Places,
         *,
-        max_concurrent: int,
-        max_exclusive: int = 1,
-        most_places: int = 1,
-        places_of_root: int = 1,
         works_ahead: bool = False,
         on_retry: Callable[[str], None] = lambda text: None,
         confirmation: Confirmation | None = None,
@@ -77,10 +70,7 @@ class Dispatcher:
         self._tree = StageTree(self._baseline_chains, study.config.rungs)
         self._rungs = Rungs(study)
         self._confirmation = confirmation
-        self._max_concurrent = max_concurrent
-        self._max_exclusive = max_exclusive
-        self._most_places = most_places
-        self._places_of_root = places_of_root
+        self._places = places
         self._ahead = WorkAhead() if works_ahead else None
         self._on_retry = on_retry
         self._retries = Retries()
@@ -138,7 +128,8 @@ class Dispatcher:
     def finish(self, task: Task, result: StageResult) -> None:
         """Record the result of a stage, and tell the study of every pipeline that ends with it."""
         del self._running[task.node]
-        seconds = self.budget.end(task, was_run=sum(result.seconds.values()) > 0)
+        was_run = sum(result.seconds.values()) > 0
+        seconds = self.budget.end(task, was_run=was_run, elapsed=result.elapsed)
         self.study.spent_seconds += seconds
         if task.is_ahead:
             return
@@ -234,10 +225,10 @@ class Dispatcher:
         Every place gets at least two images of each batch, which may be a pair of frames.
         """
         if task.is_root:
-            return self._places_of_root
+            return self._places.of_root
         stage = STAGES[task.stage]
-        can_share = stage.trains and stage.schedule and not task.is_ahead
-        if self._most_places == 1 or not can_share or task.fine_tuning_seed is not None:
+        most, is_retraining = self._places.most_per_training, task.fine_tuning_seed is not None
+        if most == 1 or task.is_ahead or is_retraining or not (stage.trains and stage.schedule):
             return 1
         if 0 < self.budget.seconds.predict(task) < LEAST_SHARED_SECONDS:
             return 1
@@ -247,7 +238,7 @@ class Dispatcher:
         while (ready := self._tree.count_ready(free)) < free and self._open_next():
             pass
         batch_size: int = getattr(self.study.config.pipeline, stage.schedule).batch_size
-        return max(1, min(free // (1 + ready), self._most_places, batch_size // 2))
+        return max(1, min(free // (1 + ready), most, batch_size // 2))
 
     def _count_free(self, *, with_roots: bool = True) -> int:
         """Count the places that no running stage holds.
@@ -256,13 +247,13 @@ class Dispatcher:
             with_roots: Whether the trainings of the uncompressed networks count too.
         """
         held = (t.places for t in self._running.values() if with_roots or not t.is_root)
-        return self._max_concurrent - sum(held)
+        return self._places.count - sum(held)
 
     @property
     def _may_be_exclusive(self) -> bool:
         """Whether one more stage that needs a whole device may run now."""
         exclusive = sum(STAGES[task.stage].is_exclusive for task in self._running.values())
-        return exclusive < self._max_exclusive
+        return exclusive < self._places.exclusive
 
     @property
     def _is_taught(self) -> bool:
@@ -289,7 +280,7 @@ class Dispatcher:
             if self._tree.is_open(number) and records[origin].state == "running"
         }
         num_open = self._tree.num_open - len(self._rungs.paused) - len(self._followers)
-        return num_open >= OPEN_PIPELINES_PER_PLACE * self._max_concurrent
+        return num_open >= OPEN_PIPELINES_PER_PLACE * self._places.count
 
     @property
     def _has_students(self) -> bool:

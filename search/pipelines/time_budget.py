@@ -141,27 +141,29 @@ class TimeBudget:
         if watched > 0:
             self.seconds.note(running.task, seconds, watched)
 
-    def end(self, task: Task, *, was_run: bool) -> float:
+    def end(self, task: Task, *, was_run: bool, elapsed: float = 0.0) -> float:
         """Record that a stage has ended.
 
         Args:
             task: The stage.
             was_run: Whether it was computed; False if it failed or was found in the store.
+            elapsed: Its seconds without the start of its process, which later stages do not wait
+                for; 0 if they are not known.
 
         Returns:
             Seconds since its start, times the GPUs (or processes) that it held.
         """
         running = self._running.pop(task.node)
-        elapsed = self._elapsed(running)
+        held = self._elapsed(running) * self._weigh(task)
         if task.is_ahead:
-            return elapsed * self._weigh(task)
+            return held
         if not task.baseline:
             self.num_ended[name_kind(task.chain)] += 1
         if not was_run:
             self.seconds.forget(task)
         elif running.seen is None or running.seen[0] < NEW_SHARE:
-            self.seconds.note(task, elapsed)
-        return elapsed * self._weigh(task)
+            self.seconds.note(task, elapsed or self._elapsed(running))
+        return held
 
     def find_remaining(self, tasks: Iterable[Task]) -> float:
         """Predict the seconds left of some stages, run one after another.

@@ -24,6 +24,7 @@ from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines import retries
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.run_files.results import write_trials
@@ -228,7 +229,7 @@ with ray_session.ray_session(None, dashboard=False):
     with ProgressDisplay(board, console) as display:
         failures = WorkerFailures(run_dir)
         callback = BoardCallback(board, display, failures, lambda: False)
-        dispatcher = Dispatcher(study, max_concurrent=2, on_retry=display.note)
+        dispatcher = Dispatcher(study, Places(count=2), on_retry=display.note)
         searcher = PipelineSearcher(
             dispatcher,
             explain_error=failures.explain,

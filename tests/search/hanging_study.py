@@ -27,6 +27,7 @@ from search.on_ray.failures import WorkerFailures
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.study import PipelineStudy
 from search.recipes import streets
 from search.run_files.progress import ProgressBoard, ProgressDisplay
@@ -148,7 +149,7 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
     with ProgressDisplay(board, console) as display:
         failures = WorkerFailures(folder)
         callback = BoardCallback(board, display, failures, lambda: False)
-        dispatcher = Dispatcher(study, max_concurrent=2, on_retry=display.note)
+        dispatcher = Dispatcher(study, Places(count=2), on_retry=display.note)
         searcher = PipelineSearcher(dispatcher, explain_error=failures.explain)
         resources = allot(config, *ray_session.count_devices())
         names, is_over = set(), threading.Event()

@@ -20,6 +20,7 @@ from search.config import StudyConfig
 from search.interrupts import Interrupts
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.retrainings import CONFIRMATION_FILE
 from search.pipelines.retries import RETRY_SECONDS, Failure
 from search.pipelines.stage_tree import Task
@@ -189,7 +190,7 @@ def test_the_front_of_a_finished_study_is_retrained(
     monkeypatch.setitem(RETRY_SECONDS, "worker", (0.0,))
     study = search(asked, tmp_path)
     confirmation = Confirmation(study, tmp_path)
-    dispatcher = Dispatcher(study, max_concurrent=2, confirmation=confirmation)
+    dispatcher = Dispatcher(study, Places(count=2), confirmation=confirmation)
     teacher = take_from(dispatcher)
     dense = take_from(dispatcher)
     for task in (dense, teacher):
@@ -228,7 +229,7 @@ def test_retrainings_come_once_the_last_pipeline_has_ended(
     )
     study = PipelineStudy(config, tmp_path)
     confirmation = Confirmation(study, tmp_path)
-    dispatcher = Dispatcher(study, max_concurrent=2, confirmation=confirmation)
+    dispatcher = Dispatcher(study, Places(count=2), confirmation=confirmation)
     order: list[tuple[str, float]] = []
     while (task := dispatcher.take()) is not None:  # one at a time, so that there is always one
         order.append((task.label, task.share))
@@ -246,7 +247,7 @@ def test_retrainings_come_once_the_last_pipeline_has_ended(
 
 def test_without_a_baseline_nothing_is_retrained(asked: StudyConfig, tmp_path: Path) -> None:
     confirmation = Confirmation(search(asked, tmp_path), tmp_path)
-    dispatcher = Dispatcher(confirmation._study, max_concurrent=2, confirmation=confirmation)
+    dispatcher = Dispatcher(confirmation._study, Places(count=2), confirmation=confirmation)
     dispatcher.fail(take_from(dispatcher), "DataError: gone")
     assert dispatcher.take() is None
     assert dispatcher.is_over
@@ -343,7 +344,7 @@ def make_run(study: PipelineStudy, folder: Path, stream: io.StringIO | None = No
 
 def retrain(run: program.Run, number: int) -> None:
     """Do as a session would, for so many retrainings."""
-    dispatcher = Dispatcher(run.study, max_concurrent=2, confirmation=run.confirmation)
+    dispatcher = Dispatcher(run.study, Places(count=2), confirmation=run.confirmation)
     train(dispatcher, "teacher", "dense")
     for _ in range(number):
         task = take_from(dispatcher)

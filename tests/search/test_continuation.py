@@ -10,6 +10,7 @@ import pytest
 from search.config import StudyConfig
 from search.pipelines.continuation import Origins, find_loop, plan_sweeps
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS
 from search.space import make_space
@@ -62,7 +63,7 @@ def continuing(config: StudyConfig) -> StudyConfig:
 
 def drive(study: PipelineStudy, most: int = 10**6) -> list[str]:
     """Run a study one stage at a time; a network's mIoU falls with its ratio."""
-    dispatcher = Dispatcher(study, max_concurrent=2)
+    dispatcher = Dispatcher(study, Places(count=2))
     costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 500.0, "macs": 9.0}
     seen = []
     while len(seen) < most and (task := dispatcher.take()) is not None:
@@ -120,7 +121,7 @@ def test_a_chain_goes_through_rungs(continuing: StudyConfig, tmp_path: Path) -> 
     study = PipelineStudy(
         replace(continuing, rungs=(0.5,), num_pipelines=3, stop_hopeless=False), tmp_path
     )
-    dispatcher = Dispatcher(study, max_concurrent=2)
+    dispatcher = Dispatcher(study, Places(count=2))
     shares = []
     while (task := dispatcher.take()) is not None:
         if task.stage == "distilled":
@@ -158,7 +159,7 @@ def test_a_network_is_trained_for_the_next_one_after_its_own_pipeline_was_stoppe
     study = PipelineStudy(
         replace(continuing, rungs=(0.5,), num_pipelines=3, stop_hopeless=False), tmp_path
     )
-    dispatcher = Dispatcher(study, max_concurrent=8, max_exclusive=8)
+    dispatcher = Dispatcher(study, Places(count=8, exclusive=8))
     costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 5.0, "macs": 9.0}
     seen = []
     while (task := dispatcher.take()) is not None:

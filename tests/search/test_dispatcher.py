@@ -12,6 +12,7 @@ import pytest
 from search.config import StudyConfig
 from search.on_ray.allotment import TrialResources, allot
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.records import Obstacle
 from search.pipelines.retries import Failure, Fault, ObstacleError
 from search.pipelines.stage_tree import Task
@@ -45,7 +46,7 @@ class Driver:
 
     def __init__(self, study: PipelineStudy, max_concurrent: int) -> None:
         self.study = study
-        self.dispatcher = Dispatcher(study, max_concurrent=max_concurrent)
+        self.dispatcher = Dispatcher(study, Places(count=max_concurrent))
         self.failure = DEAD
         self._tasks: dict[str, Task] = {}
 
@@ -489,14 +490,14 @@ def test_more_than_there_is_is_named(
 
 
 def open_places(
-    config: StudyConfig, folder: Path, *, num_pipelines: int, **places: Any
+    config: StudyConfig, folder: Path, places: Places, *, num_pipelines: int, works_ahead: bool
 ) -> tuple[Dispatcher, list[Task]]:
     """A study whose uncompressed networks are about to train, and the stages that it hands out."""
     points = tuple(
         make_settings(lr=2e-3, pruning_ratio=0.3 + 0.1 * index) for index in range(num_pipelines)
     )
     study = PipelineStudy(replace(config, num_pipelines=num_pipelines, first_points=points), folder)
-    return Dispatcher(study, **places), []
+    return Dispatcher(study, places, works_ahead=works_ahead), []
 
 
 def take_all(dispatcher: Dispatcher, running: list[Task]) -> list[Task]:
@@ -521,9 +522,8 @@ def test_latencies_of_known_structures_are_measured_while_the_roots_train(
     config: StudyConfig, tmp_path: Path
 ) -> None:
     dispatcher, running = open_places(
-        config, tmp_path, num_pipelines=2, max_concurrent=6, max_exclusive=6,
-        places_of_root=2, works_ahead=True,
-    )  # fmt: skip
+        config, tmp_path, Places(count=6, exclusive=6, of_root=2), num_pipelines=2, works_ahead=True
+    )
     taken = take_all(dispatcher, running)
     assert [task.label for task in taken] == [
         "teacher", "dense",
@@ -546,7 +546,7 @@ def test_the_teachers_logits_are_cached_while_the_student_still_trains(
     config: StudyConfig, tmp_path: Path
 ) -> None:
     dispatcher, running = open_places(
-        config, tmp_path, num_pipelines=1, max_concurrent=4, works_ahead=True
+        config, tmp_path, Places(count=4), num_pipelines=1, works_ahead=True
     )
     taken = take_all(dispatcher, running)
     assert "teacher logits ahead" not in [task.label for task in taken]
@@ -562,7 +562,7 @@ def test_no_work_is_done_ahead_on_places_that_a_root_holds(
     config: StudyConfig, tmp_path: Path
 ) -> None:
     dispatcher, running = open_places(
-        config, tmp_path, num_pipelines=2, max_concurrent=4, places_of_root=4, works_ahead=True
+        config, tmp_path, Places(count=4, of_root=4), num_pipelines=2, works_ahead=True
     )
     assert [task.label for task in take_all(dispatcher, running)] == ["teacher", "dense"]
     assert not dispatcher.study.records
@@ -577,10 +577,10 @@ def test_a_training_that_others_wait_for_takes_the_free_places(
     pipeline = replace(
         config.pipeline, sparse=replace(config.pipeline.sparse, batch_size=batch_size)
     )
+    machines = Places(count=8, exclusive=8, most_per_training=most_places)
     dispatcher, running = open_places(
-        replace(config, pipeline=pipeline), tmp_path,
-        num_pipelines=3, max_concurrent=8, max_exclusive=8, most_places=most_places,
-    )  # fmt: skip
+        replace(config, pipeline=pipeline), tmp_path, machines, num_pipelines=3, works_ahead=False
+    )
     take_all(dispatcher, running)
     finish_roots(dispatcher, running)
     assert [(task.stage, task.places) for task in running] == [("sparse", places)]
@@ -590,7 +590,11 @@ def test_trainings_divide_the_free_places_among_them(config: StudyConfig, tmp_pa
     batches = replace(config.pipeline.distil, batch_size=16)
     asked = replace(config, pipeline=replace(config.pipeline, distil=batches))
     dispatcher, running = open_places(
-        asked, tmp_path, num_pipelines=3, max_concurrent=8, max_exclusive=8, most_places=8
+        asked,
+        tmp_path,
+        Places(count=8, exclusive=8, most_per_training=8),
+        num_pipelines=3,
+        works_ahead=False,
     )
     take_all(dispatcher, running)
     finish_roots(dispatcher, running)

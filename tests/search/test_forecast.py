@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from search.config import StudyConfig
-from search.forecast.dry_run import Forecast, Places, dry_run
+from search.forecast.dry_run import Forecast, dry_run
 from search.forecast.estimate import Estimate, describe_estimate, load_estimate, save_estimate
 from search.forecast.fitting import fit_study
 from search.forecast.time_left import find_seconds_left
 from search.forecast.typical_chains import choose_typical_chains
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget
@@ -186,7 +187,7 @@ def test_after_a_quarter_the_time_left_is_right_within_a_quarter(
     actual = slower * forecast.seconds
     clock = [0.0]
     budget = TimeBudget(StageSeconds(study, rates), clock=lambda: clock[0], starts_at_once=False)
-    dispatcher = Dispatcher(PipelineStudy(study, tmp_path), max_concurrent=1, budget=budget)
+    dispatcher = Dispatcher(PipelineStudy(study, tmp_path), Places(count=1), budget=budget)
     checked = 0
     running = []
     while (task := dispatcher.take()) is not None or running:

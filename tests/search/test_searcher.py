@@ -13,6 +13,7 @@ import pytest
 from search.config import StudyConfig
 from search.on_ray.searcher import PipelineSearcher
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.retries import Failure
 from search.pipelines.study import PipelineStudy
 from trainables.ray_pipeline import is_root, read_chain
@@ -20,7 +21,7 @@ from trainables.ray_pipeline import is_root, read_chain
 
 @pytest.fixture
 def dispatcher(config: StudyConfig, tmp_path: Path) -> Dispatcher:
-    return Dispatcher(PipelineStudy(replace(config, num_pipelines=3), tmp_path), max_concurrent=2)
+    return Dispatcher(PipelineStudy(replace(config, num_pipelines=3), tmp_path), Places(count=2))
 
 
 def adapt(dispatcher: Dispatcher, **options: Any) -> PipelineSearcher:

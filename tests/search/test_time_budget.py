@@ -10,6 +10,7 @@ import pytest
 from search.config import StudyConfig
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.dispatcher import Dispatcher
+from search.pipelines.places import Places
 from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
@@ -167,7 +168,7 @@ class Session:
         self.study = PipelineStudy(config, folder)
         seconds = StageSeconds(config, make_rates(config, 10.0, **named))
         self.budget = TimeBudget(seconds, limit=limit, worked=self.clock, clock=self.clock)
-        self.dispatcher = Dispatcher(self.study, max_concurrent=1, budget=self.budget)
+        self.dispatcher = Dispatcher(self.study, Places(count=1), budget=self.budget)
         self.started: list[str] = []
 
     def run(self, factor: float = 1.0) -> None:
@@ -282,7 +283,7 @@ def test_a_training_shorter_than_the_start_of_its_processes_is_not_shared(
         StageSeconds(config, make_rates(config, sparse=seconds)), worked=clock, clock=clock
     )
     study = PipelineStudy(config, tmp_path)
-    dispatcher = Dispatcher(study, max_concurrent=4, most_places=4, budget=budget)
+    dispatcher = Dispatcher(study, Places(count=4, most_per_training=4), budget=budget)
     while (task := dispatcher.take()) is not None and task.stage != "sparse":
         dispatcher.finish(task, StageResult(metrics=COSTS, network="n"))
     assert task is not None

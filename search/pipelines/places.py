@@ -1,0 +1,41 @@
+"""How many stages run at a time, and how many of these places a stage takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.pipelines.stage_tree import Task
+from trainables.stages import STAGES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Places:
+    """How many stages the machines hold at a time; a place is what one stage needs.
+
+    Attributes:
+        count: Largest number of stages of pipelines at a time; the trainings of the uncompressed
+            networks do not count.
+        exclusive: Largest number of stages at a time that need a whole device.
+        of_root: Number of places that the training of an uncompressed network takes.
+        units: Number of GPUs (on CPUs: of processes) of a stage that does not train.
+        units_of_training: The same of a pipeline's training.
+        units_of_root: The same of the training of an uncompressed network.
+        most_per_training: Largest number of places that a pipeline's training takes while fewer
+            stages can run than places are free.
+    """
+
+    count: int
+    exclusive: int = 1
+    of_root: int = 1
+    units: float = 1.0
+    units_of_training: float = 1.0
+    units_of_root: float = 1.0
+    most_per_training: int = 1
+
+    def weigh(self, task: Task) -> float:
+        """Return the number of GPUs (on CPUs: of processes) that a stage holds."""
+        if task.is_root:
+            return self.units_of_root
+        if task.is_ahead or not STAGES[task.stage].trains:
+            return self.units
+        return self.units_of_training * task.places
