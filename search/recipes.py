@@ -32,6 +32,14 @@ SHORT_FINE_TUNING: dict[str, Any] = {
 STREETS_NETWORK = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.22)
 STREETS_WEIGHTS = Path(models.pretrained.__file__).with_name("streets.safetensors")
 WHOLE_STREETS = AugmentationConfig(crop_size=(96, 192), scale_range=(0.9, 1.3))
+CAMVID_OPTIMIZER = OptimizerConfig(
+    name="adamw",
+    lr=1e-3,
+    weight_decay=0.01,
+    schedule="one_cycle",
+    warmup_fraction=0.1,
+    backbone_lr_factor=0.5,
+)
 GPU_TEACHER = NetworkConfig(name="deeplabv3plus", backbone="resnet101", backbone_weights="imagenet")
 
 
@@ -132,68 +140,56 @@ def streets_network() -> StudyConfig:
 
 
 def camvid() -> StudyConfig:
-    """CamVid from ImageNet backbones: about an hour on 2 CPU cores (--data-root or --download).
+    """CamVid, about an hour on 2 CPU cores: an accurate network is trained and compressed.
 
-    The backbone is read from $SEGFRONT_WEIGHTS if that folder holds EfficientNet-Lite0; otherwise
-    it is downloaded.
+    It is DeepLabV3+ with an ImageNet backbone, which is read from $SEGFRONT_WEIGHTS if that folder
+    holds EfficientNet-Lite0, and otherwise downloaded. With --student-weights your network is
+    compressed instead. The data are CamVid (--data-root or --download).
     """
-    optimizer = OptimizerConfig(
-        name="adamw",
-        lr=1e-3,
-        weight_decay=0.01,
-        schedule="one_cycle",
-        warmup_fraction=0.1,
-        backbone_lr_factor=0.5,
-    )
     training = TrainConfig(
-        num_steps=360,
+        num_steps=1600,
         batch_size=4,
-        optimizer=optimizer,
+        optimizer=CAMVID_OPTIMIZER,
         class_weighting="enet",
-        class_weight_power=0.5,
+        class_weight_power=0.35,
+        batchnorm_batches=8,  # those of the crops do not fit the whole images
     )
-    weights = _local_or_downloaded(LITE0_WEIGHTS)
+    tuning = replace(training, num_steps=240, optimizer=replace(CAMVID_OPTIMIZER, lr=2e-4))
     pipeline = PipelineConfig(
         data=DataConfig(
             name="camvid",
             augmentation=AugmentationConfig(crop_size=(240, 320), scale_range=(0.75, 1.5)),
         ),
-        teacher=NetworkConfig(
-            name="deeplabv3plus", backbone=LITE0, backbone_weights=weights, decoder_channels=128
-        ),
         student=NetworkConfig(
-            name="dual_branch",
+            name="deeplabv3plus",
             backbone=LITE0,
-            backbone_weights=weights,
-            width=0.25,
-            output_stride=16,
+            backbone_weights=_local_or_downloaded(LITE0_WEIGHTS),
+            decoder_channels=128,
         ),
-        # A long training learns the rare classes with less weight on them.
-        teacher_training=replace(training, num_steps=3000, class_weight_power=0.35),
+        self_teaching=True,
         dense=training,
-        sparse=replace(training, num_steps=100, optimizer=replace(optimizer, lr=5e-4)),
-        distil=replace(training, num_steps=130),
+        sparse=replace(tuning, num_steps=60),
+        distil=tuning,
         latency=LatencyConfig(max_seconds=5.0),
     )
     space = make_space(
-        sparsity_lambda=(1e-5, 1e-3),
+        sparsity_lambda=(1e-5, 1e-4),
+        pruning_ratio=FloatRange(low=0.25, high=0.75, step=0.1),
+        scope=("global", "sensitivity"),
+        importance=("taylor",),
         round_to=(8,),  # on a CPU, other channel counts cost more time than they save
-        lr=FloatRange(low=5e-4, high=3e-3, log=True),
+        lr=FloatRange(low=3e-4, high=3e-3, log=True),
         **SHORT_FINE_TUNING,
     )
+    pruned = {"pruning_ratio": 0.55, "scope": "global", "importance": "taylor", "round_to": 8}
+    first = {
+        **{f"pruned.{name}": value for name, value in pruned.items()},
+        **LABELS_FIRST,
+        "sparse.sparsity_lambda": 1e-5,
+        "distilled.lr": 1e-3,
+    }
     return StudyConfig(
-        recipe="camvid",
-        num_pipelines=10,
-        space=space,
-        pipeline=pipeline,
-        first_points=(
-            {
-                "pruned.round_to": 8,
-                "distilled.lr": 1e-3,
-                **LABELS_FIRST,
-                "sparse.sparsity_lambda": 1e-5,
-            },
-        ),
+        recipe="camvid", num_pipelines=12, space=space, pipeline=pipeline, first_points=(first,)
     )
 
 
@@ -207,11 +203,22 @@ def papers_camvid() -> StudyConfig:
     (--data-root or --download).
     """
     base = camvid()
+    accurate = base.pipeline.student
     names = (
         "lraspp_mobilenet_v3_large", "bisenetv2", "icnet_resnet50", "fast_scnn", "cgnet",  # paper 1
         "enet", "dabnet", "lednet", "tbfenet",  # paper 3
     )  # fmt: skip
     students = {name: NetworkConfig(name=name) for name in names}
+    small = NetworkConfig(
+        name="dual_branch",
+        backbone=LITE0,
+        backbone_weights=accurate.backbone_weights,
+        width=0.25,
+        output_stride=16,
+    )
+    training = replace(
+        base.pipeline.dense, num_steps=360, class_weight_power=0.5, batchnorm_batches=0
+    )
     pipeline = replace(
         base.pipeline,
         data=DataConfig(
@@ -219,8 +226,15 @@ def papers_camvid() -> StudyConfig:
             size=(192, 256),
             augmentation=AugmentationConfig(crop_size=(192, 256), scale_range=(0.75, 1.5)),
         ),
-        students={"dual_branch": base.pipeline.student, **students},
-        teacher_training=replace(base.pipeline.teacher_training, num_steps=900),
+        teacher=accurate,
+        student=small,
+        self_teaching=False,
+        students={"dual_branch": small, **students},
+        # A long training learns the rare classes with less weight on them.
+        teacher_training=replace(training, num_steps=900, class_weight_power=0.35),
+        dense=training,
+        sparse=replace(training, num_steps=100, optimizer=replace(CAMVID_OPTIMIZER, lr=5e-4)),
+        distil=replace(training, num_steps=130),
         latency=LatencyConfig(max_seconds=3.0),
     )
     space = make_space(
