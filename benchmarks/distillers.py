@@ -220,7 +220,7 @@ class Bench:
             measured = None
             if self.arguments.importance == "taylor":
                 learning = self.configure(1, 1e-3, seed=0)
-                stream = learning.open_stream(self.context, has_pairs=False, teacher_logits=None)
+                stream = learning.open_stream(self.context, has_pairs=False, cached=None)
                 measured = score_by_taylor(network, stream, self.context)
             prune(
                 network,

@@ -1,12 +1,12 @@
-"""Compare a cache of the teacher's logits with a live teacher: time of a step, and mIoU.
+"""Compare a cache of the teacher with a live teacher: time of a step, and mIoU.
 
 The benchmark takes the teacher and the pruned student from a run of `search/run.py`, and computes
 those that are missing.
   step    It times a fine-tuning step, including its samples, with the teacher running at each step
-          and with its logits read from the cache. The two always alternate (A B A B ...), so that a
-          machine that slows down slows both alike. "Times faster" is the median over the rounds of
-          live / cached in the same round. Making the cache, which happens once on each node, is
-          timed separately.
+          and with its logits (and maps) read from the cache. The two always alternate,
+          so that a machine that slows down slows both alike. "Times faster" is the median over the
+          rounds of live / cached in the same round. Making the cache, which happens once on each
+          node, is timed separately.
   mIoU    It runs fine-tunings with every seed and both teachers, paired by seed as in
           distillation.py. Finished ones are kept in the run's store, so an interrupted benchmark
           continues where it stopped.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,25 +31,21 @@ import torch
 from command import describe_measurement, run_command
 from distillation import FineTuning, make_context, make_pruned, open_store, read_pipeline
 from rich.console import Console
+from torch import nn
 from torch.utils.data import default_collate
 
 from models.checkpoint import load_checkpoint
 from models.hardware import describe_hardware
 from trainables.context import StageContext, detect_device
-from trainables.data import TrainingStream
-from trainables.distillers import DISTILLERS, Lesson, build_loss
+from trainables.distillers import DISTILLERS, check_combination
 from trainables.learning.optimization import build_optimizer
-from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
+from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig
 from trainables.learning.training import autocast, breaks_in_channels_last, bring_batch, place
 from trainables.pipeline import build_baselines, build_stages
-from trainables.pipeline_config import PipelineConfig
 from trainables.process.memory import keep_freed_memory
-from trainables.stages.teaching import (
-    TeacherFunction,
-    ask_live,
-    load_live_teacher,
-    read_cached_logits,
-)
+from trainables.settings import choose
+from trainables.stages.learning import Learning, make_learning
+from trainables.stages.teaching import Lessons, Teaching
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +59,7 @@ class Arguments:
         sparsity_lambda: Sparsity lambda of the student, likewise.
         stride: Number of pixels from one cached logit to the next.
         top_k: Number of logits that are cached at each position, the largest ones; default: all.
+        distiller: Distiller of the fine-tunings, with the settings of its paper.
         rounds: Number of timed rounds of steps, after one round to warm up.
         seeds: Seeds of the fine-tunings; without seeds, only steps are timed.
         num_steps: Number of steps of each fine-tuning; default: that of the run.
@@ -76,6 +74,7 @@ class Arguments:
     sparsity_lambda: float = 1e-5
     stride: int = 4
     top_k: int | None = None
+    distiller: str = "dkd"
     rounds: int = 10
     seeds: tuple[int, ...] = (0, 1, 2)
     num_steps: int | None = None
@@ -90,6 +89,7 @@ class Arguments:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be distinct, got {self.seeds}")
+        check_combination(choose(self.distiller))
 
     def fine_tuning(self, source: TeacherLogitsConfig) -> distillation.Arguments:
         """Make the arguments of distillation.py with one of the two teachers."""
@@ -110,7 +110,7 @@ class Arguments:
         """The teachers to compare; the reference is the first."""
         return {
             "live": TeacherLogitsConfig(source="live"),
-            "cached": TeacherLogitsConfig(stride=self.stride, top_k=self.top_k),
+            "cached": TeacherLogitsConfig(stride=self.stride, top_k=self.top_k, maps="cached"),
         }
 
 
@@ -137,7 +137,8 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """
     started = time.monotonic()
     cached, rows = measure_steps(arguments)
-    num_bytes = sum(path.stat().st_size for path in cached.logits.folder.iterdir())
+    folders = [entry.folder for entry in (cached.logits, *cached.maps.values())]
+    num_bytes = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
     console.print(
         f"cache of {len(cached.logits)} images: {num_bytes / 2**20:.1f} MiB, made in "
         f"{cached.seconds:.1f} s (0 if it existed)",
@@ -180,57 +181,47 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
     root = build_baselines(config)["teacher"][:1]
     teacher = build_stages(config, root)[-1].obtain(store, context).checkpoint
     student = build_stages(config, make_pruned(config, shared))[-1].obtain(store, context)
-    images = config.data.open_cached("train", context.cache_dir)
-    cached = cache_teacher(
-        teacher,
-        images,
-        context,
-        arguments.teachers["cached"],
-        precision=config.distil.precision,
-    )
-    augmentation = config.data.augmentation
-    plain = TrainingStream(images, augmentation, seed=0)
-    taught = TrainingStream(images, augmentation, seed=0, teacher_logits=cached.logits)
-    live = ask_live(load_live_teacher(teacher, torch.device(context.device)))
-    steps = {
-        "live": make_step(student.checkpoint, plain, live, config, context),
-        "cached": make_step(student.checkpoint, taught, read_cached_logits, config, context),
-    }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(arguments.rounds + 1):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step(index)
-            if index > 0:
-                times[name].append(time.perf_counter() - started)
+    methods = {name: DISTILLERS[name].Settings() for name in choose(arguments.distiller)}
+    learning = make_learning(config, config.distil)
+    times: dict[str, list[float]] = {name: [] for name in arguments.teachers}
+    with ExitStack() as stack:
+        steps, cached = {}, None
+        for name, source in arguments.teachers.items():
+            model = load_checkpoint(student.checkpoint)
+            teaching = Teaching(methods=methods, teacher=teacher, logits=source)
+            lessons = stack.enter_context(teaching.begin(model, learning, context))
+            steps[name] = make_step(model, lessons, learning, context)
+            cached = lessons.cached or cached
+        for index in range(arguments.rounds + 1):
+            for name, step in steps.items():
+                started = time.perf_counter()
+                step(index)
+                if index > 0:
+                    times[name].append(time.perf_counter() - started)
+    if cached is None:
+        raise ValueError(f"distiller {arguments.distiller} needs no teacher; choose another")
     return cached, step_time.summarize(times)
 
 
 def make_step(
-    checkpoint: Path,
-    stream: TrainingStream,
-    ask_teacher: TeacherFunction,
-    config: PipelineConfig,
-    context: StageContext,
+    model: nn.Module, lessons: Lessons, learning: Learning, context: StageContext
 ) -> Callable[[int], float]:
-    """Load a student and return its training step, as in `trainables.learning.training.train`."""
-    device = torch.device(context.device)
-    model = load_checkpoint(checkpoint)
-    channels_last = config.distil.channels_last and not breaks_in_channels_last(model, device)
+    """Make a student's training step, as in `trainables.learning.training.train`."""
+    device, config = torch.device(context.device), learning.training
+    channels_last = config.channels_last and not breaks_in_channels_last(model, device)
     place(model, device, channels_last=channels_last).train()
-    optimizer = build_optimizer(model, config.distil.optimizer)
-    methods = {"dkd": DISTILLERS["dkd"].Settings()}
-    teaching = build_loss(methods, student=model, teacher=None, image_size=(64, 64))
-    size = config.distil.batch_size
+    lessons.beside.to(device)
+    optimizer = build_optimizer(model, config.optimizer, lessons.beside)
+    stream = learning.open_stream(context, has_pairs=lessons.has_pairs, cached=lessons.cached)
+    size = config.batch_size
 
     def step(number: int) -> float:
         samples = default_collate([stream[number * size + offset] for offset in range(size)])
         batch = bring_batch(samples, device, channels_last=channels_last)
-        with autocast(config.distil.precision, device):
+        with autocast(config.precision, device):
             output = model(batch.images)
             logits = output if isinstance(output, torch.Tensor) else output.logits
-            taught = ask_teacher(logits, batch)
-            loss = teaching.compute_total(Lesson(logits, taught, batch.target))
+            loss = lessons.compute_loss(logits, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
@@ -243,7 +234,7 @@ def make_step(
 def fine_tune_all(arguments: Arguments, console: Console) -> dict[str, dict[int, float]]:
     """Run the fine-tunings; returns the val mIoU, from 0 to 1, by teacher and seed."""
     tasks = {
-        FineTuning(arguments.fine_tuning(teacher), "dkd", seed): name
+        FineTuning(arguments.fine_tuning(teacher), arguments.distiller, seed): name
         for seed in arguments.seeds
         for name, teacher in arguments.teachers.items()
     }

@@ -34,6 +34,18 @@ def test_live_and_cached_teacher_are_compared(teacher_cache, run_dir):
     assert len(stages) == 4
 
 
+def test_maps_of_the_teacher_are_cached_too(teacher_cache, run_dir):
+    output = run_dir / "result.json"
+    command = [
+        "--run-dir", str(run_dir), "--rounds", "1", "--seeds", "--device", "cpu",
+        "--distiller", "kd+skd", "--output", str(output),
+    ]  # fmt: skip
+    assert teacher_cache.main(command) == 0
+    result = json.loads(output.read_text())
+    assert [row["name"] for row in result["steps"]] == ["live", "cached"]
+    assert result["cache"]["num_bytes"] > 4 * 16 * 16 * 2 * (19 + 16)
+
+
 def test_bad_values_are_named(teacher_cache, tmp_path):
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         teacher_cache.Arguments(run_dir=tmp_path, stride=0)

@@ -15,6 +15,7 @@ from trainables.learning.training import Batch, TrainConfig, train
 from trainables.pipeline import build_baselines, build_stages, run_stage
 from trainables.stages.teaching import read_cached_logits
 
+CACHED_MAPS = TeacherLogitsConfig(maps="cached")
 LIVE = TeacherLogitsConfig(source="live")
 CACHED = TeacherLogitsConfig()
 UNVARIED = AugmentationConfig(
@@ -93,6 +94,43 @@ def test_cached_and_live_teacher_agree_where_nothing_is_varied(tiny_config, cont
     }  # fmt: skip
     assert losses["live"] > 0
     assert losses["cached"] == pytest.approx(losses["live"], rel=0.02)
+
+
+@pytest.mark.parametrize("distiller", ["cwd_features", "skd", "adaptive_channel", "kd+low_level"])
+def test_cached_and_live_maps_agree_where_nothing_is_varied(
+    tiny_config, context, store, distiller, caplog
+):
+    still = replace(tiny_config, data=replace(tiny_config.data, augmentation=UNVARIED))
+    one_step = replace(still, distil=TrainConfig(num_steps=1, batch_size=4))
+    with caplog.at_level("INFO"):
+        live, cached = (
+            distil(replace(one_step, teacher_logits=source), store, context, distiller=distiller)
+            for source in (LIVE, CACHED_MAPS)
+        )
+    assert cached.result["losses"][0][1] == pytest.approx(live.result["losses"][0][1], rel=0.02)
+    assert cached.folder != live.folder
+    announced = [text for text in caplog.messages if "maps at layer" in text]
+    assert len(announced) == len(find_caches(context)) - 1  # the others hold layers, one the logits
+    assert all("MiB of disk" in text for text in announced)
+    again = replace(one_step, teacher_logits=CACHED_MAPS)
+    other = distil(again, store, context, distiller=distiller, lr=2e-3).result
+    assert 0 == other["teacher_cache_seconds"] < cached.result["teacher_cache_seconds"]
+
+
+def test_distillers_of_one_layer_share_its_cache(tiny_config, context, store):
+    config = replace(tiny_config, teacher_logits=CACHED_MAPS)
+    for distiller in ("cwd_features", "skd"):
+        distil(config, store, context, distiller=distiller)
+    assert len(find_caches(context)) == 2
+
+
+def test_the_source_of_maps_counts_only_where_maps_are_read(tiny_config):
+    def key(teacher_logits, distiller):
+        config = replace(tiny_config, teacher_logits=teacher_logits)
+        return build_stages(config, make_chain(distiller=distiller))[-1].key
+
+    assert key(CACHED, "dkd") == key(CACHED_MAPS, "dkd")
+    assert key(CACHED, "skd") == key(LIVE, "skd") != key(CACHED_MAPS, "skd")
 
 
 @pytest.mark.parametrize("distiller", ["dkd", "kd"])
@@ -196,6 +234,8 @@ def test_a_batch_without_logits_is_refused():
         ({"stride": 0}, "stride must be at least 1, got 0"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"source": "dead"}, "source must be cached or live, got 'dead'"),
+        ({"maps": "dead"}, "maps must be cached or live, got 'dead'"),
+        ({"source": "live", "maps": "cached"}, "set source to cached"),
     ],
 )
 def test_bad_values_are_named(change, message):

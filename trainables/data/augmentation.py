@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -198,21 +198,26 @@ class Augmentation:
         """
         return Sample(*self._vary(tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)))
 
-    def vary_taught(self, sample: Sample, teacher_logits: LogitMap) -> TaughtSample:
-        """Augment one sample and its teacher logits, with the same random draws as `__call__`.
+    def vary_taught(
+        self, sample: Sample, teacher_logits: LogitMap, teacher_maps: Mapping[str, LogitMap]
+    ) -> TaughtSample:
+        """Augment one sample and its teacher's maps, with the same random draws as `__call__`.
 
         Args:
             sample: As for `__call__`.
             teacher_logits: Logits of the whole image, (C, h, w), which are not changed.
+            teacher_maps: Maps of the teacher's layers likewise, by name.
 
         Returns:
-            image and target as from `__call__`, and the logits of the crop at the map's stride.
+            image and target as from `__call__`, and the maps of the crop at their strides.
         """
-        return TaughtSample(
-            *self._vary(
-                tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target), teacher_logits
-            )
+        image, target, logits, *maps = self._vary(
+            tv_tensors.Image(sample.image),
+            tv_tensors.Mask(sample.target),
+            teacher_logits,
+            *teacher_maps.values(),
         )
+        return TaughtSample(image, target, logits, dict(zip(teacher_maps, maps, strict=True)))
 
     def _vary(self, *inputs: Tensor) -> list[Tensor]:
         outputs = self.transforms(*inputs)

@@ -43,18 +43,20 @@ class Sample(NamedTuple):
 
 
 class TaughtSample(NamedTuple):
-    """One training image with its labels and the teacher's logits.
+    """One training image with its labels, and the teacher's logits and maps.
 
     Attributes:
         image: Image, (3, H, W) uint8, RGB.
         target: Train id of each pixel, (H, W) uint8; 255 where no class applies.
         teacher_logits: Logits, (C, ceil(H / stride), ceil(W / stride)) float16; see
             `trainables.data.logit_map` for the positions of its cells.
+        teacher_maps: Maps of the teacher's layers likewise, by `Layer.key`.
     """
 
     image: Tensor
     target: Tensor
     teacher_logits: Tensor
+    teacher_maps: dict[str, Tensor]
 
 
 class SegmentationDataset(Dataset[Sample], ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from trainables.data.augmentation import Augmentation, AugmentationConfig
 from trainables.data.dataset import Sample, SegmentationDataset, TaughtSample
 from trainables.data.teacher_logits import TeacherLogits
+
+NO_MAPS: Mapping[str, TeacherLogits] = {}
 
 
 class TrainingStream(Dataset[Sample | TaughtSample]):
@@ -30,6 +33,7 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
             epoch.
         teacher_logits: Teacher logits of the same data set, augmented like the images. The images
             are the same with and without them.
+        teacher_maps: Maps of the teacher's layers likewise, by name; only with `teacher_logits`.
 
     Attributes:
         num_together: Neighbouring positions that belong together in a batch.
@@ -49,15 +53,18 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         seed: int,
         num_positions: int | None = None,
         teacher_logits: TeacherLogits | None = None,
+        teacher_maps: Mapping[str, TeacherLogits] = NO_MAPS,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError(f"dataset {dataset.name!r} ({dataset.split}) has no samples")
         if num_positions is not None and num_positions < 0:
             raise ValueError(f"num_positions must be 0 or more; got {num_positions}")
-        if teacher_logits is not None:
-            teacher_logits.check_fits(dataset)
+        for cached in (teacher_logits, *teacher_maps.values()):
+            if cached is not None:
+                cached.check_fits(dataset)
         self.dataset = dataset
         self.teacher_logits = teacher_logits
+        self.teacher_maps = dict(teacher_maps)
         self.seed = seed
         self.num_positions = len(dataset) if num_positions is None else num_positions
         self._augment = Augmentation(augmentation)
@@ -93,7 +100,7 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         """Return the sample at a position: uint8 image (3, h, w) and target (h, w).
 
         h and w are the crop size. With teacher logits, it also has those of the crop,
-        (C, h / stride, w / stride) float16.
+        (C, h / stride, w / stride) float16, and the teacher's other maps likewise.
         """
         index = self.index_of(position)
         sample = self.dataset[index]
@@ -103,7 +110,8 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
             torch.default_generator.manual_seed(self.seed_of(position))
             if self.teacher_logits is None:
                 return self._augment(sample)
-            return self._augment.vary_taught(sample, self.teacher_logits[index])
+            maps = {name: cached[index] for name, cached in self.teacher_maps.items()}
+            return self._augment.vary_taught(sample, self.teacher_logits[index], maps)
 
 
 def make_loader(
@@ -127,7 +135,8 @@ def make_loader(
 
     Returns:
         Loader of Sample(image (N, 3, h, w) uint8, target (N, h, w) uint8), or of TaughtSample with
-        teacher_logits (N, C, h / stride, w / stride) float16; in pinned memory if there is a GPU.
+        teacher_logits (N, C, h / stride, w / stride) float16 and the teacher's other maps; in
+        pinned memory if there is a GPU.
 
     Raises:
         ValueError: The batch size is below 1, or ``start_step`` is outside 0 to ``num_steps``.

@@ -1,4 +1,4 @@
-"""A teacher's logits of all training images in one memory-mapped file per node."""
+"""A teacher's logits, or another map of it, of all training images in one file per node."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from trainables.data.node_cache import (
 )
 from trainables.data.top_logits import num_channels, pack_top, unpack_top
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 BYTES_PER_LOGIT = 2
 LARGEST_LOGIT = float(np.finfo(np.float16).max)
 _LOGITS = "logits.float16"
 
 
 class TeacherLogits:
-    """Teacher logits from a folder that `cache_logits` wrote.
+    """Teacher logits, or the maps of one of its layers, from a folder that `cache_logits` wrote.
 
     It holds only paths and numbers until the first map is read, so that its pickle is small and
     each worker process maps the file itself; the processes share the memory pages. A map's checksum
@@ -58,8 +58,8 @@ class TeacherLogits:
             raise DataError(f"{folder}: cache is for {found!r}; expected {self.content!r}")
         self.stride = int(content["stride"])
         self.top_k: int | None = content.get("top_k")
-        self._num_classes = int(index["num_classes"])
-        self._channels = num_channels(self._num_classes, self.top_k)
+        self._num_values = int(index["num_values"])
+        self._channels = num_channels(self._num_values, self.top_k)
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
         self._offsets = _offsets(_shapes(self._channels, self._sizes, self.stride))
         check_file_size(folder / _LOGITS, int(self._offsets[-1]))
@@ -92,7 +92,7 @@ class TeacherLogits:
         self._checksums.check(index, content, f"the map of image {index}")
         logits = torch.from_numpy(content.view(np.float16).reshape(shape))
         if self.top_k is not None:
-            logits = unpack_top(logits, self._num_classes)
+            logits = unpack_top(logits, self._num_values)
         return LogitMap(logits, size_in_pixels=size, cell_stride=self.stride)
 
     def check_fits(self, dataset: SegmentationDataset) -> None:
@@ -121,7 +121,8 @@ def cache_logits(
         dataset: Data set of the images.
         cache_dir: Folder on a local disk; it gets one subfolder per content.
         content: Everything that the logits depend on, JSON-serialisable, including "dataset" (its
-            fingerprint) and "stride", and "top_k" if only the largest logits are stored.
+            fingerprint) and "stride", and "top_k" if only the largest logits are stored. For the
+            maps of a layer it has "layer" (its name) and "channels" too.
         compute: Function that maps the index of an image to its map, (C, ceil(H / stride), ceil(W /
             stride)) float.
 
@@ -146,15 +147,19 @@ def _write(
 ) -> None:
     stride, top_k = int(content["stride"]), content.get("top_k")
     sizes = [dataset.sample_size(index) for index in range(len(dataset))]
-    computed = _shapes(dataset.num_classes, sizes, stride)
-    offsets = _offsets(_shapes(num_channels(dataset.num_classes, top_k), sizes, stride))
-    kept = "" if top_k is None else f"the {top_k} largest of "
+    num_values = int(content.get("channels", dataset.num_classes))
+    computed = _shapes(num_values, sizes, stride)
+    offsets = _offsets(_shapes(num_channels(num_values, top_k), sizes, stride))
+    what = "logits" if top_k is None else f"{top_k} largest logits"
+    remedy = "choose a larger stride, fewer of the logits (top-k), or a live teacher"
+    if "layer" in content:
+        what = f"{num_values} maps at layer {content['layer']}"
+        remedy = "run the teacher at every step instead (--pipeline.teacher-logits.maps live)"
     announce_disk_use(
         folder,
         int(offsets[-1]),
-        content=f"{kept}the teacher's logits of {len(dataset)} images at stride {stride}",
-        remedy="choose another cache folder, a larger stride, fewer of the logits (top-k), or a "
-        "live teacher",
+        content=f"the teacher's {what} of {len(dataset)} images at stride {stride}",
+        remedy=f"choose another cache folder, or {remedy}",
     )
     checksums = []
     with (folder / _LOGITS).open("wb") as file:
@@ -162,13 +167,10 @@ def _write(
         for index, shape in enumerate(computed):
             logits = compute(index)
             if tuple(logits.shape) != shape:
-                raise ValueError(
-                    f"logits of image {index} must be {shape}; got {tuple(logits.shape)}"
-                )
+                raise ValueError(f"map of image {index} must be {shape}; got {tuple(logits.shape)}")
             if not bool(logits.isfinite().all()):
-                raise DataError(
-                    f"{dataset.sample_name(index)}: the teacher's logits are not finite"
-                )
+                name = dataset.sample_name(index)
+                raise DataError(f"{name}: the teacher's {what} are not finite")
             if top_k is not None:
                 logits = pack_top(logits.float(), top_k)
             halves = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT).to("cpu", torch.float16)
@@ -179,7 +181,7 @@ def _write(
     description = {
         "format_version": FORMAT_VERSION,
         "content": content,
-        "num_classes": dataset.num_classes,
+        "num_values": num_values,
         "sizes": sizes,
         "checksums": checksums,
     }

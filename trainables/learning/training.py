@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ from trainables.process.preemption import must_save, note_saved, saving_before_t
 from trainables.process.watchdog import note_progress
 
 Precision = Literal["auto", "float32", "bfloat16"]
+NO_MAPS: Mapping[str, Tensor] = {}
 
 
 class Batch(NamedTuple):
@@ -56,12 +57,14 @@ class Batch(NamedTuple):
             another normalisation, such as a live teacher.
         teacher_logits: Logits of the teacher, (N, C, ceil(H / stride), ceil(W / stride)) float16,
             if the stream has them.
+        teacher_maps: Maps of the teacher's layers likewise, by name.
     """
 
     images: Tensor
     target: Tensor
     teacher_logits: Tensor | None = None
     pixels: Tensor | None = None
+    teacher_maps: Mapping[str, Tensor] = NO_MAPS
 
 
 # (logits (N, C, H, W), batch) -> scalar loss
@@ -306,7 +309,8 @@ def bring_batch(
     if not isinstance(samples, TaughtSample):
         return Batch(images, target, pixels=pixels)
     taught = samples.teacher_logits.to(device, non_blocking=True)
-    return Batch(images, target, taught, pixels)
+    maps = {key: m.to(device, non_blocking=True) for key, m in samples.teacher_maps.items()}
+    return Batch(images, target, taught, pixels, maps)
 
 
 def _total_loss(

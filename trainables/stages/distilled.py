@@ -60,8 +60,7 @@ class DistilledStage(NetworkStage):
             none.
         settings: Loss and learning rate.
         learning: Data, schedule and seed.
-        teacher_logits: Source of the teacher's logits. If the distiller reads maps inside the
-            teacher, the teacher runs at every step regardless of this.
+        teacher_logits: Source of the teacher's logits and maps.
     """
 
     name = "distilled"
@@ -94,7 +93,10 @@ class DistilledStage(NetworkStage):
         self.settings = settings
         optimizer = replace(learning.training.optimizer, lr=settings.lr)
         self.learning = replace(learning, training=replace(learning.training, optimizer=optimizer))
-        if any(DISTILLERS[name].needs_features for name in choose(settings.distiller)):
+        # Only what is used belongs to the key.
+        if not any(DISTILLERS[name].needs_features for name in choose(settings.distiller)):
+            teacher_logits = replace(teacher_logits, maps="live")
+        elif teacher_logits.maps == "live":
             teacher_logits = replace(teacher_logits, source="live")
         self.teacher_logits = teacher_logits
 
@@ -160,7 +162,7 @@ class DistilledStage(NetworkStage):
                 metadata=flatten(self.settings),
                 compute_loss=lessons.compute_loss,
                 beside=lessons.beside,
-                teacher_logits=cached.logits if cached else None,
+                cached=cached,
                 has_pairs=lessons.has_pairs,
                 share=share,
             )

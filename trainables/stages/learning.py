@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from models import SegmentationNetwork
 from models.checkpoint import save_checkpoint
 from trainables.context import Progress, StageContext
-from trainables.data import TeacherLogits, TrainingStream
+from trainables.data import TrainingStream
 from trainables.data.frame_pairs import FramePairStream
 from trainables.data_source import DataConfig
 from trainables.learning.batchnorm_statistics import reestimate_batchnorm
 from trainables.learning.evaluation import evaluate
+from trainables.learning.teacher_cache import CachedTeacher
 from trainables.learning.training import Batch, LossFunction, TrainConfig, train
 from trainables.losses import cross_entropy
 from trainables.pipeline_config import PipelineConfig
@@ -52,20 +53,21 @@ class Learning:
         return (weights**self.training.class_weight_power).to(context.device)
 
     def open_stream(
-        self, context: StageContext, *, has_pairs: bool, teacher_logits: TeacherLogits | None
+        self, context: StageContext, *, has_pairs: bool, cached: CachedTeacher | None
     ) -> TrainingStream:
         """Open the augmented training samples.
 
         Args:
             context: Folders.
             has_pairs: Whether images come as pairs of consecutive frames.
-            teacher_logits: Teacher logits of the training images, which go into the samples.
+            cached: What is cached of the teacher, which goes into the samples.
         """
         return (FramePairStream if has_pairs else TrainingStream)(
             self.data.open_cached("train", context.cache_dir),
             self.data.augmentation,
             seed=self.seed,
-            teacher_logits=teacher_logits,
+            teacher_logits=cached.logits if cached else None,
+            teacher_maps=cached.maps if cached else {},
         )
 
     def run(
@@ -79,7 +81,7 @@ class Learning:
         compute_loss: LossFunction | None = None,
         adjust_gradients: Callable[[nn.Module], None] | None = None,
         beside: nn.Module | None = None,
-        teacher_logits: TeacherLogits | None = None,
+        cached: CachedTeacher | None = None,
         has_pairs: bool = False,
         share: float = 1.0,
     ) -> dict[str, Any]:
@@ -94,8 +96,7 @@ class Learning:
             compute_loss: Loss, as in `train`; None: cross-entropy.
             adjust_gradients: As in `train`.
             beside: As in `train`.
-            teacher_logits: Teacher logits of the training images, which `compute_loss` gets in its
-                batches.
+            cached: What is cached of the teacher, which `compute_loss` gets in its batches.
             has_pairs: Whether images come as pairs of consecutive frames.
             share: Fraction of the steps after which the training pauses, in 0..1. Below 1 the
                 state stays in the folder, and no checkpoint is written.
@@ -106,7 +107,7 @@ class Learning:
         Raises:
             TrainingDiverged: A loss is no longer finite.
         """
-        stream = self.open_stream(context, has_pairs=has_pairs, teacher_logits=teacher_logits)
+        stream = self.open_stream(context, has_pairs=has_pairs, cached=cached)
         state_path = folder / "state.safetensors"
         if compute_loss is None:
             weights = self.class_weights(context)

@@ -55,11 +55,7 @@ def train_with_rounding(
     state_path = folder / "state.safetensors"
     with teaching.begin(model, learning, context) as lessons:
         rounding = FakeQuantization(model)
-        stream = learning.open_stream(
-            context,
-            has_pairs=lessons.has_pairs,
-            teacher_logits=lessons.cached.logits if lessons.cached else None,
-        )
+        stream = learning.open_stream(context, has_pairs=lessons.has_pairs, cached=lessons.cached)
         train(
             model,
             stream,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,13 @@ from trainables.context import StageContext
 from trainables.data import normalization_of, normalize
 from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, TeachingLoss, build_loss
-from trainables.learning.teacher_cache import CachedTeacher, TeacherLogitsConfig, cache_teacher
+from trainables.distillers.layers import Layer
+from trainables.learning.teacher_cache import (
+    CachedTeacher,
+    InnerMap,
+    TeacherLogitsConfig,
+    cache_teacher,
+)
 from trainables.learning.training import Batch, LossFunction, place
 from trainables.stages.learning import Learning
 
@@ -30,7 +36,8 @@ class Lessons(NamedTuple):
     Attributes:
         compute_loss: Loss of the training, on labels and teacher.
         beside: Module that is trained together with the student, such as projections.
-        cached: The teacher's cached logits, which belong into the batches; None: no cache is used.
+        cached: The teacher's cached logits and maps, which belong into the batches; None: no cache
+            is used.
         has_pairs: Whether images must come as pairs of consecutive frames.
     """
 
@@ -38,14 +45,6 @@ class Lessons(NamedTuple):
     beside: TeachingLoss
     cached: CachedTeacher | None
     has_pairs: bool
-
-
-class _Source(NamedTuple):
-    """Where the teacher's logits come from; `network` is None if they are cached or not needed."""
-
-    ask: TeacherFunction
-    network: nn.Module | None = None
-    cached: CachedTeacher | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +55,8 @@ class Teaching:
         methods: Settings of each distiller, by its name in `DISTILLERS`.
         teacher: The teacher: a checkpoint, or a network in eval mode on the device of the training;
             None if no distiller needs one.
-        logits: Source of the teacher's logits; "live" if a distiller reads maps inside the teacher.
-            A teacher that is given as a network runs at every step regardless of this.
+        logits: Source of the teacher's logits and maps. The teacher runs at every step regardless
+            of it if it is given as a network, or if a distiller reads maps that are not cached.
     """
 
     methods: Mapping[str, Any]
@@ -75,46 +74,64 @@ class Teaching:
             learning: Data, schedule and seed of that training.
             context: Machine and folders.
         """
-        source = self._open_teacher(learning, context)
+        network = self._load_teacher(context)
         torch.manual_seed(learning.seed)  # initial weights of projections
         loss = build_loss(
             self.methods,
             student=student,
-            teacher=source.network,
+            teacher=network,
             image_size=learning.data.augmentation.crop_size,
         )
         class_weights = learning.class_weights(context)
+        cached = None
+        if self._is_cached:
+            network = None  # its memory is free for the training
+            cached = self.fill_cache(learning, context, loss.teacher_layers)
         with (
             FeatureTaps(student, loss.student_layers) as own,
-            FeatureTaps(source.network, loss.teacher_layers) as other,
+            FeatureTaps(network, loss.teacher_layers if network is not None else ()) as other,
         ):
 
             def compute_loss(logits: Tensor, batch: Batch) -> Tensor:
-                taught = source.ask(logits, batch)
+                if network is not None:
+                    taught, maps = ask_live(network)(logits, batch), other.take()
+                elif cached is not None:
+                    taught, maps = read_cached_logits(logits, batch), dict(batch.teacher_maps)
+                else:
+                    taught, maps = logits.detach(), {}
                 return loss.compute_total(
-                    Lesson(logits, taught, batch.target, class_weights, own.take(), other.take())
+                    Lesson(logits, taught, batch.target, class_weights, own.take(), maps)
                 )
 
             has_pairs = any(DISTILLERS[name].needs_pairs for name in self.methods)
-            yield Lessons(compute_loss, loss, source.cached, has_pairs)
+            yield Lessons(compute_loss, loss, cached, has_pairs)
 
-    def _open_teacher(self, learning: Learning, context: StageContext) -> _Source:
-        teacher = self.teacher
-        if teacher is None:
-            return _Source(lambda logits, batch: logits.detach())
-        if isinstance(teacher, nn.Module):
-            return _Source(ask_live(teacher), teacher)
-        if not self.logits.cached:
-            network = load_live_teacher(teacher, torch.device(context.device))
-            return _Source(ask_live(network), network)
-        return _Source(read_cached_logits, cached=self.fill_cache(learning, context))
+    @property
+    def _needs_maps(self) -> bool:
+        return any(DISTILLERS[name].needs_features for name in self.methods)
 
-    def fill_cache(self, learning: Learning, context: StageContext) -> CachedTeacher:
+    @property
+    def _is_cached(self) -> bool:
+        source = self.logits.maps if self._needs_maps else self.logits.source
+        return isinstance(self.teacher, Path) and source == "cached"
+
+    def _load_teacher(self, context: StageContext) -> nn.Module | None:
+        """Return the teacher's network; None if the training needs only its cached logits."""
+        if not isinstance(self.teacher, Path):
+            return self.teacher
+        if self._is_cached and not self._needs_maps:
+            return None
+        return load_live_teacher(self.teacher, torch.device(context.device))
+
+    def fill_cache(
+        self, learning: Learning, context: StageContext, layers: Sequence[Layer] = ()
+    ) -> CachedTeacher:
         """Cache the logits of all training images on this node, or open the cache.
 
         Args:
             learning: Data and precision of the student's training.
             context: Machine and folders.
+            layers: Layers whose maps are cached too.
         """
         assert isinstance(self.teacher, Path)  # noqa: S101 - a network that is given runs live
         return cache_teacher(
@@ -123,7 +140,17 @@ class Teaching:
             context,
             self.logits,
             precision=learning.training.precision,
+            maps={layer.key: _describe_map(layer) for layer in layers},
         )
+
+
+def _describe_map(layer: Layer) -> InnerMap:
+    def read(teacher: nn.Module, images: Tensor) -> Tensor:
+        with FeatureTaps(teacher, (layer,)) as taps:
+            teacher(images)
+            return taps.take()[layer.key]
+
+    return InnerMap(layer.channels, layer.stride, read)
 
 
 def read_cached_logits(logits: Tensor, batch: Batch) -> Tensor:

@@ -67,7 +67,7 @@ def test_the_largest_logits_alone_take_less_disk(dataset, tmp_path, caplog):
     with caplog.at_level("INFO"):
         logits = cache_logits(dataset, tmp_path, content_of(dataset) | {"top_k": 3}, say(dataset))
     assert logits.folder.joinpath("logits.float16").stat().st_size == 6 * 7 * 8 * 16 * 2
-    assert "the 3 largest of the teacher's logits" in caplog.text
+    assert "the teacher's 3 largest logits of 6 images" in caplog.text
     assert logits[1].shape == (19, 8, 16)
     taught = logits[1].as_subclass(torch.Tensor)
     expected = unpack_top(pack_top(say(dataset)(1), 3).half(), 19)
