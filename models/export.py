@@ -8,7 +8,6 @@ Examples:
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from models.engines.batchnorm_folding import fold_batchnorms
 from models.engines.onnx_graph import DEFAULT_OPSET, OPSETS, ExportError, translate
 from models.engines.onnxruntime import OnnxRuntime
 from models.files.atomic_file import write_atomically
-from models.network import SegmentationNetwork
+from models.network import SegmentationNetwork, copy_to_cpu
 from models.normalization import Normalization
 
 PROGRAM = "python -m models.export"
@@ -116,7 +115,7 @@ def export_onnx(
     """
     path = Path(path)
     _check_arguments(model, path, image_size, source_size, batch_size, opset, max_error)
-    network = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    network = copy_to_cpu(model)
     whole = DeployedGraph(network, normalization, image_size, source_size, argmax=argmax).eval()
     shape = (batch_size, 3, *(source_size or image_size))
     images = _draw_images(shape, is_normalized=normalization is None)

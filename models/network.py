@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from models.normalization import IMAGENET, Normalization
 from models.output import WithAuxiliary
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -78,3 +82,16 @@ class SegmentationNetwork(nn.Module, ABC):
         if self.outputs == tuple(range(len(self.outputs))):
             return logits[:, : len(self.outputs)]
         return logits[:, list(self.outputs)]
+
+
+def copy_to_cpu(model: Module) -> Module:
+    """Copy a network to the CPU, in float32, eval mode and the default memory format.
+
+    In channels_last, PyTorch computes a global pooling by reading memory by number, which can be
+    neither followed by the tracing of channels nor exported.
+
+    Args:
+        model: Network on any device; not changed.
+    """
+    work = copy.deepcopy(model).cpu().float()
+    return work.to(memory_format=torch.contiguous_format).eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from models.channels.record import PruningRecord, replay
 from models.channels.selection import count_globally, count_locally, find_lowest, round_width
 from models.channels.sensitivity import Sensitivity, count_by_sensitivity
 from models.channels.widths import get_resizable_layers
-from models.network import SegmentationNetwork
+from models.network import SegmentationNetwork, copy_to_cpu
 
 __all__ = ["IMPORTANCES", "PruningError", "PruningRecord", "prune", "replay"]
 
@@ -100,8 +99,8 @@ def prune(
         )
     if IMPORTANCES[importance].score is None:
         check_measured(get_resizable_layers(model), importance, measured)
-    work = copy.deepcopy(model).cpu().float().eval()
-    size, dtype = _find_size(work, (example_input.shape[2], example_input.shape[3]))
+    work = copy_to_cpu(model)
+    size, dtype = find_traced_size(work, (example_input.shape[2], example_input.shape[3]))
     try:
         found = find_groups(work, torch.zeros(1, 3, *size), importance, measured=measured)
     except Exception as error:  # a user's network may raise any exception
@@ -154,10 +153,21 @@ def _check_arguments(
 
 
 @torch.no_grad()
-def _find_size(
+def find_traced_size(
     model: SegmentationNetwork, largest: tuple[int, int]
 ) -> tuple[tuple[int, int], torch.dtype]:
-    """Find a small image size that the network accepts, and whether it computes in float64."""
+    """Find a small image size at which a network is traced, and the dtype that it computes in.
+
+    Args:
+        model: Network on the CPU.
+        largest: Height and width of an image that the network accepts, each at least 64.
+
+    Returns:
+        Height and width, and float64 unless the network only runs in float32.
+
+    Raises:
+        PruningError: The network does not run on the image.
+    """
     small = min(largest[0], _TRACE_SIZE[0]), min(largest[1], _TRACE_SIZE[1])
     failure: Exception | None = None
     for size in dict.fromkeys((small, largest)):

@@ -101,11 +101,18 @@ def quickstart() -> StudyConfig:
         distil=training,
     )
     space = make_space(
-        pruning_ratio=FloatRange(low=0.1, high=0.6, step=0.1),
+        pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
+        scope=("global",),
+        importance=("taylor",),
         lr=FloatRange(low=2e-4, high=2e-3, log=True),
         **SHORT_FINE_TUNING,
     )
-    first = {"distilled.lr": 1e-3, **LABELS_FIRST}
+    pruned = {"pruning_ratio": 0.2, "scope": "global", "importance": "taylor"}
+    first = {
+        **{f"pruned.{name}": value for name, value in pruned.items()},
+        "distilled.lr": 1e-3,
+        **LABELS_FIRST,
+    }
     return replace(
         base,
         recipe="quickstart",

@@ -18,7 +18,8 @@ from models.channels.record import replay
 from models.channels.selection import count_locally, find_lowest
 from models.channels.sensitivity import GroupSensitivity, Sensitivity
 from models.cost import count_cost
-from models.network import SegmentationNetwork
+from models.network import SegmentationNetwork, copy_to_cpu
+from models.pruning import find_traced_size
 from trainables.context import StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
@@ -90,9 +91,9 @@ def scan_sensitivity(
     _check(num_images, {"ratios": ratios, "joint_ratios": joint_ratios})
     started = time.monotonic()
     judge = _Judge(dataset, context, num_images, precision)
-    example = torch.zeros(1, 3, *(min(64, size) for size in dataset.sample_size(0)))
-    work = copy.deepcopy(model).cpu().float().eval()
-    groups = find_groups(work, example, importance, measured=measured).groups
+    work = copy_to_cpu(model)
+    traced, _ = find_traced_size(work, dataset.sample_size(0))  # the groups are those of `prune`
+    groups = find_groups(work, torch.zeros(1, 3, *traced), importance, measured=measured).groups
     whole = judge(work)
 
     def silence(counts: Sequence[tuple[ChannelGroup, int]]) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from models.channels.importance import IMPORTANCES
 from models.channels.record import KeptChannels, get_num_channels
 from models.channels.tracing import CLASSES, IMAGE, ChannelTrace, describe_fixed
 from models.channels.widths import get_resizable_layers
-from models.network import SegmentationNetwork
+from models.network import SegmentationNetwork, copy_to_cpu
 
 
 class PruningError(RuntimeError):
@@ -170,7 +169,7 @@ def find_output_layers(
         model: Network on any device; not changed.
         size: Height and width of an image that the network accepts.
     """
-    trace = trace_channels(copy.deepcopy(model).cpu().float().eval(), torch.zeros(1, 3, *size))
+    trace = trace_channels(copy_to_cpu(model), torch.zeros(1, 3, *size))
     return tuple(
         name
         for name, outputs in trace.outputs.items()

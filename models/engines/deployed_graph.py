@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +9,7 @@ from models.deployment.graph import DeployedGraph
 from models.engines.batchnorm_folding import fold_batchnorms
 from models.engines.onnx_graph import ExportError, translate
 from models.engines.settings import DTYPES, EngineError, EngineSettings
+from models.network import copy_to_cpu
 from models.normalization import Normalization
 
 # The values do not matter for the latency.
@@ -55,7 +54,7 @@ def translate_for_engine(
     Raises:
         EngineError: The network cannot be translated or folded.
     """
-    network = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    network = copy_to_cpu(model)
     try:
         if settings.fold_batchnorm:
             fold_batchnorms(network, torch.randn(input_shape))

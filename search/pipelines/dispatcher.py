@@ -113,12 +113,14 @@ class Dispatcher:
         if self.baseline_errors or self.problem or self.is_out_of_time:
             return None
         self._num_refused = 0
-        self._go_on()
-        if self._count_free(with_roots=False) < 1:
-            return None
-        task = self._next_task() or self._next_retraining() or self._next_ahead()
+        with self.study.batch():  # all that a decision changes is one write to the disk
+            self._go_on()
+            if self._count_free(with_roots=False) < 1:
+                return None
+            task = self._next_task() or self._next_retraining() or self._next_ahead()
+            if task is not None:
+                task = task._replace(places=self._choose_places(task))
         if task is not None:
-            task = task._replace(places=self._choose_places(task))
             self._running[task.node] = task
             self.budget.hand_out(task)
         elif self._num_refused and not self._running and not self._retries.is_waiting:
@@ -136,15 +138,16 @@ class Dispatcher:
         if self._confirmation is not None and task.fine_tuning_seed is not None:
             self._confirmation.finish(task.node, result)
             return
-        self._tell(self._tree.finish(task.node, result))
-        if task.share < 1:
-            for number in self._tree.pausing_at(task.node):
-                metrics = self._tree.get_result(number).metrics
-                self._rungs.pause(number, task.share, metrics)
-                self.study.report(number, metrics)
-        elif result.metrics:
-            for number in self._tree.waiting_for(task.node):
-                self._stop_if_hopeless(number)
+        with self.study.batch():
+            self._tell(self._tree.finish(task.node, result))
+            if task.share < 1:
+                for number in self._tree.pausing_at(task.node):
+                    metrics = self._tree.get_result(number).metrics
+                    self._rungs.pause(number, task.share, metrics)
+                    self.study.report(number, metrics)
+            elif result.metrics:
+                for number in self._tree.waiting_for(task.node):
+                    self._stop_if_hopeless(number)
 
     def fail(self, task: Task, reason: str) -> None:
         """Record that a stage has failed, and with it every pipeline that needs it."""

@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from models import create_model
+from models.pruning import prune
 from trainables.data import normalize
 from trainables.learning.taylor import score_by_taylor
 from trainables.losses import cross_entropy
+from trainables.sensitivity import scan_sensitivity
 
 
 @pytest.fixture
@@ -74,3 +76,40 @@ def test_a_score_predicts_the_loss_without_the_channel(small_stream, context):
 def test_bad_values_are_named(small_stream, context, model, field):
     with pytest.raises(ValueError, match=f"{field} must be at least 1, got 0"):
         score_by_taylor(model, small_stream, context, **{field: 0})
+
+
+def test_a_narrow_strided_convolution_is_scored_without_channels_last(small_stream, context):
+    """Its gradient would corrupt memory there; see `breaks_in_channels_last`."""
+    strides = []
+
+    class Narrow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.strided = nn.Conv2d(3, 19, 1, stride=2)
+
+        def forward(self, images):
+            strides.append(images.stride())
+            logits = self.strided(images)
+            return nn.functional.interpolate(logits, size=images.shape[-2:])
+
+    score_by_taylor(Narrow(), small_stream, context, num_batches=1, batch_size=2)
+    assert all(row > column > 0 and channel > row for _, channel, row, column in strides)
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus", "fast_scnn"])
+def test_scores_prune_a_network_as_it_comes_back_from_the_training_device(
+    small_stream, context, name, caplog
+):
+    """The scoring leaves the memory format of trainings, in which a pooling cannot be followed."""
+    kwargs = {"backbone": "resnet18", "decoder_channels": 32} if name == "deeplabv3plus" else {}
+    model = create_model(name, 19, **kwargs)
+    scores = score_by_taylor(model, small_stream, context, num_batches=1, batch_size=2)
+    scan = scan_sensitivity(model, small_stream.dataset, context, num_images=1, ratios=(0.5,))
+    for scope in ("global", "sensitivity"):
+        given = {"sensitivity": scan} if scope == "sensitivity" else {}
+        record = prune(
+            copy.deepcopy(model).cpu(), torch.zeros(1, 3, 240, 320), 0.5, scope,
+            importance="taylor", measured=scores, **given,
+        )  # fmt: skip
+        assert not record.unprunable
+    assert "left whole" not in caplog.text

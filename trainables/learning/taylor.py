@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from models.channels.widths import get_resizable_layers
 from trainables.context import StageContext, within_threads
 from trainables.data import TrainingStream, make_loader, normalization_of
-from trainables.learning.training import Precision, autocast, bring_batch, place
+from trainables.learning.training import (
+    Precision,
+    autocast,
+    breaks_in_channels_last,
+    bring_batch,
+    place,
+)
 from trainables.losses import cross_entropy
 
 _Weighted = nn.BatchNorm2d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -57,7 +63,8 @@ def score_by_taylor(
             raise ValueError(f"{name} must be at least 1, got {value}")
     device = torch.device(context.device)
     was_training = model.training
-    place(model, device).eval()
+    channels_last = not breaks_in_channels_last(model, device)
+    place(model, device, channels_last=channels_last).eval()
     layers = {
         name: layer
         for name, layer in get_resizable_layers(model).items()
@@ -69,7 +76,9 @@ def score_by_taylor(
     )
     for samples in loader:
         with context.device_lock.shared():
-            batch = bring_batch(samples, device, normalization_of(model))
+            batch = bring_batch(
+                samples, device, normalization_of(model), channels_last=channels_last
+            )
             with autocast(precision, device):
                 loss = cross_entropy(model(batch.images), batch.target)
             loss.backward()  # type: ignore[no-untyped-call]

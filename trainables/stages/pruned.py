@@ -81,7 +81,7 @@ class PrunedStage(NetworkStage):
     """
 
     name = "pruned"
-    version = 2  # can continue from a pruned network
+    version = 3  # with taylor, follows channels through a global pooling too
     Settings: ClassVar[type[Any]] = PrunedSettings
     follows = ("dense", "sparse", "distilled")
     reveals = ("miou_pruned", "num_params", "macs")

@@ -27,6 +27,7 @@ class SensitivityScan(Computation):
     """
 
     name = "scan"
+    version = 2  # the groups are those of the pruning
 
     def __init__(self, network: Computation, data: DataConfig) -> None:
         self.parents = {"network": network}
