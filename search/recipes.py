@@ -154,7 +154,7 @@ def camvid() -> StudyConfig:
     compressed instead. The data are CamVid (--data-root or --download).
     """
     training = TrainConfig(
-        num_steps=1600,
+        num_steps=2200,
         batch_size=4,
         optimizer=CAMVID_OPTIMIZER,
         class_weighting="enet",
