@@ -21,7 +21,7 @@ FLAGS = f"""
     --pipeline.dense.precision float32 --pipeline.dense.num-steps {NUM_STEPS}
     --pipeline.sparse.precision float32 --pipeline.sparse.num-steps 20
     --pipeline.distil.precision float32 --space.distiller none
-    --pipeline.dense.optimizer.name sgd --pipeline.dense.optimizer.lr 0.01
+    --pipeline.dense.optimizer.lr 1e-4
 """
 SHARED = ("--processes-per-baseline", "2", "--processes-per-trial", "2", "--cpus-per-trial", "2")
 FIND_HELPER = "pgrep -f 'ray::dense helper [1]' || true"
@@ -66,10 +66,9 @@ def test_two_machines_train_like_one_also_when_one_loses_its_process(
     assert "dense is run again" in printed
     (shared_run,), (own_run,) = runs.glob("streets-*"), tmp_path.glob("streets-*")
     (shared,), (own,) = read_losses(shared_run, "dense"), read_losses(own_run, "dense")
-    print(
-        float(((shared - own) / own).abs().max()),
-        [float(x) for x in ((shared - own) / own)[:, 1].abs()],
-    )
+    torch.testing.assert_close(shared[:10], own[:10], rtol=1e-6, atol=0)
+    # Later steps enlarge what rounding has changed; a state that was lost would show at once.
+    torch.testing.assert_close(shared[:40], own[:40], rtol=5e-3, atol=0)
     hosts.ray_down()
 
 
