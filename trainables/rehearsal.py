@@ -38,7 +38,7 @@ class StageRate(NamedTuple):
         seconds_per_step: Seconds of a training step.
         seconds_per_image: Seconds of an image in an evaluation.
         fixed_seconds: Seconds of everything else: loading, pruning, exporting, saving.
-        longest_share: Duration of a measurement as a fraction of its longest duration, at least 0.
+        longest_share: Duration of a measurement as a fraction of its longest duration, in 0..1.
         width: Fraction of its channels that the timed network still had, in 0..1.
     """
 
@@ -114,7 +114,7 @@ def rehearse(
     store = ArtifactStore(scratch / "stages")
     for length, step in enumerate(chain, start=1):
         part, stage = chain[:length], STAGES[step.stage]
-        watch = _Stopwatch(has_loaders=context.num_workers > 0)
+        watch = Stopwatch(has_loaders=context.num_workers > 0)
         threads = num_threads_root if length == 1 and num_threads_root else context.num_threads
         own = replace(context, cache_dir=scratch / "cache", num_threads=threads, count=watch)
         started = time.monotonic()
@@ -169,7 +169,7 @@ class _Excerpt(CachedDataset):
         self._fingerprint = f"first {NUM_IMAGES} of {whole.fingerprint}"
 
 
-class _Stopwatch:
+class Stopwatch:
     """Notes when each step and each image of a stage ends.
 
     Args:
@@ -181,6 +181,7 @@ class _Stopwatch:
         self._has_loaders = has_loaders
 
     def __call__(self, unit: Unit) -> None:
+        """Note that a step or an image has ended."""
         self._moments[unit].append(time.monotonic())
 
     def find_rate(self, seconds: float, work: Work) -> StageRate:
@@ -196,9 +197,10 @@ class _Stopwatch:
             seconds_per_step=step * len(self._moments["step"]) / max(1, work.num_steps),
             seconds_per_image=image * len(self._moments["image"]) / max(1, work.num_images),
         )
-        if work.longest_seconds:
-            return rate._replace(longest_share=rest / work.longest_seconds)
-        return rate._replace(fixed_seconds=rest)
+        # What a measurement takes above its limit, such as the export, does not grow with it.
+        measured = min(rest, work.longest_seconds)
+        share = measured / work.longest_seconds if measured else 0.0
+        return rate._replace(longest_share=share, fixed_seconds=rest - measured)
 
     def _span(self, unit: Unit) -> float:
         moments = self._moments[unit]

@@ -23,11 +23,18 @@ SPEED_EXPONENT = 0.8
 """A training on n places is expected to be n to this power as fast: 1.7 times on two, 5.3 on 8."""
 
 
+PRIOR_SECONDS = 20.0
+"""Seconds of stages that are assumed to have taken as long as predicted.
+
+So the first stage of a study, which may take two seconds, does not decide what all others take.
+"""
+
+
 class StageSeconds:
     """Predicts the seconds of a stage, and learns from stages that have ended or are running.
 
     Each kind of stage has a correction factor. Until a stage of the kind has run, it is the common
-    factor of all kinds.
+    factor of all kinds, which is 1 at first.
 
     Args:
         config: Configuration of the study.
@@ -120,7 +127,8 @@ class StageSeconds:
         """
         known = [name for name in self._expected if self._expected[name] > 0]
         total = sum(self._expected[name] for name in known)
-        common = sum(self._seconds[name] for name in known) / total if total > 0 else 1.0
+        taken = sum(self._seconds[name] for name in known)
+        common = (taken + PRIOR_SECONDS) / (total + PRIOR_SECONDS)
         typical = self._rates[kind].predict(self._works[kind]) if kind in self._works else 0.0
         expected = self._expected[kind] + typical
         return (self._seconds[kind] + common * typical) / expected if expected > 0 else common

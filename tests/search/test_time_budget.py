@@ -81,12 +81,28 @@ def test_what_has_ended_corrects_its_kind_and_a_little_less_the_others(config: S
     seconds = StageSeconds(config, rates)
     sparse, pruned = make_task(CHAIN[:2]), make_task(CHAIN[:3])
     assert seconds.predict(pruned) == 10
-    seconds.note(sparse, 20.0)
-    assert seconds.predict(pruned) == pytest.approx(20)
-    seconds.note(pruned, 5.0)  # 25 s of 20 in all; of its own 5 of 10, and one like the others
-    assert seconds.predict(pruned) == pytest.approx(10 * (5 + 12.5) / 20)
+    seconds.note(sparse, 20.0)  # with 20 s as predicted: 40 instead of 30
+    assert seconds.predict(pruned) == pytest.approx(10 * 4 / 3)
+    seconds.note(pruned, 5.0)  # 45 instead of 40; of its own 5 of 10, and one like the others
+    assert seconds.predict(pruned) == pytest.approx(10 * (5 + 11.25) / 20)
     seconds.forget(pruned)
-    assert seconds.predict(pruned) == pytest.approx(20)
+    assert seconds.predict(pruned) == pytest.approx(10 * 4 / 3)
+
+
+def test_a_stage_of_a_second_does_not_decide_what_hours_take(config: StudyConfig) -> None:
+    seconds = StageSeconds(config, make_rates(config, 10.0, sparse=3600.0))
+    seconds.note(make_task(CHAIN[:3]), 1.0)
+    assert seconds.predict(make_task(CHAIN[:2])) > 0.65 * 3600
+
+
+def test_the_start_of_a_process_does_not_count_as_slowness(config: StudyConfig) -> None:
+    clock, task = Clock(), make_task()
+    seconds = StageSeconds(config, make_rates(config, 10.0))
+    budget = TimeBudget(seconds, clock=clock)
+    budget.hand_out(task)
+    clock.now = 17.0
+    assert budget.end(task, was_run=True, elapsed=10.0) == 17  # spent, but not learnt from
+    assert seconds.predict(task) == pytest.approx(10)
 
 
 def test_what_was_not_timed_is_learnt_from_what_has_ended(config: StudyConfig) -> None:

@@ -17,6 +17,7 @@ from trainables.rehearsal import (
     NUM_IMAGES,
     NUM_STEPS,
     StageRate,
+    Stopwatch,
     find_width,
     name_kind,
     rehearse,
@@ -127,3 +128,12 @@ def test_a_rehearsal_is_small(config: PipelineConfig, tmp_path: Path) -> None:
     for schedule in (small.teacher_training, small.dense, small.sparse, small.distil):
         assert schedule.num_steps == NUM_STEPS
     assert small.data.open("val").fingerprint != config.data.open("val").fingerprint
+
+
+def test_what_a_measurement_takes_above_its_limit_does_not_grow_with_it() -> None:
+    watch = Stopwatch(has_loaders=False)
+    rate = watch.find_rate(6.3, Work(longest_seconds=1.0))
+    assert (rate.longest_share, rate.fixed_seconds) == (1.0, pytest.approx(5.3))
+    assert rate.predict(Work(longest_seconds=5.0)) == pytest.approx(10.3)
+    early = watch.find_rate(0.4, Work(longest_seconds=1.0))
+    assert early.predict(Work(longest_seconds=5.0)) == pytest.approx(2.0)
