@@ -92,11 +92,14 @@ class Arguments:
     def __post_init__(self) -> None:
         if list(self.ratios) != sorted(set(self.ratios)):
             raise ValueError(f"ratios must ascend, got {self.ratios}")
+        for name in ("ways", "ratios", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must name at least one")
         for way in self.ways:
             self.make_links(way, self.ratios)
 
     def make_links(self, way: str, ratios: Sequence[float]) -> Chain:
-        """Return the stages after the unpruned network, up to the last of some ratios.
+        """Return the stages that follow the unpruned network: one loop for each ratio.
 
         Raises:
             ValueError: A way or a ratio is not allowed.

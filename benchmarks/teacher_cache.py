@@ -90,6 +90,8 @@ class Arguments:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be distinct, got {self.seeds}")
         check_combination(choose(self.distiller))
+        if not any(DISTILLERS[name].needs_teacher for name in choose(self.distiller)):
+            raise ValueError(f"distiller must need a teacher, got {self.distiller}")
 
     def fine_tuning(self, source: TeacherLogitsConfig) -> distillation.Arguments:
         """Make the arguments of distillation.py with one of the two teachers."""
@@ -198,8 +200,7 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
                 step(index)
                 if index > 0:
                     times[name].append(time.perf_counter() - started)
-    if cached is None:
-        raise ValueError(f"distiller {arguments.distiller} needs no teacher; choose another")
+    assert cached is not None
     return cached, step_time.summarize(times)
 
 

@@ -87,8 +87,8 @@ class SegmentationNetwork(nn.Module, ABC):
 def copy_to_cpu(model: Module) -> Module:
     """Copy a network to the CPU, in float32, eval mode and the default memory format.
 
-    In channels_last, PyTorch computes a global pooling by reading memory by number, which can be
-    neither followed by the tracing of channels nor exported.
+    In channels_last, PyTorch implements a global pooling with `as_strided`. Channels cannot be
+    traced through this operation, and it cannot be exported.
 
     Args:
         model: Network on any device; not changed.

@@ -159,8 +159,8 @@ def find_traced_size(
     """Find a small image size at which a network is traced, and the dtype that it computes in.
 
     Args:
-        model: Network on the CPU.
-        largest: Height and width of an image that the network accepts, each at least 64.
+        model: Network on the CPU in eval mode; it is converted to float64 and back to float32.
+        largest: Height and width of an image that the network accepts.
 
     Returns:
         Height and width, and float64 unless the network only runs in float32.

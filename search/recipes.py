@@ -147,11 +147,12 @@ def streets_network() -> StudyConfig:
 
 
 def camvid() -> StudyConfig:
-    """CamVid, about an hour on 2 CPU cores: an accurate network is trained and compressed.
+    """Trains an accurate network on CamVid and compresses it: about an hour on 2 CPU cores.
 
-    It is DeepLabV3+ with an ImageNet backbone, which is read from $SEGFRONT_WEIGHTS if that folder
-    holds EfficientNet-Lite0, and otherwise downloaded. With --student-weights your network is
-    compressed instead. The data are CamVid (--data-root or --download).
+    The network is DeepLabV3+ with an EfficientNet-Lite0 backbone. The backbone's ImageNet weights
+    are read from $SEGFRONT_WEIGHTS if that folder has them, and downloaded otherwise. With
+    --student and --student-weights, your own network is compressed instead. The data are CamVid
+    (--data-root or --download).
     """
     training = TrainConfig(
         num_steps=2200,
@@ -159,7 +160,7 @@ def camvid() -> StudyConfig:
         optimizer=CAMVID_OPTIMIZER,
         class_weighting="enet",
         class_weight_power=0.35,
-        batchnorm_batches=8,  # those of the crops do not fit the whole images
+        batchnorm_batches=8,  # BatchNorm statistics of crops do not suit whole images
     )
     tuning = replace(training, num_steps=240, optimizer=replace(CAMVID_OPTIMIZER, lr=2e-4))
     pipeline = PipelineConfig(

@@ -102,8 +102,8 @@ class StageResult:
         stages: Folder in the store by stage name.
         seconds: Working time by stage name; 0 if the stage was reused.
         network: Folder of the last network; "" before there is one.
-        elapsed: Seconds from the begin of the last stage to its end, in a process that had started
-            before; 0 if they were not taken.
+        elapsed: Seconds of the last stage without the start-up of its processes; 0 if not
+            measured.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -126,7 +126,7 @@ class PipelineConfig:
         dense: Training of the student before compression.
         sparse: Training with L1 on the BatchNorm scales, starting from the dense weights.
         distil: Fine-tuning of the pruned student; its learning rate is part of the search.
-        teacher_logits: Source of the teacher's logits: a cache or the live teacher.
+        teacher_logits: Source of the teacher's logits and maps: a cache or the live teacher.
         latency: Latency measurement.
         int8: Quantisation to int8.
         self_teaching: Use the uncompressed student as the teacher instead of another network (flag

@@ -235,7 +235,7 @@ def _run(
         nonlocal started
         assist = functools.partial(_assist, config, worker, trial)
         with helped(assist, name_trial(trial), stall_report(worker.stalls_dir, trial)):
-            started = time.monotonic()  # the processes of the helpers have started
+            started = time.monotonic()  # the start-up of the helper processes does not count
             yield
 
     context = replace(

@@ -197,7 +197,7 @@ class Stopwatch:
             seconds_per_step=step * len(self._moments["step"]) / max(1, work.num_steps),
             seconds_per_image=image * len(self._moments["image"]) / max(1, work.num_images),
         )
-        # What a measurement takes above its limit, such as the export, does not grow with it.
+        # The time beyond a measurement's limit (such as the export) does not grow with the limit.
         measured = min(rest, work.longest_seconds)
         share = measured / work.longest_seconds if measured else 0.0
         return rate._replace(longest_share=share, fixed_seconds=rest - measured)

@@ -87,12 +87,13 @@ def scan_sensitivity(
 
     Raises:
         ValueError: There are no images, or the ratios are not ascending in 0..1.
+        PruningError: The network does not run.
     """
     _check(num_images, {"ratios": ratios, "joint_ratios": joint_ratios})
     started = time.monotonic()
     judge = _Judge(dataset, context, num_images, precision)
     work = copy_to_cpu(model)
-    traced, _ = find_traced_size(work, dataset.sample_size(0))  # the groups are those of `prune`
+    traced, _ = find_traced_size(work, dataset.sample_size(0))  # `prune` traces at this size too
     groups = find_groups(work, torch.zeros(1, 3, *traced), importance, measured=measured).groups
     whole = judge(work)
 

@@ -113,7 +113,7 @@ class Dispatcher:
         if self.baseline_errors or self.problem or self.is_out_of_time:
             return None
         self._num_refused = 0
-        with self.study.batch():  # all that a decision changes is one write to the disk
+        with self.study.batch():  # write all changes of one decision to disk at once
             self._go_on()
             if self._count_free(with_roots=False) < 1:
                 return None

@@ -17,11 +17,12 @@ class Places:
             networks do not count.
         exclusive: Largest number of stages at a time that need a whole device.
         of_root: Number of places that the training of an uncompressed network takes.
-        units: Number of GPUs (on CPUs: of processes) of a stage that does not train.
-        units_of_training: The same of a pipeline's training.
-        units_of_root: The same of the training of an uncompressed network.
-        most_per_training: Largest number of places that a pipeline's training takes while fewer
-            stages can run than places are free.
+        units: Number of GPUs (on CPUs: of processes) that a stage without training holds.
+        units_of_training: Number of GPUs (or processes) per place of a pipeline's training.
+        units_of_root: Number of GPUs (or processes) that the training of an uncompressed network
+            holds, on all its places together.
+        most_per_training: Largest number of places for one training of a pipeline; it gets more
+            than one only if other stages leave places free.
     """
 
     count: int

@@ -24,9 +24,9 @@ SPEED_EXPONENT = 0.8
 
 
 PRIOR_SECONDS = 20.0
-"""Seconds of stages that are assumed to have taken as long as predicted.
+"""Seconds of imaginary stages that took exactly as long as predicted.
 
-So the first stage of a study, which may take two seconds, does not decide what all others take.
+They keep a short first stage, of perhaps two seconds, from rescaling the predictions of all kinds.
 """
 
 

@@ -147,8 +147,8 @@ class TimeBudget:
         Args:
             task: The stage.
             was_run: Whether it was computed; False if it failed or was found in the store.
-            elapsed: Its seconds without the start of its process, which later stages do not wait
-                for; 0 if they are not known.
+            elapsed: Seconds of the stage without the start-up of its processes, from which the
+                predictions learn; 0 if not known (they then learn from the time since its start).
 
         Returns:
             Seconds since its start, times the GPUs (or processes) that it held.

@@ -67,7 +67,7 @@ def test_two_machines_train_like_one_also_when_one_loses_its_process(
     (shared_run,), (own_run,) = runs.glob("streets-*"), tmp_path.glob("streets-*")
     (shared,), (own,) = read_losses(shared_run, "dense"), read_losses(own_run, "dense")
     torch.testing.assert_close(shared[:10], own[:10], rtol=1e-6, atol=0)
-    # Later steps enlarge what rounding has changed; a state that was lost would show at once.
+    # Rounding differences grow with every step; a lost training state would show at once.
     torch.testing.assert_close(shared[:40], own[:40], rtol=5e-3, atol=0)
     hosts.ray_down()
 

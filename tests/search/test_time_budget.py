@@ -81,15 +81,15 @@ def test_what_has_ended_corrects_its_kind_and_a_little_less_the_others(config: S
     seconds = StageSeconds(config, rates)
     sparse, pruned = make_task(CHAIN[:2]), make_task(CHAIN[:3])
     assert seconds.predict(pruned) == 10
-    seconds.note(sparse, 20.0)  # with 20 s as predicted: 40 instead of 30
+    seconds.note(sparse, 20.0)  # 20 s instead of 10; with 20 s of the prior, 40 instead of 30
     assert seconds.predict(pruned) == pytest.approx(10 * 4 / 3)
-    seconds.note(pruned, 5.0)  # 45 instead of 40; of its own 5 of 10, and one like the others
+    seconds.note(pruned, 5.0)  # common factor 45 / 40; 5 s of 10, and one stage at that factor
     assert seconds.predict(pruned) == pytest.approx(10 * (5 + 11.25) / 20)
     seconds.forget(pruned)
     assert seconds.predict(pruned) == pytest.approx(10 * 4 / 3)
 
 
-def test_a_stage_of_a_second_does_not_decide_what_hours_take(config: StudyConfig) -> None:
+def test_a_short_stage_hardly_changes_the_prediction_of_a_long_one(config: StudyConfig) -> None:
     seconds = StageSeconds(config, make_rates(config, 10.0, sparse=3600.0))
     seconds.note(make_task(CHAIN[:3]), 1.0)
     assert seconds.predict(make_task(CHAIN[:2])) > 0.65 * 3600

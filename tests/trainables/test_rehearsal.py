@@ -130,7 +130,7 @@ def test_a_rehearsal_is_small(config: PipelineConfig, tmp_path: Path) -> None:
     assert small.data.open("val").fingerprint != config.data.open("val").fingerprint
 
 
-def test_what_a_measurement_takes_above_its_limit_does_not_grow_with_it() -> None:
+def test_time_beyond_the_limit_of_a_measurement_is_fixed() -> None:
     watch = Stopwatch(has_loaders=False)
     rate = watch.find_rate(6.3, Work(longest_seconds=1.0))
     assert (rate.longest_share, rate.fixed_seconds) == (1.0, pytest.approx(5.3))

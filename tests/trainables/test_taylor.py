@@ -97,10 +97,8 @@ def test_a_narrow_strided_convolution_is_scored_without_channels_last(small_stre
 
 
 @pytest.mark.parametrize("name", ["deeplabv3plus", "fast_scnn"])
-def test_scores_prune_a_network_as_it_comes_back_from_the_training_device(
-    small_stream, context, name, caplog
-):
-    """The scoring leaves the memory format of trainings, in which a pooling cannot be followed."""
+def test_no_layer_stays_whole_after_scoring_in_channels_last(small_stream, context, name, caplog):
+    """Scoring leaves the network in channels_last, where a pooling cannot be traced."""
     kwargs = {"backbone": "resnet18", "decoder_channels": 32} if name == "deeplabv3plus" else {}
     model = create_model(name, 19, **kwargs)
     scores = score_by_taylor(model, small_stream, context, num_batches=1, batch_size=2)

@@ -109,7 +109,7 @@ def test_cached_and_live_maps_agree_where_nothing_is_varied(
         )
     assert cached.result["losses"][0][1] == pytest.approx(live.result["losses"][0][1], rel=0.02)
     assert cached.folder != live.folder
-    announced = [text for text in caplog.messages if "maps at layer" in text]
+    announced = [text for text in caplog.messages if "channels at layer" in text]
     assert len(announced) == len(find_caches(context)) - 1  # the others hold layers, one the logits
     assert all("MiB of disk" in text for text in announced)
     again = replace(one_step, teacher_logits=CACHED_MAPS)

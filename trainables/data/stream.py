@@ -39,8 +39,8 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         num_together: Neighbouring positions that belong together in a batch.
 
     Raises:
-        ValueError: The data set is empty, the length is negative, or the logits belong to another
-            data set.
+        ValueError: The data set is empty, the length is negative, the logits belong to another
+            data set, or there are maps without logits.
     """
 
     num_together = 1
@@ -59,6 +59,8 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
             raise ValueError(f"dataset {dataset.name!r} ({dataset.split}) has no samples")
         if num_positions is not None and num_positions < 0:
             raise ValueError(f"num_positions must be 0 or more; got {num_positions}")
+        if teacher_maps and teacher_logits is None:
+            raise ValueError("teacher_maps need teacher_logits too; got only the maps")
         for cached in (teacher_logits, *teacher_maps.values()):
             if cached is not None:
                 cached.check_fits(dataset)

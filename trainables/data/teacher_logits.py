@@ -1,4 +1,4 @@
-"""A teacher's logits, or another map of it, of all training images in one file per node."""
+"""A teacher's logits of all training images, or its maps at one layer, in one file per node."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class TeacherLogits:
         content: Expected description of teacher and data set in the folder's index.
 
     Raises:
-        DataError: The folder is missing, damaged, of another format, or for another teacher, data
-            set, stride or top_k.
+        DataError: The folder is missing, damaged, of another format, or for another teacher, layer,
+            data set, stride or top_k.
     """
 
     def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
@@ -153,7 +153,7 @@ def _write(
     what = "logits" if top_k is None else f"{top_k} largest logits"
     remedy = "choose a larger stride, fewer of the logits (top-k), or a live teacher"
     if "layer" in content:
-        what = f"{num_values} maps at layer {content['layer']}"
+        what = f"maps with {num_values} channels at layer {content['layer']}"
         remedy = "run the teacher at every step instead (--pipeline.teacher-logits.maps live)"
     announce_disk_use(
         folder,

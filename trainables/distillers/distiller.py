@@ -146,7 +146,7 @@ def require_teacher(teacher: nn.Module | None, name: str) -> nn.Module:
     if teacher is None:
         raise ValueError(
             f"distiller {name} reads maps inside the teacher, so it needs the network itself; got "
-            "only its logits (use a live teacher)"
+            "only its logits (pass the teacher network)"
         )
     return teacher
 

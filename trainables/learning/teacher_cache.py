@@ -31,7 +31,7 @@ from trainables.process.watchdog import note_progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherLogitsConfig:
-    """The source of the teacher's logits in the training of a student.
+    """The source of the teacher's logits and maps in the training of a student.
 
     Attributes:
         source: cached: run the teacher once per un-augmented image, and apply crops and flips to
@@ -42,9 +42,10 @@ class TeacherLogitsConfig:
         top_k: Store the top_k logits per cell and the total mass of the rest, which is divided
             evenly among the other classes. Disk space falls by C / (2 top_k + 1). None: store all
             logits. Not used by a live teacher.
-        maps: Source of the maps inside the teacher, for the distillers that read them. live: run
-            the teacher at every step. cached: as for the logits; the maps of a layer take 2 bytes x
-            its channels x its cells for every image, and what that comes to is announced.
+        maps: Source of the maps inside the teacher, for distillers that read them. live: run the
+            teacher at every step, for the logits too, whatever `source` is. cached: cache the maps
+            like the logits, but at the layer's own stride. A layer takes 2 bytes x channels x cells
+            per image; the log states the size before the cache is made.
     """
 
     source: Literal["cached", "live"] = "cached"
@@ -58,7 +59,10 @@ class TeacherLogitsConfig:
         if self.maps not in ("cached", "live"):
             raise ValueError(f"maps must be cached or live, got {self.maps!r}")
         if self.maps == "cached" and self.source == "live":
-            raise ValueError("maps cannot be cached if the logits are not: set source to cached")
+            raise ValueError(
+                "maps 'cached' needs source 'cached', got source 'live': set source to cached, or "
+                "maps to live"
+            )
         if self.stride < 1:
             raise ValueError(f"stride must be at least 1, got {self.stride}")
         if self.top_k is not None and self.top_k < 1:
@@ -107,7 +111,7 @@ NO_MAPS: Mapping[str, InnerMap] = {}
 
 
 class CachedTeacher(NamedTuple):
-    """What is cached of a teacher.
+    """The cached logits and maps of a teacher.
 
     Attributes:
         logits: Logits of every training image.

@@ -60,7 +60,7 @@ class Learning:
         Args:
             context: Folders.
             has_pairs: Whether images come as pairs of consecutive frames.
-            cached: What is cached of the teacher, which goes into the samples.
+            cached: Cached logits and maps of the teacher, which are added to the samples.
         """
         return (FramePairStream if has_pairs else TrainingStream)(
             self.data.open_cached("train", context.cache_dir),
@@ -96,7 +96,7 @@ class Learning:
             compute_loss: Loss, as in `train`; None: cross-entropy.
             adjust_gradients: As in `train`.
             beside: As in `train`.
-            cached: What is cached of the teacher, which `compute_loss` gets in its batches.
+            cached: Cached logits and maps of the teacher, which `compute_loss` gets in its batches.
             has_pairs: Whether images come as pairs of consecutive frames.
             share: Fraction of the steps after which the training pauses, in 0..1. Below 1 the
                 state stays in the folder, and no checkpoint is written.

@@ -81,7 +81,7 @@ class PrunedStage(NetworkStage):
     """
 
     name = "pruned"
-    version = 3  # with taylor, follows channels through a global pooling too
+    version = 3  # with taylor, layers before a global pooling are pruned too
     Settings: ClassVar[type[Any]] = PrunedSettings
     follows = ("dense", "sparse", "distilled")
     reveals = ("miou_pruned", "num_params", "macs")

@@ -27,7 +27,7 @@ class SensitivityScan(Computation):
     """
 
     name = "scan"
-    version = 2  # the groups are those of the pruning
+    version = 2  # scans the groups that `prune` finds
 
     def __init__(self, network: Computation, data: DataConfig) -> None:
         self.parents = {"network": network}

@@ -67,7 +67,7 @@ class Teaching:
     def begin(
         self, student: nn.Module, learning: Learning, context: StageContext
     ) -> Iterator[Lessons]:
-        """Open the teacher and read both networks' maps until the block ends.
+        """Open the teacher, or its cache, and read maps of the networks until the block ends.
 
         Args:
             student: Network that is trained within the block.
@@ -116,7 +116,7 @@ class Teaching:
         return isinstance(self.teacher, Path) and source == "cached"
 
     def _load_teacher(self, context: StageContext) -> nn.Module | None:
-        """Return the teacher's network; None if the training needs only its cached logits."""
+        """Return the teacher's network; None without a teacher, or if cached logits are enough."""
         if not isinstance(self.teacher, Path):
             return self.teacher
         if self._is_cached and not self._needs_maps:
@@ -126,7 +126,7 @@ class Teaching:
     def fill_cache(
         self, learning: Learning, context: StageContext, layers: Sequence[Layer] = ()
     ) -> CachedTeacher:
-        """Cache the logits of all training images on this node, or open the cache.
+        """Cache the teacher's logits, and the maps of some layers, on this node, or open the cache.
 
         Args:
             learning: Data and precision of the student's training.
