@@ -183,7 +183,7 @@ def camvid() -> StudyConfig:
     space = make_space(
         sparsity_lambda=(1e-5, 1e-4),
         pruning_ratio=FloatRange(low=0.25, high=0.75, step=0.1),
-        scope=("global", "sensitivity"),
+        scope=("global",),
         importance=("taylor",),
         round_to=(8,),  # on a CPU, other channel counts cost more time than they save
         lr=FloatRange(low=3e-4, high=3e-3, log=True),
