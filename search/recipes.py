@@ -101,13 +101,13 @@ def quickstart() -> StudyConfig:
         distil=training,
     )
     space = make_space(
-        pruning_ratio=FloatRange(low=0.2, high=0.7, step=0.1),
-        scope=("global",),
+        pruning_ratio=FloatRange(low=0.2, high=0.6, step=0.2),
+        scope=("sensitivity", "global"),  # the first makes it fast, the second small
         importance=("taylor",),
         lr=FloatRange(low=2e-4, high=2e-3, log=True),
         **SHORT_FINE_TUNING,
     )
-    pruned = {"pruning_ratio": 0.2, "scope": "global", "importance": "taylor"}
+    pruned = {"pruning_ratio": 0.2, "scope": "sensitivity", "importance": "taylor"}
     first = {
         **{f"pruned.{name}": value for name, value in pruned.items()},
         "distilled.lr": 1e-3,
