@@ -17,14 +17,14 @@ import numpy as np
 
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import Chain, list_choosers
-from trainables.context import StageContext, Unit
+from trainables.context import StageContext, Unit, ignore_unit
 from trainables.data import CachedDataset, cache_dataset
 from trainables.data_source import DataConfig
-from trainables.pipeline import run_stage
+from trainables.pipeline import build_stages, run_stage
 from trainables.pipeline_config import PipelineConfig
 from trainables.settings import flatten
 from trainables.stages import STAGES
-from trainables.stages.stage import Work
+from trainables.stages.stage import NetworkStage, Stage, Work
 
 NUM_STEPS = 8  # the first one pays for memory and for the choice of kernels, and does not count
 NUM_IMAGES = 8
@@ -117,6 +117,7 @@ def rehearse(
         watch = Stopwatch(has_loaders=context.num_workers > 0)
         threads = num_threads_root if length == 1 and num_threads_root else context.num_threads
         own = replace(context, cache_dir=scratch / "cache", num_threads=threads, count=watch)
+        _obtain_shared(build_stages(small, part)[-1], store, replace(own, count=ignore_unit))
         started = time.monotonic()
         result = run_stage(small, part, store, own)
         seconds = time.monotonic() - started
@@ -124,6 +125,14 @@ def rehearse(
         if kind not in rates and result.seconds.get(step.stage):  # 0 where it was found
             work = stage.count_work(step.settings, small)
             rates[kind] = watch.find_rate(seconds, work)._replace(width=find_width(part))
+
+
+def _obtain_shared(stage: Stage, store: ArtifactStore, context: StageContext) -> None:
+    """Compute what a stage shares with all of its kind, such as a sensitivity scan."""
+    if isinstance(stage, NetworkStage):
+        for parent in stage.parents.values():
+            if not isinstance(parent, NetworkStage):
+                parent.obtain(store, context)
 
 
 def shrink(config: PipelineConfig, cache_dir: Path) -> PipelineConfig:

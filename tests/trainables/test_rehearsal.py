@@ -137,3 +137,18 @@ def test_time_beyond_the_limit_of_a_measurement_is_fixed() -> None:
     assert rate.predict(Work(longest_seconds=5.0)) == pytest.approx(10.3)
     early = watch.find_rate(0.4, Work(longest_seconds=1.0))
     assert early.predict(Work(longest_seconds=5.0)) == pytest.approx(2.0)
+
+
+def test_a_scan_that_all_prunings_share_does_not_count_in_each(
+    config: PipelineConfig, tmp_path: Path
+) -> None:
+    context = StageContext(cache_dir=tmp_path / "cache", num_threads=1)
+    rates: dict[str, StageRate] = {}
+    for scope in ("local", "sensitivity"):
+        chain = make_chain(("dense", "pruned"), pruning_ratio=0.5, scope=scope)
+        found: dict[str, StageRate] = {}
+        rehearse(config, chain, context, tmp_path / "scratch", rates=found)
+        rates[scope] = found[name_kind(chain)]
+    (scan,) = (tmp_path / "scratch" / "stages").glob("scan-*/result.json")
+    seconds = json.loads(scan.read_text())["result"]["seconds"]
+    assert rates["sensitivity"].fixed_seconds < rates["local"].fixed_seconds + seconds / 2
