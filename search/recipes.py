@@ -102,13 +102,13 @@ def quickstart() -> StudyConfig:
     )
     space = make_space(
         pruning_ratio=FloatRange(low=0.2, high=0.6, step=0.2),
-        scope=("sensitivity", "global"),  # the first makes it fast, the second small
+        scope=("local", "global"),  # the first makes it fast, the second small
         importance=("taylor",),
         round_to=(8,),
         lr=FloatRange(low=2e-4, high=2e-3, log=True),
         **SHORT_FINE_TUNING,
     )
-    pruned = {"pruning_ratio": 0.2, "scope": "sensitivity", "importance": "taylor", "round_to": 8}
+    pruned = {"pruning_ratio": 0.2, "scope": "local", "importance": "taylor", "round_to": 8}
     first = {
         **{f"pruned.{name}": value for name, value in pruned.items()},
         "distilled.lr": 1e-3,

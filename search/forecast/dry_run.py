@@ -7,11 +7,13 @@ study will, without a second description of the schedule.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from search.config import StudyConfig
 from search.pipelines.dispatcher import Dispatcher
@@ -28,6 +30,7 @@ MOST_PIPELINES = 200
 """Largest number of pipelines of a dry run; a longer study is extrapolated from that."""
 
 LEAST_IN_USE = 0.1
+MOST_POINTS = 50
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +46,9 @@ class Forecast:
         num_complete: Number of pipelines that are completed.
         stages: Number of the pipelines' stages and mean seconds of one, by kind.
         in_use: Fraction of the places that are in use while pipelines run, above 0.
+        progress: How far the pipelines are: fraction of their work that has ended, and fraction of
+            their time that has passed, both ascending from 0 to 1. Work ends late where stages wait
+            for each other.
     """
 
     seconds: float
@@ -52,6 +58,12 @@ class Forecast:
     num_complete: int = 0
     stages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     in_use: float = 1.0
+    progress: tuple[tuple[float, float], ...] = ((0.0, 0.0), (1.0, 1.0))
+
+    def find_time(self, work: float) -> float:
+        """Return the fraction of the pipelines' time in which a fraction of their work ends."""
+        works, times = zip(*self.progress, strict=True)
+        return float(np.interp(work, works, times))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -137,6 +149,7 @@ def dry_run(
     by_baseline: dict[str, float] = {}
     by_kind: dict[str, list[float]] = {}
     root_seconds = root_spent = spent = busy = 0.0
+    progress: list[tuple[float, float]] = []
     with TemporaryDirectory() as folder:
         study = PipelineStudy(shortened, Path(folder))
         dispatcher = Dispatcher(study, places, budget=budget)
@@ -154,6 +167,7 @@ def dry_run(
                 by_baseline[task.baseline] = by_baseline.get(task.baseline, 0.0) + duration
             else:
                 busy += duration
+                progress.append((busy, clock.now))
                 by_kind.setdefault(name_kind(task.chain), []).append(duration)
         complete = sum(record.state == "complete" for record in study.records.values())
     scale = config.num_pipelines / shortened.num_pipelines
@@ -167,7 +181,19 @@ def dry_run(
         num_complete=round(scale * complete),
         stages={kind: (scale * len(s), statistics.mean(s)) for kind, s in by_kind.items()},
         in_use=min(1.0, max(LEAST_IN_USE, busy / room)) if room else 1.0,
+        progress=_scale(progress, busy, root_seconds, searching),
     )
+
+
+def _scale(
+    progress: Sequence[tuple[float, float]], work: float, start: float, seconds: float
+) -> tuple[tuple[float, float], ...]:
+    """Convert the moments at which work has ended to fractions, and thin them out."""
+    if not (work > 0 and seconds > 0):
+        return ((0.0, 0.0), (1.0, 1.0))
+    chosen = progress[:: max(1, len(progress) // MOST_POINTS)]
+    points = [(done / work, max(0.0, now - start) / seconds) for done, now in chosen]
+    return ((0.0, 0.0), *points, (1.0, 1.0))
 
 
 def _invent_result(task: Task, seconds: float) -> StageResult:

@@ -16,7 +16,8 @@ def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places
     """Predict the seconds until the stages of all pipelines have ended.
 
     Known stages count one by one. Pipelines that have not been proposed yet count with the mean
-    seconds of the forecast, corrected by the measured times of their kinds of stages.
+    seconds of the forecast, corrected by the measured times of their kinds of stages. The forecast
+    also says when places will be idle, because stages wait for each other.
 
     Args:
         dispatcher: Dispatcher of the running study.
@@ -38,11 +39,16 @@ def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places
 
     to_come = study.num_unfinished - dispatcher.num_open + dispatcher.num_paused
     known = Counter(name_kind(task.chain) for task, _ in tasks.values() if not task.baseline)
+    whole = 0.0
     for kind, (count, seconds) in forecast.stages.items():
         missing = count - budget.num_ended[kind] - known[kind]
         expected = max(0.0, min(missing, to_come * count / study.config.num_pipelines))
-        work += expected * seconds * budget.seconds.find_factor(kind)
-    searching = max(work / (places.count * forecast.in_use), longest)
+        each = seconds * budget.seconds.find_factor(kind)
+        work += expected * each
+        whole += count * each
+    done = 1 - work / whole if whole > work else 0.0
+    room = max(whole, work) / (places.count * forecast.in_use)
+    searching = max(room * (1 - forecast.find_time(done)), longest)
     return min(alone + searching, max(0.0, budget.left))
 
 
