@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,6 @@ from models.deployment.graph import DeployedGraph
 from models.engines.batchnorm_folding import fold_batchnorms
 from models.engines.onnx_graph import ExportError, translate
 from models.engines.settings import DTYPES, EngineError, EngineSettings
-from models.network import copy_to_cpu
 from models.normalization import Normalization
 
 # The values do not matter for the latency.
@@ -54,7 +55,7 @@ def translate_for_engine(
     Raises:
         EngineError: The network cannot be translated or folded.
     """
-    network = copy_to_cpu(model)
+    network = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format).eval()
     try:
         if settings.fold_batchnorm:
             fold_batchnorms(network, torch.randn(input_shape))

@@ -119,7 +119,7 @@ def test_logits_follow_the_image(crop_size, flip):
         torch.manual_seed(seed)
         plain = augment(sample)
         torch.manual_seed(seed)
-        taught = augment.vary_taught(sample, coarse(full, 4))
+        taught = augment.vary_taught(sample, coarse(full, 4), {})
         assert torch.equal(taught.image, plain.image)
         assert torch.equal(taught.target, plain.target)
         fine = enlarge(taught.teacher_logits.unsqueeze(0), crop_size)[0]
