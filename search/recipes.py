@@ -91,7 +91,7 @@ def quickstart() -> StudyConfig:
     """
     base = streets()
     optimizer = replace(base.pipeline.distil.optimizer, lr=5e-4)
-    training = replace(base.pipeline.distil, num_steps=300, optimizer=optimizer)
+    training = replace(base.pipeline.distil, num_steps=160, optimizer=optimizer)
     pipeline = replace(
         base.pipeline,
         data=replace(base.pipeline.data, augmentation=WHOLE_STREETS),
