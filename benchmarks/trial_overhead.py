@@ -1,10 +1,11 @@
 """Measure the time that a stage costs besides its work, against a trial of plain Ray Tune.
 
-A study is run twice on one store (`--store`). The second time, every stage is found in the store,
-so all of its time goes into asking the sampler, scheduling, the messages of Tune and Ray, reading
-and checking artefacts, and results files. Plain Tune runs as many trials of a function that reports
-three numbers at once, with OptunaSearch over the same space, `reuse_actors=True` and as many trials
-at a time.
+A study is run twice on one store (`--store`), with the same pipelines: they are drawn at random and
+do not continue from each other, because both would depend on which stage ends first. The second
+time, every stage is found in the store, so all of its time goes into scheduling, the messages of
+Tune and Ray, reading and checking artefacts, and results files (`search_scale` times the sampler).
+Plain Tune runs as many trials of a function that reports three numbers at once, with OptunaSearch
+over the same space, `reuse_actors=True` and as many trials at a time.
 
 The benchmark reports the seconds from the end of one trial to the end of the next, over all
 workers, without the start of Ray and of the first processes; and the seconds that a trial holds
@@ -45,6 +46,7 @@ STUDY = shlex.split("""
     --pipeline.teacher.width 0.125 --pipeline.student.width 0.125
     --pipeline.teacher-training.num-steps 1 --pipeline.dense.num-steps 1
     --pipeline.sparse.num-steps 1 --pipeline.distil.num-steps 1
+    --sampler random --no-continuation
 """)
 WARM_UP = 4  # number of trials during which processes start
 
