@@ -30,11 +30,11 @@ from rich.table import Table
 
 from models.deployment.run_folder import CHECKPOINT
 from models.hardware import describe_hardware
+from search.recipes import CAMVID_OPTIMIZER
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import Chain, build_chain, make_chain
 from trainables.context import StageContext
 from trainables.data_source import DataConfig
-from trainables.learning.optimization import OptimizerConfig
 from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import StageResult, run_stage
@@ -181,14 +181,7 @@ class Bench:
 
 def make_config(arguments: Arguments, network: NetworkConfig, seed: int) -> PipelineConfig:
     """Configure the stages."""
-    optimizer = OptimizerConfig(
-        name="adamw",
-        lr=2e-3,
-        weight_decay=0.01,
-        schedule="one_cycle",
-        warmup_fraction=0.1,
-        backbone_lr_factor=0.5,
-    )
+    optimizer = replace(CAMVID_OPTIMIZER, lr=2e-3)
     tuning = TrainConfig(
         num_steps=arguments.steps, batch_size=arguments.batch_size, optimizer=optimizer
     )
