@@ -48,11 +48,11 @@ class Baseline(NamedTuple):
         name: Name of the baseline in tables.
         model: Name of the network, such as a key of `models.MODELS`.
         miou: mIoU in 0..1.
-        latency_ms: Median latency.
-        latency_p95_ms: 95th percentile of the latency.
         num_params: Number of parameters.
         macs: Multiply-accumulates at the validation resolution.
         stage: Name of the network's folder in the store.
+        latency_ms: Median latency; None if no stage measures it.
+        latency_p95_ms: 95th percentile of the latency.
         latency_raw_ms: Latency by the clock, see `StageResult`; None in records of older versions.
         reference_ms: Latency of the reference, see `StageResult`; None also without drift
             compensation.
@@ -62,11 +62,11 @@ class Baseline(NamedTuple):
     name: str
     model: str
     miou: float
-    latency_ms: float
-    latency_p95_ms: float
     num_params: int
     macs: int
     stage: str
+    latency_ms: float | None = None
+    latency_p95_ms: float | None = None
     latency_raw_ms: float | None = None
     reference_ms: float | None = None
     more: Mapping[str, float] = {}

@@ -159,9 +159,10 @@ def print_next_steps(
 
 
 def _numbers(entry: Mapping[str, Any]) -> list[str]:
+    latency = entry.get("latency_ms")
     return [
         f"{entry['miou']:.3f}",
-        f"{entry['latency_ms']:.1f} ms",
+        "" if latency is None else f"{latency:.1f} ms",
         _count(entry["num_params"]),
         _count(entry["macs"]),
     ]

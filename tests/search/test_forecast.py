@@ -59,6 +59,13 @@ def test_every_kind_of_stage_is_timed_once(recipe: str) -> None:
     assert len(chains) == len(distillers) + num_teachers + students
 
 
+def test_a_study_need_not_measure_latency(study: StudyConfig) -> None:
+    pipeline = replace(study.pipeline, chain=("dense", "sparse", "pruned", "distilled"))
+    study = replace(study, pipeline=pipeline, objectives=("miou", "macs", "num_params"))
+    found = dry_run(study, make_rates(study, teacher=0.1, dense=0.1), ONE)
+    assert found.root_seconds == pytest.approx(42)
+
+
 def test_shared_stages_count_once(study: StudyConfig) -> None:
     rates = make_rates(study, teacher=0.1, dense=0.1, sparse=0.5, pruned=2.0, latency=1.0,
                        distilled=0.1)  # fmt: skip

@@ -13,8 +13,8 @@ from trainables.pipeline import Baseline, DatasetSummary
 from trainables.pipeline_config import LatencyConfig
 
 BASELINES = [
-    Baseline("teacher", "deeplabv3plus", 0.7, 200.0, 210.0, 4_000_000, 9_000_000, "teacher-1"),
-    Baseline("dense", "dual_branch", 0.6, 100.0, 110.0, 2_000_000, 5_000_000, "dense-1"),
+    Baseline("teacher", "deeplabv3plus", 0.7, 4_000_000, 9_000_000, "teacher-1", 200.0, 210.0),
+    Baseline("dense", "dual_branch", 0.6, 2_000_000, 5_000_000, "dense-1", 100.0, 110.0),
 ]
 
 
