@@ -40,7 +40,7 @@ from models import SegmentationNetwork
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.hardware import describe_hardware
 from models.pruning import prune
-from trainables.context import StageContext
+from trainables.context import StageContext, detect_device
 from trainables.data import AugmentationConfig
 from trainables.data_source import DataConfig
 from trainables.distillers import DISTILLERS
@@ -128,6 +128,9 @@ class Arguments:
         importance: Ranking of the channels: bn_scale, group_l2 or taylor.
         batch_size: Images per step.
         lr: Peak learning rate of every fine-tuning.
+        batchnorm_batches: Number of batches of whole images on which the BatchNorm statistics are
+            re-estimated at the end, see `TrainConfig`.
+        device: cpu, cuda or cuda:N.
         num_threads: Number of CPU threads.
         max_minutes: No further fine-tuning is started after this time; None: run all of them.
         output: JSON file for the results.
@@ -148,6 +151,8 @@ class Arguments:
     importance: Literal["bn_scale", "group_l2", "taylor"] = "bn_scale"
     batch_size: int = 8
     lr: float = 2e-3
+    batchnorm_batches: int = 0
+    device: str = field(default_factory=detect_device)
     num_threads: int = 2
     max_minutes: float | None = None
     output: Path | None = None
@@ -178,7 +183,9 @@ class Bench:
         self.folder = arguments.work_dir
         self.folder.mkdir(parents=True, exist_ok=True)
         self.context = StageContext(
-            cache_dir=self.folder / "cache", num_threads=arguments.num_threads
+            cache_dir=self.folder / "cache",
+            device=arguments.device,
+            num_threads=arguments.num_threads,
         )
         self.val_set = arguments.data.open_cached("val", self.context.cache_dir)
 
@@ -195,7 +202,10 @@ class Bench:
             backbone_lr_factor=backbone_lr_factor,
         )
         training = TrainConfig(
-            num_steps=num_steps, batch_size=self.arguments.batch_size, optimizer=optimizer
+            num_steps=num_steps,
+            batch_size=self.arguments.batch_size,
+            optimizer=optimizer,
+            batchnorm_batches=self.arguments.batchnorm_batches,
         )
         return Learning(data=self.arguments.data, training=training, seed=seed)
 
@@ -342,7 +352,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     for steps in arguments.steps:
         print_table([r for r in runs if r.steps == steps], arguments, steps, console)
     return {
-        **describe_measurement("distillers", arguments, describe_hardware("cpu")),
+        **describe_measurement("distillers", arguments, describe_hardware(arguments.device)),
         "starting_points": points,
         "runs": [r._asdict() for r in runs],
     }
