@@ -44,7 +44,7 @@ ROOT = make_chain(("dense",))
 LOOP = ("pruned", "latency", "distilled")
 WAYS = (
     "local bn_scale", "local group_l2", "local taylor", "global bn_scale", "global taylor",
-    "sensitivity taylor",
+    "global_macs taylor", "sensitivity taylor",
 )  # fmt: skip
 
 

@@ -23,12 +23,13 @@ from models.channels.masking import measure_masking_error
 from models.channels.record import PruningRecord, replay
 from models.channels.selection import count_globally, count_locally, find_lowest, round_width
 from models.channels.sensitivity import Sensitivity, count_by_sensitivity
+from models.channels.unit_costs import count_saved_macs
 from models.channels.widths import get_resizable_layers
 from models.network import SegmentationNetwork, copy_to_cpu
 
 __all__ = ["IMPORTANCES", "PruningError", "PruningRecord", "prune", "replay"]
 
-SCOPES = ("local", "global", "sensitivity")
+SCOPES = ("local", "global", "global_macs", "sensitivity")
 TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-3}
 _TRACE_SIZE = (64, 96)
 _MAX_NAMES = 5
@@ -67,9 +68,11 @@ def prune(
         example_input: Image that the network accepts, (N, 3, H, W) float. Only its size is used,
             and at most 64 x 96 of it unless the network needs more.
         pruning_ratio: Fraction of channels to remove, in (0, 1): of each group for "local", of all
-            channels for "global", and for "sensitivity" of all channels of the scanned network,
-            weighted by multiply-accumulates.
+            channels for "global", of all channels weighted by multiply-accumulates for
+            "global_macs", and likewise of the scanned network for "sensitivity".
         scope: "local" ranks within each group, "global" over all groups with comparable scores.
+            "global_macs" does so too, but prefers to remove channels that save many
+            multiply-accumulates.
             "sensitivity" ranks within each group and removes as many from each as the scan
             suggests.
         round_to: Widths are rounded to the nearest multiple of this number; narrower groups stay as
@@ -108,7 +111,8 @@ def prune(
             f"the network's channels cannot be followed: {type(error).__name__}: {error}"
         ) from error
     unprunable = dict(found.fixed)
-    keeps = _count_kept(found.groups, pruning_ratio, scope, sensitivity)
+    macs = count_saved_macs(work, found.groups, size) if scope == "global_macs" else None
+    keeps = _count_kept(found.groups, pruning_ratio, scope, macs, sensitivity)
     chosen = _select(found.groups, keeps, round_to)
     parts = [
         _Part(group.name, units) for group, units in zip(found.groups, chosen, strict=True) if units
@@ -189,6 +193,7 @@ def _count_kept(
     groups: Sequence[ChannelGroup],
     pruning_ratio: float,
     scope: str,
+    macs: Sequence[int] | None,
     sensitivity: Sensitivity | None,
 ) -> list[int]:
     """Count the units that each group keeps, before rounding."""
@@ -197,9 +202,13 @@ def _count_kept(
         _check_scan(groups, sensitivity)
         counts = count_by_sensitivity(sensitivity, pruning_ratio)
         return [min(len(g.scores), n) for g, n in zip(groups, counts, strict=True)]
-    if scope == "global":
+    if scope in ("global", "global_macs"):
         ranked = [i for i, group in enumerate(groups) if group.is_comparable]
-        counts = count_globally([groups[i].scores for i in ranked], pruning_ratio)
+        counts = count_globally(
+            [groups[i].scores for i in ranked],
+            pruning_ratio,
+            None if macs is None else [macs[i] for i in ranked],
+        )
         for i, count in zip(ranked, counts, strict=True):
             keeps[i] = count
     return keeps

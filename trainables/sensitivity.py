@@ -12,12 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.channels.groups import ChannelGroup, Member, find_groups, remove_units
+from models.channels.groups import ChannelGroup, find_groups, remove_units
 from models.channels.masking import mask_channels
-from models.channels.record import replay
 from models.channels.selection import count_locally, find_lowest
 from models.channels.sensitivity import GroupSensitivity, Sensitivity
-from models.cost import count_cost
+from models.channels.unit_costs import count_saved_macs
 from models.network import SegmentationNetwork, copy_to_cpu
 from models.pruning import find_traced_size
 from trainables.context import StageContext, within_threads
@@ -105,19 +104,13 @@ def scan_sensitivity(
         mask_channels(masked, remove_units(work, units))
         return judge(masked)
 
-    def count_macs(units: Sequence[tuple[Member, ...]]) -> int:
-        smaller = copy.deepcopy(work)
-        replay(smaller, remove_units(work, units))
-        return macs - count_cost(smaller, image).macs
-
-    image = (3, *dataset.sample_size(0))
-    macs = count_cost(work, image).macs
     joint = [
         silence([(g, len(g.units) - count_locally(len(g.units), ratio)) for g in groups])
         for ratio in joint_ratios
     ]
+    saved = count_saved_macs(work, groups, dataset.sample_size(0))
     scanned = []
-    for number, group in enumerate(groups, start=1):
+    for number, (group, macs) in enumerate(zip(groups, saved, strict=True), start=1):
         if max_seconds is not None and time.monotonic() - started > max_seconds:
             break
         note_progress(f"group {number} of {len(groups)} of the sensitivity scan")
@@ -128,7 +121,7 @@ def scan_sensitivity(
             GroupSensitivity(
                 name=group.name,
                 size=size,
-                macs=count_macs(group.units[:1]) if size > 1 else 0,
+                macs=macs,
                 ratios=tuple(count / size for count in counts),
                 losses=tuple(outcome.loss for outcome in outcomes),
                 mious=tuple(outcome.miou for outcome in outcomes),

@@ -33,7 +33,7 @@ class PruningRecord:
 
     Attributes:
         pruning_ratio: The requested fraction of channels to remove.
-        scope: "local" or "global".
+        scope: One of `models.pruning.SCOPES`.
         round_to: Widths are multiples of this number where a layer is wide enough.
         importance: Key of `IMPORTANCES` that ranked the channels.
         num_params_before: Number of parameters of the unpruned network.

@@ -237,6 +237,20 @@ def test_global_counts_hold_their_promises(scores: list[np.ndarray], ratio: floa
             assert np.sort(s)[size - count] >= highest_gone
 
 
+def test_channels_that_save_much_are_removed_first():
+    scores = [np.array([1.0, 2, 3, 4]), np.array([1.0, 2, 3, 4])]
+    assert count_globally(scores, 0.5) == [2, 2]
+    # The second group's channels cost 16 times as much, so their scores count a quarter: all of
+    # them but one go before the first of the others.
+    assert count_globally(scores, 0.7, [1, 16]) == [4, 1]
+    assert count_globally(scores, 0.3, [100, 1]) == [2, 4]
+
+
+@given(scores=scores_of_groups, ratio=ratios)
+def test_equal_costs_change_nothing(scores: list[np.ndarray], ratio: float):
+    assert count_globally(scores, ratio, [7] * len(scores)) == count_globally(scores, ratio)
+
+
 @given(size=st.integers(1, 500), keep=st.integers(1, 500), round_to=st.integers(1, 32))
 def test_rounded_widths(size: int, keep: int, round_to: int):
     keep = min(keep, size)

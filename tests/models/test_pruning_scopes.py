@@ -11,9 +11,11 @@ from models import create_model
 from models.channels.groups import find_groups
 from models.channels.sensitivity import GroupSensitivity, Sensitivity, count_by_sensitivity
 from models.channels.widths import get_resizable_layers
+from models.cost import count_cost
 from models.pruning import prune
 
-IMAGE = torch.zeros(1, 3, 64, 96)
+SIZE = (3, 64, 96)
+IMAGE = torch.zeros(1, *SIZE)
 
 
 @pytest.fixture
@@ -65,6 +67,19 @@ def test_scan_and_scope_go_together(model, scan, scope):
     given = scan if scope == "local" else None
     with pytest.raises(ValueError, match=f"got scope '{scope}' and {'a' if given else 'no'} scan"):
         prune(model, IMAGE, 0.3, scope, sensitivity=given)
+
+
+def test_weighing_by_macs_removes_channels_that_cost_much_arithmetic(model):
+    before = count_cost(model, SIZE)
+    left = {}
+    for scope in ("global", "global_macs"):
+        pruned = copy.deepcopy(model)
+        prune(pruned, IMAGE, 0.4, scope)
+        after = count_cost(pruned, SIZE)
+        left[scope] = after.macs / before.macs, after.num_params / before.num_params
+    assert left["global_macs"][0] < 0.7
+    # Its channels of coarse maps, which have most of the parameters, stay.
+    assert left["global_macs"][1] > left["global"][1] + 0.1
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])

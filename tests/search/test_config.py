@@ -192,7 +192,7 @@ def test_the_quickstart_compresses_a_shipped_network(tmp_path: Path) -> None:
     network = pipeline.student.build(19)
     data = replace(pipeline.data, num_samples=80).open("val")
     context = StageContext(cache_dir=tmp_path, num_threads=1)
-    assert evaluate(network, data, context).miou > 0.38
+    assert evaluate(network, data, context).miou > 0.5
 
 
 def test_its_network_is_trained_by_a_recipe() -> None:

@@ -14,7 +14,7 @@ from models import SegmentationNetwork
 from models.channels.importance import IMPORTANCES
 from models.checkpoint import load_checkpoint
 from models.cost import count_cost
-from models.pruning import PruningRecord, prune
+from models.pruning import SCOPES, PruningRecord, prune
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext, within_threads
 from trainables.data import TrainingStream
@@ -27,8 +27,6 @@ from trainables.stages.learning import evaluate_and_save
 from trainables.stages.scan import SensitivityScan, read_scan
 from trainables.stages.stage import NetworkStage, StageInputs, iterate_origins
 
-SCOPES = ("local", "global", "sensitivity")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrunedSettings:
@@ -38,14 +36,18 @@ class PrunedSettings:
         pruning_ratio: Fraction p of the network's original channels to remove, in 0..1, both
             excluded.
         scope: Whether that fraction applies to every layer (local), to the whole network (global),
-            or to the layers where a scan finds the least loss of accuracy (sensitivity).
+            to the whole network with a preference for channels that save many multiply-accumulates
+            (global_macs), or to the layers where a scan finds the least loss of accuracy
+            (sensitivity). The last two weight channels by multiply-accumulates.
         round_to: Multiple that channel counts are rounded to; 1 for any count.
         importance: Ranking of the channels: by BatchNorm scales (bn_scale), by the L2 norm of their
             weights (group_l2), or by the estimated change of the loss on training images (taylor).
     """
 
     pruning_ratio: float = setting(0.5, FloatRange(low=0.3, high=0.7, step=0.1), symbol="p")
-    scope: Literal["local", "global", "sensitivity"] = setting("local", ("local", "global"))
+    scope: Literal["local", "global", "global_macs", "sensitivity"] = setting(
+        "local", ("local", "global")
+    )
     round_to: int = setting(1, (1,), symbol="round")
     importance: str = setting("bn_scale", ("bn_scale",))
 
