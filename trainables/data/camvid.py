@@ -38,7 +38,8 @@ class CamVid(ImagePairDataset):
     Args:
         root: Folder that holds ``train/ trainannot/ val/ valannot/`` (and ``test/ testannot/``) and
             optionally ``<split>.txt`` with one "image mask" pair per line, of which only the base
-            names are used. Default: the environment variable SEGFRONT_CAMVID.
+            names are used. Without it, a mask has its image's name or, for an image of another
+            format such as JPEG, its stem. Default: the environment variable SEGFRONT_CAMVID.
         split: "train", "val" or "test".
         size: (height, width) to scale to; None keeps 360 x 480.
 
@@ -99,7 +100,7 @@ def _find_pairs(root: Path, split: str) -> list[ImagePair]:
     if listed.is_file() and images.is_dir():
         names = _read_list(listed, images, masks)
     else:
-        names = [(path.name, path.name) for path in list_images(images, hint=hint)]
+        names = [(p.name, _name_mask(masks, p)) for p in list_images(images, hint=hint)]
     if not masks.is_dir():
         raise DataError(f"{masks}: folder is missing{hint}")
     pairs = [ImagePair(Path(i).stem, images / i, masks / m) for i, m in names]
@@ -109,6 +110,11 @@ def _find_pairs(root: Path, split: str) -> list[ImagePair]:
         if not pair.mask_path.is_file():
             raise DataError(f"{pair.image_path}: has no mask; expected {pair.mask_path}")
     return pairs
+
+
+def _name_mask(masks: Path, image: Path) -> str:
+    """Return the name of an image's mask: the image's own, or its stem with ".png"."""
+    return image.name if (masks / image.name).is_file() else f"{image.stem}.png"
 
 
 def _read_list(path: Path, images: Path, masks: Path) -> list[tuple[str, str]]:

@@ -77,6 +77,18 @@ def test_camvid_reads_the_folder_where_the_list_is_absent(open_dataset, tmp_path
     assert [p.name for p in open_dataset("camvid").pairs] == [p.name for p in listed.pairs]
 
 
+def test_camvid_images_may_be_jpeg_files_beside_png_masks(open_dataset, tmp_path):
+    names = [p.name for p in open_dataset("camvid").pairs]
+    (tmp_path / "camvid" / "train.txt").unlink()
+    for path in (tmp_path / "camvid" / "train").iterdir():
+        Image.open(path).convert("RGB").save(path.with_suffix(".jpg"))
+        path.unlink()
+    found = open_dataset("camvid")
+    assert [p.name for p in found.pairs] == names
+    assert {p.image_path.suffix for p in found.pairs} == {".jpg"}
+    assert {p.mask_path.suffix for p in found.pairs} == {".png"}
+
+
 def test_camvid_root_from_the_environment(open_dataset, tmp_path, monkeypatch):
     open_dataset("camvid")
     monkeypatch.setenv("SEGFRONT_CAMVID", str(tmp_path / "camvid"))
