@@ -72,6 +72,7 @@ def describe_facts(run: Run) -> dict[str, str]:
         "data": describe_data(run),
         "latency": describe_latency(run),
         "time": describe_time(run),
+        "sensitivity": str(run.metadata.get("sensitivity", "")),
     }
     for key in ("hardware", "versions", "git"):
         facts |= flatten_facts(run.metadata.get(key) or {}, key if key == "git" else "")

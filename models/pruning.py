@@ -111,7 +111,7 @@ def prune(
             f"the network's channels cannot be followed: {type(error).__name__}: {error}"
         ) from error
     unprunable = dict(found.fixed)
-    macs = count_saved_macs(work, found.groups, size) if scope == "global_macs" else None
+    macs = list(count_saved_macs(work, found.groups, size)) if scope == "global_macs" else None
     keeps = _count_kept(found.groups, pruning_ratio, scope, macs, sensitivity)
     chosen = _select(found.groups, keeps, round_to)
     parts = [

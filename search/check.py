@@ -31,7 +31,7 @@ from trainables.learning.evaluation import evaluate
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
 from trainables.process.device_lock import DeviceLock
-from trainables.sensitivity import JOINT_RATIOS, RATIOS, scan_sensitivity
+from trainables.sensitivity import scan_briefly
 from trainables.stages.given import find_doubts
 from trainables.stages.timing import describe_measurement
 
@@ -39,8 +39,6 @@ T = TypeVar("T")
 
 MAX_IMAGES = 40  # validation images on which given weights are evaluated
 EVALUATION_SECONDS = 15.0  # time for these images; a slow network is evaluated on fewer
-SCAN_SECONDS = 15.0  # time for the sensitivity scan; the stage "scan" has no limit
-SCAN_IMAGES = 4
 
 
 class StudyCheck:
@@ -124,7 +122,8 @@ class StudyCheck:
             counts = tuple(summary.class_counts["val"].values())
             self.doubts += find_doubts(config, miou, counts)
             if role != "teacher":
-                self.doubts += self._scan(model.cpu())
+                train = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
+                self.doubts += scan_briefly(model.cpu(), train, self._context)["warnings"]
             text += f", {100 * miou:.1f} % mIoU with the given weights"
         if role != "teacher":
             record = prune(model.cpu().eval(), torch.zeros(1, 3, *self._crop), pruning_ratio=0.5)
@@ -140,15 +139,6 @@ class StudyCheck:
     @property
     def _crop(self) -> tuple[int, int]:
         return self._config.pipeline.data.augmentation.crop_size
-
-    def _scan(self, model: SegmentationNetwork) -> tuple[str, ...]:
-        """Say which channels the network cannot do without."""
-        train = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
-        scan = scan_sensitivity(
-            model, train, self._context, num_images=SCAN_IMAGES, ratios=RATIOS[:1],
-            joint_ratios=JOINT_RATIOS[:1], max_seconds=SCAN_SECONDS,
-        )  # fmt: skip
-        return scan.warnings
 
     def _evaluate(self, model: SegmentationNetwork) -> float:
         """Measure mIoU on as many images, evenly spread, as there is time for."""

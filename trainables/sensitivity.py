@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,12 @@ LARGEST_LOSS_AT_ONCE = 0.2
 """Largest relative loss of mIoU at the first of `JOINT_RATIOS` without a warning."""
 LARGEST_LOSS_OF_A_GROUP = 0.05
 """The same for a single group at the first of `RATIOS`."""
+BRIEF_IMAGES = 4
+BRIEF_SECONDS = 15.0
+"""Number of images of a brief scan, and the time for masking groups alone."""
 _MAX_NAMES = 5
+
+logger = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -137,6 +143,38 @@ def scan_sensitivity(
         seconds=time.monotonic() - started,
         warnings=_find_warnings(whole, scanned, list(zip(joint_ratios, joint, strict=True))),
     )
+
+
+def scan_briefly(
+    model: SegmentationNetwork, dataset: SegmentationDataset, context: StageContext
+) -> dict[str, Any]:
+    """Scan an uncompressed network at the smallest ratios, in seconds, and log the warnings.
+
+    Args:
+        model: The network.
+        dataset: Training images.
+        context: Device, threads and lock.
+
+    Returns:
+        "sensitivity": what the network bears, in a sentence; "warnings": see `scan_sensitivity`.
+        Both are empty if its channels cannot be followed, which the first pruning explains.
+    """
+    try:
+        scan = scan_sensitivity(
+            model, dataset, context, num_images=BRIEF_IMAGES, ratios=RATIOS[:1],
+            joint_ratios=JOINT_RATIOS[:1], max_seconds=BRIEF_SECONDS,
+        )  # fmt: skip
+    except Exception:  # a user's network may raise any exception
+        logger.info("the network's sensitivity could not be scanned", exc_info=True)
+        return {"sensitivity": "", "warnings": []}
+    for text in scan.warnings:
+        logger.warning(text)
+    sentence = (
+        f"without the {scan.joint_ratios[0]:.0%} least important channels of every layer the "
+        f"network has {scan.joint_mious[0]:.1%} mIoU instead of {scan.miou:.1%} "
+        f"({scan.num_images} training images, before any fine-tuning)"
+    )
+    return {"sensitivity": sentence, "warnings": list(scan.warnings)}
 
 
 class _Judge:

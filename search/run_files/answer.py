@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from models.deployment.run_folder import find_network_folder
 from models.files.atomic_file import write_atomically
@@ -129,18 +130,25 @@ def collect_warnings(
     stages = dict.fromkeys(baseline.stage for baseline in baselines)
     for record in find_front(study.records.values(), study.config.objectives, kept_out):
         stages |= dict.fromkeys(record.stages.values())
-    return list(dict.fromkeys(text for name in stages for text in _read_warnings(folder, name)))
+    texts = (text for name in stages for text in _read_result(folder, name).get("warnings", ()))
+    return list(dict.fromkeys(texts))
 
 
-def _read_warnings(folder: Path, stage: str) -> Iterator[str]:
+def describe_sensitivity(baselines: Sequence[Baseline], folder: Path) -> str:
+    """Say what the uncompressed networks bear, from the scans in their stages."""
+    texts = {b.name: _read_result(folder, b.stage).get("sensitivity", "") for b in baselines}
+    return "; ".join(f"{name}: {text}" for name, text in texts.items() if text)
+
+
+def _read_result(folder: Path, stage: str) -> dict[str, Any]:
     path = folder / STAGES_FOLDER / stage / RESULT_FILE
-    if path.is_file():
-        yield from json.loads(path.read_text())["result"].get("warnings", ())
+    return json.loads(path.read_text())["result"] if path.is_file() else {}
 
 
-def add_warnings(folder: Path, warnings: list[str]) -> None:
-    """Add warnings to metadata.json, without duplicates."""
+def add_findings(folder: Path, sensitivity: str, warnings: list[str]) -> None:
+    """Add the networks' sensitivity and warnings to metadata.json, without duplicates."""
     path = folder / METADATA_FILE
     content = json.loads(path.read_text())
+    content["sensitivity"] = sensitivity
     content["warnings"] = list(dict.fromkeys([*content.get("warnings", []), *warnings]))
     write_atomically(path, json.dumps(content, indent=1) + "\n")
