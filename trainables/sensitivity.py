@@ -170,9 +170,9 @@ def scan_briefly(
     for text in scan.warnings:
         logger.warning(text)
     sentence = (
-        f"without the {scan.joint_ratios[0]:.0%} least important channels of every layer the "
-        f"network has {scan.joint_mious[0]:.1%} mIoU instead of {scan.miou:.1%} "
-        f"({scan.num_images} training images, before any fine-tuning)"
+        f"without the {scan.joint_ratios[0]:.0%} of each layer's channels with the smallest "
+        f"BatchNorm scales the network has {scan.joint_mious[0]:.1%} mIoU instead of "
+        f"{scan.miou:.1%} ({scan.num_images} training images, before any fine-tuning)"
     )
     return {"sensitivity": sentence, "warnings": list(scan.warnings)}
 
@@ -242,10 +242,11 @@ def _find_warnings(
     ratio, outcome = joint[0]
     if outcome.miou < (1 - LARGEST_LOSS_AT_ONCE) * whole.miou:
         found.append(
-            f"the network is very sensitive: without {ratio:.0%} of its channels its mIoU falls "
-            "from "
-            f"{whole.miou:.1%} to {outcome.miou:.1%} (training images, before any fine-tuning); "
-            "expect long fine-tunings, small steps of the pruning ratio, or another network"
+            f"the network is very sensitive: without the {ratio:.0%} of its channels with the "
+            f"smallest BatchNorm scales its mIoU falls from {whole.miou:.1%} to "
+            f"{outcome.miou:.1%} (training images, before any fine-tuning); Taylor scores over the "
+            "whole network choose better (--space.importance taylor --space.scope global), and "
+            "small steps of the pruning ratio harm less"
         )
     weak = [
         group for group in groups

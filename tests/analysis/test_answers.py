@@ -269,7 +269,7 @@ def test_what_a_time_limit_left_out_is_a_problem_and_the_time_a_fact(make):
 
 
 def test_what_the_uncompressed_network_bears_is_a_fact(make):
-    text = "dense: without the 5% least important channels of every layer ..."
+    text = "dense: without the 5% of each layer's channels ..."
     run = load_run(make.run(None, {**make.metadata, "sensitivity": text}))
     assert describe_facts(run)["sensitivity"] == text
     assert "sensitivity" not in describe_facts(load_run(make.run(name="old")))

@@ -181,7 +181,7 @@ def test_interrupted_and_killed_study_ends_as_if_nothing_had_happened(
     assert paid == [0.0] * 4
     metadata = json.loads((folder / "metadata.json").read_text())
     assert [baseline["name"] for baseline in metadata["baselines"]] == ["teacher", "dense"]
-    assert metadata["sensitivity"].startswith("dense: without the 5% least important channels")
+    assert metadata["sensitivity"].startswith("dense: without the 5% of each layer's channels")
 
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert folder / "ray.log" in written
