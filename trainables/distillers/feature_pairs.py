@@ -44,11 +44,13 @@ class FeaturePairs(nn.Module):
         self.projections = Projections(pairs if projected else ())
 
     def read(self, lesson: Lesson) -> Iterator[MapPair]:
-        """Yield the maps of a batch, both averaged down to the smaller of their sizes."""
+        """Yield the maps of a batch, averaged down to a common size, see `shrink_to_common`."""
         layers = zip(self.student_layers, self.teacher_layers, strict=True)
         for index, (own, other) in enumerate(layers):
             student, teacher = shrink_to_common(
-                lesson.student_features[own.key], lesson.teacher_features[other.key].detach()
+                lesson.student_features[own.key],
+                lesson.teacher_features[other.key].detach(),
+                lesson.target.shape[-2:],
             )
             valid = valid_cells(lesson.target, student.shape[-2:])
             # Averaging before projecting gives the same result and is cheaper.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,20 +12,30 @@ from torch import Tensor, nn
 from trainables.distillers.layers import Layer
 
 IGNORE_INDEX = 255
+FINEST_STRIDE = 4
 
 
-def shrink_to_common(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Average both maps down to the smaller height and the smaller width of the two.
+def shrink_to_common(
+    first: Tensor, second: Tensor, image_size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Average both maps down to the smaller of their sizes, and to a quarter of the image at most.
+
+    Networks compute no map at a finer stride than 4 but by interpolation or at great cost, and a
+    comparison of such maps costs sixteen times as much (`benchmarks/distill_losses.py`).
 
     Args:
         first: First map, (N, c, h, w).
         second: Second map, (N, C, H, W).
+        image_size: Height and width of the images.
 
     Returns:
-        (N, c, min(h, H), min(w, W)) and (N, C, min(h, H), min(w, W)), at least float32.
+        Maps of equal height and width, (N, c, ., .) and (N, C, ., .), at least float32.
     """
-    size = min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1])
-    return _shrink(first, size), _shrink(second, size)
+    size = [
+        min(sides[0], sides[1], math.ceil(sides[2] / FINEST_STRIDE))
+        for sides in zip(first.shape[-2:], second.shape[-2:], image_size, strict=True)
+    ]
+    return _shrink(first, (size[0], size[1])), _shrink(second, (size[0], size[1]))
 
 
 def shrink_to_nodes(values: Tensor, longest: int) -> Tensor:

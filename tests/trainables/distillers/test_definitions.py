@@ -10,6 +10,7 @@ from trainables.distillers.adaptive_channel import (
     adaptive_feature_loss,
     channel_correlation_loss,
 )
+from trainables.distillers.maps import shrink_to_common
 from trainables.distillers.multi_level import activation_loss, consistency_loss
 from trainables.distillers.similarity import similarity_loss
 from trainables.losses import channel_kd_loss
@@ -163,3 +164,13 @@ def test_a_constant_prediction_is_consistent():
     found = consistency_loss((constant, constant), taught, (valid, valid))
     assert found.item() == pytest.approx(0, abs=1e-10)
     assert math.isfinite(found.item())
+
+
+def test_maps_are_compared_at_a_quarter_of_the_image_at_most():
+    fine, coarse = torch.rand(1, 2, 30, 41), torch.rand(1, 3, 4, 6)
+    own, taught = shrink_to_common(fine, fine.half(), (30, 41))
+    assert own.shape[-2:] == taught.shape[-2:] == (8, 11)
+    assert own.mean() == pytest.approx(float(fine.mean()), abs=0.02)
+    assert [m.shape[-2:] for m in shrink_to_common(fine, coarse, (30, 41))] == [(4, 6), (4, 6)]
+    unchanged, _ = shrink_to_common(coarse, coarse, (16, 24))
+    assert torch.equal(unchanged, coarse)
