@@ -23,9 +23,9 @@ from models.channels.masking import measure_masking_error
 from models.channels.record import PruningRecord, replay
 from models.channels.selection import count_globally, count_locally, find_lowest, round_width
 from models.channels.sensitivity import Sensitivity, count_by_sensitivity
-from models.channels.unit_costs import count_saved_macs
 from models.channels.widths import get_resizable_layers
 from models.network import SegmentationNetwork, copy_to_cpu
+from models.unit_costs import count_saved_macs
 
 __all__ = ["IMPORTANCES", "PruningError", "PruningRecord", "prune", "replay"]
 

@@ -17,9 +17,9 @@ from models.channels.groups import ChannelGroup, find_groups, remove_units
 from models.channels.masking import mask_channels
 from models.channels.selection import count_locally, find_lowest
 from models.channels.sensitivity import GroupSensitivity, Sensitivity
-from models.channels.unit_costs import count_saved_macs
 from models.network import SegmentationNetwork, copy_to_cpu
 from models.pruning import find_traced_size
+from models.unit_costs import count_saved_macs
 from trainables.context import StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
