@@ -105,10 +105,10 @@ class SyntheticPipelines:
             teacher, student = 7200 * self.training_hours, 3600 * self.training_hours
         if name == "teacher":
             return Baseline(
-                name, "deeplabv3plus", 0.60, 166.0, 170.0, 4_380_000, 4 * 10**9, ""
+                name, "deeplabv3plus", 0.60, 4_380_000, 4 * 10**9, "", 166.0, 170.0
             ), teacher
         return Baseline(
-            name, "dual_branch", 0.49, 117.0, 120.0, 4_740_000, 4_352_000_000, ""
+            name, "dual_branch", 0.49, 4_740_000, 4_352_000_000, "", 117.0, 120.0
         ), student
 
     def get_costs(self, settings: ChainSettings) -> dict[str, float]:

@@ -22,6 +22,7 @@ def test_a_chain_is_walked_once(bench, tmp_path, capsys):
     argv += ["--latency.resolution", "64", "96", "--ways", "local bn_scale", "global taylor"]
     argv += ["--network.name", "fast_scnn", "--network.weights", str(weights)]
     argv += ["--network.backbone", "None", "--network.decoder-channels", "None"]
+    argv += ["--network.backbone-weights", "None"]
     argv += ["--ratios", "0.3", "0.5", "--steps", "1", "--batch-size", "2", "--seeds", "0"]
     assert bench.main(argv) == 0
     links = json.loads(output.read_text())["links"]
@@ -40,7 +41,7 @@ def test_a_chain_is_walked_once(bench, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--ways", "wide taylor"], "input should be 'local', 'global' or"),
+        (["--ways", "wide taylor"], "input should be 'local', 'global', 'global_macs' or"),
         (["--ways", "local fisher"], "importance must be one of"),
         (["--ratios", "0.5", "0.3"], "ratios must ascend"),
         (["--ratios", "0.5", "1.5"], "pruning_ratio must lie within 0..1"),

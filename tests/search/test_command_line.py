@@ -68,9 +68,9 @@ def test_lambda_is_a_list_of_choices_or_a_range(capsys: pytest.CaptureFixture[st
 
 
 def test_the_name_of_a_setting_is_enough() -> None:
-    flags = ["--space.pruning-ratio.low=0.4", "--space.distiller", "dkd", "kd"]
+    flags = ["--space.pruning-ratio.low=0.3", "--space.distiller", "dkd", "kd"]
     space = parse_arguments([*flags, "--space.temperature.high", "5"]).study.space
-    assert space.pruned.pruning_ratio.low == 0.4
+    assert space.pruned.pruning_ratio.low == 0.3
     assert space.distilled.distiller == ("dkd", "kd")
     # Every distiller of the space that has the setting gets it.
     assert space.distilled.dkd.temperature.high == space.distilled.kd.temperature.high == 5
