@@ -44,7 +44,7 @@ class DenseStage(NetworkStage):
     """
 
     name = "dense"
-    version = 3  # the result says how sensitive the network is
+    version = 2  # the result includes parameters and MACs
     is_compressed: ClassVar[bool] = True
     """Whether pipelines compress the network, so that it is scanned for its sensitivity."""
     Settings: ClassVar[type[Any]] = RootSettings

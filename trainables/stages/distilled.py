@@ -15,6 +15,7 @@ from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import StageContext
 from trainables.data.frame_pairs import find_frame_pairs
 from trainables.distillers import DISTILLERS, check_combination
+from trainables.distillers.maps import FINEST_STRIDE
 from trainables.learning.teacher_cache import TeacherLogitsConfig
 from trainables.objective import Objective
 from trainables.pipeline_config import PipelineConfig
@@ -64,7 +65,7 @@ class DistilledStage(NetworkStage):
     """
 
     name = "distilled"
-    version = 5  # maps are compared at stride 4 at least
+    version = 4  # explicit gradients of dkd and kd, equal up to rounding
     Settings: ClassVar[type[Any]] = DistilledSettings
     follows = ("pruned",)
     reveals = ("miou", "iou/")
@@ -94,7 +95,8 @@ class DistilledStage(NetworkStage):
         optimizer = replace(learning.training.optimizer, lr=settings.lr)
         self.learning = replace(learning, training=replace(learning.training, optimizer=optimizer))
         # Only what is used belongs to the key.
-        if not any(DISTILLERS[name].needs_features for name in choose(settings.distiller)):
+        self.reads_maps = any(DISTILLERS[n].needs_features for n in choose(settings.distiller))
+        if not self.reads_maps:
             teacher_logits = replace(teacher_logits, maps="live")
         elif teacher_logits.maps == "live":
             teacher_logits = replace(teacher_logits, source="live")
@@ -133,6 +135,8 @@ class DistilledStage(NetworkStage):
         content = {**flatten(self.settings), **self.learning.content()}
         if self.has_teacher:
             content["teacher_logits"] = self.teacher_logits.content()
+        if self.reads_maps:
+            content["finest_stride"] = FINEST_STRIDE
         return content
 
     def compute(
