@@ -123,7 +123,9 @@ class StudyCheck:
             self.doubts += find_doubts(config, miou, counts)
             if role != "teacher":
                 train = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
-                self.doubts += scan_briefly(model.cpu(), train, self._context)["warnings"]
+                self.doubts += scan_briefly(
+                    model.cpu(), train, self._context, self._config.pipeline.sensitivity
+                )["warnings"]
             text += f", {100 * miou:.1f} % mIoU with the given weights"
         if role != "teacher":
             record = prune(model.cpu().eval(), torch.zeros(1, 3, *self._crop), pruning_ratio=0.5)

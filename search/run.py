@@ -460,7 +460,7 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
     report = None
     if front and run.remote:
         with run.console.status("fetching the networks of the front"):
-            baselines = [baseline.stage for baseline in run.results.baselines]
+            baselines = [name for b in run.results.baselines for name in b.artefacts]
             members = [name for record in front for name in record.artefacts]
             run.remote.fetch_networks([*baselines, *members])
     is_over = not run.study.num_unfinished and not run.confirmation.num_left

@@ -57,6 +57,7 @@ class Baseline(NamedTuple):
         reference_ms: Latency of the reference, see `StageResult`; None also without drift
             compensation.
         more: Other metrics that its stages measured, by name.
+        stages: Folders in the store by stage name, as far as known.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Baseline(NamedTuple):
     latency_raw_ms: float | None = None
     reference_ms: float | None = None
     more: Mapping[str, float] = {}
+    stages: Mapping[str, str] = {}
 
     @classmethod
     def restore(cls, entry: Mapping[str, Any]) -> Baseline:
@@ -82,6 +84,11 @@ class Baseline(NamedTuple):
         entry = self._asdict()
         del entry["more"]
         return {**entry, **self.more}
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """Folders in the store of its network and of everything measured on it."""
+        return tuple(dict.fromkeys((self.stage, *self.stages.values())))
 
     @property
     def role(self) -> Literal["teacher", "student"]:
@@ -200,12 +207,13 @@ def build_baselines(config: PipelineConfig) -> dict[str, Chain]:
     """
     root = config.chain[0]
     measured = [s for s in dict.fromkeys(config.chain) if not issubclass(STAGES[s], NetworkStage)]
+    examining = dict.fromkeys([*measured, *(STAGES[s].examined_by for s in config.chain)])
     chains = {}
     if not config.self_teaching:
         chains[TeacherStage.name] = build_chain((TeacherStage.name, *measured), {})
     for name in config.students or (STUDENT,):
         label = root if name == STUDENT else name
-        chains[label] = build_chain((root, *measured), {f"{root}.student": name})
+        chains[label] = build_chain((root, *filter(None, examining)), {f"{root}.student": name})
     return chains
 
 
@@ -221,7 +229,8 @@ def describe_baseline(name: str, config: PipelineConfig, result: StageResult) ->
     root = STUDENT if name == config.chain[0] else name
     network = config.teacher if is_teacher else config.get_student(root)
     metrics = {key: value for key, value in result.metrics.items() if "/" not in key}
-    own = {"name": name, "model": network.name, "stage": result.network}
+    stages = {"stage": result.network, "stages": dict(result.stages)}
+    own = {"name": name, "model": network.name, **stages}
     return Baseline.restore({**metrics, **own})
 
 

@@ -81,6 +81,25 @@ class LatencyConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SensitivityConfig:
+    """Length of the scan that says what an uncompressed network bears.
+
+    Attributes:
+        num_images: Number of training images.
+        max_seconds: Time after which no more groups of channels are masked alone.
+    """
+
+    num_images: int = 4
+    max_seconds: float = 15.0
+
+    def __post_init__(self) -> None:
+        if self.num_images < 1:
+            raise ValueError(f"sensitivity.num_images must be at least 1, got {self.num_images}")
+        if not (self.max_seconds >= 0 and math.isfinite(self.max_seconds)):
+            raise ValueError(f"sensitivity.max_seconds must be at least 0, got {self.max_seconds}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Int8Config:
     """Settings of the quantisation to int8 in the stage `quantised`.
 
@@ -128,6 +147,7 @@ class PipelineConfig:
         distil: Fine-tuning of the pruned student; its learning rate is part of the search.
         teacher_logits: Source of the teacher's logits and maps: a cache or the live teacher.
         latency: Latency measurement.
+        sensitivity: Scan of the uncompressed networks.
         int8: Quantisation to int8.
         self_teaching: Use the uncompressed student as the teacher instead of another network (flag
             --teacher same).
@@ -145,6 +165,7 @@ class PipelineConfig:
     distil: TrainConfig = field(default_factory=TrainConfig)
     teacher_logits: TeacherLogitsConfig = field(default_factory=TeacherLogitsConfig)
     latency: LatencyConfig = field(default_factory=LatencyConfig)
+    sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
     int8: Int8Config = field(default_factory=Int8Config)
     self_teaching: bool = False
     students: Mapping[str, NetworkConfig] = field(default_factory=dict)

@@ -29,6 +29,7 @@ from trainables.stages.stage import NetworkStage, Stage, Work
 NUM_STEPS = 8  # the first one pays for memory and for the choice of kernels, and does not count
 NUM_IMAGES = 8
 LATENCY_SECONDS = 1.0
+SCAN_SECONDS = 1.0
 
 
 class StageRate(NamedTuple):
@@ -144,7 +145,10 @@ def shrink(config: PipelineConfig, cache_dir: Path) -> PipelineConfig:
     """
     given: dict[str, Any] = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
     latency = replace(config.latency, max_seconds=min(LATENCY_SECONDS, config.latency.max_seconds))
-    small = replace(config, data=FirstImages(**given, source_dir=cache_dir), latency=latency)
+    scan_seconds = min(SCAN_SECONDS, config.sensitivity.max_seconds)
+    scan = replace(config.sensitivity, max_seconds=scan_seconds)
+    images = FirstImages(**given, source_dir=cache_dir)
+    small = replace(config, data=images, latency=latency, sensitivity=scan)
     for stage in STAGES.values():  # the teacher trains too, although it is not in the chain
         small = stage.set_length(small, NUM_STEPS)
     return small

@@ -100,11 +100,12 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
 
 def _build_stage(config: PipelineConfig, arguments: Arguments) -> Stage:
     baselines = build_baselines(config)
-    known = dict.fromkeys((*config.chain, *(chain[0].stage for chain in baselines.values())))
+    parts = [chain[:n] for chain in baselines.values() for n in range(1, len(chain) + 1)]
+    known = dict.fromkeys((*config.chain, *(part[-1].stage for part in parts)))
     if arguments.stage not in known:
         raise ValueError(f"stage must be one of {', '.join(known)}; got {arguments.stage!r}")
     if arguments.stage not in config.chain:
-        chain = next(c for c in baselines.values() if c[0].stage == arguments.stage)[:1]
+        chain = next(part for part in parts if part[-1].stage == arguments.stage)
     else:
         given = {**arguments.defaults, **parse_settings(arguments.settings)}
         chain = build_chain(config.chain, resolve_names(config.chain, given))

@@ -25,6 +25,7 @@ from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.learning.training import Precision, autocast, place
 from trainables.losses import cross_entropy
 from trainables.metrics import ConfusionMatrix
+from trainables.pipeline_config import SensitivityConfig
 from trainables.process.watchdog import note_progress
 
 RATIOS = (0.1, 0.3, 0.5, 0.7)
@@ -33,9 +34,6 @@ LARGEST_LOSS_AT_ONCE = 0.2
 """Largest relative loss of mIoU at the first of `JOINT_RATIOS` without a warning."""
 LARGEST_LOSS_OF_A_GROUP = 0.05
 """The same for a single group at the first of `RATIOS`."""
-BRIEF_IMAGES = 4
-BRIEF_SECONDS = 15.0
-"""Number of images of a brief scan, and the time for masking groups alone."""
 _MAX_NAMES = 5
 
 logger = logging.getLogger(__name__)
@@ -146,7 +144,10 @@ def scan_sensitivity(
 
 
 def scan_briefly(
-    model: SegmentationNetwork, dataset: SegmentationDataset, context: StageContext
+    model: SegmentationNetwork,
+    dataset: SegmentationDataset,
+    context: StageContext,
+    scan: SensitivityConfig,
 ) -> dict[str, Any]:
     """Scan an uncompressed network at the smallest ratios, in seconds, and log the warnings.
 
@@ -154,27 +155,30 @@ def scan_briefly(
         model: The network.
         dataset: Training images.
         context: Device, threads and lock.
+        scan: Length of the scan.
 
     Returns:
-        "sensitivity": what the network bears, in a sentence; "warnings": see `scan_sensitivity`.
-        Both are empty if its channels cannot be followed, which the first pruning explains.
+        "sensitivity": what the network bears, in a sentence; "warnings": see `scan_sensitivity`. If
+        the network cannot be scanned, the sentence is empty and the warning says why.
     """
     try:
-        scan = scan_sensitivity(
-            model, dataset, context, num_images=BRIEF_IMAGES, ratios=RATIOS[:1],
-            joint_ratios=JOINT_RATIOS[:1], max_seconds=BRIEF_SECONDS,
+        found = scan_sensitivity(
+            model, dataset, context, num_images=scan.num_images, ratios=RATIOS[:1],
+            joint_ratios=JOINT_RATIOS[:1], max_seconds=scan.max_seconds,
         )  # fmt: skip
-    except Exception:  # a user's network may raise any exception
-        logger.info("the network's sensitivity could not be scanned", exc_info=True)
-        return {"sensitivity": "", "warnings": []}
-    for text in scan.warnings:
+    except Exception as error:  # a user's network may raise any exception
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        sentence, warnings = "", [f"what the network bears could not be measured: {reason}"]
+    else:
+        warnings = list(found.warnings)
+        sentence = (
+            f"without the {found.joint_ratios[0]:.0%} of each layer's channels with the smallest "
+            f"BatchNorm scales the network has {found.joint_mious[0]:.1%} mIoU instead of "
+            f"{found.miou:.1%} ({found.num_images} training images, before any fine-tuning)"
+        )
+    for text in warnings:
         logger.warning(text)
-    sentence = (
-        f"without the {scan.joint_ratios[0]:.0%} of each layer's channels with the smallest "
-        f"BatchNorm scales the network has {scan.joint_mious[0]:.1%} mIoU instead of "
-        f"{scan.miou:.1%} ({scan.num_images} training images, before any fine-tuning)"
-    )
-    return {"sensitivity": sentence, "warnings": list(scan.warnings)}
+    return {"sensitivity": sentence, "warnings": warnings}
 
 
 class _Judge:

@@ -127,7 +127,7 @@ def collect_warnings(
     study: PipelineStudy, baselines: list[Baseline], folder: Path, kept_out: dict[int, str]
 ) -> list[str]:
     """Collect the warnings of the stages of the uncompressed networks and of the front."""
-    stages = dict.fromkeys(baseline.stage for baseline in baselines)
+    stages = dict.fromkeys(name for baseline in baselines for name in baseline.artefacts)
     for record in find_front(study.records.values(), study.config.objectives, kept_out):
         stages |= dict.fromkeys(record.stages.values())
     texts = (text for name in stages for text in _read_result(folder, name).get("warnings", ()))
@@ -135,9 +135,14 @@ def collect_warnings(
 
 
 def describe_sensitivity(baselines: Sequence[Baseline], folder: Path) -> str:
-    """Say what the uncompressed networks bear, from the scans in their stages."""
-    texts = {b.name: _read_result(folder, b.stage).get("sensitivity", "") for b in baselines}
-    return "; ".join(f"{name}: {text}" for name, text in texts.items() if text)
+    """Say what the uncompressed networks bear, from their scans."""
+    texts = [
+        f"{baseline.name}: {text}"
+        for baseline in baselines
+        for name in baseline.artefacts
+        if (text := _read_result(folder, name).get("sensitivity"))
+    ]
+    return "; ".join(texts)
 
 
 def _read_result(folder: Path, stage: str) -> dict[str, Any]:

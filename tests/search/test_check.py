@@ -75,8 +75,8 @@ def test_it_is_said_what_the_study_will_take(
     flags += ["--price-per-hour", "6", "--num-pipelines", "3"]
     assert check(tmp_path, *SMALL, *flags) == 0
     output = " ".join(capsys.readouterr().out.split())
-    # Two networks and their latencies, one sparse network, three stages for each pipeline.
+    # Two networks and their latencies, a scan, one sparse network, three stages for each pipeline.
     assert (
-        "time: estimate: 2:20 (teacher 0:20, dense 0:20, 3 pipelines 1:40, 1 at a time), "
-        "0.0389 worker-hours, cost 0.23; not all"
+        "time: estimate: 2:30 (teacher 0:20, dense 0:30, 3 pipelines 1:40, 1 at a time), "
+        "0.0417 worker-hours, cost 0.25; not all"
     ) in output

@@ -90,6 +90,8 @@ def train_baselines(driver: Driver) -> None:
         driver.end(role, metrics=BASELINE, stages={role: f"{role}-1"}, network=f"{role}-1")
         assert start(driver, "timed") == f"latency {role}"
         driver.end("timed", metrics=LATENCY, stages={"latency": "latency-0"})
+    assert start(driver, "scanned") == "sensitivity dense"
+    driver.end("scanned", stages={"sensitivity": "sensitivity-0"})
 
 
 def prepare(driver: Driver) -> None:

@@ -41,6 +41,9 @@ def pass_baselines(tree: StageTree) -> None:
         task = take(tree)
         assert (task.stage, task.baseline) == ("latency", stage)
         ended += tree.finish(task.node, StageResult(metrics={"latency_ms": 3.0}))
+    task = take(tree)
+    assert (task.stage, task.baseline) == ("sensitivity", "dense")
+    ended += tree.finish(task.node, StageResult())
     assert [ending.number for ending in ended] == ["teacher", "dense"]
     assert ended[1].result.metrics == {"miou": 0.5, "latency_ms": 3.0}
 
@@ -88,7 +91,7 @@ def test_a_student_without_a_teacher_does_not_wait_for_it() -> None:
     assert take(tree).stage == "dense"
     tree.finish(BASELINE_NODES["dense"], StageResult())
     endings = []
-    for stage in ("latency", *STEPS):
+    for stage in ("latency", "sensitivity", *STEPS):
         task = take(tree)
         assert task.stage == stage
         endings += tree.finish(task.node, StageResult())

@@ -8,6 +8,7 @@ from models import create_model
 from models.channels.groups import find_groups
 from models.pruning import prune
 from trainables.data import create_dataset
+from trainables.pipeline_config import SensitivityConfig
 from trainables.sensitivity import Outcome, scan_briefly, scan_sensitivity
 
 
@@ -84,7 +85,7 @@ def test_a_brief_scan_says_what_the_network_bears(model, dataset, context, monke
         "trainables.sensitivity._Judge.__call__",
         lambda judge, network: Outcome(*next(outcomes, (3.0, 0.1))),
     )
-    found = scan_briefly(model, dataset, context)
+    found = scan_briefly(model, dataset, context, SensitivityConfig())
     assert found["sensitivity"] == (
         "without the 5% of each layer's channels with the smallest BatchNorm scales the network "
         "has 10.0% mIoU instead of 60.0% (4 training images, before any fine-tuning)"
@@ -93,8 +94,11 @@ def test_a_brief_scan_says_what_the_network_bears(model, dataset, context, monke
     assert [record.getMessage() for record in caplog.records] == found["warnings"]
 
 
-def test_a_brief_scan_leaves_it_to_the_pruning_to_explain_a_network(dataset, context):
-    assert scan_briefly(Unfollowable(), dataset, context) == {"sensitivity": "", "warnings": []}
+def test_a_network_that_cannot_be_scanned_is_named_in_a_warning(dataset, context):
+    found = scan_briefly(Unfollowable(), dataset, context, SensitivityConfig())
+    assert found["sensitivity"] == ""
+    (warning,) = found["warnings"]
+    assert warning.startswith("what the network bears could not be measured: ")
 
 
 class Unfollowable(nn.Module):

@@ -12,6 +12,7 @@ from trainables.stages.distilled import DistilledStage
 from trainables.stages.latency import LatencyStage
 from trainables.stages.pruned import PrunedStage
 from trainables.stages.quantised import QuantisedStage
+from trainables.stages.sensitivity import SensitivityStage
 from trainables.stages.sparse import SparseStage
 from trainables.stages.stage import NetworkStage, Stage, StageInputs
 from trainables.stages.teacher import TeacherStage
@@ -21,6 +22,7 @@ STAGES: dict[str, type[Stage]] = {
     for stage in (
         TeacherStage,
         DenseStage,
+        SensitivityStage,
         SparseStage,
         PrunedStage,
         LatencyStage,

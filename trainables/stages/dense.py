@@ -16,7 +16,6 @@ from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import setting
-from trainables.sensitivity import scan_briefly
 from trainables.stages.given import GivenStage
 from trainables.stages.learning import Learning, make_learning
 from trainables.stages.stage import NetworkStage, StageInputs, Work
@@ -45,8 +44,6 @@ class DenseStage(NetworkStage):
 
     name = "dense"
     version = 2  # the result includes parameters and MACs
-    is_compressed: ClassVar[bool] = True
-    """Whether pipelines compress the network, so that it is scanned for its sensitivity."""
     Settings: ClassVar[type[Any]] = RootSettings
     reveals = ("miou", *COSTS)
     trains = True
@@ -96,17 +93,13 @@ class DenseStage(NetworkStage):
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Train, evaluate, count costs, scan and save."""
+        """Train, evaluate, count costs and save."""
         torch.manual_seed(self.learning.seed)
         data = self.learning.data
         model = self.network_config.build(data.open("train").num_classes)
         result = self.learning.run(model, folder, context, name=self.name, metadata={})
         cost = count_cost(model, (3, *data.open("val").common_size))
-        result |= {"num_params": cost.num_params, "macs": cost.macs}
-        if self.is_compressed:
-            train = data.open_cached("train", context.cache_dir)
-            result |= scan_briefly(model, train, context)
-        return result
+        return {**result, "num_params": cost.num_params, "macs": cost.macs}
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Return accuracy and cost of the uncompressed network."""

@@ -14,7 +14,6 @@ from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data_source import DataConfig
 from trainables.network_config import NetworkConfig
-from trainables.sensitivity import scan_briefly
 from trainables.settings import NoSettings
 from trainables.stages.learning import evaluate_and_save
 from trainables.stages.stage import NetworkStage, StageInputs
@@ -29,7 +28,7 @@ class GivenStage(NetworkStage):
 
     Args:
         network: Configuration of the network, with `weights`.
-        data: Validation data, and the training images for the scan of its sensitivity.
+        data: Validation data.
     """
 
     name = "given"
@@ -47,14 +46,14 @@ class GivenStage(NetworkStage):
         return cls(inputs.config.get_student(), inputs.config.data)
 
     def content(self) -> dict[str, Any]:
-        """Return the network with the checksum of its weights, and the data."""
-        prints = {split: self.data.open(split).fingerprint for split in ("train", "val")}
-        return {"network": self.network_config.content(), **prints}
+        """Return the network with the checksum of its weights, and the validation data."""
+        validation = self.data.open("val").fingerprint
+        return {"network": self.network_config.content(), "val": validation}
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Load, evaluate, scan and save; warn of an accuracy near that of chance."""
+        """Load, evaluate, count costs and save; warn if the accuracy is near that of chance."""
         started = time.monotonic()
         validation = self.data.open_cached("val", context.cache_dir)
         model = self.network_config.build(validation.num_classes)
@@ -63,13 +62,11 @@ class GivenStage(NetworkStage):
         warnings = find_doubts(self.network_config, result["miou"], validation.label_counts)
         for text in warnings:
             logger.warning(text)
-        scan = scan_briefly(model, self.data.open_cached("train", context.cache_dir), context)
         return {
             **result,
             "num_params": cost.num_params,
             "macs": cost.macs,
-            "sensitivity": scan["sensitivity"],
-            "warnings": [*warnings, *scan["warnings"]],
+            "warnings": warnings,
             "seconds": time.monotonic() - started,
         }
 

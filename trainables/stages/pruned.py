@@ -95,6 +95,7 @@ class PrunedStage(NetworkStage):
     evaluates = True
     rising_setting = "pruning_ratio"
     kept_settings = ("scope", "round_to", "importance")
+    examined_by = "sensitivity"
 
     def __init__(
         self,

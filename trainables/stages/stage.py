@@ -81,6 +81,8 @@ class Stage(ABC):
         rising_setting: Setting that must be higher each time the stage is applied again to the same
             network; "": it cannot be applied again.
         kept_settings: Settings that must stay the same when it is applied again.
+        examined_by: Name of the stage that examines every uncompressed student of a study whose
+            pipelines contain this one; "": there is none.
         prepares_from: What it needs for the work that it can do before the stages before it have
             run (`prepare`): the structure of the network, if the settings decide it, or the
             teacher; "": there is no such work.
@@ -99,6 +101,7 @@ class Stage(ABC):
     is_exclusive: ClassVar[bool] = False
     rising_setting: ClassVar[str] = ""
     kept_settings: ClassVar[tuple[str, ...]] = ()
+    examined_by: ClassVar[str] = ""
     prepares_from: ClassVar[Literal["", "structure", "teacher"]] = ""
 
     @classmethod

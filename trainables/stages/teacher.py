@@ -18,7 +18,6 @@ class TeacherStage(DenseStage):
 
     name = "teacher"
     schedule = "teacher_training"
-    is_compressed = False
     Settings: ClassVar[type[Any]] = NoSettings
 
     @classmethod
