@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -13,8 +14,6 @@ from torch.utils.data import DataLoader, Dataset
 from trainables.data.augmentation import Augmentation, AugmentationConfig
 from trainables.data.dataset import Sample, SegmentationDataset, TaughtSample
 from trainables.data.teacher_logits import TeacherLogits
-
-NO_MAPS: Mapping[str, TeacherLogits] = {}
 
 
 class TrainingStream(Dataset[Sample | TaughtSample]):
@@ -53,7 +52,7 @@ class TrainingStream(Dataset[Sample | TaughtSample]):
         seed: int,
         num_positions: int | None = None,
         teacher_logits: TeacherLogits | None = None,
-        teacher_maps: Mapping[str, TeacherLogits] = NO_MAPS,
+        teacher_maps: Mapping[str, TeacherLogits] = MappingProxyType({}),
     ) -> None:
         if len(dataset) == 0:
             raise ValueError(f"dataset {dataset.name!r} ({dataset.split}) has no samples")

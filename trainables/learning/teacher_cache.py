@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -107,9 +108,6 @@ class InnerMap(NamedTuple):
     read: Callable[[nn.Module, Tensor], Tensor]
 
 
-NO_MAPS: Mapping[str, InnerMap] = {}
-
-
 class CachedTeacher(NamedTuple):
     """The cached logits and maps of a teacher.
 
@@ -131,7 +129,7 @@ def cache_teacher(
     config: TeacherLogitsConfig,
     *,
     precision: Precision,
-    maps: Mapping[str, InnerMap] = NO_MAPS,
+    maps: Mapping[str, InnerMap] = MappingProxyType({}),
 ) -> CachedTeacher:
     """Run the teacher once over all un-augmented images, or open the cache of this node.
 

@@ -44,7 +44,6 @@ from trainables.process.preemption import must_save, note_saved, saving_before_t
 from trainables.process.watchdog import note_progress
 
 Precision = Literal["auto", "float32", "bfloat16"]
-NO_MAPS: Mapping[str, Tensor] = {}
 
 
 class Batch(NamedTuple):
@@ -64,7 +63,7 @@ class Batch(NamedTuple):
     target: Tensor
     teacher_logits: Tensor | None = None
     pixels: Tensor | None = None
-    teacher_maps: Mapping[str, Tensor] = NO_MAPS
+    teacher_maps: Mapping[str, Tensor] = {}
 
 
 # (logits (N, C, H, W), batch) -> scalar loss

@@ -94,13 +94,11 @@ class DistilledStage(NetworkStage):
         self.settings = settings
         optimizer = replace(learning.training.optimizer, lr=settings.lr)
         self.learning = replace(learning, training=replace(learning.training, optimizer=optimizer))
-        # Only what is used belongs to the key.
-        self.reads_maps = any(DISTILLERS[n].needs_features for n in choose(settings.distiller))
-        if not self.reads_maps:
-            teacher_logits = replace(teacher_logits, maps="live")
-        elif teacher_logits.maps == "live":
-            teacher_logits = replace(teacher_logits, source="live")
         self.teacher_logits = teacher_logits
+        if not self.teaching(None).reads_maps:  # only what is used belongs to the key
+            self.teacher_logits = replace(teacher_logits, maps="live")
+        elif teacher_logits.maps == "live":
+            self.teacher_logits = replace(teacher_logits, source="live")
 
     @classmethod
     def needs_teacher(cls, settings: DistilledSettings) -> bool:
@@ -135,7 +133,7 @@ class DistilledStage(NetworkStage):
         content = {**flatten(self.settings), **self.learning.content()}
         if self.has_teacher:
             content["teacher_logits"] = self.teacher_logits.content()
-        if self.reads_maps:
+        if self.teaching(None).reads_maps:
             content["finest_stride"] = FINEST_STRIDE
         return content
 

@@ -107,19 +107,20 @@ class Teaching:
             yield Lessons(compute_loss, loss, cached, has_pairs)
 
     @property
-    def _needs_maps(self) -> bool:
+    def reads_maps(self) -> bool:
+        """Whether a distiller compares maps of the networks' layers."""
         return any(DISTILLERS[name].needs_features for name in self.methods)
 
     @property
     def _is_cached(self) -> bool:
-        source = self.logits.maps if self._needs_maps else self.logits.source
+        source = self.logits.maps if self.reads_maps else self.logits.source
         return isinstance(self.teacher, Path) and source == "cached"
 
     def _load_teacher(self, context: StageContext) -> nn.Module | None:
         """Return the teacher's network; None without a teacher, or if cached logits are enough."""
         if not isinstance(self.teacher, Path):
             return self.teacher
-        if self._is_cached and not self._needs_maps:
+        if self._is_cached and not self.reads_maps:
             return None
         return load_live_teacher(self.teacher, torch.device(context.device))
 
