@@ -47,6 +47,7 @@ def prune(
     *,
     measured: Mapping[str, Tensor] | None = None,
     sensitivity: Sensitivity | None = None,
+    original: SegmentationNetwork | None = None,
 ) -> PruningRecord:
     """Remove channels from a network in place; it keeps its device, and its train or eval mode.
 
@@ -81,6 +82,8 @@ def prune(
         measured: Scores by layer name, each (C,), for "taylor".
         sensitivity: For "sensitivity": scan of this network, or of the same network before it was
             pruned.
+        original: The network before its first pruning, if this is not the first: the ratio then
+            refers to its channels. "sensitivity" needs only the scan.
 
     Returns:
         The record of the kept channels, which `replay` applies to another network with the same
@@ -111,8 +114,14 @@ def prune(
             f"the network's channels cannot be followed: {type(error).__name__}: {error}"
         ) from error
     unprunable = dict(found.fixed)
-    macs = list(count_saved_macs(work, found.groups, size)) if scope == "global_macs" else None
-    keeps = _count_kept(found.groups, pruning_ratio, scope, macs, sensitivity)
+    whole, before = work, found.groups
+    if original is not None:
+        whole = copy_to_cpu(original)
+        before = find_groups(whole, torch.zeros(1, 3, *size), "group_l2").groups
+    is_weighted = scope == "global_macs"
+    macs = count_saved_macs(whole, before, size) if is_weighted else [1] * len(before)
+    sizes = {group.name: _Size(len(group.units), n) for group, n in zip(before, macs, strict=True)}
+    keeps = _count_kept(found.groups, pruning_ratio, scope, sizes, sensitivity)
     chosen = _select(found.groups, keeps, round_to)
     parts = [
         _Part(group.name, units) for group, units in zip(found.groups, chosen, strict=True) if units
@@ -120,20 +129,20 @@ def prune(
     proven = _prove(work, parts, unprunable, size, dtype)
     layers = remove_units(work, [unit for part in proven for unit in part.units])
 
-    before = _count(model)
+    num_params = _count(model)
     replay(work, layers)
-    if _count(work) >= before:
+    if _count(work) >= num_params:
         raise PruningError(_explain_nothing(found.groups, unprunable))
     replay(model, layers)
     _warn_of_unprunable(unprunable)
     _logger.info("pruned %d of %d groups: %d -> %d parameters", len(proven), len(found.groups),
-                 before, _count(model))  # fmt: skip
+                 num_params, _count(model))  # fmt: skip
     return PruningRecord(
         pruning_ratio=pruning_ratio,
         scope=scope,
         round_to=round_to,
         importance=importance,
-        num_params_before=before,
+        num_params_before=num_params,
         num_params_after=_count(model),
         layers=layers,
         unprunable=unprunable,
@@ -189,26 +198,54 @@ def find_traced_size(
     ) from failure
 
 
+class _Size(NamedTuple):
+    """The size of a group before the first pruning.
+
+    Attributes:
+        units: Number of units.
+        macs: Multiply-accumulates that the removal of one of them saves; 1 if these do not count.
+    """
+
+    units: int
+    macs: int = 1
+
+
 def _count_kept(
     groups: Sequence[ChannelGroup],
     pruning_ratio: float,
     scope: str,
-    macs: Sequence[int] | None,
+    sizes: Mapping[str, _Size],
     sensitivity: Sensitivity | None,
 ) -> list[int]:
-    """Count the units that each group keeps, before rounding."""
-    keeps = [count_locally(len(group.scores), pruning_ratio) for group in groups]
+    """Count the units that each group keeps, before rounding.
+
+    Args:
+        groups: Groups of the network as it is.
+        pruning_ratio: Fraction to remove of the network before its first pruning.
+        scope: One of `SCOPES`.
+        sizes: Sizes before the first pruning, by group.
+        sensitivity: Scan for scope "sensitivity".
+    """
     if sensitivity is not None:
         _check_scan(groups, sensitivity)
         counts = count_by_sensitivity(sensitivity, pruning_ratio)
         return [min(len(g.scores), n) for g, n in zip(groups, counts, strict=True)]
+    before = [sizes.get(group.name, _Size(len(group.units))) for group in groups]
+    keeps = [
+        min(len(group.units), count_locally(size.units, pruning_ratio))
+        for group, size in zip(groups, before, strict=True)
+    ]
     if scope in ("global", "global_macs"):
         ranked = [i for i, group in enumerate(groups) if group.is_comparable]
-        counts = count_globally(
-            [groups[i].scores for i in ranked],
-            pruning_ratio,
-            None if macs is None else [macs[i] for i in ranked],
-        )
+        counts = [len(groups[i].units) for i in ranked]
+        macs = [before[i].macs for i in ranked]
+        whole = sum(before[i].units * before[i].macs for i in ranked)
+        left = sum(count * n for count, n in zip(counts, macs, strict=True))
+        if left < whole:
+            pruning_ratio = 1 - (1 - pruning_ratio) * whole / left
+        if pruning_ratio > 0:
+            scores = [groups[i].scores for i in ranked]
+            counts = count_globally(scores, pruning_ratio, macs if scope == "global_macs" else None)
         for i, count in zip(ranked, counts, strict=True):
             keeps[i] = count
     return keeps

@@ -106,6 +106,17 @@ def test_round_to_makes_multiples():
             assert width[-2 if len(width) == 3 else -1] % 8 == 0, name
 
 
+@pytest.mark.parametrize("scope", ["local", "global"])
+def test_pruned_step_by_step_a_network_gets_the_widths_of_its_ratio(scope: Any):
+    original = small()
+    at_once, in_steps = copy.deepcopy(original), copy.deepcopy(original)
+    prune(at_once, IMAGE, 0.5, scope, round_to=8)
+    prune(in_steps, IMAGE, 0.2, scope, round_to=8)
+    for ratio in (0.3, 0.4, 0.5):
+        prune(in_steps, IMAGE, ratio, scope, round_to=8, original=original)
+    assert describe_structure(in_steps).widths == describe_structure(at_once).widths
+
+
 def test_classes_stay():
     model = make("lraspp")
     prune(model, IMAGE, 0.7)

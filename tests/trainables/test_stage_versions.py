@@ -130,9 +130,10 @@ def test_pruning(
     for case, settings in PRUNINGS.items():
         removed = 0.2 if "after" in case else 0.0
         stage = PrunedStage(Given(), settings, tiny_config.data, removed)
+        parents = dict.fromkeys(stage.parents, network)
         folder = tmp_path / case
         folder.mkdir()
-        computed |= flatten(case, stage.compute(folder, {"network": network}, context))
+        computed |= flatten(case, stage.compute(folder, parents, context))
         checkpoint = folder / "checkpoint.safetensors"
         computed[f"{case}: structure"] = read_structure(checkpoint).key
         modules = load_checkpoint(checkpoint).modules()

@@ -70,7 +70,8 @@ class PrunedStage(NetworkStage):
 
     The network may have been pruned before. The ratio refers to the original channels, so it must
     exceed the earlier one: in a network that has lost 30 % of them, a ratio of 0.5 removes another
-    20 of the remaining 70 %.
+    20 of the remaining 70 %. What the earlier pruning removed too much or too little by rounding,
+    this one corrects.
 
     Args:
         network: Stage of the network: sparse, or already distilled.
@@ -111,12 +112,14 @@ class PrunedStage(NetworkStage):
             )
         self.origin = network
         self.parents: dict[str, Computation] = {"network": network}
+        self.unpruned = network
+        for stage in iterate_origins(network):
+            if isinstance(stage, PrunedStage) and stage.origin is not None:
+                self.unpruned = stage.origin
         if settings.scope == "sensitivity":
-            unpruned = network
-            for stage in iterate_origins(network):
-                if isinstance(stage, PrunedStage) and stage.origin is not None:
-                    unpruned = stage.origin
-            self.parents["scan"] = SensitivityScan(unpruned, data)
+            self.parents["scan"] = SensitivityScan(self.unpruned, data)
+        elif removed:
+            self.parents["unpruned"] = self.unpruned
         self.settings = settings
         self.data = data
         self.removed = removed
@@ -143,18 +146,15 @@ class PrunedStage(NetworkStage):
                 f"scope {self.settings.scope} lets the weights decide the widths of the layers"
             )
         model = self.origin.sketch()
-        self._prune(model)
+        self._prune(model, original=self.unpruned.sketch() if self.removed else None)
         return model
 
     def _prune(self, model: SegmentationNetwork, **scores: Any) -> PruningRecord:
         """Prune a network in place; keywords as for `models.pruning.prune`."""
-        ratio = self.settings.pruning_ratio
-        if self.settings.scope != "sensitivity":  # a scan refers to the unpruned network
-            ratio = (ratio - self.removed) / (1 - self.removed)
         return prune(
             model,
             torch.zeros(1, 3, *self.data.augmentation.crop_size),
-            pruning_ratio=ratio,
+            pruning_ratio=self.settings.pruning_ratio,
             scope=self.settings.scope,
             round_to=self.settings.round_to if self.settings.round_to > 1 else None,
             **scores,
@@ -180,7 +180,7 @@ class PrunedStage(NetworkStage):
         model = load_checkpoint(parents["network"].checkpoint)
         resolution = self.data.open("val").common_size
         unpruned = count_cost(model, (3, *resolution))
-        is_scanned = "scan" in parents
+        is_scanned, is_further = "scan" in parents, "unpruned" in parents
         measured = None
         if self.settings.importance == "taylor":
             images = self.data.open_cached("train", context.cache_dir)
@@ -192,6 +192,7 @@ class PrunedStage(NetworkStage):
             importance=self.settings.importance,
             measured=measured,
             sensitivity=read_scan(parents["scan"]) if is_scanned else None,
+            original=load_checkpoint(parents["unpruned"].checkpoint) if is_further else None,
         )
         (folder / "pruning.json").write_text(record.to_json())
         cost = count_cost(model, (3, *resolution))
