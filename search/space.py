@@ -74,7 +74,18 @@ def _make_space(settings: type[Any], name: str) -> type[Any]:
         text = " ".join(texts.get(entry.name, "").split())
         shown: Any = Annotated[hint, tyro.conf.arg(help=text)]
         made.append((entry.name, shown, field(default_factory=functools.partial(_get, default))))
-    return make_dataclass(name, made, frozen=True, kw_only=True, slots=True)
+    return _make_class(name, made)
+
+
+def _make_class(name: str, entries: list[tuple[str, Any, Any]]) -> type[Any]:
+    """Make a dataclass that is pickled by its name, as if it were written in this module.
+
+    Otherwise cloudpickle copies the class, and the copy damages the original where it is unpickled.
+    """
+    made = make_dataclass(name, entries, frozen=True, kw_only=True, slots=True)
+    made.__module__ = __name__
+    globals()[name] = made
+    return made
 
 
 def _get(space: Space) -> Space:
@@ -90,7 +101,7 @@ def _declare_own(settings: type[Any]) -> Mapping[str, Declared]:
     return {name: entry for name, entry in declare(settings).items() if entry.choice is None}
 
 
-_Stages: Any = make_dataclass(
+_Stages: Any = _make_class(
     "_Stages",
     [
         (name, space, field(default_factory=space))
@@ -98,9 +109,6 @@ _Stages: Any = make_dataclass(
         if fields(stage.Settings)
         for space in [_make_space(stage.Settings, f"{name.capitalize()}Space")]
     ],
-    frozen=True,
-    kw_only=True,
-    slots=True,
 )
 
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from ray import cloudpickle
 
 from search.space import SearchSpace, make_space
 from trainables.chain import build_chain, flatten_chain, make_settings
@@ -23,6 +26,15 @@ def test_every_setting_of_a_pipeline_is_in_the_space() -> None:
     assert set(make_settings()) <= set(ranges)
     assert set(make_settings(distiller="kd")) <= set(ranges)
     assert all(name.partition(".")[0] in STAGES for name in ranges)
+
+
+def test_a_space_that_was_sent_to_a_worker_leaves_its_classes_as_they_were() -> None:
+    space = SearchSpace()
+    for sent in (pickle, cloudpickle):
+        received = sent.loads(sent.dumps(space))
+        assert received == space
+        assert type(received.distilled) is type(space.distilled)
+    TypeAdapter(SearchSpace)  # config.json is read through it
 
 
 @given(seed=st.integers(0, 2**31))
