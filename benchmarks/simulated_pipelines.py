@@ -23,6 +23,8 @@ BASELINES = {name: tuple(step.stage for step in chain)
              for name, chain in build_baselines(PipelineConfig()).items()}  # fmt: skip
 """The stages of the uncompressed networks, by name."""
 STAGES = DEFAULT_STAGES[1:]
+SCAN_SECONDS = 10.0
+"""Duration of the stage sensitivity, which only uncompressed students pass."""
 
 
 class PipelineModel(Protocol):
@@ -78,10 +80,10 @@ class SyntheticPipelines:
     - after a share s of the steps: start + (final - start) (1 - e^(-rs)) / (1 - e^(-r)), where
       smaller networks start lower and r is 2 to 4, larger with the learning rate: curves cross.
     - Gaussian noise of the given deviation at the end, three times that at the beginning.
-    - seconds: teacher 1600, dense 600, sparse 120, pruned 20, latency 20, distilled 330 (0.38 +
-      0.62 MACs); each off by 10 %. With `training_hours` h, the whole student takes h in each
-      training and the teacher 2 h. Every pruned network is measured separately, as if no other had
-      its widths.
+    - seconds: teacher 1600, dense 600, sensitivity 10, sparse 120, pruned 20, latency 20, distilled
+      330 (0.38 + 0.62 MACs); each off by 10 %. With `training_hours` h, the whole student takes h
+      in each training and the teacher 2 h. Every pruned network is measured separately, as if no
+      other had its widths.
 
     The local costs and the seconds follow a measured CamVid run; the rest is only plausible.
 
@@ -153,6 +155,7 @@ class SyntheticPipelines:
         """See `PipelineModel`."""
         whole = None if self.training_hours is None else 3600 * self.training_hours
         typical = {"sparse": whole or 120.0, "pruned": 20.0, "latency": 20.0}
+        typical["sensitivity"] = SCAN_SECONDS
         if stage == "distilled":
             macs = self.get_costs(settings)["macs"] / 4_352_000_000
             typical[stage] = (whole or 330.0) * (0.38 + 0.62 * macs)
@@ -191,6 +194,7 @@ class RecordedPipelines:
             raise ValueError(f"{run_dir} must contain both baselines and a complete trial")
         self._shape = SyntheticPipelines(noise=0.0)
         self._seconds = {stage: _typical_seconds(rows, stage) for stage in (*BASELINES, *STAGES)}
+        self._seconds["sensitivity"] = SCAN_SECONDS
 
     def get_baseline(self, name: str) -> tuple[Baseline, float]:
         """See `PipelineModel`; a training that the run reused counts as long as a distillation."""
@@ -236,8 +240,9 @@ class RecordedPipelines:
 
 
 def get_prefix(settings: ChainSettings, stage: str) -> Prefix:
-    """Select the settings of the stages up to the given one."""
-    stages = DEFAULT_STAGES[: DEFAULT_STAGES.index(stage) + 1]
+    """Select the settings of the stages up to the given one; of any other stage, the root's."""
+    end = DEFAULT_STAGES.index(stage) if stage in DEFAULT_STAGES else 0
+    stages = DEFAULT_STAGES[: end + 1]
     return freeze({k: v for k, v in settings.items() if k.partition(".")[0] in stages})
 
 

@@ -46,9 +46,9 @@ from search.pipelines.study import PipelineStudy
 from search.preflight import check_store, check_study, fetch_data, settle_paths
 from search.run_files.answer import (
     add_findings,
+    collect_findings,
     collect_warnings,
     deploy_front,
-    describe_sensitivity,
     read_kept_out,
     write_pictures_and_scores,
 )
@@ -495,8 +495,8 @@ def write_answer(run: Run) -> None:
     with run.console.status("drawing what the networks see"):
         notes = write_pictures_and_scores(run.study, run.folder, context, test=run.config.test)
     found = collect_warnings(run.study, run.results.baselines, run.folder, kept_out)
-    sensitivity = describe_sensitivity(run.results.baselines, run.folder)
-    add_findings(run.folder, sensitivity, [*found, *notes])
+    findings = collect_findings(run.results.baselines, run.folder)
+    add_findings(run.folder, findings, [*found, *notes])
     for text in [*found, *notes]:
         run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 

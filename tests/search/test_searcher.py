@@ -43,6 +43,8 @@ def train_baselines(searcher: PipelineSearcher) -> None:
         report(searcher, name, metrics=costs, stages={name: f"{name}-1"}, network=f"{name}-1")
         assert searcher.suggest("timed")["label"] == f"latency {name}"  # type: ignore[index]
         report(searcher, "timed", metrics=latency)
+    assert searcher.suggest("scanned")["label"] == "sensitivity dense"  # type: ignore[index]
+    report(searcher, "scanned")
 
 
 def test_a_trial_is_a_stage_in_plain_values(dispatcher: Dispatcher) -> None:

@@ -86,7 +86,7 @@ def test_a_brief_scan_says_what_the_network_bears(model, dataset, context, monke
         lambda judge, network: Outcome(*next(outcomes, (3.0, 0.1))),
     )
     found = scan_briefly(model, dataset, context, SensitivityConfig())
-    assert found["sensitivity"] == (
+    assert found["findings"]["sensitivity"] == (
         "without the 5% of each layer's channels with the smallest BatchNorm scales the network "
         "has 10.0% mIoU instead of 60.0% (4 training images, before any fine-tuning)"
     )
@@ -96,7 +96,7 @@ def test_a_brief_scan_says_what_the_network_bears(model, dataset, context, monke
 
 def test_a_network_that_cannot_be_scanned_is_named_in_a_warning(dataset, context):
     found = scan_briefly(Unfollowable(), dataset, context, SensitivityConfig())
-    assert found["sensitivity"] == ""
+    assert found["findings"] == {}
     (warning,) = found["warnings"]
     assert warning.startswith("what the network bears could not be measured: ")
 
