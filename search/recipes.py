@@ -108,14 +108,14 @@ def quickstart() -> StudyConfig:
         distil=training,
     )
     space = make_space(
-        pruning_ratio=FloatRange(low=0.15, high=0.6, step=0.15),
+        pruning_ratio=FloatRange(low=0.1, high=0.4, step=0.1),
         scope=("global_macs", "global"),  # the first makes it fast, the second small
         importance=("taylor",),
         round_to=(8,),
         lr=FloatRange(low=5e-4, high=4e-3, log=True),
         **SHORT_FINE_TUNING,
     )
-    pruned = {"pruning_ratio": 0.15, "scope": "global_macs", "importance": "taylor", "round_to": 8}
+    pruned = {"pruning_ratio": 0.1, "scope": "global_macs", "importance": "taylor", "round_to": 8}
     first = {
         **{f"pruned.{name}": value for name, value in pruned.items()},
         "distilled.lr": 2e-3,
