@@ -154,8 +154,8 @@ class SyntheticPipelines:
     def get_seconds(self, settings: ChainSettings, stage: str) -> float:
         """See `PipelineModel`."""
         whole = None if self.training_hours is None else 3600 * self.training_hours
-        typical = {"sparse": whole or 120.0, "pruned": 20.0, "latency": 20.0}
-        typical["sensitivity"] = SCAN_SECONDS
+        typical = {"sensitivity": SCAN_SECONDS, "sparse": whole or 120.0, "pruned": 20.0,
+                   "latency": 20.0}  # fmt: skip
         if stage == "distilled":
             macs = self.get_costs(settings)["macs"] / 4_352_000_000
             typical[stage] = (whole or 330.0) * (0.38 + 0.62 * macs)

@@ -244,8 +244,7 @@ def _count_kept(
         if left < whole:
             pruning_ratio = 1 - (1 - pruning_ratio) * whole / left
         if pruning_ratio > 0:
-            scores = [groups[i].scores for i in ranked]
-            counts = count_globally(scores, pruning_ratio, macs if scope == "global_macs" else None)
+            counts = count_globally([groups[i].scores for i in ranked], pruning_ratio, macs)
         for i, count in zip(ranked, counts, strict=True):
             keeps[i] = count
     return keeps

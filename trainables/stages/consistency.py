@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint
-from trainables.artifacts.store import Artifact, ArtifactStore
+from trainables.artifacts.store import Artifact
 from trainables.context import Progress, StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.data.frame_pairs import find_frame_pairs
@@ -53,10 +53,6 @@ class ConsistencyStage(Computation, Stage):
     def content(self) -> dict[str, Any]:
         """Return the fingerprint of the validation images."""
         return {"val": self.data.open("val").fingerprint}
-
-    def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
-        """See `Computation.obtain`."""
-        return Computation.obtain(self, store, context)
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import load_checkpoint
-from trainables.artifacts.store import Artifact, ArtifactStore
+from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data_source import DataConfig
 from trainables.pipeline_config import PipelineConfig, SensitivityConfig
@@ -49,10 +49,6 @@ class SensitivityStage(Computation, Stage):
     def content(self) -> dict[str, Any]:
         """Return the length of the scan and the fingerprint of the training images."""
         return {**asdict(self.scan), "train": self.data.open("train").fingerprint}
-
-    def obtain(self, store: ArtifactStore, context: StageContext) -> Artifact:
-        """See `Computation.obtain`."""
-        return Computation.obtain(self, store, context)
 
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
