@@ -370,7 +370,7 @@ def run_stages(
             run.study,
             places,
             works_ahead=True,
-            on_retry=display.note,
+            on_change=display.note,
             confirmation=run.confirmation,
             budget=budget,
         )

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+from search.config import StudyConfig
 from search.space import SearchSpace
 from trainables.ranges import FloatRange
 from trainables.stages import STAGES, NetworkStage
@@ -129,3 +130,12 @@ def plan_sweeps(
         fixed = {**first, **dict(zip(loop.kept, kept, strict=True))}
         sweeps.append([{**fixed, loop.rising: value} for value in values])
     return sweeps
+
+
+def find_longest_chain(config: StudyConfig) -> int:
+    """Number of pipelines in the longest chain with which a study begins; 1 if it has no chains."""
+    loop = find_loop(config.pipeline.chain)
+    if loop is None or not (config.continuation and config.begin_with_sweeps):
+        return 1
+    sweeps = plan_sweeps(loop, config.space, {}, config.num_pipelines)
+    return min(config.num_pipelines, max(map(len, sweeps), default=1))

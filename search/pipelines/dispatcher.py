@@ -14,6 +14,7 @@ from search.pipelines.stage_tree import Ending, StageTree, Task
 from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget
 from search.pipelines.work_ahead import WorkAhead
+from trainables.chain import Chain
 from trainables.pipeline import Baseline, StageResult, build_baselines, describe_baseline
 from trainables.stages import STAGES
 
@@ -36,7 +37,8 @@ class Dispatcher:
         places: How many stages run at a time.
         works_ahead: Whether free places do work for later stages while the uncompressed networks
             train (`search.pipelines.work_ahead`).
-        on_retry: Called with a line for the user when a stage will run again.
+        on_change: Called with a line for the user when a stage will run again, or a pipeline takes
+            another course.
         confirmation: Retrainings of the front; None if there are none.
         budget: Time of the study. Default: one without a limit.
 
@@ -56,7 +58,7 @@ class Dispatcher:
         places: Places,
         *,
         works_ahead: bool = False,
-        on_retry: Callable[[str], None] = lambda text: None,
+        on_change: Callable[[str], None] = lambda text: None,
         confirmation: Confirmation | None = None,
         budget: TimeBudget | None = None,
     ) -> None:
@@ -72,7 +74,7 @@ class Dispatcher:
         self._confirmation = confirmation
         self._places = places
         self._ahead = WorkAhead() if works_ahead else None
-        self._on_retry = on_retry
+        self._on_change = on_change
         self._retries = Retries()
         self._running: dict[str, Task] = {}
         self._followers: dict[int, int] = {}  # open pipelines that continue one that still runs
@@ -170,7 +172,7 @@ class Dispatcher:
             return
         seconds = self._retries.postpone(task.node, failure.fault)
         if seconds is not None:
-            self._on_retry(f"{task.label} is run again in {seconds:g} s: {failure.reason}")
+            self._on_change(f"{task.label} is run again in {seconds:g} s: {failure.reason}")
         elif failure.fault == "surroundings":
             self.problem = ObstacleError(f"{task.label}: {failure.reason}")
         else:
@@ -200,16 +202,20 @@ class Dispatcher:
         if proposal is None:
             self._is_exhausted = True
             return False
-        self._tree.add(proposal.number, proposal.chain)
-        origin = self.study.records[proposal.number].continues
-        if origin is not None:
-            self._followers[proposal.number] = origin
-        if self._ahead is not None:
-            self._ahead.add(proposal.chain)
-        self._tell(self._tree.settle())
-        if self._tree.is_open(proposal.number):
-            self._stop_if_hopeless(proposal.number)
+        self._add(proposal.number, proposal.chain)
         return True
+
+    def _add(self, number: int, chain: Chain) -> None:
+        """Add a pipeline to the tree; it may end at once."""
+        self._tree.add(number, chain)
+        origin = self.study.records[number].continues
+        if origin is not None:
+            self._followers[number] = origin
+        if self._ahead is not None:
+            self._ahead.add(chain)
+        self._tell(self._tree.settle())
+        if self._tree.is_open(number):
+            self._stop_if_hopeless(number)
 
     def _next_ahead(self) -> Task | None:
         """Take work that can be done ahead while an uncompressed network trains."""
@@ -366,5 +372,26 @@ class Dispatcher:
         with self.study.batch():
             for number, ending in pipelines:
                 self._rungs.paused.pop(number, None)
+                if ending.reason and self._continue_earlier(number, ending.chain):
+                    continue
                 outcome: Outcome = "failed" if ending.reason else "complete"
                 self.study.tell(number, outcome, reason=ending.reason, result=ending.result)
+
+    def _continue_earlier(self, number: int, failed: Chain) -> bool:
+        """Let a pipeline continue from an earlier network if the one that it needs has failed.
+
+        Args:
+            number: Number of the pipeline.
+            failed: Its steps, one of which has failed.
+
+        Returns:
+            False if the pipeline itself has failed.
+        """
+        chain = self.study.continue_earlier(number)
+        if chain == failed:
+            return False
+        origin = self.study.records[number].continues
+        start = "the uncompressed network" if origin is None else f"trial {origin}"
+        self._on_change(f"trial {number} continues from {start}, because the one before it failed")
+        self._add(number, chain)
+        return True

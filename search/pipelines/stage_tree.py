@@ -61,11 +61,13 @@ class Ending(NamedTuple):
 
     Attributes:
         number: Number of the pipeline, or name of the baseline.
+        chain: Its steps.
         result: Merged result of its stages.
         reason: Reason why it failed; "" if it is complete.
     """
 
     number: int | str
+    chain: Chain
     result: StageResult
     reason: str
 
@@ -170,7 +172,7 @@ class StageTree:
         """Add a pipeline; it shares the stages that it has in common with others.
 
         Args:
-            number: Number of the pipeline; it must be new.
+            number: Number of the pipeline; no open one has it.
             chain: Steps of the pipeline.
         """
         self._add(number, chain)
@@ -288,7 +290,7 @@ class StageTree:
             path = self._paths[number]
             nodes = [self._nodes[name] for name in (*path.helpers, *path.nodes)]
             reason = next((node.reason for node in nodes if node.state == "failed"), "")
-            endings.append(Ending(number, self.drop(number), reason))
+            endings.append(Ending(number, nodes[-1].task.chain, self.drop(number), reason))
         return endings
 
     def drop(self, number: int | str) -> StageResult:

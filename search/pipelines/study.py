@@ -55,6 +55,7 @@ _OPTUNA_STATES = {
     "stopped": TrialState.PRUNED,
 }
 CONTINUES = "continues"  # attribute: number of the trial from whose network a trial continues
+CONTINUES_INSTEAD = "continues_instead"  # attribute: the same, after that trial has failed
 EARLIER = "warm_start"  # attribute that marks trials of earlier runs
 
 _OUTCOME_FIELDS = (
@@ -265,7 +266,35 @@ class PipelineStudy:
             trial.set_user_attr(CONTINUES, continues)
         if continues is None:
             return {**space.suggest(loop.head, suggest), **own}, None
-        return self._inherit(continues) | own, continues
+        instead = trial.user_attrs.get(CONTINUES_INSTEAD, continues)
+        return self._inherit(continues) | own, self._skip_failed(trial, instead)
+
+    def continue_earlier(self, number: int) -> Chain:
+        """Let a pipeline continue from an earlier network if the one before it has failed.
+
+        It keeps its settings. Without the failed links, a chain goes on from the link before them,
+        or from the root.
+
+        Args:
+            number: Number of a running pipeline.
+
+        Returns:
+            All steps of the pipeline, which have changed if it, or the one that it continues,
+            continues from another network than before.
+        """
+        trial, record = self._get_running(number)
+        origin = self._skip_failed(trial, record.continues)
+        self.records[number] = replace(record, continues=origin)
+        return self.get_chain(number)
+
+    def _skip_failed(self, trial: Trial, origin: int | None) -> int | None:
+        """Return a trial, or the next one before it that has not failed, and write it down."""
+        found = origin
+        while found is not None and self.records[found].state == "failed":
+            found = self.records[found].continues
+        if found != origin:
+            trial.set_user_attr(CONTINUES_INSTEAD, found)
+        return found
 
     def _read_settings(self, number: int) -> Mapping[str, Any]:
         """What a pipeline chooses and inherits; nothing for one of an earlier run."""
@@ -519,7 +548,7 @@ class PipelineStudy:
             number=trial.number,
             state=state,
             settings=settings,
-            continues=continues,
+            continues=attributes.get(CONTINUES_INSTEAD, continues),
             started_at=_format_time(trial.datetime_start),
             **{name: outcome[name] for name in names if name in outcome},
         )

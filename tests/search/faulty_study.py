@@ -229,7 +229,7 @@ with ray_session.ray_session(None, dashboard=False):
     with ProgressDisplay(board, console) as display:
         failures = WorkerFailures(run_dir)
         callback = BoardCallback(board, display, failures, lambda: False)
-        dispatcher = Dispatcher(study, Places(count=2), on_retry=display.note)
+        dispatcher = Dispatcher(study, Places(count=2), on_change=display.note)
         searcher = PipelineSearcher(
             dispatcher,
             explain_error=failures.explain,

@@ -149,7 +149,7 @@ with ray_session.ray_session(None, dashboard=True) as dashboard:
     with ProgressDisplay(board, console) as display:
         failures = WorkerFailures(folder)
         callback = BoardCallback(board, display, failures, lambda: False)
-        dispatcher = Dispatcher(study, Places(count=2), on_retry=display.note)
+        dispatcher = Dispatcher(study, Places(count=2), on_change=display.note)
         searcher = PipelineSearcher(dispatcher, explain_error=failures.explain)
         resources = allot(config, *ray_session.count_devices())
         names, is_over = set(), threading.Event()

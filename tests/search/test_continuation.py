@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def continuing(config: StudyConfig) -> StudyConfig:
     return replace(config, continuation=True, space=SPACE, num_pipelines=8)
 
 
-def drive(study: PipelineStudy, most: int = 10**6) -> list[str]:
+def drive(
+    study: PipelineStudy, most: int = 10**6, failing: Collection[tuple[str, float]] = ()
+) -> list[str]:
     """Run a study one stage at a time; a network's mIoU falls with its ratio."""
     dispatcher = Dispatcher(study, Places(count=2))
     costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 500.0, "macs": 9.0}
@@ -70,6 +73,9 @@ def drive(study: PipelineStudy, most: int = 10**6) -> list[str]:
         seen.append(task.label)
         chosen = flatten_chain(task.chain)
         ratio = chosen.get("pruned.pruning_ratio", 0.0)
+        if (task.stage, ratio) in failing:
+            dispatcher.fail(task, "no channel can be removed")
+            continue
         metrics = {**costs, "miou": 0.7 - ratio / 2 + chosen.get("distilled.lr", 0.0)}
         if task.stage != "distilled" and not task.baseline:
             metrics = {name: value * (1 - ratio) for name, value in costs.items()}
@@ -134,6 +140,40 @@ def test_a_chain_goes_through_rungs(continuing: StudyConfig, tmp_path: Path) -> 
     # A network that another one goes on from does not wait for a promotion.
     assert ("distilled 0", 1.0) in shares
     assert ("distilled 1", 1.0) in shares
+
+
+@pytest.mark.parametrize(
+    ("failing", "origins"),
+    [
+        ([("pruned", 0.3)], {1: None, 2: 1}),
+        ([("pruned", 0.3), ("pruned", 0.4)], {2: None}),
+        ([("pruned", 0.4)], {0: None, 2: 0}),
+        ([("distilled", 0.4)], {0: None, 2: 0}),
+    ],
+)
+@pytest.mark.parametrize("steps", [[10**6], [6, 2, 10**6]], ids=["through", "resumed"])
+def test_a_chain_goes_on_without_the_links_that_failed(
+    steps: list[int],
+    failing: list[tuple[str, float]],
+    origins: dict[int, int | None],
+    continuing: StudyConfig,
+    tmp_path: Path,
+) -> None:
+    config = replace(continuing, num_pipelines=3)
+    for most in steps:
+        study = PipelineStudy(config, tmp_path)
+        drive(study, most, failing)
+    records = study.records
+    left = [number for number, record in records.items() if record.state == "complete"]
+    assert {number: records[number].continues for number in left} == origins
+    assert sum(record.state == "failed" for record in records.values()) == len(failing)
+    for number, ratio in enumerate((0.3, 0.4, 0.5)):
+        assert records[number].settings["pruned.pruning_ratio"] == ratio
+        shared = "sparse.sparsity_lambda"
+        assert records[number].settings[shared] == records[0].settings[shared]
+    for index, number in enumerate(left):
+        assert [step.stage for step in study.get_chain(number)].count("pruned") == index + 1
+    assert PipelineStudy(config, tmp_path).records == records
 
 
 def test_it_can_be_turned_off(continuing: StudyConfig, tmp_path: Path) -> None:
