@@ -63,8 +63,9 @@ class StudyConfig:
             again with other seeds once the search is over, to tell gain from luck. Mean, standard
             deviation and the probability of being non-dominated go into the report.
         cpus_per_trial: CPU cores (and threads) of all processes of one stage. Default: the cores
-            divided by the number of pipelines, or on GPU machines by the number of stages that the
-            GPUs hold.
+            divided by the number of pipelines that run at a time. On GPU machines this is the
+            number of stages that the GPUs hold, otherwise the number with which the study should
+            end first: pipelines that continue one another cannot run at a time.
         gpus_per_trial: GPUs of one stage: a fraction of a GPU that stages share, or several, on one
             node or more, that divide each batch of a training. Default: 1 if there is a GPU.
         gpus_per_baseline: GPUs for the training of the teacher or of an uncompressed student.
@@ -216,8 +217,8 @@ class StudyConfig:
     def _check_batches(self) -> None:
         """Refuse more processes than a batch has images to divide among them."""
         chains = build_baselines(self.pipeline).values()
-        roots = _list_schedules(chain[0].stage for chain in chains)
-        pipelines = _list_schedules(self.pipeline.chain[1:])
+        roots = list_schedules(chain[0].stage for chain in chains)
+        pipelines = list_schedules(self.pipeline.chain[1:])
         for name, trainings in (
             ("gpus_per_trial", pipelines),
             ("processes_per_trial", pipelines),
@@ -239,8 +240,8 @@ class StudyConfig:
         return None if self.time_limit is None else parse_duration(self.time_limit)
 
 
-def _list_schedules(stages: Iterable[str]) -> list[str]:
-    """Fields of `PipelineConfig` with the schedules of some stages' trainings."""
+def list_schedules(stages: Iterable[str]) -> list[str]:
+    """List the fields of `PipelineConfig` with the schedules of some stages' trainings."""
     schedules = (STAGES[stage].schedule for stage in stages)
     return [name for name in dict.fromkeys(schedules) if name]
 

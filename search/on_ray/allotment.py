@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.config import StudyConfig
+from search.config import StudyConfig, list_schedules
+from search.pipelines.continuation import find_longest_chain
+from search.pipelines.stage_seconds import SPEED_EXPONENT
 from trainables.pipeline import build_baselines, build_stages
 from trainables.pipeline_config import PipelineConfig
 from trainables.ray_pipeline import is_root, read_chain
@@ -106,7 +109,7 @@ def allot(
             "gpus_per_trial and gpus_per_baseline say how many processes share a training"
         )
     processes = _count_processes(gpus, config.processes_per_trial)
-    trials = config.num_pipelines if gpus == 0 else max(1, int(num_gpus / gpus))
+    trials = max(1, int(num_gpus / gpus)) if gpus else _share_cores(config, num_cpus, node_cpus)
     cpus = config.cpus_per_trial or min(node_cpus * processes, max(processes, num_cpus // trials))
     for name, asked, there in (
         ("cpus_per_trial", cpus, min(node_cpus * processes, num_cpus)),
@@ -139,6 +142,26 @@ def allot(
         if can_grow
         else _count_most_places(config, gpus, num_gpus if node_gpus is None else node_gpus),
     )
+
+
+def _share_cores(config: StudyConfig, num_cpus: int, node_cpus: int) -> int:
+    """Choose how many pipelines share the cores: as many as make the study shortest.
+
+    The pipelines of a chain run one after another. If a chain has most of the study's pipelines, a
+    few trainings with many threads take less time than many trainings with few threads. More
+    threads than a batch has images are not expected to help.
+    """
+    links = find_longest_chain(config)
+    schedules = list_schedules(config.pipeline.chain[1:])
+    images = min((getattr(config.pipeline, name).batch_size for name in schedules), default=1)
+
+    def expect_duration(count: int) -> float:
+        threads = min(num_cpus // count, node_cpus, images)
+        return max(links, math.ceil(config.num_pipelines / count)) / math.pow(
+            threads, SPEED_EXPONENT
+        )
+
+    return min(range(min(num_cpus, config.num_pipelines), 0, -1), key=expect_duration)
 
 
 def _count_processes(gpus: float, processes: int) -> int:

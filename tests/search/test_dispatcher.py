@@ -404,6 +404,24 @@ def test_cores_are_divided_among_the_pipelines(config: StudyConfig) -> None:
     assert allot(replace(config, max_concurrent=1), 2, 0, 2).max_concurrent == 1
 
 
+@pytest.mark.parametrize(
+    ("num_pipelines", "num_cpus", "threads", "at_a_time"),
+    [
+        (7, 2, 2, 1),  # six of them are a chain, so two at a time would not end earlier
+        (12, 2, 1, 2),
+        (7, 16, 4, 4),  # as many threads as a batch has images
+    ],
+)
+def test_a_long_chain_gets_more_threads(
+    num_pipelines: int, num_cpus: int, threads: int, at_a_time: int, config: StudyConfig
+) -> None:
+    chained = replace(config, continuation=True, num_pipelines=num_pipelines)
+    resources = allot(chained, num_cpus, 0, num_cpus)
+    assert (resources.num_cpus, resources.max_concurrent) == (threads, at_a_time)
+    asked = allot(replace(chained, cpus_per_trial=1), num_cpus, 0, num_cpus)
+    assert (asked.num_cpus, asked.max_concurrent) == (1, num_cpus)
+
+
 def test_a_growing_cluster_is_given_what_is_asked_for(config: StudyConfig) -> None:
     asked = replace(config, gpus_per_trial=1.0, max_concurrent=4)
     assert allot(asked, 8, 1, 8).max_concurrent == 1
