@@ -67,6 +67,7 @@ from search.run_files.summary import (
 from search.run_files.warm_start import check_latency, read_known
 from search.study_time import StudyTime, make_budget, make_tariff
 from trainables.artifacts.remote_folder import StorageError, is_uri
+from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import DatasetSummary
 from trainables.process.device_lock import DeviceLock
@@ -342,7 +343,12 @@ def plan(run: Run, interrupts: Interrupts, resources: TrialResources) -> Estimat
     with run.console.status("timing a few steps of every kind of stage"):
         timed = time_on_worker(config, resources, lambda: bool(interrupts))
         study.config, estimate = plan_study(
-            config, *timed, places, worked=study.worked_seconds, may_change=not study.records
+            config,
+            *timed,
+            places,
+            stages_dir=run.folder / STAGES_FOLDER,
+            worked=study.worked_seconds,
+            may_change=not study.records,
         )
     save_config(study.config, run.folder / CONFIG_FILE)
     save_estimate(estimate, run.folder)

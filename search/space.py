@@ -230,6 +230,21 @@ class SearchSpace(_Stages):  # type: ignore[misc]
 
         return self.suggest(stages, look_up)
 
+    def move_inside(self, stages: Sequence[str], chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the pipeline in the space that is nearest to a given one.
+
+        Args:
+            stages: Stages of the pipeline.
+            chosen: Settings of the given one, "stage.setting" -> value. A missing one takes its
+                default.
+        """
+        declared = declare_all(stages)
+
+        def find(name: str, distribution: BaseDistribution) -> Any:
+            return find_nearest(self.get_range(name), chosen.get(name, declared[name].default))
+
+        return self.suggest(stages, find)
+
     def contains(self, chosen: Mapping[str, Any]) -> bool:
         """Whether a pipeline ("stage.setting" -> value) lies in the space."""
         return not self.find_outside(chosen)
@@ -289,6 +304,19 @@ def set_ranges(space: SearchSpace, given: Mapping[str, Space]) -> SearchSpace:
         branch[leaf] = values
     made: SearchSpace = _replace_deep(changed, tree)
     return made
+
+
+def find_nearest(values: Space, wanted: Any) -> Any:
+    """Return the value of a range that is nearest to a wanted one.
+
+    Args:
+        values: Range or choices. Of choices, the first one replaces a value that is not among them.
+        wanted: Wanted value; it is returned if it lies inside.
+    """
+    if isinstance(values, FloatRange):
+        inside = values.values() or (min(max(wanted, values.low), values.high),)
+        return min(inside, key=lambda value: abs(value - wanted))
+    return wanted if wanted in values else values[0]
 
 
 def _replace_deep(node: Any, tree: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from search.run_files.left_out import describe_left_out
 from search.run_files.progress import ProgressBoard
 from search.run_files.results_writer import ResultsWriter
 from search.run_files.spending import Spending, Tariff
+from trainables.artifacts.remote_stages import STAGES_FOLDER
 
 LOOK_SECONDS = 2.0
 WRITE_SECONDS = 30.0
@@ -38,7 +39,9 @@ def make_budget(
         places: Places of the machines.
     """
     config = study.config
-    is_done = FinishedStages(config.pipeline, run_dir, roots_only=config.limit_seconds is None)
+    is_done = FinishedStages(
+        config.pipeline, run_dir / STAGES_FOLDER, roots_only=config.limit_seconds is None
+    )
     seconds = StageSeconds(config, {} if estimate is None else estimate.rates, is_done)
     return TimeBudget(
         seconds,
@@ -122,7 +125,9 @@ class StudyTime:
         self._write(describe_left_out(self._dispatcher.study, confirmation, measured))
 
     def _look(self, saved_seconds: float) -> None:
-        spent = self._dispatcher.study.spent_seconds + self._dispatcher.budget.running_seconds
+        study = self._dispatcher.study
+        study.running_seconds = self._dispatcher.budget.running_seconds
+        spent = study.spent_seconds + study.running_seconds
         saved = saved_seconds * self._places.units_of_training
         self._board.spending = Spending(
             tariff=self._tariff, spent_seconds=spent, saved_seconds=saved

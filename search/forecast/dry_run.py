@@ -7,7 +7,7 @@ study will, without a second description of the schedule.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from pathlib import Path
@@ -22,6 +22,7 @@ from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget
+from trainables.chain import Chain
 from trainables.pipeline import StageResult
 from trainables.rehearsal import StageRate, find_width, name_kind
 from trainables.stages import STAGES, NetworkStage
@@ -120,6 +121,7 @@ def dry_run(
     rates: Mapping[str, StageRate],
     places: Places,
     limit: float | None = None,
+    is_done: Callable[[Chain], bool] = lambda chain: False,
 ) -> Forecast:
     """Run a study on a virtual clock.
 
@@ -131,6 +133,7 @@ def dry_run(
         rates: Rates by kind of stage.
         places: Places of the machines.
         limit: Time limit in seconds; None: no limit.
+        is_done: Function that says whether the last stage of a chain is finished already.
     """
     shortened = replace(
         config,
@@ -143,7 +146,7 @@ def dry_run(
         warm_start=(),
         confirm=0,
     )
-    clock, seconds = _Clock(), StageSeconds(shortened, rates)
+    clock, seconds = _Clock(), StageSeconds(shortened, rates, is_done)
     budget = TimeBudget(seconds, limit=limit, worked=clock, clock=clock, starts_at_once=False)
     machines = _Machines(places, clock, budget)
     by_baseline: dict[str, float] = {}
@@ -155,7 +158,7 @@ def dry_run(
         dispatcher = Dispatcher(study, places, budget=budget)
         while True:
             while (task := dispatcher.take()) is not None:
-                machines.add(task, seconds.expect(task))
+                machines.add(task, 0.0 if is_done(task.chain) else seconds.expect(task))
             ended = machines.pop()
             if ended is None:
                 break
@@ -170,8 +173,12 @@ def dry_run(
                 progress.append((busy, clock.now))
                 by_kind.setdefault(name_kind(task.chain), []).append(duration)
         complete = sum(record.state == "complete" for record in study.records.values())
-    scale = config.num_pipelines / shortened.num_pipelines
     searching = clock.now - root_seconds
+    scale = config.num_pipelines / shortened.num_pipelines
+    if dispatcher.is_out_of_time:
+        scale = 1.0  # no further pipeline fits
+    elif limit is not None and searching:
+        scale = max(1.0, min(scale, (limit - root_seconds) / searching))
     room = searching * places.count
     return Forecast(
         seconds=root_seconds + scale * searching,

@@ -15,6 +15,7 @@ from search.forecast.estimate import Estimate
 from search.forecast.fitting import FittedStudy, fit_study
 from search.forecast.typical_chains import choose_typical_chains
 from search.pipelines.places import Places
+from search.run_files.finished_stages import FinishedStages
 from trainables.context import StageContext
 from trainables.rehearsal import StageRate, name_family, rehearse
 
@@ -76,6 +77,7 @@ def plan_study(
     problems: Sequence[str],
     places: Places,
     *,
+    stages_dir: Path | None = None,
     worked: float = 0.0,
     may_change: bool = True,
 ) -> tuple[StudyConfig, Estimate]:
@@ -86,6 +88,7 @@ def plan_study(
         rates: What was timed.
         problems: Why stages could not be.
         places: Of the machines.
+        stages_dir: Folder of stages that are finished already; None if there are none.
         worked: Seconds of the study that have passed.
         may_change: Whether nothing of the study has run yet.
 
@@ -98,7 +101,9 @@ def plan_study(
 
     def predict(candidate: StudyConfig) -> Forecast:
         limit = candidate.limit_seconds
-        return dry_run(candidate, rates, places, None if limit is None else limit - worked)
+        is_done = FinishedStages(candidate.pipeline, stages_dir, roots_only=limit is None)
+        left = None if limit is None else limit - worked
+        return dry_run(candidate, rates, places, left, is_done)
 
     if config.limit_seconds is None or not may_change:
         fitted = FittedStudy(config, predict(config))

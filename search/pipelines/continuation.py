@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from search.config import StudyConfig
 from search.space import SearchSpace
+from trainables.chain import declare_all
 from trainables.ranges import FloatRange
 from trainables.stages import STAGES, NetworkStage
 
@@ -25,13 +26,18 @@ class Loop(NamedTuple):
         head: Stages before the loop.
         stages: Stages of the loop.
         rising: Setting that must rise each time, such as "pruned.pruning_ratio".
-        kept: Settings that stay the same along a chain, such as "pruned.scope".
+        kept: Settings that stay the same along a chain, such as "pruned.scope" and the student.
     """
 
     head: tuple[str, ...]
     stages: tuple[str, ...]
     rising: str
     kept: tuple[str, ...]
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Stages whose settings every pipeline chooses itself: its root and those of the loop."""
+        return (*self.head[:1], *self.stages)
 
 
 def find_loop(stages: Sequence[str]) -> Loop | None:
@@ -44,9 +50,9 @@ def find_loop(stages: Sequence[str]) -> Loop | None:
     for index, name in enumerate(stages):
         stage = STAGES[name]
         if stage.rising_setting and networks[-1] in stage.follows and networks[-1] != name:
-            kept = tuple(f"{name}.{setting}" for setting in stage.kept_settings)
-            rising = f"{name}.{stage.rising_setting}"
-            return Loop(tuple(stages[:index]), tuple(stages[index:]), rising, kept)
+            kept = [f"{name}.{setting}" for setting in stage.kept_settings]
+            rising, root = f"{name}.{stage.rising_setting}", declare_all(stages[:1])
+            return Loop(tuple(stages[:index]), tuple(stages[index:]), rising, (*kept, *root))
     return None
 
 
@@ -86,7 +92,7 @@ class Origins:
         rising setting is chosen; among several, the most accurate; among equals, the first.
 
         Args:
-            chosen: Settings of the new pipeline for the stages of the loop.
+            chosen: Settings of the new pipeline for its root and the stages of the loop.
 
         Returns:
             Number of the chosen pipeline; None to begin at the root.

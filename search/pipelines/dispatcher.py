@@ -231,7 +231,7 @@ class Dispatcher:
     def _choose_places(self, task: Task) -> int:
         """Choose on how many places a stage runs: on several if nothing else could use them.
 
-        Every place gets at least two images of each batch, which may be a pair of frames.
+        Every process gets at least two images of each batch, which may be a pair of frames.
         """
         if task.is_root:
             return self._places.of_root
@@ -247,7 +247,8 @@ class Dispatcher:
         while (ready := self._tree.count_ready(free)) < free and self._open_next():
             pass
         batch_size: int = getattr(self.study.config.pipeline, stage.schedule).batch_size
-        return max(1, min(free // (1 + ready), most, batch_size // 2))
+        processes = max(1, round(self._places.units_of_training / self._places.units))
+        return max(1, min(free // (1 + ready), most, batch_size // 2 // processes))
 
     def _count_free(self, *, with_roots: bool = True) -> int:
         """Count the places that no running stage holds.
@@ -387,11 +388,13 @@ class Dispatcher:
         Returns:
             False if the pipeline itself has failed.
         """
-        chain = self.study.continue_earlier(number)
+        before = self.study.records[number].continues
+        chain = self.study.continue_earlier(number, self._tree.has_failed)
         if chain == failed:
             return False
         origin = self.study.records[number].continues
-        start = "the uncompressed network" if origin is None else f"trial {origin}"
-        self._on_change(f"trial {number} continues from {start}, because the one before it failed")
+        if origin != before:
+            start = "the uncompressed network" if origin is None else f"trial {origin}"
+            self._on_change(f"trial {number} continues from {start}: trial {before} has failed")
         self._add(number, chain)
         return True

@@ -76,14 +76,10 @@ class StageSeconds:
         if rate is None:
             return 0.0
         work = self._count_work(kind, task)
-        steps = rate.seconds_per_step * work.num_steps * (task.share - self.find_begin(task))
+        steps = rate.seconds_per_step * work.num_steps * (task.share - task.begin)
         rest = rate.predict(work._replace(num_steps=0))
         speed = 1.0 if task.is_root else math.pow(task.places, SPEED_EXPONENT)
         return steps * _size(find_width(task.chain)) / _size(rate.width) / speed + rest
-
-    def find_begin(self, task: Task) -> float:
-        """Return the fraction of the stage's steps at which a task begins: the previous rung."""
-        return max((share for share in self._config.rungs if share < task.share), default=0.0)
 
     def note(self, task: Task, seconds: float, share: float = 1.0) -> None:
         """Record the seconds of a stage, or of a part of it; replaces an earlier record.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal, NamedTuple
 
 from trainables.chain import Chain, Prefix, describe_settings, flatten_chain, freeze
@@ -26,6 +26,7 @@ class Task(NamedTuple):
         chain: The first pipeline that needs the stage, up to this stage.
         label: Name in tables; it contains only characters that a folder's name may have.
         share: Fraction of the stage's steps, in 0..1, after which it pauses; 1 runs it to the end.
+        begin: Fraction of the steps that the task before it has done, if the stage has paused.
         fine_tuning_seed: Seed of a retraining (`search.pipelines.confirmation`); None for a stage
             of a pipeline, which uses the study's seed.
         baseline: Name of the uncompressed network that the stage belongs to; "" for a stage of a
@@ -40,6 +41,7 @@ class Task(NamedTuple):
     chain: Chain
     label: str
     share: float = 1.0
+    begin: float = 0.0
     fine_tuning_seed: int | None = None
     baseline: str = ""
     places: int = 1
@@ -237,6 +239,11 @@ class StageTree:
         node = self._nodes.get(_name_nodes(chain)[-1])
         return node is not None and node.state == "open" and bool(node.waiting)
 
+    def has_failed(self, chain: Chain) -> bool:
+        """Whether a stage of a chain has failed."""
+        parts = [_at(name, share) for name in _name_nodes(chain) for share in self._shares]
+        return any(self._nodes[p].state == "failed" for p in parts if p in self._nodes)
+
     def finish(self, node: str, result: StageResult) -> list[Ending]:
         """Record that a stage is done.
 
@@ -374,9 +381,10 @@ class StageTree:
                 teacher = self._teacher or names[0]
                 reads.append(teacher)
                 helpers |= {teacher: None} if self._teacher else {}
-            for share in shares:
+            for begin, share in pairwise((0.0, *shares)):
                 node = _at(whole[index], share)
-                self._grow(node, number, chain[: index + 1], tuple(reads), share, is_last=is_last)
+                part = Task(node, chain[: index + 1], "", share, begin)
+                self._grow(part, number, tuple(reads), is_last=is_last)
                 reads = [node, *(name for name in reads if name in helpers)]
                 names.append(node)
                 steps.append(step)
@@ -409,27 +417,20 @@ class StageTree:
         return tuple(s for s in self._shares if _at(node, s) in self._nodes) or (1.0,)
 
     def _grow(
-        self,
-        node: str,
-        number: int | str,
-        chain: Chain,
-        parents: tuple[str, ...],
-        share: float,
-        *,
-        is_last: bool,
+        self, task: Task, number: int | str, parents: tuple[str, ...], *, is_last: bool
     ) -> None:
+        node, can_pause = task.node, STAGES[task.stage].can_pause
         if node in self._nodes:
-            if not (STAGES[chain[-1].stage].can_pause and is_last):
+            if not (can_pause and is_last):
                 self._nodes[node].is_held = False  # another pipeline continues from its result
             return
         baseline = "" if isinstance(number, int) else number
-        task = Task(node, chain, _describe(number, chain), share, baseline=baseline)
-        can_pause = STAGES[task.stage].can_pause
+        task = task._replace(label=_describe(number, task.chain), baseline=baseline)
         self._nodes[node] = _Node(
             task=task,
             age=len(self._nodes),
             parents=parents,
-            is_held=can_pause and is_last and share != self._shares[0],
+            is_held=can_pause and is_last and task.share != self._shares[0],
         )
         self._paid[node] = number
         for parent in parents:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -87,7 +87,9 @@ class PipelineStudy:
     Attributes:
         config: The argument `config`.
         records: Record of every trial that was handed out, by number.
-        spent_seconds: Seconds for which stages have held their places, over all sessions.
+        spent_seconds: Seconds for which ended stages have held their places, over all sessions.
+        running_seconds: The same of the stages that run, as last seen; a later session counts them
+            as spent.
 
     Raises:
         ValueError: The journal names a folder of a stage outside the run.
@@ -140,6 +142,7 @@ class PipelineStudy:
             float(self._study.user_attrs.get("worked_seconds", 0.0)), *clocks, 0.0
         )
         self.spent_seconds = float(self._study.user_attrs.get("spent_seconds", 0.0))
+        self.running_seconds = 0.0
         self._opened = time.monotonic()
 
     @property
@@ -258,7 +261,7 @@ class PipelineStudy:
 
         if loop is None or origins is None:
             return space.suggest(self._stages, suggest), None
-        own = space.suggest(loop.stages, suggest)
+        own = space.suggest(loop.chosen, suggest)
         if CONTINUES in trial.user_attrs:
             continues: int | None = trial.user_attrs[CONTINUES]
         else:
@@ -269,28 +272,37 @@ class PipelineStudy:
         instead = trial.user_attrs.get(CONTINUES_INSTEAD, continues)
         return self._inherit(continues) | own, self._skip_failed(trial, instead)
 
-    def continue_earlier(self, number: int) -> Chain:
-        """Let a pipeline continue from an earlier network if the one before it has failed.
+    def continue_earlier(self, number: int, has_failed: Callable[[Chain], bool]) -> Chain:
+        """Let a pipeline continue from an earlier network if the one before it cannot be made.
 
         It keeps its settings. Without the failed links, a chain goes on from the link before them,
         or from the root.
 
         Args:
             number: Number of a running pipeline.
+            has_failed: Function that says whether a stage of a chain has failed. The pipeline that
+                was to be continued may have been stopped before that stage.
 
         Returns:
             All steps of the pipeline, which have changed if it, or the one that it continues,
             continues from another network than before.
         """
         trial, record = self._get_running(number)
-        origin = self._skip_failed(trial, record.continues)
+        origin = self._skip_failed(trial, record.continues, has_failed)
         self.records[number] = replace(record, continues=origin)
         return self.get_chain(number)
 
-    def _skip_failed(self, trial: Trial, origin: int | None) -> int | None:
+    def _skip_failed(
+        self,
+        trial: Trial,
+        origin: int | None,
+        has_failed: Callable[[Chain], bool] = lambda chain: False,
+    ) -> int | None:
         """Return a trial, or the next one before it that has not failed, and write it down."""
         found = origin
-        while found is not None and self.records[found].state == "failed":
+        while found is not None and (
+            self.records[found].state == "failed" or has_failed(self.get_chain(found))
+        ):
             found = self.records[found].continues
         if found != origin:
             trial.set_user_attr(CONTINUES_INSTEAD, found)
@@ -409,7 +421,8 @@ class PipelineStudy:
     def save_clock(self) -> None:
         """Save the working time for the next session; every outcome saves it too."""
         self._study.set_user_attr("worked_seconds", round(self.worked_seconds, 3))
-        self._study.set_user_attr("spent_seconds", round(self.spent_seconds, 3))
+        spent = self.spent_seconds + self.running_seconds
+        self._study.set_user_attr("spent_seconds", round(spent, 3))
 
     def find_obstacle(self, metrics: Mapping[str, float], ceiling: float) -> Obstacle | None:
         """Return why a network need not be trained further; None while it may enter the front.
@@ -478,15 +491,16 @@ class PipelineStudy:
 
     def _plan_first(self) -> list[tuple[dict[str, Any], int | None]]:
         """Return the first pipelines' settings, each with the index of the one it continues."""
-        points = [
-            flatten_chain(build_chain(self._stages, point)) for point in self.config.first_points
-        ]
-        points = [point for point in points if self.config.space.contains(point)]
+        space = self.config.space
+        given = [flatten_chain(build_chain(self._stages, p)) for p in self.config.first_points]
+        points = [point for point in given if space.contains(point)]
+        points = points or [space.move_inside(self._stages, point) for point in given[:1]]
         planned: list[tuple[dict[str, Any], int | None]] = []
         if self._loop is not None and self.config.begin_with_sweeps:
-            first = points.pop(0) if points else self.config.space.complete(self._stages, {})
-            sweeps = plan_sweeps(self._loop, self.config.space, first, self.config.num_pipelines)
-            own = declare_all(self._loop.stages)
+            first = points[0] if points else space.move_inside(self._stages, {})
+            sweeps = plan_sweeps(self._loop, space, first, self.config.num_pipelines)
+            points = points[1:] if sweeps else points
+            own = declare_all(self._loop.chosen)
             for sweep in sweeps:
                 for index, point in enumerate(sweep):
                     inherits = {n: v for n, v in point.items() if n in own} if index else point

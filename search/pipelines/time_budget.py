@@ -132,7 +132,7 @@ class TimeBudget:
         running = self._running.get(node)
         if running is None or running.started is None or not done:
             return
-        begin = self.seconds.find_begin(running.task)
+        begin = running.task.begin
         share = (done - begin) / (running.task.share - begin)
         running.share, running.moment = min(1.0, max(0.0, share)), self._clock()
         if running.seen is None:

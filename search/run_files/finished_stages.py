@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.chain import Chain
 from trainables.pipeline import build_stages
 from trainables.pipeline_config import PipelineConfig
@@ -16,20 +15,22 @@ class FinishedStages:
 
     Args:
         config: Configuration that the study's pipelines share.
-        run_dir: Folder of the run.
+        stages_dir: Folder of the finished stages; it may be missing. None: there is none.
         roots_only: Look up only the uncompressed networks, which costs nothing per pipeline.
     """
 
-    def __init__(self, config: PipelineConfig, run_dir: Path, *, roots_only: bool) -> None:
+    def __init__(
+        self, config: PipelineConfig, stages_dir: Path | None, *, roots_only: bool
+    ) -> None:
         self._config = config
-        self._stages_dir = run_dir / STAGES_FOLDER
-        self._is_new = not (self._stages_dir.is_dir() and any(self._stages_dir.iterdir()))
+        is_new = stages_dir is None or not (stages_dir.is_dir() and any(stages_dir.iterdir()))
+        self._stages_dir = None if is_new else stages_dir
         self._roots_only = roots_only
         self._known: dict[str, bool] = {}
 
     def __call__(self, chain: Chain) -> bool:
         """Whether the last stage of a chain was finished when this was first called for it."""
-        if self._is_new or (self._roots_only and len(chain) > 1):
+        if self._stages_dir is None or (self._roots_only and len(chain) > 1):
             return False
         name = repr(chain)
         if name not in self._known:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from search.config import StudyConfig
-from search.space import SearchSpace
+from search.space import SearchSpace, find_nearest
 from trainables.chain import build_chain, declare_all, flatten_chain, list_choosers, resolve_names
-from trainables.ranges import FloatRange, Space
 
 
 def read_first_points(path: Path, config: StudyConfig) -> tuple[dict[str, Any], ...]:
@@ -88,16 +87,3 @@ def _complete_from(
         for name, value in defaults.items()
         if name not in given
     }
-
-
-def find_nearest(values: Space, wanted: Any) -> Any:
-    """Return the value of a range that is nearest to a wanted one.
-
-    Args:
-        values: Range or choices. Of choices, the first one replaces a value that is not among them.
-        wanted: Wanted value; it is returned if it lies inside.
-    """
-    if isinstance(values, FloatRange):
-        inside = values.values() or (min(max(wanted, values.low), values.high),)
-        return min(inside, key=lambda value: abs(value - wanted))
-    return wanted if wanted in values else values[0]

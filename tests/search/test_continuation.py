@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.places import Places
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS
-from search.space import make_space
+from search.space import make_space, set_ranges
 from trainables.chain import flatten_chain, make_settings
 from trainables.pipeline import StageResult
 from trainables.pipeline_config import DEFAULT_STAGES
@@ -123,18 +124,23 @@ def test_one_seed_is_one_search_also_when_it_is_resumed(
     assert ends[0] == ends[1]
 
 
-def test_a_chain_goes_through_rungs(continuing: StudyConfig, tmp_path: Path) -> None:
-    study = PipelineStudy(
-        replace(continuing, rungs=(0.5,), num_pipelines=3, stop_hopeless=False), tmp_path
-    )
+@pytest.mark.parametrize("objectives", [("miou", "latency_ms"), ("miou", "consistency")])
+def test_a_chain_goes_through_rungs(
+    objectives: tuple[str, ...], continuing: StudyConfig, tmp_path: Path
+) -> None:
+    """Also with an objective that is measured only after the rung."""
+    changes: dict[str, Any] = {"rungs": (0.5,), "num_pipelines": 3, "stop_hopeless": False}
+    study = PipelineStudy(replace(continuing, objectives=objectives, **changes), tmp_path)
     dispatcher = Dispatcher(study, Places(count=2))
     shares = []
     while (task := dispatcher.take()) is not None:
         if task.stage == "distilled":
             shares.append((task.label, task.share))
-        name = "miou@0.5" if task.share < 1 else "miou"
-        costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 5.0, "macs": 9.0}
-        dispatcher.finish(task, StageResult(metrics={**costs, name: 0.5}, network="n"))
+        metrics = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 5.0, "macs": 9.0}
+        metrics["miou@0.5" if task.share < 1 else "miou"] = 0.5
+        if task.stage == "consistency":
+            metrics["consistency"] = 0.5
+        dispatcher.finish(task, StageResult(metrics=metrics, network="n"))
     assert dispatcher.is_over
     assert [record.state for record in study.records.values()][:2] == ["complete"] * 2
     # A network that another one goes on from does not wait for a promotion.
@@ -174,6 +180,34 @@ def test_a_chain_goes_on_without_the_links_that_failed(
     for index, number in enumerate(left):
         assert [step.stage for step in study.get_chain(number)].count("pruned") == index + 1
     assert PipelineStudy(config, tmp_path).records == records
+
+
+def test_a_network_that_was_stopped_can_fail_for_those_that_continue_it(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    config = replace(continuing, num_pipelines=3, max_latency_ms=3.2)  # p 0.3 has 3.5
+    study = PipelineStudy(config, tmp_path)
+    drive(study, failing=[("distilled", 0.3)])
+    ends = [(record.state, record.continues) for record in study.records.values()]
+    assert ends == [("stopped", None), ("complete", None), ("complete", 1)]
+
+
+def test_every_student_is_pruned_along_the_ratios(continuing: StudyConfig, tmp_path: Path) -> None:
+    pipeline = continuing.pipeline
+    students = {"small": pipeline.student, "large": replace(pipeline.student, width=0.5)}
+    config = replace(
+        continuing,
+        num_pipelines=12,
+        pipeline=replace(pipeline, students=students),
+        space=set_ranges(SPACE, {"dense.student": tuple(students), "pruned.scope": ("local",)}),
+    )
+    study = PipelineStudy(config, tmp_path)
+    drive(study)
+    chosen = [record.settings["dense.student"] for record in study.records.values()]
+    assert chosen[:6] == ["small"] * 3 + ["large"] * 3
+    for record in study.records.values():
+        if record.continues is not None:
+            assert record.settings["dense.student"] == chosen[record.continues]
 
 
 def test_it_can_be_turned_off(continuing: StudyConfig, tmp_path: Path) -> None:

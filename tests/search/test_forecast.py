@@ -106,6 +106,25 @@ def test_a_long_study_goes_on_as_it_began(
     assert sum(trained) == 60
 
 
+@pytest.mark.parametrize("limit", ["50s", "200s"])  # not even the first 12 fit; all of them do
+def test_a_long_study_ends_at_its_limit(
+    limit: str, study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.forecast.dry_run.MOST_PIPELINES", 12)
+    many = replace(study, num_pipelines=60, time_limit=limit, continuation=False)
+    rates = make_rates(many, pruned=10.0)
+    found = dry_run(many, rates, ONE, many.limit_seconds)
+    alone = dry_run(replace(many, num_pipelines=12), rates, ONE, many.limit_seconds)
+    assert found.seconds <= many.limit_seconds
+    assert alone.num_complete <= found.num_complete < 60
+
+
+def test_stages_that_are_finished_take_no_time(study: StudyConfig) -> None:
+    rates = make_rates(study, teacher=0.1, dense=0.1)
+    found = dry_run(study, rates, ONE, is_done=lambda chain: chain[-1].stage == "teacher")
+    assert found.seconds == pytest.approx(21)  # only the dense student is trained
+
+
 RATES = {"teacher": 1.0, "dense": 0.1, "sparse": 0.1, "distilled": 0.1}
 
 

@@ -166,9 +166,9 @@ def test_a_rung_holds_until_the_promotion() -> None:
     pass_baselines(tree)
     for _ in range(3):
         tree.finish(take(tree).node, StageResult())
-    for share in (0.25, 0.5, 1.0):
+    for begin, share in ((0.0, 0.25), (0.25, 0.5), (0.5, 1.0)):
         task = take(tree)
-        assert (task.stage, task.share) == ("distilled", share)
+        assert (task.stage, task.begin, task.share) == ("distilled", begin, share)
         endings = tree.finish(task.node, StageResult(metrics={"miou": share}))
         assert tree.take() is None
         if share < 1:

@@ -16,7 +16,7 @@ from search.config import StudyConfig
 from search.pipelines.records import Obstacle, Outcome, Proposal
 from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.proposing.samplers import SAMPLERS, create_sampler
-from search.space import make_space
+from search.space import make_space, set_ranges
 from trainables.chain import freeze, make_settings
 from trainables.pipeline import StageResult
 from trainables.ranges import FloatRange
@@ -221,6 +221,20 @@ def test_first_points_come_first_and_outsiders_are_left_out(
     study = PipelineStudy(config, tmp_path)
     assert [ask(study).settings for _ in range(2)] == list(points[1:])
     assert ask(study).settings not in points
+
+
+def test_a_first_point_outside_the_space_is_moved_into_it(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    point = {"distilled.lr": 2e-3, "pruned.round_to": 8, "distilled.distiller": "kd"}
+    sweeping = replace(config, first_points=(point,), continuation=True)
+    settings = ask(PipelineStudy(sweeping, tmp_path)).settings
+    wanted = {"distilled.lr": 2e-3, "pruned.round_to": 1, "distilled.distiller": "dkd"}
+    assert {name: settings[name] for name in wanted} == wanted
+    space = set_ranges(config.space, {"pruned.pruning_ratio": FloatRange(low=0.2, high=0.7)})
+    ungridded = replace(sweeping, space=space, first_points=({"distilled.lr": 3e-3},))
+    (tmp_path / "ungridded").mkdir()
+    assert ask(PipelineStudy(ungridded, tmp_path / "ungridded")).settings["distilled.lr"] == 3e-3
 
 
 def test_a_completed_trial_without_a_number_has_failed(config: StudyConfig, tmp_path: Path) -> None:

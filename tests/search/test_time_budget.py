@@ -43,8 +43,8 @@ def make_rates(config: StudyConfig, seconds: float = 0.0, **named: float) -> dic
     }
 
 
-def make_task(chain: Chain = CHAIN, share: float = 1.0, node: str = "") -> Task:
-    return Task(node or name_kind(chain), chain, "task", share)
+def make_task(chain: Chain = CHAIN, share: float = 1.0, node: str = "", begin: float = 0.0) -> Task:
+    return Task(node or name_kind(chain), chain, "task", share, begin)
 
 
 @pytest.fixture
@@ -61,7 +61,8 @@ def test_work_is_counted_and_times_the_rate(halved: StudyConfig) -> None:
     seconds = StageSeconds(halved, rates)
     # 90 steps, of which a quarter comes before the rung; 40 validation images at either end
     assert seconds.predict(make_task(share=0.25)) == pytest.approx(0.25 * 180 + 20 + 3)
-    assert seconds.predict(make_task(share=1.0)) == pytest.approx(0.75 * 180 + 20 + 3)
+    assert seconds.predict(make_task(begin=0.25)) == pytest.approx(0.75 * 180 + 20 + 3)
+    assert seconds.predict(make_task()) == pytest.approx(180 + 20 + 3)  # it does not pause
     measured = CHAIN[:4]
     rates[name_kind(measured)] = StageRate(longest_share=1.5)
     assert StageSeconds(halved, rates).predict(make_task(measured)) == pytest.approx(1.5 * 2.0)
@@ -257,8 +258,9 @@ def test_what_a_stage_has_held_is_spent_even_if_it_failed(
     session.clock.now += 7
     session.dispatcher.fail(task, "no")
     assert session.study.spent_seconds == 7
+    session.study.running_seconds = 5.0  # a stage that the end of the session interrupts
     session.study.save_clock()
-    assert PipelineStudy(config, tmp_path).spent_seconds == 7
+    assert PipelineStudy(config, tmp_path).spent_seconds == 12
 
 
 def test_what_was_left_out_is_said(config: StudyConfig, tmp_path: Path) -> None:
