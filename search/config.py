@@ -208,7 +208,8 @@ class StudyConfig:
                 f"gpus_per_trial must be in 0..1 (a share of one) or a whole number; got {gpus}"
             )
         self._check_batches()
-        chain = complete_chain(self.pipeline.chain, self.objectives)
+        # The answer needs the accuracy of each network, even where it is no objective.
+        chain = complete_chain(self.pipeline.chain, dict.fromkeys((*self.objectives, "miou")))
         check_stages(chain)
         object.__setattr__(self, "pipeline", replace(self.pipeline, chain=chain))
         for point in self.first_points:

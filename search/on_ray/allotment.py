@@ -124,6 +124,7 @@ def allot(
     taken = num_cpus_each * processes
     fitting = max(1, min(num_cpus // taken, int(num_gpus / gpus) if gpus else num_cpus))
     wanted = config.max_concurrent or fitting
+    will_grow = can_grow and wanted > fitting
     gpus_baseline = _choose_baseline_gpus(config, gpus, num_gpus, node_gpus)
     processes_baseline = _count_processes(gpus_baseline, config.processes_per_baseline)
     cpus_baseline = min(node_cpus, num_cpus // processes_baseline)
@@ -139,7 +140,7 @@ def allot(
         num_processes_baseline=processes_baseline,
         # A machine that an autoscaler would start is not free: it costs money.
         most_places=1
-        if can_grow
+        if will_grow
         else _count_most_places(config, gpus, num_gpus if node_gpus is None else node_gpus),
     )
 
@@ -161,7 +162,8 @@ def _share_cores(config: StudyConfig, num_cpus: int, node_cpus: int) -> int:
             threads, SPEED_EXPONENT
         )
 
-    return min(range(min(num_cpus, config.num_pipelines), 0, -1), key=expect_duration)
+    most = min(num_cpus, config.num_pipelines, config.max_concurrent or num_cpus)
+    return min(range(most, 0, -1), key=expect_duration)
 
 
 def _count_processes(gpus: float, processes: int) -> int:

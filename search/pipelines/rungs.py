@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from search.objectives import OBJECTIVES
 from search.pipelines.study import PipelineStudy
 from search.pipelines.successive_halving import SuccessiveHalving
+from trainables.stages import STAGES
 
 
 class Rungs:
@@ -22,10 +23,11 @@ class Rungs:
     def __init__(self, study: PipelineStudy) -> None:
         config = study.config
         self._shares = config.rungs
+        known = _list_known(config.pipeline.chain)
         self._halving: SuccessiveHalving[int] = SuccessiveHalving(
             max(1, len(config.rungs)),
             reduction_factor=config.reduction_factor,
-            directions={name: OBJECTIVES[name].direction for name in config.objectives},
+            directions={n: OBJECTIVES[n].direction for n in config.objectives if n in known},
         )
         self.paused: dict[int, float] = {}
         for record in study.records.values():
@@ -59,3 +61,11 @@ class Rungs:
         passed = len(reached) - ("miou" not in metrics)
         for rung in range(passed):
             self._halving.note_promoted(number, rung)
+
+
+def _list_known(chain: Sequence[str]) -> set[str]:
+    """List the metrics that are known at a rung: those of the stages up to the one that pauses."""
+    pausing = [index for index, name in enumerate(chain) if STAGES[name].can_pause]
+    return {
+        metric for name in chain[: max(pausing, default=0) + 1] for metric in STAGES[name].reveals
+    }

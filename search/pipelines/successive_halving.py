@@ -122,7 +122,9 @@ def _order(
     for rank in np.unique(ranks):
         (peers,) = np.nonzero(ranks == rank)
         if is_left[peers].any():  # contributions take most of the time
-            shares = moocore.hv_contributions(scaled[peers], ref=np.full(values.shape[1], 1.1))
-            ordered = peers[np.argsort(-shares, kind="stable")]
+            ordered = peers
+            if values.shape[1] > 1:  # otherwise all members of a rank are equal
+                shares = moocore.hv_contributions(scaled[peers], ref=np.full(values.shape[1], 1.1))
+                ordered = peers[np.argsort(-shares, kind="stable")]
             yield from ((place + i, members[row]) for i, row in enumerate(ordered) if is_left[row])
         place += len(peers)

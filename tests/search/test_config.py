@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.config import ConfigError, StudyConfig, load_config, save_config
-from search.objectives import OBJECTIVES, complete_chain
+from search.objectives import OBJECTIVES
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS
 from search.recipes import RECIPES, describe_recipe
@@ -178,8 +178,10 @@ def test_what_measures_an_objective_is_appended_to_the_pipelines():
     untimed = replace(default.pipeline, chain=("dense", "pruned", "distilled"))
     with pytest.raises(ValueError, match="stage latency can follow dense, teacher, pruned"):
         StudyConfig(pipeline=untimed)
-    with pytest.raises(ValueError, match=r"measures the objective miou; add one of \w+, \w+"):
-        complete_chain(("sparse", "pruned", "latency"), ("miou", "latency_ms"))
+    unmeasured = replace(default.pipeline, chain=("dense", "sparse", "pruned", "latency"))
+    for objectives in (("miou", "latency_ms"), ("latency_ms", "num_params")):
+        with pytest.raises(ValueError, match=r"measures miou of the network .* distilled, quant"):
+            StudyConfig(pipeline=unmeasured, objectives=objectives)
 
 
 def test_the_quickstart_compresses_a_shipped_network(tmp_path: Path) -> None:

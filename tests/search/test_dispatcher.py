@@ -420,6 +420,8 @@ def test_a_long_chain_gets_more_threads(
     assert (resources.num_cpus, resources.max_concurrent) == (threads, at_a_time)
     asked = allot(replace(chained, cpus_per_trial=1), num_cpus, 0, num_cpus)
     assert (asked.num_cpus, asked.max_concurrent) == (1, num_cpus)
+    one = allot(replace(chained, max_concurrent=1), num_cpus, 0, num_cpus)
+    assert (one.num_cpus, one.max_concurrent) == (num_cpus, 1)
 
 
 def test_a_growing_cluster_is_given_what_is_asked_for(config: StudyConfig) -> None:
@@ -589,15 +591,23 @@ def test_no_work_is_done_ahead_on_places_that_a_root_holds(
 
 
 @pytest.mark.parametrize(
-    ("most_places", "batch_size", "places"), [(1, 8, 1), (4, 8, 4), (16, 64, 8), (8, 6, 3)]
+    ("most_places", "batch_size", "processes", "places"),
+    [(1, 8, 1, 1), (4, 8, 1, 4), (16, 64, 1, 8), (8, 6, 1, 3), (8, 8, 4, 1), (8, 16, 2, 4)],
 )
 def test_a_training_that_others_wait_for_takes_the_free_places(
-    config: StudyConfig, tmp_path: Path, most_places: int, batch_size: int, places: int
+    config: StudyConfig,
+    tmp_path: Path,
+    most_places: int,
+    batch_size: int,
+    processes: int,
+    places: int,
 ) -> None:
     pipeline = replace(
         config.pipeline, sparse=replace(config.pipeline.sparse, batch_size=batch_size)
     )
-    machines = Places(count=8, exclusive=8, most_per_training=most_places)
+    machines = Places(
+        count=8, exclusive=8, most_per_training=most_places, units_of_training=processes
+    )
     dispatcher, running = open_places(
         replace(config, pipeline=pipeline), tmp_path, machines, num_pipelines=3, works_ahead=False
     )
@@ -634,7 +644,9 @@ def test_trainings_divide_the_free_places_among_them(config: StudyConfig, tmp_pa
 def test_free_gpus_of_a_node_bound_the_places_of_a_training(config: StudyConfig) -> None:
     gpus = replace(config, gpus_per_trial=2.0)
     assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8).most_places == 4
-    assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8, can_grow=True).most_places == 1
+    assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8, can_grow=True).most_places == 4
+    more = replace(gpus, max_concurrent=9)  # an autoscaler would start machines for the ninth
+    assert allot(more, 64, 16, 32, num_nodes=2, node_gpus=8, can_grow=True).most_places == 1
     assert allot(replace(config, gpus_per_trial=0.5), 64, 16, 32, 2, 8).most_places == 1
     assert allot(config, 8, 0, 8).most_places == 1
     shared = replace(config, processes_per_baseline=4, processes_per_trial=2, cpus_per_trial=2)
