@@ -8,8 +8,10 @@ from typing import Any
 from search.config import StudyConfig
 from trainables.chain import declare_all, find_settings, list_choosers
 from trainables.settings import choose
+from trainables.stages import STAGES
 
 PREFIX = "--space."
+ALL_STAGES = tuple(STAGES)  # the flags themselves may change the chain
 
 
 def lengthen_flags(argv: Sequence[str], study: StudyConfig) -> list[str]:
@@ -23,9 +25,8 @@ def lengthen_flags(argv: Sequence[str], study: StudyConfig) -> list[str]:
         study: Configuration that the recipe returned; it lists the distillers of the space if the
             flags do not.
     """
-    stages = study.pipeline.chain
     choices = _read_choices(argv, study)
-    declared = declare_all(stages)
+    declared = declare_all(ALL_STAGES)
     words: list[str] = []
     index = 0
     while index < len(argv):
@@ -34,7 +35,7 @@ def lengthen_flags(argv: Sequence[str], study: StudyConfig) -> list[str]:
         end = index + 1
         while end < len(argv) and not argv[end].startswith("--"):
             end += 1
-        names = find_settings(stages, setting) if flag.startswith(PREFIX) else []
+        names = find_settings(ALL_STAGES, setting) if flag.startswith(PREFIX) else []
         used = [name for name in names if _is_chosen(declared[name].choice, choices)]
         tail = argv[index].removeprefix(flag[: len(PREFIX) + len(setting)])
         if not used or (rest and rest not in ("low", "high", "step", "log", "no_log")):
@@ -47,9 +48,8 @@ def lengthen_flags(argv: Sequence[str], study: StudyConfig) -> list[str]:
 
 def _read_choices(argv: Sequence[str], study: StudyConfig) -> set[str]:
     """Return the names of the options, such as distillers, that the flags or the recipe choose."""
-    stages = study.pipeline.chain
     found: set[str] = set()
-    for chooser in list_choosers(stages):
+    for chooser in list_choosers(ALL_STAGES):
         flags = {
             f"--space.{name.replace('_', '-')}" for name in (chooser, chooser.rpartition(".")[2])
         }

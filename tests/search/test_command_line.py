@@ -77,6 +77,12 @@ def test_the_name_of_a_setting_is_enough() -> None:
     flags = ["cityscapes", "--data-root", ".", "--space.temperature.high", "5"]
     alone = parse_arguments(flags).study.space.distilled
     assert (alone.dkd.temperature.high, alone.kd.temperature.high) == (5, 8)
+    # The same command may add the stage that has the setting.
+    flags = ["--pipeline.chain", "dense", "sparse", "pruned", "latency", "distilled", "quantised"]
+    flags += ["--space.precision", "float32", "int8", "--space.method", "ptq", "qat"]
+    quantised = parse_arguments(flags).study.space.quantised
+    assert quantised.precision == ("float32", "int8")
+    assert quantised.int8.method == ("ptq", "qat")
     full = parse_arguments(["--space.distilled.kd.alpha.high", "0.5"]).study.space
     assert (full.distilled.kd.alpha.high, full.distilled.dkd.alpha.high) == (0.5, 2)
 
