@@ -25,6 +25,8 @@ from models.deployment.bundle import (
     copy_bundle,
     describe_bundle,
     is_bundle,
+    read_bundle,
+    update_bundle,
 )
 from models.deployment.graph import DeployedGraph
 from models.deployment.run_folder import CHECKPOINT, RunFolderError, TrialCheckpoint, find_trial
@@ -348,7 +350,11 @@ def run(arguments: Arguments) -> str:
 
 
 def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) -> str:
-    """Write a trial's network in the form of `RUN_DIR/deploy`, without evaluating the file."""
+    """Write a trial's network in the form of `RUN_DIR/deploy`, without evaluating the file.
+
+    If the study has deployed the network already, the new files keep its colours, and also its mIoU
+    if they have the same engine and input.
+    """
     made = {"trial": trial.number, "stage": trial.folder.name, "run": trial.results}
     if is_bundle(trial.folder):
         copy_bundle(trial.folder, folder, {"made": made})
@@ -368,6 +374,7 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         latency_ms=trial.results.get("latency_ms") if is_measured else None,
         made=made,
     )
+    earlier = read_bundle(folder) if is_bundle(folder) else {}
     export = export_bundle(
         model,
         folder,
@@ -378,6 +385,11 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         batch_size=arguments.batch_size,
         opset=arguments.opset,
     )
+    if earlier:
+        written = read_bundle(folder)
+        is_same = all(written[name] == earlier[name] for name in ("engine", "input"))
+        kept = ("classes", "miou") if is_same else ("classes",)
+        update_bundle(folder, {name: earlier[name] for name in kept})
     return export.describe("uint8 RGB", "logits")
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from models import MODELS, SegmentationNetwork, create_model, export
 from models.blocks.layers import ConvBNReLU, resize
 from models.checkpoint import save_checkpoint
+from models.deployment.bundle import read_bundle, update_bundle
 from models.engines import onnx_graph
 from models.export import ExportError, export_onnx, main
 from models.normalization import Normalization, Normalize
@@ -280,6 +281,22 @@ def test_the_command_exports_a_trial(run_dir: Path, capsys: pytest.CaptureFixtur
     assert names == ["model.json", "model.onnx", "predict.py"]
     assert f"{path}: " in capsys.readouterr().out
     assert run_file(path, torch.zeros(1, 3, 64, 96, dtype=torch.uint8)).shape == (1, 5, 64, 96)
+
+
+@pytest.mark.parametrize(
+    ("flags", "miou"), [([], 0.5), (["--opset", "13"], 0.5), (["--image-size", "64", "64"], None)]
+)
+def test_a_trial_exported_again_keeps_what_the_study_evaluated(
+    run_dir: Path, flags: list[str], miou: float | None
+):
+    command = [str(run_dir), "--trial", "4"]
+    assert main(command) == 0
+    folder = run_dir / "deploy" / "4"
+    classes = [{"name": name, "colour": [1, 2, 3]} for name in "abcde"]
+    update_bundle(folder, {"classes": classes, "miou": 0.5})
+    assert main([*command, *flags]) == 0
+    found = read_bundle(folder)
+    assert (found["classes"], found["miou"]) == (classes, miou)
 
 
 @pytest.mark.parametrize(
