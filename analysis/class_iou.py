@@ -17,10 +17,11 @@ class ClassIoUInfo(NamedTuple):
 
     Attributes:
         classes: Names of the classes, in the order of their labels.
-        references: Uncompressed network -> class -> IoU in 0..1, if known.
+        references: Label of an uncompressed network -> class -> IoU in 0..1, if known.
         networks: Labels of the members of the front, in the order of the front.
         values: For each member, class -> IoU in 0..1, without classes that never occur.
-        students: For each member, the uncompressed network that it was made from; "" if unknown.
+        students: For each member, the label of the uncompressed network that it was made from; ""
+            if unknown.
     """
 
     classes: list[str]
@@ -49,11 +50,11 @@ def get_class_iou_info(results: Results, summary: Summary) -> ClassIoUInfo:
     references: dict[str, Mapping[str, float]] = {}
     students = []
     for trial in summary.front:
-        student = results.find_student(trial)
-        students.append(student.name if student else "")
-        if student and student.name not in references:
+        student, label = results.find_student(trial), results.label_student(trial)
+        students.append(label)
+        if student and label not in references:
             found = read_baseline_iou(results.get_run(trial), student)
-            references |= {student.name: found} if found else {}
+            references |= {label: found} if found else {}
     seen = [*references.values(), *values]
     names = dict.fromkeys(name for value in seen for name in value)
     stated = (results.runs[0].metadata.get("dataset") or {}).get("classes") or []

@@ -80,6 +80,11 @@ class Run:
         """Name of the run's recipe."""
         return str(self.metadata.get("recipe", "unnamed"))
 
+    @property
+    def students(self) -> tuple[Baseline, ...]:
+        """The uncompressed networks that were compressed."""
+        return tuple(item for item in self.baselines if item.role == "student")
+
 
 @dataclass(frozen=True, kw_only=True)  # no slots, because cached_property needs a __dict__
 class Results:
@@ -120,14 +125,9 @@ class Results:
         """Baselines of the first run that has any (combined runs have the same)."""
         return next((run.baselines for run in self.runs if run.baselines), ())
 
-    @property
-    def students(self) -> tuple[Baseline, ...]:
-        """The uncompressed networks that were compressed."""
-        return tuple(item for item in self.baselines if item.role == "student")
-
     def find_student(self, trial: Trial) -> Baseline | None:
         """Return the uncompressed network that a trial was made from; None if it is not known."""
-        students = [item for item in self.get_run(trial).baselines if item.role == "student"]
+        students = self.get_run(trial).students
         folders = set(trial.stages.values())
         named = [item for item in students if item.stage and item.stage in folders]
         return next(iter([*named, *students]), None)
@@ -164,6 +164,13 @@ class Results:
     def label(self, trial: Trial) -> str:
         """Return a label of a trial that is unique among all runs."""
         return f"{trial.number}" if len(self.runs) == 1 else f"{trial.run}/{trial.number}"
+
+    def label_student(self, trial: Trial) -> str:
+        """Return a label of a trial's uncompressed network, unique among all runs; "" for none."""
+        student = self.find_student(trial)
+        if student is None:
+            return ""
+        return student.name if len(self.runs) == 1 else f"{trial.run}/{student.name}"
 
 
 def load_run(folder: str | Path) -> Run:

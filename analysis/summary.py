@@ -119,33 +119,37 @@ def _describe(results: Results, front: list[Trial]) -> str:
 
 
 def _describe_gain(results: Results, front: list[Trial]) -> str:
-    dense = next(iter(results.students), None)
     cost_names = [n for n in ("latency_ms", "num_params") if results.find_objective(n)]
-    if dense is None or not cost_names or "miou" not in dense.values:
+    if not cost_names or results.find_objective("miou") is None:
         return ""
-    if results.find_objective("miou") is None or cost_names[0] not in dense.values:
+    pairs = [
+        (trial, student.values)
+        for trial in front
+        if (student := results.find_student(trial)) is not None
+        and {"miou", cost_names[0]} <= student.values.keys()
+    ]
+    if not pairs:
         return ""
-    floor = dense.values["miou"] - ALLOWED_LOSS
-    near = [trial for trial in front if trial.measures["miou"] >= floor]
+    near = [pair for pair in pairs if pair[0].measures["miou"] >= pair[1]["miou"] - ALLOWED_LOSS]
     if near:
-        best = min(near, key=lambda trial: trial.measures[cost_names[0]])
+        best, dense = min(near, key=lambda pair: pair[0].measures[cost_names[0]])
     else:
-        best = max(front, key=lambda trial: trial.measures["miou"])
+        best, dense = max(pairs, key=lambda pair: pair[0].measures["miou"])
     factors = " and ".join(
-        _describe_factor(name, dense.values[name], best.measures[name])
+        _describe_factor(name, dense[name], best.measures[name])
         for name in cost_names
-        if dense.values.get(name, 0.0) > 0 and best.measures[name] > 0
+        if dense.get(name, 0.0) > 0 and best.measures[name] > 0
     )
     if not factors:
         return ""
-    change = (best.measures["miou"] - dense.values["miou"]) * 100
+    change = (best.measures["miou"] - dense["miou"]) * 100
     points = f"{abs(change):.1f} points of mIoU {'above' if change >= 0 else 'below'} dense"
     name = f"trial {results.label(best)}"
     if near:
-        return f"Within {ALLOWED_LOSS * 100:.0f} points of mIoU of the dense network, " + (
+        return f"Within {ALLOWED_LOSS * 100:.0f} points of mIoU of its dense network, " + (
             f"{name} is {factors} ({points})."
         )
-    return f"None stays within {ALLOWED_LOSS * 100:.0f} points of mIoU of the dense network; " + (
+    return f"None stays within {ALLOWED_LOSS * 100:.0f} points of mIoU of its dense network; " + (
         f"the best, {name}, is {factors} ({points})."
     )
 

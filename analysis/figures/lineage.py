@@ -100,8 +100,9 @@ def _get_lineage_info(results: Results, summary: Summary, x: str, y: str) -> Lin
             shown.setdefault((trial.run, trial.number), trial)
     front = {(trial.run, trial.number) for trial in summary.front}
     roots = {
-        student.name: (position, describe_baseline(results, student))
-        for student in results.students
+        (run.name, student.name): (position, describe_baseline(results, student))
+        for run in results.runs
+        for student in run.students
         if (position := locate(student.values)) is not None
     }
     located = {
@@ -113,8 +114,8 @@ def _get_lineage_info(results: Results, summary: Summary, x: str, y: str) -> Lin
         nearest = next((p for t in ancestors if (p := located.get((t.run, t.number)))), None)
         if nearest is not None:
             continuations.append((nearest, point))
-        elif (student := results.find_student(shown[key])) and student.name in roots:
-            starts.append((roots[student.name][0], point))
+        elif (student := results.find_student(shown[key])) and (key[0], student.name) in roots:
+            starts.append((roots[key[0], student.name][0], point))
     return LineageInfo(
         x_title=axes[0].quantity.title,
         y_title=axes[1].quantity.title,

@@ -149,6 +149,29 @@ def test_class_iou_without_an_uncompressed_network(load):
     assert "<script>" not in render_heat_map(info)
 
 
+def test_each_run_is_compared_with_its_own_uncompressed_network(make, rows):
+    for row in rows:
+        row["iou/sky"] = 0.8
+    make.metadata["baselines"][1]["stage"] = "dense-0a1b"
+    runs = []
+    for name, iou in (("a", 0.9), ("b", 0.5)):
+        make.metadata["baselines"][1]["miou"] = iou
+        folder = make.run(rows, make.metadata, name=name, columns=list(rows[0]))
+        (folder / "stages" / "dense-0a1b").mkdir()
+        result = {"result": {"iou": {"sky": iou}}}
+        (folder / "stages" / "dense-0a1b" / "result.json").write_text(json.dumps(result))
+        runs.append(load_run(folder))
+    results = combine_runs(runs)
+    summary = summarize(results)
+    info = get_class_iou_info(results, summary)
+    assert set(info.references) == {"a/dense", "b/dense"}
+    figure = lineage_figure._get_lineage_info(results, summary, "latency_ms", "miou")
+    for position, trial in enumerate(summary.front):
+        iou = 0.9 if trial.run == "a" else 0.5
+        assert info.get_change(position, "sky") == pytest.approx(0.8 - iou)
+        assert figure.starts[position][0][1] == pytest.approx(100 * iou)
+
+
 def test_a_chain_is_drawn_from_network_to_network(load, rows):
     rows[1]["continues"] = 0
     rows[2]["continues"] = 1

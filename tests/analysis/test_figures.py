@@ -35,8 +35,20 @@ def test_summary(small):
     assert summary.reference_point == (0.0, 143.2, 2.3e6)
     assert summary.ideal_point == (1.0, 0.0, 0.0)
     assert summary.sentence == (
-        "3 of 4 finished networks are on the front. Within 2 points of mIoU of the dense network, "
+        "3 of 4 finished networks are on the front. Within 2 points of mIoU of its dense network, "
         "trial 0 is 2.4× faster and 2.3× smaller (1.2 points of mIoU below dense)."
+    )
+
+
+def test_summary_compares_with_the_student_of_the_trial(make):
+    make.metadata["baselines"][1]["stage"] = "dense-other"
+    own = {"miou": 0.61, "latency_ms": 100.0, "num_params": 1e6, "stage": "dense-0a1b"}
+    make.metadata["baselines"].append({"name": "small", "model": "fast_scnn", **own})
+    rows = make.rows(1, seed=3)
+    rows[0] |= {"state": "complete", "miou": 0.6, "latency_ms": 50.0, "num_params": 5e5}
+    summary = summarize(combine_runs([load_run(make.run(rows, make.metadata))]))
+    assert summary.sentence.endswith(
+        "trial 0 is 2.0× faster and 2.0× smaller (1.0 points of mIoU below dense)."
     )
 
 
