@@ -102,7 +102,7 @@ def describe_choice(results: Results, limits: Mapping[str, float]) -> str:
         ("network", f"trial {results.label(trial)} ({asked})"),
         *describe_numbers(trial),
         *_describe_test(results, trial),
-        ("checkpoint", str(run.folder / "stages" / trial.network)),
+        ("checkpoint", str(run.folder / "stages" / trial.answer)),
         ("export", get_export_command(results, trial)),
     ]
     return "\n".join(f"{label:>12}: {text}" for label, text in rows)

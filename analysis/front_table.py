@@ -140,7 +140,7 @@ def write_front_csv(path: Path, results: Results, summary: Summary) -> None:
             "trial": trial.number,
             **measures,
             **{f"{SETTING}{name}": value for name, value in trial.settings.items()},
-            "stage": trial.network,
+            "stage": trial.answer,
         }
         for trial, measures in zip(summary.front, known, strict=True)
     ]
@@ -178,8 +178,8 @@ def _checkpoint_cell(results: Results, trial: Trial, output: Path) -> Cell:
 
 
 def _checkpoint_path(run: Run, trial: Trial) -> Path | None:
-    if not trial.network:
+    if not trial.answer:
         return None
-    folder = run.folder / "stages" / trial.network
+    folder = run.folder / "stages" / trial.answer
     found = (folder / name for name in NETWORK_FILES if (folder / name).is_file())
     return next(found, folder / NETWORK_FILES[0])

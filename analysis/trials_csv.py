@@ -17,6 +17,8 @@ TEXT_COLUMNS = ("state", "reason", "stopped_by", "network", "started_at", "finis
 SETTING, STAGE = "config/", "stage/"
 MEASUREMENTS = ("latency",)
 """Stages that measure a network without making a new one."""
+FILES = "quantised"
+"""Stage that writes a network to files and measures these in place of the network."""
 
 Setting = float | str | bool
 
@@ -52,6 +54,11 @@ class Trial:
     elapsed_hours: float | None
     network: str = ""
     continues: int | None = None
+
+    @property
+    def answer(self) -> str:
+        """Folder in stages/ of what was measured at the end: the network, or files made of it."""
+        return self.stages.get(FILES, self.network)
 
 
 def read_trials(

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from analysis.choosing import describe_choice
 from analysis.figures import front_2d, front_3d, hypervolume_history, importance
 from analysis.figures import parallel_coordinates as parallel
 from analysis.figures.theme import FigureNotMadeError
-from analysis.front_table import get_front_table_info
+from analysis.front_table import get_front_table_info, write_front_csv
 from analysis.results import combine_runs, load_run
 from analysis.summary import summarize
 
@@ -162,3 +163,20 @@ def test_front_table(small, tmp_path):
     assert info.rows[0][5].link == "../stages/distilled-0000/checkpoint.safetensors"
     assert info.rows[1][5].text.endswith("(not here)")
     assert "eta 1" in info.constants
+
+
+def test_the_answer_of_a_trial_that_ends_with_files_is_their_folder(make):
+    rows = make.rows(1, seed=3)
+    rows[0] |= {"state": "complete", "miou": 0.6, "latency_ms": 50.0, "num_params": 1e6}
+    rows[0] |= {"network": "distilled-0000", "stage/quantised": "quantised-1"}
+    folder = make.run(rows, columns=list(rows[0]))
+    (folder / "stages" / "quantised-1").mkdir(parents=True)
+    (folder / "stages" / "quantised-1" / "model.json").touch()
+    results = combine_runs([load_run(folder)])
+    summary = summarize(results)
+    info = get_front_table_info(results, summary, folder / "report")
+    link = info.rows[0][info.columns.index("Checkpoint")].link
+    assert link == "../stages/quantised-1/model.json"
+    write_front_csv(folder / "front.csv", results, summary)
+    assert (folder / "front.csv").read_text().endswith(",quantised-1\n")
+    assert f"{folder}/stages/quantised-1\n" in describe_choice(results, {"latency_ms": 60.0})
