@@ -12,7 +12,6 @@ from analysis.pareto import non_dominated_mask, relative_hypervolume
 from analysis.results import Objective, Results, Trial
 
 ALLOWED_LOSS = 0.02
-BOUNDED_BY_ONE = ("miou",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,13 +95,9 @@ def _ideal_point(
 ) -> tuple[float, ...]:
     point = []
     for column, objective in enumerate(results.objectives):
-        if objective.name in BOUNDED_BY_ONE:
-            point.append(1.0)
-        elif not objective.maximize and reference[column] > 0:
-            point.append(0.0)
-        else:
-            seen = [*values[:, column].tolist(), reference[column]]
-            point.append(max(seen) if objective.maximize else min(seen))
+        bound = 1.0 if objective.maximize else 0.0  # the bound of the search's own hypervolume
+        known = [bound, reference[column], *values[:, column].tolist()]
+        point.append(max(known) if objective.maximize else min(known))
     return tuple(point)
 
 

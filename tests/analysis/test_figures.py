@@ -53,12 +53,15 @@ def test_summary_compares_with_the_student_of_the_trial(make):
     )
 
 
-def test_summary_hypervolume_by_hand(make):
-    rows = make.rows(2)[:1]
-    rows[0] |= {"miou": 0.5, "latency_ms": 71.6, "num_params": 1.15e6}
-    summary = summarize(combine_runs([load_run(make.run(rows))]))
+@pytest.mark.parametrize("accuracy", ["miou", "consistency"])
+def test_summary_hypervolume_by_hand(make, accuracy):
+    make.metadata["objectives"][0]["name"] = accuracy
+    rows = make.rows(2, seed=3)[:1]
+    rows[0] |= {"state": "complete", accuracy: 0.5, "latency_ms": 71.6, "num_params": 1.15e6}
+    folder = make.run(rows, make.metadata, columns=list(rows[0]))
+    summary = summarize(combine_runs([load_run(folder)]))
     assert summary.hypervolume == pytest.approx(0.5**3)
-    assert "None stays within 2 points" in summary.sentence
+    assert ("None stays within 2 points" in summary.sentence) == (accuracy == "miou")
 
 
 def test_front_2d_parts(small):
