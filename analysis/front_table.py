@@ -31,6 +31,9 @@ class Cell(NamedTuple):
     link: str = ""
 
 
+ABSENT = Cell("–", "-Infinity")  # report.js sorts it before all numbers and all texts
+
+
 class Column(NamedTuple):
     """A column of the table that shows a measure.
 
@@ -157,20 +160,22 @@ def _collect_measures(results: Results, summary: Summary) -> list[dict[str, floa
 
 def _measure_cells(measures: Mapping[str, float], columns: Mapping[str, Column]) -> list[Cell]:
     return [
-        Cell(column.show(measures[name]), measures[name]) if name in measures else Cell("–", -1.0)
+        Cell(column.show(measures[name]), measures[name]) if name in measures else ABSENT
         for name, column in columns.items()
     ]
 
 
 def _setting_cell(trial: Trial, name: str) -> Cell:
     value = trial.settings.get(name)
+    if value is None:
+        return ABSENT
     return Cell(format_setting(value), value if isinstance(value, int | float) else str(value))
 
 
 def _checkpoint_cell(results: Results, trial: Trial, output: Path) -> Cell:
     path = _checkpoint_path(results.get_run(trial), trial)
     if path is None:
-        return Cell("–", "")
+        return ABSENT
     if not path.is_file():
         return Cell(f"{path.parent.name} (not here)", path.parent.name)
     link = quote(os.path.relpath(path, output).replace(os.sep, "/"))

@@ -168,6 +168,18 @@ def test_front_table(small, tmp_path):
     assert "eta 1" in info.constants
 
 
+def test_front_table_of_trials_that_lack_a_setting(make):
+    rows = make.rows(5, seed=3)[:2]
+    for row, cost in zip(rows, (60.0, 50.0), strict=True):
+        row |= {"state": "complete", "miou": cost / 100, "latency_ms": cost, "num_params": 1e6}
+    rows[0]["config/beta"] = ""
+    results = combine_runs([load_run(make.run(rows))])
+    info = get_front_table_info(results, summarize(results), results.runs[0].folder / "report")
+    absent, known = (row[info.columns.index("beta")] for row in info.rows)
+    assert absent.text == "–"
+    assert float(absent.order) < known.order  # the page sorts a column of numbers as numbers
+
+
 def test_the_answer_of_a_trial_that_ends_with_files_is_their_folder(make):
     rows = make.rows(1, seed=3)
     rows[0] |= {"state": "complete", "miou": 0.6, "latency_ms": 50.0, "num_params": 1e6}
