@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 
 from analysis.figures import theme
-from analysis.quantities import format_number
+from analysis.quantities import format_number, format_setting
 from analysis.results import Results
 from analysis.summary import Summary
 from analysis.trials_csv import Setting
@@ -102,13 +102,21 @@ def _get_parallel_coordinates_info(results: Results, summary: Summary) -> Parall
 
 def _get_dimension(name: str, column: Sequence[Setting | None]) -> Dimension:
     numbers = [v for v in column if isinstance(v, int | float) and not isinstance(v, bool)]
-    if len(numbers) < len(column):
-        texts = sorted({str(value) for value in column})
-        positions = [float(texts.index(str(value))) for value in column]
+    num_absent = column.count(None)
+    if len(numbers) + num_absent < len(column):
+        names = [format_setting(value) for value in column]
+        texts = sorted(set(names))
+        positions = [float(texts.index(name)) for name in names]
         return Dimension(name, positions, [float(i) for i in range(len(texts))], texts)
-    if min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_RATIO:
-        logs = [math.log10(number) for number in numbers]
-        low, high = min(logs), max(logs)
-        ticks = [low + (high - low) * i / 4 for i in range(5)]
-        return Dimension(name, logs, ticks, [format_number(10**tick) for tick in ticks])
-    return Dimension(name, [float(number) for number in numbers])
+    is_log = min(numbers) > 0 and max(numbers) / min(numbers) >= LOG_RATIO
+    if not is_log and not num_absent:
+        return Dimension(name, [float(number) for number in numbers])
+    scale: Callable[[float], float] = math.log10 if is_log else float
+    low, high = scale(min(numbers)), scale(max(numbers))
+    gap = (high - low) / 4
+    ticks = [low + gap * i for i in range(5 if gap else 1)]
+    texts = [format_number(10**tick if is_log else tick) for tick in ticks]
+    if num_absent:  # trials without the setting get a tick below its numbers
+        ticks, texts = [low - (gap or 1.0), *ticks], [format_setting(None), *texts]
+    values = [scale(value) if isinstance(value, int | float) else ticks[0] for value in column]
+    return Dimension(name, values, ticks, texts)

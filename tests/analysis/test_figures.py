@@ -132,6 +132,21 @@ def test_parallel_coordinates(large):
     assert all(len(item.values) == len(info.colors) for item in info.dimensions)
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "texts"),
+    [
+        ([None, 2.0, 6.0], [1.0, 2.0, 6.0], ["–", "2.00", "3.00", "4.00", "5.00", "6.00"]),
+        ([1.0, None, 1e4], [0.0, -1.0, 4.0], ["–", "1.00", "10.0", "100", "1,000", "10,000"]),
+        ([3.0, None], [3.0, 2.0], ["–", "3.00"]),
+        (["kd", None, 4.0], [1.0, 2.0, 0.0], ["4", "kd", "–"]),
+    ],
+)
+def test_trials_without_a_setting_stand_apart_from_its_numbers(column, values, texts):
+    dimension = parallel._get_dimension("T", column)
+    assert dimension.values == pytest.approx(values)
+    assert dimension.tick_texts == texts
+
+
 def test_importance_finds_what_decides(large):
     info = importance._get_importance_info(large[0])
     assert [panel.label for panel in info.panels] == ["mIoU", "Latency", "Parameters"]
