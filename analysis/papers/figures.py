@@ -101,11 +101,14 @@ def get_loss_curves(runs: Sequence[Run]) -> list[Curve]:
 
 
 def get_miou_curves(runs: Sequence[Run]) -> list[Curve]:
-    """Return mIoU after each stage over the steps so far, for each complete trial's pipeline."""
+    """Return mIoU after each stage over the steps so far, for each complete trial's pipeline.
+
+    Trials that continue another trial's network are left out, because the papers prune once.
+    """
     curves = []
     for run in runs:
         for trial in run.trials:
-            if trial.state != "complete":
+            if trial.state != "complete" or trial.continues is not None:
                 continue
             steps, curve = 0.0, Curve(f"trial {trial.number}", [], [])
             for stage in CHAIN:
