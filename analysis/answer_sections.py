@@ -113,10 +113,11 @@ def render_held_out(results: Results, summary: Summary) -> str:
 def render_lineage(results: Results, summary: Summary) -> str:
     """Return which network was made from which, as a figure and as a nested list."""
     parts = ['<section id="chain"><h2>Which network was made from which</h2>']
-    costs = [o.name for o in results.objectives if not o.maximize]
+    accuracy = next((o for o in results.objectives if o.maximize), results.objectives[0])
+    costs = [o.name for o in results.objectives if not o.maximize and o != accuracy]
     try:
         figure = figures.plot_lineage(
-            results, summary, costs[0] if costs else "latency_ms", results.objectives[0].name
+            results, summary, costs[0] if costs else "latency_ms", accuracy.name
         )
     except FigureNotMadeError as reason:
         return "\n".join([*parts, page.render_absent(str(reason)), "</section>"])

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from analysis.answer_sections import render_lineage
 from analysis.choosing import choose_trial, describe_choice, find_candidates, get_chooser_data
 from analysis.class_iou import get_class_iou_info
 from analysis.figures import lineage as lineage_figure
@@ -170,6 +171,22 @@ def test_each_run_is_compared_with_its_own_uncompressed_network(make, rows):
         iou = 0.9 if trial.run == "a" else 0.5
         assert info.get_change(position, "sky") == pytest.approx(0.8 - iou)
         assert figure.starts[position][0][1] == pytest.approx(100 * iou)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "axes"),
+    [
+        ((1, 0), ["Latency (ms)", "mIoU (%)"]),
+        ((1, 2), ["Parameters (M)", "Latency (ms)"]),
+    ],
+)
+def test_a_chain_is_drawn_over_an_accuracy_and_a_cost(make, rows, objectives, axes):
+    make.metadata["objectives"] = [make.metadata["objectives"][i] for i in objectives]
+    results = combine_runs([load_run(make.run(rows, make.metadata, columns=list(rows[0])))])
+    html = render_lineage(results, summarize(results))
+    figure = json.loads(html.partition('id="lineage">')[2].partition("</script>")[0])
+    titles = [figure["layout"][name]["title"]["text"] for name in ("xaxis", "yaxis")]
+    assert titles == axes
 
 
 def test_a_chain_is_drawn_from_network_to_network(load, rows):
