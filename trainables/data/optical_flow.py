@@ -76,5 +76,5 @@ def _import_opencv() -> Any:
     except ImportError:
         raise ValueError(
             "the motion between these frames must be estimated, which needs OpenCV: "
-            "pip install 'segfront[flow]'"
+            "pip install -e '.[flow]'"
         ) from None

@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from PIL import Image
 from trainables.data import create_dataset
 from trainables.data.driven_canvas import DrivenCanvas
 from trainables.data.frame_pairs import find_frame_pairs
+from trainables.data.optical_flow import estimate_motion, find_motion
 from trainables.data.scene import Camera
 from trainables.metrics import TemporalConsistency, bring_back
 
@@ -76,10 +80,14 @@ def test_consistency_by_hand():
         meter.update(prediction, following, motion[:, :, :2])
 
 
+def test_without_opencv_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[flow\]'"):
+        find_motion(SimpleNamespace())
+
+
 def test_estimated_motion_of_a_shifted_image():
     pytest.importorskip("cv2")
-    from trainables.data.optical_flow import estimate_motion
-
     noise = torch.randint(0, 255, (1, 3, 24, 32), generator=torch.Generator().manual_seed(0))
     scene = torch.nn.functional.interpolate(noise.float(), scale_factor=4, mode="bicubic")
     scene = scene[0].clamp(0, 255).to(torch.uint8)
