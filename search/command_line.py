@@ -63,8 +63,9 @@ class Arguments:
             other machine: http://HOST:PORT of its dashboard; the study is then submitted together
             with this code and runs there by itself. Default: start Ray on this machine.
         dashboard: Start Ray's dashboard when Ray is started on this machine.
-        points: JSON file of pipelines to try first, in place of the recipe's: a list of objects
-            such as {"sparsity_lambda": 1e-4, "pruning_ratio": 0.4}. A setting that an object leaves
+        points: JSON file of pipelines to try first, in place of the recipe's and of the chain along
+            all pruning ratios: a list of objects such as {"sparsity_lambda": 1e-4,
+            "pruning_ratio": 0.4}, whose values lie in the space. A setting that an object leaves
             out takes the value that the space fixes, else the papers' value.
         download: Download CamVid (public GitHub archive, checksum verified) if it is missing.
         check: Check data, networks, weights, engine and settings, write a picture of training

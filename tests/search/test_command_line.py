@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +21,7 @@ from search.run import limit_from_now, main
 from search.run_files.run_folder import LOCK_FILE, create_run_folder, locked
 from trainables.ranges import FloatRange
 
+ROOT = Path(__file__).parents[2]
 HOLDER = """
 import fcntl, sys
 file = open(sys.argv[1], "a")
@@ -50,6 +54,20 @@ def test_flags_follow_the_types(tmp_path: Path) -> None:
     assert study.objectives == ("miou", "macs")
     assert study.space.sparse.sparsity_lambda == (1e-4, 1e-2)
     assert (study.sampler, study.gpus_per_trial) == ("nsga2", 0.5)
+
+
+def find_documented_commands() -> Iterator[str]:
+    """The searches that README.md and docs/ tell the reader to start, without placeholders."""
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        commands = re.findall(r"python search/run\.py ([a-z][^\n`'&]*)", text)
+        yield from (command for command in commands if "..." not in command)
+
+
+@pytest.mark.parametrize("command", find_documented_commands())
+def test_documented_commands_are_accepted_and_name_their_data(command: str) -> None:
+    data = parse_arguments(shlex.split(command)).study.pipeline.data
+    assert data.root or data.name.startswith("synthetic") or "--download" in command
 
 
 def unwrap(text: str) -> str:
