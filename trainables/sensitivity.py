@@ -96,7 +96,7 @@ def scan_sensitivity(
     started = time.monotonic()
     judge = _Judge(dataset, context, num_images, precision)
     work = copy_to_cpu(model)
-    traced, _ = find_traced_size(work, dataset.sample_size(0))  # `prune` traces at this size too
+    traced, _ = find_traced_size(work, dataset.common_size)  # `prune` traces at this size too
     groups = find_groups(work, torch.zeros(1, 3, *traced), importance, measured=measured).groups
     whole = judge(work)
 
@@ -112,7 +112,7 @@ def scan_sensitivity(
         silence([(g, len(g.units) - count_locally(len(g.units), ratio)) for g in groups])
         for ratio in joint_ratios
     ]
-    saved = count_saved_macs(work, groups, dataset.sample_size(0))
+    saved = count_saved_macs(work, groups, dataset.common_size)
     scanned = []
     for number, (group, macs) in enumerate(zip(groups, saved, strict=True), start=1):
         if max_seconds is not None and time.monotonic() - started > max_seconds:

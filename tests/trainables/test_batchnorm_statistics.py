@@ -6,12 +6,17 @@ from trainables.data import normalize
 from trainables.learning.batchnorm_statistics import reestimate_batchnorm
 
 
-def test_statistics_are_the_averages_over_the_images_as_they_are(small_stream, context):
+@pytest.mark.parametrize("first_size", [(64, 96), (32, 48)])
+def test_statistics_are_the_averages_over_the_images_as_they_are(
+    small_stream, context, monkeypatch, first_size
+):
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5))
     nn.init.constant_(model[0].running_mean, 100.0)
     weight = model[0].weight.clone()
     model.eval()
     dataset = small_stream.dataset
+    sizes = [first_size, *[(64, 96)] * 5]  # the size of the first image does not cut the others
+    monkeypatch.setattr(dataset, "sample_size", sizes.__getitem__)
     reestimate_batchnorm(model, dataset, context, num_batches=3, batch_size=2, precision="float32")
     # Three pairs are all six images, whatever their order; a flip changes no mean.
     images = normalize(torch.stack([sample.image for sample in dataset]))

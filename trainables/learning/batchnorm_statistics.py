@@ -41,7 +41,8 @@ def reestimate_batchnorm(
     Args:
         model: Network, which is moved to `context.device` and keeps its train or eval mode.
         dataset: Training images. They are used whole, with flips only, because the statistics of
-            augmented crops differ enough to reduce accuracy (`docs/trial_designs.md`).
+            augmented crops differ enough to reduce accuracy (`docs/trial_designs.md`). Images that
+            do not have the most frequent size are cropped or padded to it.
         context: Device, threads and lock.
         num_batches: Number of batches, at least 1.
         batch_size: Number of images per batch, at least 2.
@@ -57,7 +58,7 @@ def reestimate_batchnorm(
     device = torch.device(context.device)
     place(model, device)
     as_they_are = AugmentationConfig(
-        crop_size=dataset.sample_size(0),
+        crop_size=dataset.common_size,
         scale_range=(1.0, 1.0),
         brightness=0.0,
         contrast=0.0,
