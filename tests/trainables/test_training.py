@@ -10,7 +10,11 @@ from trainables.context import StageContext
 from trainables.data import AugmentationConfig, TrainingStream, create_dataset
 from trainables.learning.optimization import OptimizerConfig
 from trainables.learning.training import TrainConfig, TrainingDiverged, train
-from trainables.learning.training_state import TrainingStateError
+from trainables.learning.training_state import (
+    TrainingStateError,
+    load_training_state,
+    save_training_state,
+)
 from trainables.losses import cross_entropy
 
 
@@ -110,6 +114,20 @@ def test_a_damaged_state_is_named(stream, context, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # 1 core
+def test_a_state_holds_weights_that_have_two_names(tmp_path):
+    def build_tied():
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        model[1].weight = model[0].weight
+        return model, torch.optim.SGD(model.parameters())
+
+    (model, optimizer), (resumed, other) = build_tied(), build_tied()
+    path = tmp_path / "state.safetensors"
+    save_training_state(path, model, optimizer, {"step": 3})
+    assert load_training_state(path, resumed, other) == {"step": 3}
+    assert resumed[1].weight is resumed[0].weight
+    assert torch.equal(resumed[0].weight, model[0].weight)
+
+
 def test_workers_do_not_change_the_result(stream, context: StageContext, tmp_path):
     config = TrainConfig(num_steps=2, batch_size=2)
     weights = []

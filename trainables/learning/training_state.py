@@ -40,17 +40,22 @@ def save_training_state(
     Raises:
         OSError: The file cannot be written; the old one is unchanged.
     """
-    tensors = {f"model/{k}": v.detach().contiguous() for k, v in model.state_dict().items()}
+    tensors = {f"model/{k}": _copy(v) for k, v in model.state_dict().items()}
     if beside is not None:
         for key, value in beside.state_dict().items():
-            tensors[f"beside/{key}"] = value.detach().contiguous()
+            tensors[f"beside/{key}"] = _copy(value)
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             if torch.is_tensor(value):
-                tensors[f"optimizer/{index}/{name}"] = value.detach().contiguous()
+                tensors[f"optimizer/{index}/{name}"] = _copy(value)
     if average is not None:
         tensors |= {f"average/{k}": v.contiguous() for k, v in average.tensors.items()}
     write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor, because safetensors refuses tensors that share their memory."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def load_training_state(
