@@ -32,10 +32,12 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
         raise ValueError("the network must be in eval mode to be folded, got one in train mode")
     expected = model(example_input)
     pairs = _find_pairs(model, example_input)
-    names = {module: name for name, module in model.named_modules()}
+    names: dict[nn.Module, list[str]] = {}  # a module may be registered under several names
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
     for convolution, batchnorm in pairs:
         if batchnorm.running_mean is None or batchnorm.running_var is None:
-            raise RuntimeError(f"{names[batchnorm]} has no running statistics to fold")
+            raise RuntimeError(f"{names[batchnorm][0]} has no running statistics to fold")
         weight, bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, batchnorm.running_mean, batchnorm.running_var,
             batchnorm.eps, batchnorm.weight, batchnorm.bias,
@@ -44,7 +46,8 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
         # timm's BatchNorms contain their activation.
         rest = [m for m in batchnorm.children() if not isinstance(m, nn.Identity)]
         replacement = rest[0] if len(rest) == 1 else nn.Sequential(*rest)
-        model.set_submodule(names[batchnorm], replacement)
+        for name in names[batchnorm]:
+            model.set_submodule(name, replacement)
     # Compare norms, not maxima: in a network that unpools, rounding moves single values to a
     # neighbouring position.
     difference = (model(example_input) - expected).norm() / expected.norm().clamp_min(1e-6)

@@ -127,6 +127,27 @@ def test_folding_keeps_the_function(name: str):
     torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-4)
 
 
+class NamesTwice(nn.Module):
+    """Registers the layers of its encoder again, as AlbuNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.first = nn.Sequential(*self.encoder, nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.first(images)
+
+
+def test_a_layer_of_two_names_is_folded_under_both():
+    model, images = NamesTwice().eval(), torch.randn(1, 3, 8, 8)
+    nn.init.constant_(model.encoder[1].weight, 3.0)
+    expected = model(images)
+    assert fold_batchnorms(model, images) == 1
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
+
+
 class ReadsTwice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
