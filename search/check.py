@@ -23,7 +23,7 @@ from search.forecast.planning import plan_study, time_stages
 from search.on_ray.allotment import allot
 from search.on_ray.rehearsals import count_places
 from search.on_ray.session import count_own_devices
-from search.preflight import name_networks
+from search.preflight import check_choices, name_networks
 from search.study_time import make_tariff
 from trainables.artifacts.remote_folder import is_uri
 from trainables.context import StageContext, detect_device
@@ -74,6 +74,7 @@ class StudyCheck:
             self._step("picture", lambda: self._draw(preview))
             for role, network in name_networks(self._config):
                 self._step(role, functools.partial(self._try, role, network, summary))
+            self._step("stages", self._check_stages)
         self._step("engine", self._describe_engine)
         if summary is not None and not self.problems and self._config.estimate:
             self._step("time", self._estimate)
@@ -138,6 +139,10 @@ class StudyCheck:
                     + "; ".join(f"{n} ({why})" for n, why in list(record.unprunable.items())[:3])
                 )
         return text, None
+
+    def _check_stages(self) -> tuple[str, None]:
+        check_choices(self._config)
+        return ", ".join(self._config.pipeline.chain), None
 
     @property
     def _crop(self) -> tuple[int, int]:

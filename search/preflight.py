@@ -12,6 +12,7 @@ from search.config import StudyConfig
 from search.run_files.remote_run import connect
 from trainables.artifacts.remote_folder import is_uri
 from trainables.chain import list_choosers
+from trainables.context import detect_device
 from trainables.data.download import download_camvid
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import DatasetSummary, check_data
@@ -108,12 +109,22 @@ def check_study(config: StudyConfig) -> DatasetSummary:
                 network.without_weights().build(summary.num_classes)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
-    for chooser in list_choosers(pipeline.chain):
+    check_choices(config)
+    return summary
+
+
+def check_choices(config: StudyConfig) -> None:
+    """Check that every stage can work with the study's data and engine, whatever is chosen.
+
+    Raises:
+        ValueError: A stage cannot; the message names the reason and the remedy.
+    """
+    device = "cpu" if config.gpus_per_trial == 0 else detect_device()
+    for chooser in list_choosers(config.pipeline.chain):
         stage, _, setting = chooser.partition(".")
         for value in config.space.get_choices(chooser):
             settings = restore(STAGES[stage].Settings, {setting: value})
-            STAGES[stage].check(settings, pipeline)
-    return summary
+            STAGES[stage].check(settings, config.pipeline, device)
 
 
 def name_networks(config: StudyConfig) -> list[tuple[str, NetworkConfig]]:

@@ -39,11 +39,14 @@ def test_a_good_study_is_described(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_every_problem_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = ["--pipeline.student.backbone", "resnet1", "--pipeline.latency.engine", "tensorrt"]
+    wrong += ["--pipeline.latency.batch-size", "2"]
+    wrong += ["--pipeline.chain", "dense", "sparse", "pruned", "distilled", "quantised"]
     assert check(tmp_path, *SMALL, *wrong) == 2
     output = " ".join(capsys.readouterr().out.split())
     assert "problem: student: " in output
     assert "problem: engine: " in output
-    assert "2 problems" in output
+    assert "problem: stages: stage quantised measures files that take 1 image" in output
+    assert "3 problems" in output
 
 
 def test_weights_that_know_nothing_of_the_data_are_doubted(

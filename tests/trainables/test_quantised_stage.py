@@ -27,7 +27,7 @@ from trainables.pipeline import build_stages, run_pipeline
 from trainables.pipeline_config import Int8Config
 from trainables.stages import deployed_file
 from trainables.stages.deployed_file import ParityError
-from trainables.stages.quantised import QuantisedSettings
+from trainables.stages.quantised import QuantisedSettings, QuantisedStage
 from trainables.stages.rounded_training import train_with_rounding
 
 STAGES = ("dense", "quantised")
@@ -121,6 +121,27 @@ def test_int8_for_openvino(config, store, context):
     _, folder = run(config, store, context, precision="int8")
     assert read_bundle(folder)["files"] == ["model.xml", "model.bin"]
     assert b"FakeQuantize" in (folder / "model.xml").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"engine": "pytorch"},
+            "pytorch, .* runs none: set --pipeline.latency.engine to one of onn",
+        ),
+        ({"batch_size": 4}, "set --pipeline.latency.batch-size 1, got 4"),
+    ],
+)
+def test_a_latency_that_files_cannot_have_is_refused_before_any_training(
+    changes, message, config, store, context
+):
+    config = replace(config, latency=replace(config.latency, **changes))
+    with pytest.raises(ValueError, match=message):
+        QuantisedStage.check(QuantisedSettings(), config, "cpu")
+    with pytest.raises(ValueError, match=message):
+        build_stages(config, make_chain(STAGES))[-1].obtain(store, context)
+    assert not list(store.root.glob("dense-*"))
 
 
 def test_a_file_that_does_something_else_is_kept_out(config, store, context, monkeypatch):

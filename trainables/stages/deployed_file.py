@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.checkpoint import load_checkpoint, read_metadata
 from models.deployment.bundle import MODEL_FILE, BundleContent, describe_bundle
-from models.engines import EngineSettings, FileEngine
+from models.engines import ENGINES, EngineSettings, FileEngine, resolve_engine
 from models.engines.batchnorm_folding import fold_batchnorms
 from models.export import export_onnx
 from models.network import SegmentationNetwork
@@ -36,7 +36,7 @@ from trainables.learning.file_evaluation import (
     resize_image,
     run_in_torch,
 )
-from trainables.pipeline_config import PipelineConfig
+from trainables.pipeline_config import LatencyConfig, PipelineConfig
 from trainables.stages.computation import Computation
 from trainables.stages.distilled import DistilledStage
 from trainables.stages.reference import ReferenceStage
@@ -59,6 +59,9 @@ class DeployedFile(Computation):
         device: Device of the latency measurement; its engine is part of the key.
         method: Method of the quantisation to int8, "ptq" or "qat"; None: float32.
         reference: Reference network of the latency measurement.
+
+    Raises:
+        ValueError: The engine of the latency cannot measure files.
     """
 
     name = "quantised"
@@ -80,6 +83,7 @@ class DeployedFile(Computation):
         self.distilled = _find_distillation(network) if method == "qat" else None
         if self.distilled is not None:
             self.parents["teacher"] = self.distilled.parents["teacher"]
+        check_engine(config.latency, device)
         self.config = config
         self.device = device
         self.method = method
@@ -150,6 +154,30 @@ class DeployedFile(Computation):
             "kept_float": written.kept_float,
             "seconds": time.monotonic() - started,
         }
+
+
+def check_engine(config: LatencyConfig, device: str) -> None:
+    """Check that latency is measured in an engine that runs the files, one image at a time.
+
+    Args:
+        config: Settings of the latency measurement.
+        device: Device of the measurement.
+
+    Raises:
+        ValueError: It is not; the message names the remedy.
+    """
+    name = resolve_engine(config.engine, device, config.host)
+    if not ENGINES[name].reads_files:
+        with_files = ", ".join(key for key, engine in ENGINES.items() if engine.reads_files)
+        raise ValueError(
+            f"stage quantised measures files, but {name}, the latency's engine on {device}, runs "
+            f"none: set --pipeline.latency.engine to one of {with_files}, or leave out quantised"
+        )
+    if config.batch_size > 1:
+        raise ValueError(
+            "stage quantised measures files that take 1 image at a time: set "
+            f"--pipeline.latency.batch-size 1, got {config.batch_size}"
+        )
 
 
 def _find_distillation(network: NetworkStage) -> DistilledStage | None:

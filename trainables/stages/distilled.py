@@ -106,7 +106,7 @@ class DistilledStage(NetworkStage):
         return any(DISTILLERS[name].needs_teacher for name in choose(settings.distiller))
 
     @classmethod
-    def check(cls, settings: DistilledSettings, config: PipelineConfig) -> None:
+    def check(cls, settings: DistilledSettings, config: PipelineConfig, device: str) -> None:
         """Raise an error for a distiller of frame pairs if the images are not frames."""
         needy = [name for name in choose(settings.distiller) if DISTILLERS[name].needs_pairs]
         if needy and not find_frame_pairs(config.data.open("train")):

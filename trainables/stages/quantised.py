@@ -11,7 +11,7 @@ from trainables.context import Progress, StageContext
 from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import options_of, setting
 from trainables.settings import NoSettings, complete_options
-from trainables.stages.deployed_file import DeployedFile
+from trainables.stages.deployed_file import DeployedFile, check_engine
 from trainables.stages.latency import find_reference
 from trainables.stages.stage import NetworkStage, Stage, StageInputs, Work
 
@@ -75,6 +75,11 @@ class QuantisedStage(Stage):
         self.network = network
         self.settings = settings
         self.config = config
+
+    @classmethod
+    def check(cls, settings: QuantisedSettings, config: PipelineConfig, device: str) -> None:
+        """Raise an error if the engine of the latency cannot measure files."""
+        check_engine(config.latency, device)
 
     @classmethod
     def count_work(cls, settings: QuantisedSettings, config: PipelineConfig) -> Work:

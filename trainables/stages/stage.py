@@ -123,17 +123,18 @@ class Stage(ABC):
         return None if cls.changes_structure else ""
 
     @classmethod
-    def check(cls, settings: Any, config: PipelineConfig) -> None:
-        """Check that the study's data fit the stage, before anything is trained.
+    def check(cls, settings: Any, config: PipelineConfig, device: str) -> None:
+        """Check that the study's data and engine fit the stage, before anything is trained.
 
         Args:
             settings: An instance of `Settings`.
             config: Configuration of the study.
+            device: Torch device of the study.
 
         Raises:
-            ValueError: The data do not fit; the message names the reason and the remedy.
+            ValueError: They do not fit; the message names the reason and the remedy.
         """
-        return  # most stages accept any data
+        return  # most stages accept any
 
     @classmethod
     def count_work(cls, settings: Any, config: PipelineConfig) -> Work:
