@@ -18,7 +18,10 @@ from ray import tune
 from ray.tune.result import TIMESTEPS_TOTAL
 from ray.tune.trainable import wrap_function
 
+from models.engines import EngineError
 from models.pruning import PruningError
+from models.quantization import QuantizationError
+from models.timing.host import HostError
 from trainables.artifacts.store import open_store
 from trainables.chain import Chain, Step
 from trainables.context import Progress, StageContext
@@ -34,12 +37,15 @@ from trainables.ray_helpers import helped
 from trainables.ray_internals import set_process_title
 from trainables.settings import flatten, restore
 from trainables.stages import STAGES, NetworkStage
+from trainables.stages.deployed_file import ParityError
 from trainables.stages.stage_errors import blaming
 
 logger = logging.getLogger(__name__)
 
 # Equal input raises these again, so Tune must not retry them.
-DETERMINISTIC_ERRORS = (ValueError, ArithmeticError, PruningError)
+DETERMINISTIC_ERRORS = (
+    ValueError, ArithmeticError, PruningError, QuantizationError, ParityError, EngineError,
+)  # fmt: skip
 REPORT_SECONDS = 1.0
 LOGGED_PACKAGES = ("models", "trainables")
 
@@ -256,7 +262,7 @@ def _run(
             fine_tuning_seed=seed,
             is_ahead=trial["is_ahead"],
         )
-    except DataError:
+    except (DataError, HostError):
         raise  # not caused by the settings
     except DETERMINISTIC_ERRORS as error:
         logger.exception("%s failed", stage)

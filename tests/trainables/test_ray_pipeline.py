@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.engines import EngineError
+from models.quantization import QuantizationError
+from models.timing.host import HostError
 from trainables import ray_pipeline
 from trainables.chain import make_chain
 from trainables.context import Progress
@@ -22,6 +26,19 @@ from trainables.ray_pipeline import (
     describe_task,
     make_trainable,
 )
+from trainables.stages.deployed_file import ParityError
+
+
+def make_worker(folder: Path) -> WorkerConfig:
+    return WorkerConfig(
+        stages_dir=folder / "stages",
+        stalls_dir=folder / "stalls",
+        cache_dir=folder / "cache",
+        checkpoint_seconds=1.0,
+        device="cpu",
+        num_threads=1,
+        num_threads_root=1,
+    )
 
 
 @pytest.fixture
@@ -64,6 +81,32 @@ def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, A
 
 
 @pytest.mark.parametrize(
+    ("error", "is_tried_again"),
+    [
+        (ParityError("other classes"), False),
+        (QuantizationError("no operator"), False),
+        (EngineError("not installed"), False),
+        (HostError("connection lost"), True),
+    ],
+)
+def test_what_would_fail_again_is_not_tried_again(
+    tmp_path: Path,
+    reports: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    is_tried_again: bool,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ray_pipeline, "run_stage", fail)
+    run_trial = make_trainable(PipelineConfig(), make_worker(tmp_path))
+    with pytest.raises(HostError) if is_tried_again else nullcontext():
+        run_trial(describe_task(make_chain(["dense"]), "dense"))
+    assert [report["outcome"] for report in reports] == ([] if is_tried_again else ["failed"])
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
@@ -79,16 +122,7 @@ def test_what_is_logged_for_the_user_is_passed_on_once(reports: list[dict[str, A
 def test_worker_of_a_node_with_other_code_computes_nothing(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    worker = WorkerConfig(
-        stages_dir=tmp_path / "stages",
-        stalls_dir=tmp_path / "stalls",
-        cache_dir=tmp_path / "cache",
-        checkpoint_seconds=1.0,
-        device="cpu",
-        num_threads=1,
-        num_threads_root=1,
-        installation=replace(inspect_installation(), **changes),
-    )
+    worker = replace(make_worker(tmp_path), installation=replace(inspect_installation(), **changes))
     run_trial = make_trainable(PipelineConfig(), worker)
     with pytest.raises(SurroundingsError, match=message):
         run_trial(describe_task(make_chain(["dense"]), "dense"))
