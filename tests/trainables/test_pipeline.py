@@ -8,6 +8,7 @@ import torch
 from models.checkpoint import load_checkpoint, read_metadata
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import flatten_chain, make_chain
+from trainables.network_config import NetworkConfig
 from trainables.pipeline import (
     build_baselines,
     build_stages,
@@ -232,6 +233,22 @@ def test_stronger_l1_makes_smaller_scales(tiny_config, context, store):
         stage = stages_of(tiny_config, settings)["sparse"]
         medians.append(stage.obtain(store, context).result["median_bn_scale"])
     assert medians[1] < medians[0]
+
+
+def test_sparse_without_batchnorm_warns_and_prunes(tiny_config, context, store, tmp_path):
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    first, last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, num_classes, 1)\n"
+        "    return nn.Sequential(first, nn.ReLU(), last)\n"
+    )
+    config = replace(tiny_config, student=NetworkConfig(name=f"{tmp_path / 'plain.py'}:make"))
+    stages = stages_of(config, make_chain())
+    result = stages["sparse"].obtain(store, context).result
+    assert result["median_bn_scale"] is None
+    assert "sparsity_lambda has no effect" in result["warnings"][0]
+    pruned = stages["pruned"].obtain(store, context).result
+    assert pruned["num_params"] < pruned["num_params_unpruned"]
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])

@@ -74,7 +74,7 @@ class SparseStage(NetworkStage):
     def compute(
         self, folder: Path, parents: Mapping[str, Artifact], context: StageContext
     ) -> dict[str, Any]:
-        """Train, evaluate and save; the result includes the median scale."""
+        """Train, evaluate and save; the result includes the median scale, None without scales."""
         model = load_checkpoint(parents["network"].checkpoint)
         result = self.learning.run(
             model,
@@ -84,9 +84,11 @@ class SparseStage(NetworkStage):
             metadata={"sparsity_lambda": self.sparsity_lambda},
             adjust_gradients=lambda network: add_l1_subgradient(network, self.sparsity_lambda),
         )
-        scales = torch.cat([scale.detach().abs().cpu() for scale in batchnorm_scales(model)])
-        result["median_bn_scale"] = float(scales.median())
-        return result
+        scales = [scale.detach().abs().cpu() for scale in batchnorm_scales(model)]
+        if scales:
+            return {**result, "median_bn_scale": float(torch.cat(scales).median())}
+        warning = "the network has no BatchNorm2d with scales, so sparsity_lambda has no effect"
+        return {**result, "median_bn_scale": None, "warnings": [warning]}
 
     def read_metrics(self, result: Mapping[str, Any]) -> dict[str, float]:
         """Return no metrics."""
