@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import pytest
 
-from models import latency
+from models import create_model, latency
+from models.checkpoint import save_checkpoint
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import find_structure, make_chain
+from trainables.network_config import NetworkConfig
 from trainables.pipeline import StageResult, build_stages, run_baseline, run_stage
 from trainables.pipeline_config import LatencyConfig
+from trainables.stages.latency import ArchitectureLatency
 from trainables.stages.reference import ReferenceStage
 
 TIMED = ("dense", "sparse", "pruned", "latency")
@@ -125,6 +128,26 @@ def test_the_engine_is_part_of_what_is_measured(tiny_config, context, store, eng
     assert names == ["onnxruntime", "pytorch"]
     (file,) = store.root.glob("reference-*/network.onnx")
     assert file.stat().st_size > 0
+
+
+def test_the_code_of_a_users_network_is_part_of_what_is_measured(tmp_path, context):
+    source, checkpoint = tmp_path / "plain.py", tmp_path / "a.safetensors"
+    source.write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        "    return nn.Conv2d(3, num_classes, 3, stride=1, padding=1)\n"
+    )
+    network = NetworkConfig(name=f"{source}:make")
+    save_checkpoint(checkpoint, network.build(5))
+
+    def describe():
+        return ArchitectureLatency(checkpoint, (64, 96), LatencyConfig(), "cpu").content()
+
+    before = describe()
+    source.write_text(source.read_text().replace("stride=1", "stride=2"))
+    assert before != describe()
+    save_checkpoint(checkpoint, create_model("fast_scnn", 5))
+    assert "code" not in describe()
 
 
 @pytest.mark.parametrize(

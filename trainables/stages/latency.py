@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from models.checkpoint import load_checkpoint, read_structure, save_checkpoint
+from models.user_code import hash_user_code
 from trainables.artifacts.store import Artifact, ArtifactStore
 from trainables.context import Progress, StageContext
 from trainables.objective import Objective
@@ -117,9 +118,12 @@ class ArchitectureLatency(Computation):
         self.reference = reference
 
     def content(self) -> dict[str, Any]:
-        """Return architecture, image size, settings, engine and hardware."""
+        """Return architecture, code of a user's network, image size, settings and hardware."""
+        structure = read_structure(self.checkpoint)
+        code = hash_user_code(structure.name)
         return {
-            "architecture": read_structure(self.checkpoint).key,
+            "architecture": structure.key,
+            **({} if code is None else {"code": code}),
             "resolution": self.resolution,
             **describe_measurement(self.config, self.device),
         }
