@@ -42,11 +42,11 @@ class UserCode:
     files: tuple[Path, ...]
 
     def compute_hash(self) -> str:
-        """Hash the names and bytes of the files to 16 hexadecimal digits."""
+        """Hash the names and bytes of what the network may read to 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        for path in self.files:
-            digest.update(path.as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256((self.root / path).read_bytes()).digest())
+        for path, content in self.read().items():
+            digest.update(path.encode() + b"\0")
+            digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()[:16]
 
     def read(self) -> dict[str, bytes]:

@@ -312,6 +312,14 @@ def test_the_hash_of_a_network_is_that_of_all_its_code(my_file: Path):
     blocks = my_file.parent / "my_blocks.py"
     blocks.write_text(blocks.read_text() + "\n")
     assert code.compute_hash() != before
+    package = my_file.parent / "my_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "widths.json").write_text("[8, 16]")
+    my_file.write_text(f"import my_package\n{my_file.read_text()}")
+    before = find_user_code(name).compute_hash()
+    (package / "widths.json").write_text("[8, 32]")
+    assert find_user_code(name).compute_hash() != before
     assert find_user_code("espnet") is find_user_code("smp:Unet") is None
 
 
