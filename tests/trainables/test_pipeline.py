@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from models.checkpoint import load_checkpoint, read_metadata
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import flatten_chain, make_chain
+from trainables.data import optical_flow
+from trainables.data_source import DataConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import (
     build_baselines,
@@ -19,6 +22,7 @@ from trainables.pipeline import (
 )
 from trainables.pipeline_config import DEFAULT_STAGES
 from trainables.run import main
+from trainables.stages import consistency
 from trainables.stages.learning import Learning
 from trainables.stages.sparse import add_l1_subgradient, batchnorm_scales
 
@@ -203,6 +207,23 @@ def test_frame_pairs_teach_and_consistency_is_measured(tiny_config, context, sto
     still = make_chain((*config.chain, "consistency"), distiller="none")
     with pytest.raises(ValueError, match=r"consistency needs consecutive frames in synthetic"):
         run_pipeline(tiny_config, still, store, context)
+
+
+def test_motion_is_estimated_between_the_frames_that_can_be_read(tmp_path, monkeypatch):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            image = Image.new("L", (16, 16), number if folder == "images" else number % 2)
+            image.save(tmp_path / folder / f"drive_{number}.png")
+    (tmp_path / "images" / "drive_0.png").write_bytes(b"cut off")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "val.txt").write_text("\n".join(f"drive_{number}" for number in range(4)))
+    data = DataConfig(name="folder", root=tmp_path)
+    frames = data.open_cached("val", tmp_path / "cache")
+    monkeypatch.setattr(optical_flow, "_import_opencv", lambda: None)
+    monkeypatch.setattr(optical_flow, "estimate_motion", lambda *images: images)
+    first, second = consistency._find_motion(data, frames)(0, 1)
+    assert (first.max(), second.max()) == (1, 2)
 
 
 def test_a_distiller_on_features_asks_the_teacher_at_every_step(tiny_config):

@@ -15,7 +15,7 @@ from trainables.artifacts.store import Artifact
 from trainables.context import Progress, StageContext, within_threads
 from trainables.data import SegmentationDataset, normalization_of, normalize
 from trainables.data.frame_pairs import find_frame_pairs
-from trainables.data.optical_flow import find_motion
+from trainables.data.optical_flow import MotionFunction, find_motion
 from trainables.data_source import DataConfig
 from trainables.learning.training import autocast, place
 from trainables.metrics import TemporalConsistency
@@ -84,7 +84,7 @@ def measure_consistency(checkpoint: Path, data: DataConfig, context: StageContex
     device = torch.device(context.device)
     images = data.open_cached("val", context.cache_dir)
     pairs = check_frames(data, images)
-    motion = find_motion(data.open("val"))
+    motion = _find_motion(data, images)
     model = place(load_checkpoint(checkpoint), device).eval()
     normalization = normalization_of(model)
     meter = TemporalConsistency(images.num_classes, images.ignore_index)
@@ -125,5 +125,14 @@ def check_frames(data: DataConfig, images: SegmentationDataset) -> list[tuple[in
         raise ValueError(
             f"consistency needs consecutive frames in {data.name} (val): images named DRIVE_NUMBER"
         )
-    find_motion(data.open("val"))
+    _find_motion(data, images)
     return pairs
+
+
+def _find_motion(data: DataConfig, images: SegmentationDataset) -> MotionFunction:
+    """Return the known motion of the data set, or else estimate it from the cached images.
+
+    Only data sets that are drawn know their motion; the cache never leaves out images of these.
+    """
+    original = data.open("val")
+    return find_motion(original if hasattr(original, "motion") else images)
