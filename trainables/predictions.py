@@ -73,19 +73,20 @@ def write_predictions(
         ValueError: The run's files or the validation data cannot be read.
     """
     networks = find_networks(run_dir)
-    notes = write_pictures(run_dir, networks, data.open("val"), context, limits)
+    validation = data.open_cached("val", context.cache_dir)
+    notes = write_pictures(run_dir, networks, validation, context, limits)
     if test:
-        dataset, reason = _open_test(data)
+        dataset, reason = _open_test(data, context.cache_dir)
         found = write_test_scores(run_dir, networks, dataset, context) if dataset else [reason]
         _add_notes(run_dir / FOLDER / INDEX, found)
         notes += found
     return notes
 
 
-def _open_test(data: DataConfig) -> tuple[SegmentationDataset | None, str]:
+def _open_test(data: DataConfig, cache_dir: Path) -> tuple[SegmentationDataset | None, str]:
     """Open the test split, or return why there is none."""
     try:
-        return data.open("test"), ""
+        return data.open_cached("test", cache_dir), ""
     except DataError as error:
         return None, f"not evaluated on a test split: {error}"
 

@@ -8,6 +8,8 @@ import pytest
 
 from models.checkpoint import load_checkpoint
 from trainables import predictions
+from trainables.data.dataset import UnreadableFileError
+from trainables.data.synthetic import Synthetic
 from trainables.data_source import DataConfig
 from trainables.learning.evaluation import evaluate
 from trainables.predicting.held_out_scores import write_test_scores
@@ -54,12 +56,24 @@ def test_both_are_written_and_notes_kept(run_dir, context):
     assert [("trial-1" in note) for note in notes] == [True, True]
 
 
+def test_one_unreadable_image_is_left_out(run_dir, context, monkeypatch):
+    def read(dataset, index):
+        if index == 0:
+            raise UnreadableFileError("cut off")
+        return whole(dataset, index)
+
+    whole = Synthetic.__getitem__
+    monkeypatch.setattr(Synthetic, "__getitem__", read)
+    assert write_predictions(run_dir, DATA, context) == []
+    assert len(pd.read_csv(run_dir / "test.csv")) == 4
+
+
 def test_no_test_split_is_said(run_dir, context, tmp_path):
     root = tmp_path / "folder"
     shutil.copytree(run_dir / "stages", root / "images")  # no list of a split "test"
     (root / "masks").mkdir()
     (root / "classes.txt").write_text("a\nb\n")
-    dataset, reason = predictions._open_test(DataConfig(name="folder", root=root))
+    dataset, reason = predictions._open_test(DataConfig(name="folder", root=root), tmp_path)
     assert dataset is None
     assert "not evaluated on a test split" in reason
 
