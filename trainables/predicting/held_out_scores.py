@@ -1,7 +1,7 @@
 """The table test.csv of a run: its baselines and its front on the test split.
 
 Columns: trial (empty for a baseline), network ("teacher", "dense" or "trial-7"), stage (folder
-below stages/), miou and iou/<class>, all in 0..1.
+below stages/), data (fingerprint of the test split), miou and iou/<class>, all in 0..1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def write_test_scores(
 ) -> list[str]:
     """Evaluate each network on the test split once, and write RUN_DIR/test.csv.
 
-    Existing rows of the file are kept, so that a resumed run evaluates only new members.
+    Existing rows of the file are kept if they are of the same images and labels, so that a resumed
+    run evaluates only new members.
 
     Args:
         run_dir: Folder of the run.
@@ -42,7 +43,7 @@ def write_test_scores(
         Notes for the user: networks that could not be opened, a split without labels.
     """
     path = run_dir / FILE
-    known = _read_known(path)
+    known = _read_known(path, dataset.fingerprint)
     notes: list[str] = []
     rows: list[dict[str, object]] = []
     for network in networks:
@@ -65,10 +66,11 @@ def write_test_scores(
                 "trial": "" if network.trial is None else network.trial,
                 "network": network.name,
                 "stage": network.stage,
+                "data": dataset.fingerprint,
             }
         )
         table = pd.DataFrame(rows)
-        first = ["trial", "network", "stage", "miou"]
+        first = ["trial", "network", "stage", "data", "miou"]
         table = table[[*first, *(name for name in table.columns if name not in first)]]
         text = io.StringIO()
         table.to_csv(text, index=False, lineterminator="\n")
@@ -76,11 +78,15 @@ def write_test_scores(
     return notes
 
 
-def _read_known(path: Path) -> dict[str, dict[str, object]]:
+def _read_known(path: Path, fingerprint: str) -> dict[str, dict[str, object]]:
+    """Return the rows of a test split by stage; files of older versions do not name the split."""
     if not path.is_file():
         return {}
-    table = pd.read_csv(path, dtype={"trial": str, "network": str, "stage": str})
-    rows = table.to_dict(orient="records")
+    texts = dict.fromkeys(("trial", "network", "stage", "data"), str)
+    table = pd.read_csv(path, dtype=texts)
+    if "data" not in table:
+        return {}
+    rows = table[table["data"] == fingerprint].to_dict(orient="records")
     return {
         str(row["stage"]): {str(name): value for name, value in row.items() if not pd.isna(value)}
         for row in rows
