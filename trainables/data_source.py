@@ -142,6 +142,15 @@ class DataConfig:
             _opened[key] = known = opened
         return known
 
+    def find_value_range(self) -> tuple[float, float] | None:
+        """Return the values that become 0 and 255 in deep training images; None: all have 8 bits.
+
+        Raises:
+            DataError: As for `open`.
+        """
+        found: tuple[float, float] | None = getattr(self.open("train"), "value_range", None)
+        return found
+
     def open_cached(self, split: str, cache_dir: Path) -> CachedDataset:
         """Open a split that is decoded and checked once per node.
 

@@ -127,6 +127,7 @@ def _deploy(
         classes=tuple(dataset.classes),
         colors=[name_colour(colour) for colour in dataset.colours],
         normalization=normalization,
+        value_range=config.data.find_value_range(),
         latency_ms=results.get("latency_ms") if is_measured else None,
         made={"stage": stage_folder.name, **results},
     )

@@ -27,6 +27,8 @@ class BundleContent:
         classes: Names of the classes, in the order of the network's outputs.
         colors: "#rrggbb" of each class; None: generated colours.
         normalization: Normalisation that the file applies to uint8 images.
+        value_range: Values that become 0 and 255 in images of more than 8 bits; None: the network
+            was trained on images of 8 bits.
         miou: mIoU of the files in their engine on the validation split, in 0..1; None: not
             evaluated.
         latency_ms: Latency of the file in that engine; None: not measured.
@@ -37,6 +39,7 @@ class BundleContent:
     classes: Sequence[str]
     colors: Sequence[str] | None = None
     normalization: Normalization
+    value_range: tuple[float, float] | None = None
     miou: float | None = None
     latency_ms: float | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +80,7 @@ def describe_bundle(
             "shape": list(input_shape),
             "dtype": "uint8",
             "channels": "RGB",
+            "range": content.value_range,
         },
         "normalization": {**asdict(content.normalization), "where": "inside the file"},
         "output": {"name": "logits", "shape": [number, len(content.classes), height, width]},

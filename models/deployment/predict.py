@@ -7,10 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 HERE = Path(__file__).parent
 Run = Callable[[Any], Any]
+
+
+def read_image(path: str, value_range: list[float] | None) -> Image.Image:
+    """Turn an image upright and scale more than 8 bits by the range of the training images."""
+    image = Image.open(path)
+    is_deep_grey, is_deep = image.mode[0] in "IF", ";16" in str(image.tile)
+    image = ImageOps.exif_transpose(image)
+    if is_deep_grey and value_range is not None:
+        low, high = value_range
+        levels = (np.asarray(image, np.float32) - low) * (255 / (high - low))
+        image = Image.fromarray(np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+    elif is_deep_grey or is_deep:
+        sys.exit(
+            f"{path} has more than 8 bits: scale {value_range or 'its values'} to 0..255 first"
+        )
+    return image.convert("RGB")
 
 
 def load_onnxruntime(file: Path, shape: list[int]) -> Run:
@@ -49,7 +65,7 @@ if __name__ == "__main__":
     model = json.loads((HERE / "model.json").read_text())
     load = {"onnxruntime": load_onnxruntime, "openvino": load_openvino, "tensorrt": load_tensorrt}
     run = load[model["engine"]["name"]](HERE / model["file"], model["output"]["shape"])
-    image = Image.open(sys.argv[1]).convert("RGB")
+    image = read_image(sys.argv[1], model["input"].get("range"))
     height, width = model["input"]["shape"][2:]
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     logits = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from models import create_model
 from models.deployment.bundle import BundleContent, copy_bundle, draw_colors, is_bundle, read_bundle
+from models.deployment.predict import read_image
 from models.deployment.run_folder import find_network_folder
 from models.engines import ENGINES, FileEngine
 from models.export import export_bundle
@@ -53,6 +54,7 @@ def write(folder: Path, engine_name: str) -> torch.nn.Module:
     content = BundleContent(
         classes=list("abcd"), normalization=NORMALIZATION, miou=0.5, latency_ms=3.0,
         colors=["#000000", "#ff0000", "#00ff00", "#0000ff"], made={"trial": 4},
+        value_range=(0, 4095),
     )  # fmt: skip
     export_bundle(model, folder, content, image_size=(64, 96), engine=engine)
     return model
@@ -82,7 +84,7 @@ def test_predict_runs_where_pytorch_is_not(engine_name: str, tmp_path: Path):
 
 def test_the_script_is_short_and_the_guard_works(tmp_path: Path):
     write(tmp_path, "onnxruntime")
-    assert len((tmp_path / "predict.py").read_text().splitlines()) < 60
+    assert len((tmp_path / "predict.py").read_text().splitlines()) < 80
     (tmp_path / "bad.py").write_text("import torch")
     command = [sys.executable, "-c", RUN_BLOCKED, BLOCKED, str(tmp_path / "bad.py")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -97,6 +99,22 @@ def test_a_photo_of_another_size_gets_a_mask_of_its_size(tmp_path: Path):
     assert Image.open(tmp_path / "out.png").size == (130, 70)
 
 
+def test_a_turned_photo_is_read_upright(tmp_path: Path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (130, 70)).save(tmp_path / "in.jpg", exif=exif)
+    assert read_image(str(tmp_path / "in.jpg"), None).size == (70, 130)
+
+
+def test_a_deep_image_is_scaled_by_the_range_of_the_training(tmp_path: Path):
+    path = str(tmp_path / "in.png")
+    Image.fromarray(np.array([[100, 200], [300, 999]], np.uint16)).save(path)
+    pixels = np.asarray(read_image(path, [100, 300]))
+    assert pixels[..., 0].tolist() == [[0, 128], [255, 255]]
+    with pytest.raises(SystemExit, match="has more than 8 bits: scale its values to 0"):
+        read_image(path, None)
+
+
 def test_a_bundle_says_what_it_is(tmp_path: Path):
     write(tmp_path / "first", "onnxruntime")
     copy_bundle(tmp_path / "first", tmp_path / "second", {"miou": 0.7})
@@ -108,6 +126,7 @@ def test_a_bundle_says_what_it_is(tmp_path: Path):
     assert (found["miou"], found["latency_ms"], found["made"]) == (0.7, 3.0, {"trial": 4})
     assert found["engine"]["name"] == "onnxruntime"
     assert found["input"]["shape"] == [1, 3, 64, 96]
+    assert found["input"]["range"] == [0, 4095]
     assert found["output"]["shape"] == [1, 4, 64, 96]
     assert found["classes"][1] == {"name": "b", "colour": [255, 0, 0]}
     assert found["normalization"]["mean"] == [0.5, 0.4, 0.3]

@@ -135,6 +135,7 @@ class DeployedFile(Computation):
             classes=tuple(dataset.classes),
             colors=[name_colour(colour) for colour in dataset.colours],
             normalization=writer.normalization,
+            value_range=self.config.data.find_value_range(),
             miou=matrix.miou,
             latency_ms=latency["median_ms"],
             made={

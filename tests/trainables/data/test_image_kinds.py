@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from tests.trainables.data.test_mask_files import deep_png
 from trainables.data import DataError, cache_dataset
 from trainables.data.value_range import choose_range, to_uint8
+from trainables.data_source import DataConfig
 
 RAMP = np.linspace(40, 199, 12 * 16).reshape(12, 16)
 
@@ -113,6 +114,7 @@ def test_one_range_holds_for_all_images_of_all_splits(tree):
         tree.save(f"images/img{index}.png", (RAMP * scale).astype(np.uint16))
     assert tree.open().value_range == tree.open("val").value_range == (400, 19900)
     assert tree.open()[0].image.max() < tree.open("val")[1].image.max() == 255
+    assert DataConfig(name="folder", root=tree.root).find_value_range() == (400, 19900)
     before = tree.open().fingerprint
     assert tree.open(image_range=(0, 65535)).fingerprint != before
     assert tree.open(image_range=(0, 65535))[0].image.max() == round(1990 * 255 / 65535)
