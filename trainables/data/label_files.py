@@ -20,6 +20,8 @@ from trainables.data.image_decoding import (
 
 LABEL_MODES = ("L", "P", "1", *DEEP_MODES)
 COLOUR_MODES = ("RGB", "RGBA", "LA", "PA")
+_LOSSY_FORMATS = ("JPEG", "MPO")
+_LOSSLESS_WEBP = b"VP8L"  # name of the part of the file that holds the image
 _MAX_NAMED = 5
 
 
@@ -48,9 +50,15 @@ def decode_mask(content: bytes, path: Path, *, by_colour: bool, upright: bool = 
 
     Raises:
         UnreadableFileError: The bytes are truncated or not an image.
-        DataError: The mask contains colours that are not declared, or numbers that are not labels.
+        DataError: The format is lossy, or the mask contains colours that are not declared, or
+            numbers that are not labels.
     """
     image = open_whole(content, path)
+    if image.format in _LOSSY_FORMATS or (image.format == "WEBP" and _LOSSLESS_WEBP not in content):
+        raise DataError(
+            f"{path}: is a {image.format} mask; lossy formats change the values of masks: make it "
+            "again from the original labels and save it as PNG"
+        )
     mode, turn = image.mode, turn_of(image) if upright else 1
     if mode not in LABEL_MODES + COLOUR_MODES:
         raise DataError(

@@ -14,8 +14,6 @@ from trainables.data.image_decoding import UInt8Array
 from trainables.data.label_files import Mask, name_colours
 from trainables.data.palette import Colour
 
-_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
-
 
 class LabelTable:
     """Maps the values of a mask to train ids; raises an error for values of no class.
@@ -83,8 +81,7 @@ class LabelTable:
             raise DataError(
                 f"{path}: holds colour {name_colours(mask.values[wrong])} of no class; declared "
                 "colours "
-                f"are {declared}; {remedy}; name classes to ignore by "
-                f"--pipeline.data.ignore{_lossy_hint(path)}"
+                f"are {declared}; {remedy}; name classes to ignore by --pipeline.data.ignore"
             )
         return train_ids.astype(np.uint8)
 
@@ -95,7 +92,7 @@ class LabelTable:
         return (
             f"{path}: holds label {found}{more} outside the {self._num_classes} classes; "
             f"allowed are {_spell_labels(self._train_ids)}"
-            f"{_lossy_hint(path) or self._hint_at(values.tolist())}"
+            f"{self._hint_at(values.tolist())}"
         )
 
     def _hint_at(self, wrong: list[int]) -> str:
@@ -113,12 +110,6 @@ class LabelTable:
             "; if these greys are classes, write each after the name of its class in the "
             "file of classes, as in 'crop 128 128 128'"
         )
-
-
-def _lossy_hint(path: Path) -> str:
-    if path.suffix.lower() not in _LOSSY_SUFFIXES:
-        return ""
-    return "; lossy formats change the values of masks: save them as PNG"
 
 
 def _spell_labels(train_ids: Mapping[int, int]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -145,11 +146,17 @@ def test_colours_without_a_class_are_named_with_the_remedy(tree):
         open_mask(tree, palette(COLOURS), "a 0 0 0\nb 0 255 0\nc 255 0 0\n")[0]
 
 
-def test_lossy_masks_say_so(tree):
-    rng = np.random.default_rng(0)
-    noisy = Image.fromarray(rng.integers(0, 2, (2, 4), dtype=np.uint8) * 200)
-    with pytest.raises(DataError, match="save them as PNG"):
-        open_mask(tree, noisy, "a\nb\n", "m.jpg")[0]
+@pytest.mark.parametrize("name", ["m.jpg", "m.webp"])
+def test_lossy_masks_are_refused_even_if_their_values_are_labels(tree, name):
+    with pytest.raises(DataError, match=r"is a (JPEG|WEBP) mask; .* save it as PNG"):
+        open_mask(tree, Image.new("L", (4, 2)), "a\nb\n", name)[0]
+
+
+def test_lossless_webp_holds_labels(tree):
+    encoded = io.BytesIO()
+    Image.fromarray(EQUAL).save(encoded, "WEBP", lossless=True)
+    target = open_mask(tree, encoded.getvalue(), "a\nb\nc\n", "m.webp")[0].target
+    assert np.array_equal(target.numpy(), LABELS)
 
 
 def test_fractions_and_foreign_modes_are_refused(tree):
