@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -20,10 +21,13 @@ from trainables.pipeline import (
     run_pipeline,
     run_stage,
 )
-from trainables.pipeline_config import DEFAULT_STAGES
+from trainables.pipeline_config import DEFAULT_STAGES, LatencyConfig
 from trainables.run import main
 from trainables.stages import consistency
+from trainables.stages.deployed_file import DeployedFile
+from trainables.stages.given import GivenStage
 from trainables.stages.learning import Learning
+from trainables.stages.pruned import PrunedSettings, PrunedStage
 from trainables.stages.sparse import add_l1_subgradient, batchnorm_scales
 
 NETWORKS = ("dense", "sparse", "pruned", "distilled")
@@ -338,6 +342,27 @@ def test_the_data_are_checked_whole(tiny_config, tmp_path):
     summary = check_data(tiny_config, tmp_path)
     assert summary.num_classes == len(summary.classes) == 19
     assert summary.resolution == (64, 96)
+
+
+def test_what_is_not_trained_here_has_the_augmentation_in_its_key_where_it_counts(tiny_config):
+    def describe(settings, scale_range, *, is_trained):
+        augmentation = replace(tiny_config.data.augmentation, scale_range=scale_range)
+        config = replace(tiny_config, data=replace(tiny_config.data, augmentation=augmentation))
+        network = dense_of(config)
+        if not is_trained:
+            network = GivenStage(config.student, config.data)
+        pruned = PrunedStage(network, settings, config.data)
+        file = DeployedFile(
+            network, replace(config, latency=LatencyConfig()), "cpu", method="qat", reference=None
+        )
+        return pruned.content(), file.content()
+
+    for importance, is_trained in itertools.product(("taylor", "bn_scale"), (False, True)):
+        settings = PrunedSettings(importance=importance)
+        pruned, file = describe(settings, (0.5, 2.0), is_trained=is_trained)
+        other_pruned, other_file = describe(settings, (1.0, 1.0), is_trained=is_trained)
+        assert (pruned == other_pruned) == (is_trained or importance == "bn_scale")
+        assert (file == other_file) == is_trained
 
 
 FLAGS = [

@@ -41,7 +41,7 @@ from trainables.stages.computation import Computation
 from trainables.stages.distilled import DistilledStage
 from trainables.stages.reference import ReferenceStage
 from trainables.stages.rounded_training import train_with_rounding
-from trainables.stages.stage import NetworkStage, iterate_origins
+from trainables.stages.stage import NetworkStage, has_training, iterate_origins
 from trainables.stages.teaching import Teaching
 from trainables.stages.timing import describe_measurement, measure_alone
 
@@ -76,6 +76,7 @@ class DeployedFile(Computation):
         method: str | None,
         reference: ReferenceStage | None,
     ) -> None:
+        self.network = network
         self.parents: dict[str, Computation] = {"network": network}
         if reference is not None:
             self.parents["reference"] = reference
@@ -105,6 +106,8 @@ class DeployedFile(Computation):
             }
         if self.method == "qat":
             content["training"] = asdict(self.config.distil)
+            if not has_training(self.network):
+                content["augmentation"] = asdict(data.augmentation)
         return content
 
     @within_threads

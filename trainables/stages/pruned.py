@@ -25,7 +25,7 @@ from trainables.ranges import FloatRange, setting
 from trainables.stages.computation import Computation
 from trainables.stages.learning import evaluate_and_save
 from trainables.stages.scan import SensitivityScan, read_scan
-from trainables.stages.stage import NetworkStage, StageInputs, iterate_origins
+from trainables.stages.stage import NetworkStage, StageInputs, has_training, iterate_origins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +169,8 @@ class PrunedStage(NetworkStage):
         }
         if self.settings.importance == "taylor":
             content["train"] = self.data.open("train").fingerprint
+            if not has_training(self):
+                content["augmentation"] = asdict(self.data.augmentation)
         return content
 
     @within_threads

@@ -215,6 +215,11 @@ class NetworkStage(Computation, Stage):
         return self.origin.sketch()
 
 
+def has_training(stage: NetworkStage) -> bool:
+    """Whether a network was trained here; its key then contains the augmentation."""
+    return any(origin.trains for origin in iterate_origins(stage))
+
+
 def iterate_origins(stage: NetworkStage) -> Iterator[NetworkStage]:
     """Yield a stage, the stage that it continues from, and so on to the root."""
     origin: NetworkStage | None = stage
