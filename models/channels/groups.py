@@ -48,7 +48,8 @@ class ChannelGroup:
     removed completely.
 
     Attributes:
-        name: Name of the first layer whose output channels are in the group.
+        name: Name of the first layer whose output channels are in the group; names of all such
+            layers where groups share the first one.
         units: The members of each unit.
         scores: Importance of each unit; higher is more important.
         is_comparable: Whether the scores can be compared with those of other groups.
@@ -116,6 +117,7 @@ def find_groups(
     names = list(trace.outputs)
     scores = _score_layers(model, importance, measured)
     groups = []
+    shared_roots = Counter(standing[0][0] for standing in alike)
     fixed = dict(describe_fixed(trace))
     for standing, units in sorted(alike.items(), key=lambda item: item[0]):
         root = names[standing[0][0]]
@@ -126,7 +128,7 @@ def find_groups(
         values, is_comparable = _score_units(units, scores, importance)
         groups.append(
             ChannelGroup(
-                name=root,
+                name=root if shared_roots[standing[0][0]] == 1 else _join_names(standing, names),
                 units=tuple(units),
                 scores=values,
                 is_comparable=is_comparable,
@@ -203,6 +205,11 @@ def _collect_classes(trace: ChannelTrace) -> dict[int, tuple[Member, ...]]:
             for number, channel in enumerate(channels.tolist()):
                 classes[trace.partition.find(int(channel))].append(Member(name, is_output, number))
     return {root: tuple(members) for root, members in classes.items()}
+
+
+def _join_names(standing: Sequence[tuple[int, int]], names: Sequence[str]) -> str:
+    """Name a group by all its layers, and by how many channels of each a unit has if not one."""
+    return ", ".join(names[n] + (f" x {count}" if count > 1 else "") for n, count in standing)
 
 
 def _is_part_of_another(name: str, called: Mapping[str, Tensor]) -> bool:

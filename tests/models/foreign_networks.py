@@ -347,6 +347,19 @@ class CopiedByNobody(Plain):
         self.head.scale, self.head.weight = scale, weight * scale
 
 
+class SharedFirstLayer(nn.Module):
+    """Two groups of channels begin at the same layer: 48 with `a`, 16 with `b`."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv, self.a, self.b = block(3, 64), block(3, 48), block(3, 16)
+        self.head = nn.Conv2d(64, num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv(images)
+        return self.head(x + torch.cat((self.a(images), self.b(images)), dim=1))
+
+
 def with_classes(classes: int, depth: int = 1) -> nn.Module:
     return Plain(classes, depth)
 
@@ -370,6 +383,6 @@ PRUNABLE = {
     SqueezedAndExcited: False, Standardised: True, GroupNormed: True, Resized: False,
     TiedToImage: False, Auxiliary: False, AsMapping: False, AsObject: False, AsTuple: False,
     MultiplesOf32: False, ShuffledByLibrary: False, Gated: False, Transposed: False,
-    WeightNormed: True,
+    WeightNormed: True, SharedFirstLayer: False,
 }  # fmt: skip
 """Whether some layers have to be left whole."""

@@ -345,6 +345,15 @@ def test_networks_of_libraries_are_pruned_saved_and_loaded(
         assert torch.equal(loaded(images), model.eval()(images))
 
 
+def test_groups_that_begin_at_the_same_layer_keep_their_own_shares():
+    model = make("SharedFirstLayer")
+    original = copy.deepcopy(model)
+    for ratio in (0.25, 0.5):
+        prune(model, IMAGE, ratio, original=original)
+    network = model.get_submodule("network")
+    assert [part[0].out_channels for part in (network.conv, network.a, network.b)] == [32, 24, 8]
+
+
 @pytest.mark.parametrize("name", ["Auxiliary", "MultiplesOf32", "Shuffled"])
 def test_a_pruned_network_is_exported(name: str, tmp_path: Path):
     model = make(name)
