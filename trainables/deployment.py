@@ -21,6 +21,7 @@ from models.engines import (
     EngineError,
     EngineSettings,
     FileEngine,
+    resolve_device,
     resolve_engine,
 )
 from models.engines.onnxruntime import OnnxRuntime
@@ -163,7 +164,7 @@ def choose_engine(config: LatencyConfig, device: str) -> tuple[FileEngine, Engin
     """
     engine = ENGINES[resolve_engine(config.engine, device, config.host)]
     settings = EngineSettings(
-        device=device,
+        device=resolve_device(config.engine, device, config.host),
         dtype=config.dtype,
         num_threads=config.num_threads,
         fold_batchnorm=config.fold_batchnorm,

@@ -28,7 +28,7 @@ else:  # so that the command line lists them
 
 __all__ = [
     "ENGINES", "Engine", "EngineError", "EngineName", "EngineSettings", "FileEngine", "Session",
-    "get_engine", "resolve_engine",
+    "get_engine", "resolve_device", "resolve_engine",
 ]  # fmt: skip
 
 
@@ -53,6 +53,21 @@ def resolve_engine(name: str, device: str, host: str | None = None) -> str:
     if name not in ENGINES:
         raise ValueError(f"engine must be auto or one of {', '.join(ENGINES)}; got {name!r}")
     return name
+
+
+def resolve_device(name: str, device: str, host: str | None = None) -> str:
+    """Return the device that an engine measures on: on another machine its CPU, but for tensorrt.
+
+    Args:
+        name: A key of `ENGINES`, or "auto".
+        device: Name of the torch device of this machine's trainings.
+        host: Another machine that runs the network; None: this one.
+
+    Raises:
+        ValueError: There is no such engine.
+    """
+    is_here = host is None or resolve_engine(name, device, host) == TensorRt.name
+    return device if is_here else "cpu"
 
 
 def get_engine(name: str, device: str) -> Engine:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from models.engines import resolve_engine
+from models.engines import resolve_device, resolve_engine
 from models.files.atomic_file import write_atomically
 from models.hardware import describe_hardware
 from search.config import StudyConfig
@@ -121,7 +121,7 @@ def write_metadata(
         config: Configuration of the study.
         dataset: Summary of the study's data set.
         baselines: Uncompressed networks measured so far.
-        device: Torch device on which latency was measured.
+        device: Torch device of the trainings, on which latency was measured unless on a host.
         created_at: Time when the run was created, ISO 8601.
         hardware: Hardware of the machine on which latency was measured; default: this machine.
         time: Time and money spent so far, see `ResultsWriter.write_time`.
@@ -148,7 +148,7 @@ def write_metadata(
             # Every setting is written, because a report refuses to compare runs that differ in one.
             **asdict(latency),
             "engine": resolve_engine(latency.engine, device, latency.host),
-            "device": device,
+            "device": resolve_device(latency.engine, device, latency.host),
             "resolution": latency.resolution or dataset.resolution,
         },
         "baselines": [baseline.to_entry() for baseline in baselines],

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from search.config import StudyConfig
@@ -75,6 +75,10 @@ def test_metadata_describes_the_run(config: StudyConfig, tmp_path: Path) -> None
     assert content["dataset"]["classes"] == ["road", "car"]
     assert content["versions"]["torch"]
     assert reference_point(config, BASELINES)["miou"] == 0
+    host = replace(config.pipeline.latency, host="pi@raspberry")
+    config = replace(config, pipeline=replace(config.pipeline, latency=host))
+    write_metadata(path, config, dataset, BASELINES, device="cuda", created_at="then", hardware={})
+    assert json.loads(path.read_text())["latency"]["device"] == "cpu"
 
 
 def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
+from torch import nn
 
 from models import create_model, latency
 from models.checkpoint import save_checkpoint
+from models.engines import EngineSettings
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import find_structure, make_chain
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import StageResult, build_stages, run_baseline, run_stage
 from trainables.pipeline_config import LatencyConfig
+from trainables.stages import timing
 from trainables.stages.latency import ArchitectureLatency
 from trainables.stages.reference import ReferenceStage
 
@@ -79,8 +82,8 @@ def test_a_study_states_its_latencies_at_one_speed(tiny_config, context, store, 
 
 
 def test_the_clock_alone_is_used_on_demand(tiny_config, context, store, machine):
-    timing = replace(tiny_config.latency, compensate_drift=False)
-    config = replace(tiny_config, latency=timing)
+    latency = replace(tiny_config.latency, compensate_drift=False)
+    config = replace(tiny_config, latency=latency)
     dense = run_baseline("dense", config, store, context)
     assert dense.latency_ms == dense.latency_raw_ms
     assert dense.reference_ms is None
@@ -148,6 +151,27 @@ def test_the_code_of_a_users_network_is_part_of_what_is_measured(tmp_path, conte
     assert before != describe()
     save_checkpoint(checkpoint, create_model("fast_scnn", 5))
     assert "code" not in describe()
+
+
+@pytest.mark.parametrize("engine", ["auto", "openvino", "tensorrt"])
+def test_another_host_measures_on_its_own_device(context, monkeypatch, engine):
+    found = {}
+
+    def measure(model, shape, device, *_, **__):
+        found["measured"] = device
+        return EngineSettings(device=device)  # any dataclass
+
+    def describe_host(host, name, items):
+        found["described"] = dict(items)["device"]
+        return {"engine": name, "hardware": {}}
+
+    monkeypatch.setattr(timing, "describe_host", describe_host)
+    monkeypatch.setattr(timing, "measure_latency", measure)
+    config = LatencyConfig(engine=engine, host="pi@raspberry")
+    timing.describe_measurement(config, "cuda")
+    timing.measure_alone(nn.Identity(), (64, 96), config, "cuda", context)
+    expected = "cuda" if engine == "tensorrt" else "cpu"
+    assert found == {"described": expected, "measured": expected}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from models.engines import ENGINES, Engine, EngineSettings, FileEngine, resolve_engine
+from models.engines import (
+    ENGINES,
+    Engine,
+    EngineSettings,
+    FileEngine,
+    resolve_device,
+    resolve_engine,
+)
 from models.hardware import describe_hardware
 from models.latency import Reference, measure_latency
 from models.timing.host import describe_host
@@ -49,7 +56,7 @@ def write_network(
         model: The network.
         resolution: Height and width of the images.
         config: Settings of the measurement.
-        device: Device of the measurement.
+        device: Torch device here; see `models.engines.resolve_device`.
         path: Path of the file.
 
     Returns:
@@ -64,7 +71,7 @@ def write_network(
 
 def _choose(config: LatencyConfig, device: str) -> tuple[Engine, EngineSettings]:
     settings = EngineSettings(
-        device=device,
+        device=resolve_device(config.engine, device, config.host),
         dtype=config.dtype,
         num_threads=config.num_threads,
         fold_batchnorm=config.fold_batchnorm,
@@ -86,7 +93,7 @@ def measure_alone(
         model: The network to measure, or its file.
         resolution: Height and width of the images.
         config: Settings of the measurement.
-        device: Device of the measurement.
+        device: Torch device here; see `models.engines.resolve_device`.
         context: Context with the device's lock.
         reference: Reference network.
 
@@ -101,7 +108,7 @@ def measure_alone(
         latency = measure_latency(
             model,
             (3, *resolution),
-            device,
+            resolve_device(config.engine, device, config.host),
             config.dtype,
             config.batch_size,
             config.num_threads,
