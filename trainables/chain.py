@@ -171,6 +171,24 @@ def resolve_names(stages: Sequence[str], given: Mapping[str, Any]) -> dict[str, 
     return full
 
 
+def override_settings(
+    stages: Sequence[str], defaults: ChainSettings, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Replace default settings by given ones, and drop defaults that are then not used.
+
+    Args:
+        stages: Names of the stages.
+        defaults: Values by full name.
+        given: Values by short or full name; a short name replaces every default that it stands for.
+
+    Raises:
+        ValueError: As for `resolve_names`.
+    """
+    kept = {name: v for name, v in defaults.items() if name.rpartition(".")[2] not in given}
+    full = resolve_names(stages, {**kept, **given})
+    return {name: v for name, v in full.items() if name in given or _is_used(name, full)}
+
+
 def find_settings(stages: Sequence[str], short: str) -> list[str]:
     """Return the full names of the settings that a short name may stand for."""
     return [name for name in declare_all(stages) if name.rpartition(".")[2] == short]

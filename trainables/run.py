@@ -25,7 +25,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from trainables.artifacts.store import ArtifactStore
-from trainables.chain import build_chain, resolve_names
+from trainables.chain import build_chain, override_settings
 from trainables.context import Progress, StageContext, detect_device
 from trainables.pipeline import build_baselines, build_stages, check_data
 from trainables.pipeline_config import PipelineConfig
@@ -107,8 +107,9 @@ def _build_stage(config: PipelineConfig, arguments: Arguments) -> Stage:
     if arguments.stage not in config.chain:
         chain = next(part for part in parts if part[-1].stage == arguments.stage)
     else:
-        given = {**arguments.defaults, **parse_settings(arguments.settings)}
-        chain = build_chain(config.chain, resolve_names(config.chain, given))
+        given = parse_settings(arguments.settings)
+        chosen = override_settings(config.chain, arguments.defaults, given)
+        chain = build_chain(config.chain, chosen)
         chain = chain[: config.chain.index(arguments.stage) + 1]
     return build_stages(config, chain)[-1]
 

@@ -9,7 +9,13 @@ from PIL import Image
 
 from models.checkpoint import load_checkpoint, read_metadata
 from trainables.artifacts.store import ArtifactStore
-from trainables.chain import flatten_chain, make_chain
+from trainables.chain import (
+    build_chain,
+    flatten_chain,
+    make_chain,
+    make_settings,
+    override_settings,
+)
 from trainables.data import optical_flow
 from trainables.data_source import DataConfig
 from trainables.network_config import NetworkConfig
@@ -397,3 +403,22 @@ def test_the_command_runs_one_stage_without_ray(tmp_path, capsys):
 def test_the_command_names_bad_input(tmp_path, capsys, flags, message):
     assert main(["dense", *FLAGS, "--store", str(tmp_path / "s"), *flags]) == 2
     assert message in capsys.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ({"pruning_ratio": "0.6"}, {"pruned.pruning_ratio": 0.6}),
+        ({"pruned.pruning_ratio": "0.6"}, {"pruned.pruning_ratio": 0.6}),
+        ({"beta": "4"}, {"distilled.dkd.beta": 4.0}),
+        ({"distiller": "cwd"}, {"distilled.distiller": "cwd"}),
+    ],
+)
+def test_given_settings_replace_those_of_a_run(given, changes):
+    defaults = make_settings(pruning_ratio=0.3, distiller="dkd", beta=2.0, lr=1e-3)
+    chosen = flatten_chain(
+        build_chain(DEFAULT_STAGES, override_settings(DEFAULT_STAGES, defaults, given))
+    )
+    assert {name: chosen[name] for name in changes} == changes
+    kept = {name: v for name, v in defaults.items() if name not in changes and ".dkd." not in name}
+    assert {name: chosen[name] for name in kept} == kept
