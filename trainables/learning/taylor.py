@@ -38,10 +38,10 @@ def score_by_taylor(
     BatchNorms use their running statistics, as in deployment; nothing is updated.
 
     Source: Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019,
-        https://arxiv.org/abs/1906.10771, equations 7 and 8 (group contribution, with the gate
-        after BatchNorm where there is one: a convolution before it has the sum 0).
+        https://arxiv.org/abs/1906.10771, equations 7 and 8 (group contribution).
     Differs: squares are taken per batch, not per image; we take the root, so that scores are losses
-        and can be averaged over layers.
+        and can be averaged over layers. A convolution counts beside the BatchNorm after it; without
+        it the networks were no better (`docs/trial_designs.md`).
 
     Args:
         model: Network, which is moved to `context.device` and keeps its mode; its gradients are
