@@ -15,9 +15,9 @@ Run = Callable[[Any], Any]
 
 def read_image(path: str, value_range: list[float] | None) -> Image.Image:
     """Turn an image upright and scale more than 8 bits by the range of the training images."""
-    image = Image.open(path)
-    is_deep_grey, is_deep = image.mode[0] in "IF", ";16" in str(image.tile)
-    image = ImageOps.exif_transpose(image)
+    opened = Image.open(path)
+    is_deep_grey, is_deep = opened.mode[0] in "IF", ";16" in str(opened.tile)
+    image = ImageOps.exif_transpose(opened)
     if is_deep_grey and value_range is not None:
         low, high = value_range
         levels = (np.asarray(image, np.float32) - low) * (255 / (high - low))

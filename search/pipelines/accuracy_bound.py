@@ -99,14 +99,16 @@ class FinishedNetworks:
 
         Args:
             network: Metrics of the pruned network, including num_params and macs, both positive.
-            ceiling: mIoU in 0..1 that is returned while fewer than nine networks have finished.
+            ceiling: mIoU in 0..1 that is returned while fewer than nine networks have finished and
+                none of them exceeds it.
 
         Returns:
             Upper bound on mIoU, in 0..1.
         """
         count = len(self)
         if count < MIN_FINISHED:
-            return ceiling
+            exceeds = (self._rows[:count, len(SIZES)] > ceiling).any()
+            return 1.0 if exceeds else ceiling
         rank = min(count, math.ceil((1 - MISCOVERAGE) * (count + 1)))
         asked_sizes = [math.log(network[name]) for name in SIZES]
         sizes = np.vstack([self._rows[:count, : len(SIZES)], asked_sizes])
