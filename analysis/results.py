@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,11 @@ class Results:
 
     @cached_property
     def baselines(self) -> tuple[Baseline, ...]:
-        """Baselines of the first run that has any (combined runs have the same)."""
-        return next((run.baselines for run in self.runs if run.baselines), ())
+        """Baselines of all runs; one that several runs have in common is taken from the first."""
+        found: dict[tuple[str, str], Baseline] = {}
+        for baseline in chain.from_iterable(run.baselines for run in self.runs):
+            found.setdefault((baseline.name, baseline.stage), baseline)
+        return tuple(found.values())
 
     def find_student(self, trial: Trial) -> Baseline | None:
         """Return the uncompressed network that a trial was made from; None if it is not known."""

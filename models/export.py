@@ -352,8 +352,8 @@ def run(arguments: Arguments) -> str:
 def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) -> str:
     """Write a trial's network in the form of `RUN_DIR/deploy`, without evaluating the file.
 
-    If the study has deployed the network already, the new files keep its colours, and also its mIoU
-    if they have the same engine and input.
+    If the study has deployed the network already, the new files keep its colours and the range of
+    its images, and also its mIoU if they have the same engine and image size.
     """
     made = {"trial": trial.number, "stage": trial.folder.name, "run": trial.results}
     if is_bundle(trial.folder):
@@ -368,13 +368,14 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         device=measured["device"], dtype=measured["dtype"], num_threads=measured["num_threads"]
     )
     is_measured = isinstance(engine, FileEngine)
+    earlier = read_bundle(folder) if is_bundle(folder) else {}
     content = BundleContent(
         classes=metadata["classes"],
         normalization=model.normalization,
+        value_range=earlier["input"].get("range") if earlier else None,
         latency_ms=trial.results.get("latency_ms") if is_measured else None,
         made=made,
     )
-    earlier = read_bundle(folder) if is_bundle(folder) else {}
     export = export_bundle(
         model,
         folder,
@@ -387,7 +388,8 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     )
     if earlier:
         written = read_bundle(folder)
-        is_same = all(written[name] == earlier[name] for name in ("engine", "input"))
+        before = {"range": None, **earlier["input"]}  # files of older versions have no range
+        is_same = (written["engine"], written["input"]) == (earlier["engine"], before)
         kept = ("classes", "miou") if is_same else ("classes",)
         update_bundle(folder, {name: earlier[name] for name in kept})
     return export.describe("uint8 RGB", "logits")

@@ -99,7 +99,7 @@ class StudyConfig:
         space: Search space of the pipelines.
         pipeline: Settings that all pipelines share: data, networks, trainings, latency.
         first_points: Pipelines to try first, each as "stage.setting" -> value. Those of a recipe
-            that lie outside the space are left out.
+            that lie outside the space are left out; if all do, the first is moved into it.
         warm_start: Folders of earlier runs whose finished pipelines the sampler knows from the
             start. They must have the same data, networks and trainings, and have measured every
             objective.

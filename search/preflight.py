@@ -88,11 +88,12 @@ def check_store(store: str | None, *, is_remote: bool) -> None:
         raise ValueError(f"store must be a writable folder; {store}: {error.strerror}") from None
 
 
-def check_study(config: StudyConfig) -> DatasetSummary:
+def check_study(config: StudyConfig, device: str | None = None) -> DatasetSummary:
     """Read every image once and build every network; weights are loaded only where they are given.
 
     Args:
         config: Study to check; its paths are settled.
+        device: Torch device of its trainings. Default: that of this machine.
 
     Raises:
         ValueError: A file or setting cannot be used; the message names it.
@@ -109,17 +110,21 @@ def check_study(config: StudyConfig) -> DatasetSummary:
                 network.without_weights().build(summary.num_classes)
         except (ValueError, KeyError) as error:
             raise ValueError(f"pipeline.{role}: {error}") from None
-    check_choices(config)
+    check_choices(config, device)
     return summary
 
 
-def check_choices(config: StudyConfig) -> None:
+def check_choices(config: StudyConfig, device: str | None = None) -> None:
     """Check that every stage can work with the study's data and engine, whatever is chosen.
+
+    Args:
+        config: Study to check.
+        device: Torch device of its trainings. Default: that of this machine.
 
     Raises:
         ValueError: A stage cannot; the message names the reason and the remedy.
     """
-    device = "cpu" if config.gpus_per_trial == 0 else detect_device()
+    device = device or ("cpu" if config.gpus_per_trial == 0 else detect_device())
     for chooser in list_choosers(config.pipeline.chain):
         stage, _, setting = chooser.partition(".")
         for value in config.space.get_choices(chooser):

@@ -43,7 +43,13 @@ from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.front import find_front
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
-from search.preflight import check_store, check_study, fetch_data, settle_paths
+from search.preflight import (
+    check_choices,
+    check_store,
+    check_study,
+    fetch_data,
+    settle_paths,
+)
 from search.run_files.answer import (
     add_findings,
     collect_findings,
@@ -178,15 +184,21 @@ def check_alone(arguments: Arguments, console: Console) -> int:
     Returns:
         Exit status: 0 if the study can be run, otherwise 2.
     """
-    config = fetch_data(arguments.study) if arguments.download else arguments.study
-    if arguments.points is not None:
-        read_first_points(arguments.points, config)
-    config = settle_paths(config)
+    config = settle_paths(find_inputs(arguments))
     read_known(config)
     output = Path("." if is_uri(arguments.output_dir) else arguments.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     is_ready = check(config, console, output / f"{config.recipe}-check.png")
     return EXIT_OK if is_ready else EXIT_BAD_INPUT
+
+
+def find_inputs(arguments: Arguments) -> StudyConfig:
+    """Download the data if asked to, and read the points to try first."""
+    config = fetch_data(arguments.study) if arguments.download else arguments.study
+    if arguments.points is None:
+        return config
+    points = read_first_points(arguments.points, config)
+    return replace(config, first_points=points, begin_with_sweeps=False)
 
 
 def print_error(text: object) -> None:
@@ -216,15 +228,12 @@ def prepare(
             config = replace(config, price_per_hour=arguments.new_price_per_hour)
     else:
         storage = connect(output_dir) if is_uri(output_dir) else None
-        config = fetch_data(arguments.study) if arguments.download else arguments.study
-        if arguments.points is not None:
-            points = read_first_points(arguments.points, config)
-            config = replace(config, first_points=points, begin_with_sweeps=False)
-        config = settle_paths(config)
+        config = settle_paths(find_inputs(arguments))
         check_store(config.store, is_remote=storage is not None)
         read_known(config)  # raises here if an earlier run is not comparable
     with console.status(f"reading the data set {config.pipeline.data.name}"):
-        dataset = check_study(config)
+        # The device of a cluster is not known yet; `tune_pipelines` checks it.
+        dataset = check_study(config, "cpu" if arguments.address else None)
     for text in dataset.warnings:
         console.print(f"[yellow]look at:[/] {escape(text)}", highlight=False, soft_wrap=True)
     if storage is not None:
@@ -316,6 +325,7 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
                 summon_worker(run.config)
                 check_cluster(run.config, run.folder, run.storage)
         resources = allot(run.config, *count_devices(), can_grow=bool(address))
+        check_choices(run.config, resources.device)
         hardware = describe_worker() if address and resources.device != "cpu" else None
         if run.config.warm_start and not run.study.records:
             here = hardware or describe_hardware(resources.device)

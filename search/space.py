@@ -310,13 +310,20 @@ def find_nearest(values: Space, wanted: Any) -> Any:
     """Return the value of a range that is nearest to a wanted one.
 
     Args:
-        values: Range or choices. Of choices, the first one replaces a value that is not among them.
+        values: Range or choices. If the choices are no numbers, the first one replaces a value that
+            is not among them.
         wanted: Wanted value; it is returned if it lies inside.
     """
+    inside: tuple[Any, ...]
     if isinstance(values, FloatRange):
         inside = values.values() or (min(max(wanted, values.low), values.high),)
-        return min(inside, key=lambda value: abs(value - wanted))
-    return wanted if wanted in values else values[0]
+    else:
+        inside = values
+    if wanted in inside:
+        return wanted
+    if not all(isinstance(value, int | float) for value in (wanted, *inside)):
+        return inside[0]
+    return min(inside, key=lambda value: abs(value - wanted))
 
 
 def _replace_deep(node: Any, tree: Mapping[str, Any]) -> Any:

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 
 from models.files.atomic_file import write_atomically
 from trainables.context import StageContext, detect_device
-from trainables.data.dataset import DataError, SegmentationDataset
+from trainables.data.cache import CachedDataset
+from trainables.data.dataset import DataError
 from trainables.data_source import DataConfig
 from trainables.predicting.held_out_scores import write_test_scores
 from trainables.predicting.pictures import FOLDER, INDEX, PictureLimits, write_pictures
@@ -76,19 +77,21 @@ def write_predictions(
     validation = data.open_cached("val", context.cache_dir)
     notes = write_pictures(run_dir, networks, validation, context, limits)
     if test:
-        dataset, reason = _open_test(data, context.cache_dir)
-        found = write_test_scores(run_dir, networks, dataset, context) if dataset else [reason]
+        dataset, found = _open_test(data, context.cache_dir)
+        if dataset is not None:
+            found = [*found, *write_test_scores(run_dir, networks, dataset, context)]
         _add_notes(run_dir / FOLDER / INDEX, found)
         notes += found
     return notes
 
 
-def _open_test(data: DataConfig, cache_dir: Path) -> tuple[SegmentationDataset | None, str]:
-    """Open the test split, or return why there is none."""
+def _open_test(data: DataConfig, cache_dir: Path) -> tuple[CachedDataset | None, list[str]]:
+    """Open the test split, and return what is doubtful about it or why there is none."""
     try:
-        return data.open_cached("test", cache_dir), ""
-    except DataError as error:
-        return None, f"not evaluated on a test split: {error}"
+        dataset = data.open_cached("test", cache_dir)
+    except (DataError, OSError) as error:  # such as a disk without room for its cache
+        return None, [f"not evaluated on a test split: {error}"]
+    return dataset, [f"test split: {text}" for text in dataset.warnings]
 
 
 def _add_notes(index: Path, notes: Sequence[str]) -> None:
@@ -106,21 +109,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level="INFO", format="%(message)s")
     arguments = tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__)
-    context = StageContext(
-        cache_dir=Path.home() / ".cache" / "segfront",
-        device=arguments.device,
-        num_threads=arguments.num_threads,
-        device_lock=DeviceLock(arguments.device),
-    )
     try:
-        notes = write_predictions(
-            arguments.run_dir,
-            _read_data(arguments.run_dir),
-            context,
-            test=arguments.test,
-            limits=arguments.pictures,
+        data, cache_dir = _read_config(arguments.run_dir)
+        context = StageContext(
+            cache_dir=cache_dir,
+            device=arguments.device,
+            num_threads=arguments.num_threads,
+            device_lock=DeviceLock(arguments.device),
         )
-    except ValueError as error:
+        notes = write_predictions(
+            arguments.run_dir, data, context, test=arguments.test, limits=arguments.pictures
+        )
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for note in notes:
@@ -129,13 +129,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _read_data(run_dir: Path) -> DataConfig:
+def _read_config(run_dir: Path) -> tuple[DataConfig, Path]:
+    """Read a run's data set and the folder of its decoded images."""
     path = run_dir / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))["pipeline"]["data"]
+        config = json.loads(path.read_text(encoding="utf-8"))
+        data, cache_dir = config["pipeline"]["data"], Path(config["cache_dir"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} must be the configuration of a run: {error!r}") from error
-    return TypeAdapter(DataConfig).validate_python(data)
+    return TypeAdapter(DataConfig).validate_python(data), cache_dir
 
 
 if __name__ == "__main__":

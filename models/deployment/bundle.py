@@ -27,8 +27,8 @@ class BundleContent:
         classes: Names of the classes, in the order of the network's outputs.
         colors: "#rrggbb" of each class; None: generated colours.
         normalization: Normalisation that the file applies to uint8 images.
-        value_range: Values that become 0 and 255 in images of more than 8 bits; None: the network
-            was trained on images of 8 bits.
+        value_range: Values that become 0 and 255 in images of more than 8 bits; None: not known,
+            or the network was trained on images of 8 bits.
         miou: mIoU of the files in their engine on the validation split, in 0..1; None: not
             evaluated.
         latency_ms: Latency of the file in that engine; None: not measured.

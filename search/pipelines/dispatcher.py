@@ -390,11 +390,12 @@ class Dispatcher:
         """
         before = self.study.records[number].continues
         chain = self.study.continue_earlier(number, self._tree.has_failed)
-        if chain == failed:
+        if chain is None or chain == failed:
             return False
         origin = self.study.records[number].continues
         if origin != before:
             start = "the uncompressed network" if origin is None else f"trial {origin}"
-            self._on_change(f"trial {number} continues from {start}: trial {before} has failed")
+            reason = f"the network of trial {before} cannot be made"
+            self._on_change(f"trial {number} continues from {start}, because {reason}")
         self._add(number, chain)
         return True

@@ -24,10 +24,11 @@ class Rungs:
         config = study.config
         self._shares = config.rungs
         known = _list_known(config.pipeline.chain)
+        names = [name for name in config.objectives if name in known] or ["miou"]
         self._halving: SuccessiveHalving[int] = SuccessiveHalving(
             max(1, len(config.rungs)),
             reduction_factor=config.reduction_factor,
-            directions={n: OBJECTIVES[n].direction for n in config.objectives if n in known},
+            directions={name: OBJECTIVES[name].direction for name in names},
         )
         self.paused: dict[int, float] = {}
         for record in study.records.values():

@@ -269,10 +269,14 @@ class PipelineStudy:
             trial.set_user_attr(CONTINUES, continues)
         if continues is None:
             return {**space.suggest(loop.head, suggest), **own}, None
-        instead = trial.user_attrs.get(CONTINUES_INSTEAD, continues)
-        return self._inherit(continues) | own, self._skip_failed(trial, instead)
+        origin = trial.user_attrs.get(CONTINUES_INSTEAD, continues)
+        while origin is not None and self.records[origin].state == "failed":
+            origin = self.records[origin].continues
+        if origin != continues:
+            trial.set_user_attr(CONTINUES_INSTEAD, origin)
+        return self._inherit(continues) | own, origin
 
-    def continue_earlier(self, number: int, has_failed: Callable[[Chain], bool]) -> Chain:
+    def continue_earlier(self, number: int, has_failed: Callable[[Chain], bool]) -> Chain | None:
         """Let a pipeline continue from an earlier network if the one before it cannot be made.
 
         It keeps its settings. Without the failed links, a chain goes on from the link before them,
@@ -285,28 +289,20 @@ class PipelineStudy:
 
         Returns:
             All steps of the pipeline, which have changed if it, or the one that it continues,
-            continues from another network than before.
+            continues from another network than before; None if it cannot be made from any.
         """
         trial, record = self._get_running(number)
-        origin = self._skip_failed(trial, record.continues, has_failed)
-        self.records[number] = replace(record, continues=origin)
-        return self.get_chain(number)
-
-    def _skip_failed(
-        self,
-        trial: Trial,
-        origin: int | None,
-        has_failed: Callable[[Chain], bool] = lambda chain: False,
-    ) -> int | None:
-        """Return a trial, or the next one before it that has not failed, and write it down."""
-        found = origin
-        while found is not None and (
-            self.records[found].state == "failed" or has_failed(self.get_chain(found))
-        ):
-            found = self.records[found].continues
-        if found != origin:
-            trial.set_user_attr(CONTINUES_INSTEAD, found)
-        return found
+        origin = record.continues
+        while origin is not None and has_failed(self.get_chain(origin)):
+            origin = self.records[origin].continues
+        moved = replace(record, continues=origin)
+        chain = self._build_chain(moved)
+        if has_failed(chain):
+            return None
+        if origin != record.continues:
+            trial.set_user_attr(CONTINUES_INSTEAD, origin)
+            self.records[number] = moved
+        return chain
 
     def _read_settings(self, number: int) -> Mapping[str, Any]:
         """What a pipeline chooses and inherits; nothing for one of an earlier run."""
@@ -324,7 +320,9 @@ class PipelineStudy:
         Args:
             number: Number of a trial that was handed out.
         """
-        record = self.records[number]
+        return self._build_chain(self.records[number])
+
+    def _build_chain(self, record: TrialRecord) -> Chain:
         if record.continues is None or self._loop is None:
             return build_chain(self._stages, record.settings)
         own = declare_all(self._loop.stages)

@@ -119,7 +119,7 @@ def write_pictures_and_scores(
     """Write pictures/ and test.csv; return notes for the reader, and an error if it failed."""
     try:
         return write_predictions(folder, study.config.pipeline.data, context, test=test)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return [f"pictures and test scores could not be written: {error}"]
 
 

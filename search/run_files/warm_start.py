@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from models.engines import resolve_device
 from search.config import CONFIG_FILE, StudyConfig, load_config
 from search.pipelines.records import KnownPipeline
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
@@ -62,6 +63,8 @@ def check_latency(config: StudyConfig, device: str, hardware: Mapping[str, Any])
     """
     if "latency_ms" not in config.objectives:
         return
+    latency = config.pipeline.latency
+    device = resolve_device(latency.engine, device, latency.host)
     name = "cpu" if device == "cpu" else "gpu"
     for run_dir in config.warm_start:
         path = run_dir / METADATA_FILE
@@ -73,6 +76,8 @@ def check_latency(config: StudyConfig, device: str, hardware: Mapping[str, Any])
                 f"warm_start: {path} does not state the run's hardware: {error!r}"
             ) from None
         here = device, hardware.get(name)
+        if latency.host is not None:  # the latencies are those of the host, whatever trains
+            there, here = (there[0], None), (here[0], None)
         if there != here:
             raise ValueError(
                 f"warm_start: the latencies of {run_dir} are not comparable: measured on "

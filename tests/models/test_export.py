@@ -293,10 +293,12 @@ def test_a_trial_exported_again_keeps_what_the_study_evaluated(
     assert main(command) == 0
     folder = run_dir / "deploy" / "4"
     classes = [{"name": name, "colour": [1, 2, 3]} for name in "abcde"]
-    update_bundle(folder, {"classes": classes, "miou": 0.5})
+    deep = {**read_bundle(folder)["input"], "range": [400, 19900]}
+    update_bundle(folder, {"classes": classes, "miou": 0.5, "input": deep})
     assert main([*command, *flags]) == 0
     found = read_bundle(folder)
     assert (found["classes"], found["miou"]) == (classes, miou)
+    assert found["input"]["range"] == [400, 19900]
 
 
 @pytest.mark.parametrize(

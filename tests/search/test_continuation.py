@@ -13,6 +13,7 @@ from search.config import StudyConfig
 from search.pipelines.continuation import Origins, find_loop, plan_sweeps
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.places import Places
+from search.pipelines.rungs import Rungs
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS
 from search.space import make_space, set_ranges
@@ -182,6 +183,24 @@ def test_a_chain_goes_on_without_the_links_that_failed(
     assert PipelineStudy(config, tmp_path).records == records
 
 
+def test_a_chain_ends_with_a_stage_that_all_its_links_need(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    study = PipelineStudy(replace(continuing, num_pipelines=3), tmp_path)
+    notes: list[str] = []
+    dispatcher = Dispatcher(study, Places(count=8), on_change=notes.append)
+    while not dispatcher.is_over:
+        for task in list(iter(dispatcher.take, None)):
+            if task.stage == "sparse":
+                dispatcher.fail(task, "diverged")
+            else:
+                metrics = {"miou": 0.7, "num_params": 5.0, "macs": 9.0, "latency_ms": 5.0}
+                dispatcher.finish(task, StageResult(metrics=metrics, network=task.label))
+    ends = [(record.state, record.continues) for record in study.records.values()]
+    assert ends == [("failed", None), ("failed", 0), ("failed", 1)]
+    assert notes == []
+
+
 def test_a_network_that_was_stopped_can_fail_for_those_that_continue_it(
     continuing: StudyConfig, tmp_path: Path
 ) -> None:
@@ -208,6 +227,21 @@ def test_every_student_is_pruned_along_the_ratios(continuing: StudyConfig, tmp_p
     for record in study.records.values():
         if record.continues is not None:
             assert record.settings["dense.student"] == chosen[record.continues]
+
+
+def test_a_rung_compares_accuracy_if_no_objective_is_known_there(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    late = replace(
+        continuing.pipeline, chain=("dense", "sparse", "pruned", "distilled", "quantised")
+    )
+    study = PipelineStudy(
+        replace(continuing, pipeline=late, objectives=("latency_ms", "consistency"), rungs=(0.5,)),
+        tmp_path,
+    )
+    rungs = Rungs(study)
+    rungs.pause(0, 0.5, {"miou@0.5": 0.3})
+    assert rungs.paused == {0: 0.5}
 
 
 def test_it_can_be_turned_off(continuing: StudyConfig, tmp_path: Path) -> None:

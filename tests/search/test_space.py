@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from ray import cloudpickle
 
-from search.space import SearchSpace, make_space
+from search.space import SearchSpace, find_nearest, make_space
 from trainables.chain import build_chain, flatten_chain, make_settings
 from trainables.pipeline_config import DEFAULT_STAGES
-from trainables.ranges import FloatRange
+from trainables.ranges import FloatRange, Space
 from trainables.stages import STAGES
 
 
@@ -81,6 +81,23 @@ def test_points_outside_are_recognised() -> None:
     assert not find_outside(space)
     for outside in ({"pruning_ratio": 0.55}, {"lr": 1.0}, {"sparsity_lambda": 2e-4}):
         assert find_outside(space, **outside)
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted", "nearest"),
+    [
+        (FloatRange(low=0.2, high=0.4, step=0.1), 0.33, 0.3),
+        (FloatRange(low=0.2, high=0.4), 0.9, 0.4),
+        ((1e-6, 3e-5), 1e-5, 1e-6),
+        ((1e-6, 9e-6), 1e-5, 9e-6),
+        (("kd", "dkd"), "none", "kd"),
+        ((1, 8), 8, 8),
+    ],
+)
+def test_a_value_outside_has_a_nearest_one_inside(
+    values: Space, wanted: float | str, nearest: float | str
+) -> None:
+    assert find_nearest(values, wanted) == nearest
 
 
 def test_several_distillers_go_together_in_the_default_space() -> None:

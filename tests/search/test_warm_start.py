@@ -201,6 +201,10 @@ def test_latencies_of_another_machine_do_not_compare(warm: StudyConfig) -> None:
         check_latency(warm, "cpu", {"cpu": "newer"})
     with pytest.raises(ValueError, match=r"on cuda \(H200\) here"):
         check_latency(warm, "cuda", {"gpu": "H200"})
+    # A host's latency does not depend on the machine of the trainings.
+    latency = replace(warm.pipeline.latency, host="pi@raspberry", engine="onnxruntime")
+    on_host = replace(warm, pipeline=replace(warm.pipeline, latency=latency))
+    check_latency(on_host, "cuda", {"gpu": "H200"})
     (warm.warm_start[0] / "metadata.json").unlink()
     with pytest.raises(ValueError, match=r"metadata\.json does not state the run.s hardware"):
         check_latency(warm, "cpu", HARDWARE)

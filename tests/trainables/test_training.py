@@ -113,7 +113,6 @@ def test_a_damaged_state_is_named(stream, context, tmp_path):
         )  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # 1 core
 def test_a_state_holds_weights_that_have_two_names(tmp_path):
     def build_tied():
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
@@ -128,6 +127,7 @@ def test_a_state_holds_weights_that_have_two_names(tmp_path):
     assert torch.equal(resumed[0].weight, model[0].weight)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # 1 core
 def test_workers_do_not_change_the_result(stream, context: StageContext, tmp_path):
     config = TrainConfig(num_steps=2, batch_size=2)
     weights = []

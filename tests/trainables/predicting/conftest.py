@@ -51,5 +51,6 @@ def run_dir(tmp_path):
     (folder / "metadata.json").write_text(json.dumps(metadata))
     (folder / "trials.csv").write_text(HEADER + ROWS)
     data = {"name": "synthetic", "size": [64, 96], "num_samples": 24}
-    (folder / "config.json").write_text(json.dumps({"pipeline": {"data": data}}))
+    config = {"pipeline": {"data": data}, "cache_dir": str(tmp_path / "cache")}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder

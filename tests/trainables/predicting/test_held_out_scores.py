@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -71,7 +72,9 @@ def test_one_unreadable_image_is_left_out(run_dir, context, monkeypatch):
 
     whole = Synthetic.__getitem__
     monkeypatch.setattr(Synthetic, "__getitem__", read)
-    assert write_predictions(run_dir, DATA, context) == []
+    (note,) = write_predictions(run_dir, DATA, context)
+    assert "test split: " in note
+    assert "cut off" in note
     assert len(pd.read_csv(run_dir / "test.csv")) == 4
 
 
@@ -80,9 +83,22 @@ def test_no_test_split_is_said(run_dir, context, tmp_path):
     shutil.copytree(run_dir / "stages", root / "images")  # no list of a split "test"
     (root / "masks").mkdir()
     (root / "classes.txt").write_text("a\nb\n")
-    dataset, reason = predictions._open_test(DataConfig(name="folder", root=root), tmp_path)
+    dataset, notes = predictions._open_test(DataConfig(name="folder", root=root), tmp_path)
     assert dataset is None
-    assert "not evaluated on a test split" in reason
+    assert "not evaluated on a test split" in notes[0]
+
+
+def test_pictures_are_kept_if_the_test_split_does_not_fit_the_disk(run_dir, context, monkeypatch):
+    def open_cached(data, split, cache_dir):
+        if split == "test":
+            raise OSError(errno.ENOSPC, "no space left for the cache")
+        return whole(data, split, cache_dir)
+
+    whole = DataConfig.open_cached
+    monkeypatch.setattr(DataConfig, "open_cached", open_cached)
+    (note,) = write_predictions(run_dir, DATA, context)
+    assert "not evaluated on a test split: [Errno 28] no space left for the cache" in note
+    assert (run_dir / "pictures/index.json").is_file()
 
 
 def test_command(run_dir, capsys):
