@@ -113,6 +113,7 @@ def test_complete_trial_without_a_value_is_left_out_with_a_note(make):
 def test_runs_of_equal_objectives_are_combined(make):
     make.metadata["objectives"][1]["reference"] = 200.0
     make.metadata["hardware"] = {"cpu": "another"}
+    make.metadata["baselines"][1]["stage"] = "dense-of-b"
     first = load_run(make.run(name="a"))
     second = load_run(make.run(make.rows(8, seed=1), make.metadata, name="b"))
     results = combine_runs([first, second])
@@ -120,6 +121,7 @@ def test_runs_of_equal_objectives_are_combined(make):
     assert results.objectives[1].reference == 200.0
     assert results.label(results.trials[0]) == "a/0"
     assert any("different hardware" in note for note in results.notes)
+    assert [baseline.name for baseline in results.baselines] == ["teacher", "dense", "dense"]
 
 
 @pytest.mark.parametrize(
