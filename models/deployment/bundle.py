@@ -107,6 +107,13 @@ def is_bundle(folder: Path) -> bool:
     return (folder / DESCRIPTION_FILE).is_file()
 
 
+def is_complete_bundle(folder: Path) -> bool:
+    """Whether a folder is a deployment bundle with all of its files."""
+    return is_bundle(folder) and all(
+        (folder / name).is_file() for name in read_bundle(folder)["files"]
+    )
+
+
 def update_bundle(folder: Path, changes: Mapping[str, Any]) -> None:
     """Replace entries of a bundle's model.json."""
     description = read_bundle(folder) | dict(changes)

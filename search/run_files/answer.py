@@ -9,8 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.deployment.bundle import is_complete_bundle
 from models.deployment.run_folder import find_network_folder
+from models.engines import EngineError
+from models.engines.onnx_graph import ExportError
 from models.files.atomic_file import write_atomically
+from models.timing.host import HostError
 from search.pipelines.front import find_front
 from search.pipelines.records import TrialRecord
 from search.pipelines.study import PipelineStudy
@@ -33,12 +37,13 @@ def deploy_front(
     folder: Path,
     context: StageContext,
     fetch: Callable[[Sequence[str]], None] | None = None,
-) -> dict[int, str]:
+) -> tuple[dict[int, str], list[str]]:
     """Write `deploy/<trial>/` for each member of the front, after running it in its engine.
 
     A network is kept out of the front if its file does not compute what the network computes in
-    PyTorch. Another network may then enter the front, and is deployed too. Existing folders are not
-    written again.
+    PyTorch, or cannot be written or run. Another network may then enter the front, and is deployed
+    too. Complete folders are not written again. A fault of the machine keeps no network out: the
+    next session tries again.
 
     Args:
         study: Study that is over.
@@ -48,12 +53,13 @@ def deploy_front(
             if the run is in a local folder.
 
     Returns:
-        Reasons why networks are kept out, by trial number; also written to
-        `deploy/kept_out.json`.
+        Reasons why networks are kept out, by trial number (also written to
+        `deploy/kept_out.json`), and a sentence for each network that could not be deployed now.
     """
     place = folder / DEPLOY_FOLDER
     kept_out = read_kept_out(folder)
     tried: set[int] = set()
+    notes: list[str] = []
     objectives = study.config.objectives
     while left := [
         record
@@ -64,9 +70,14 @@ def deploy_front(
             fetch([name for record in left for name in record.artefacts])
         for record in left:
             tried.add(record.number)
-            if (place / str(record.number)).is_dir():
+            if is_complete_bundle(place / str(record.number)):
                 continue
-            reason = _deploy(study, record, folder, context)
+            try:
+                reason = _deploy(study, record, folder, context)
+            except (ValueError, RuntimeError, OSError) as error:
+                text = " ".join(str(error).split())
+                notes.append(f"trial {record.number} is not deployed; --resume tries again: {text}")
+                continue
             if reason:
                 kept_out[record.number] = reason
                 logger.warning("trial %d is kept out of the front: %s", record.number, reason)
@@ -79,7 +90,7 @@ def deploy_front(
                 shutil.rmtree(path)
         content = {str(number): reason for number, reason in kept_out.items()}
         write_atomically(place / KEPT_OUT_FILE, json.dumps(content, indent=1) + "\n")
-    return kept_out
+    return kept_out, notes
 
 
 def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: StageContext) -> str:
@@ -100,7 +111,9 @@ def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: St
             context,
             results=results,
         )
-    except (ValueError, RuntimeError) as error:  # the engine cannot run the network
+    except HostError:
+        raise  # the connection may come back
+    except (ExportError, EngineError) as error:
         return f"it cannot be exported: {' '.join(str(error).split())}"
     return "" if deployed.passes else deployed.explain()
 

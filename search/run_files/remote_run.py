@@ -151,16 +151,21 @@ class RemoteRun:
             for name in self.remote.list()
             if name.partition("/")[0] != STAGES_FOLDER and name != LEASE_FILE
         ]
-        journal = self.folder / JOURNAL_FILE
-        is_newer = False
-        if JOURNAL_FILE in there and journal.exists():
-            content = self.remote.read(JOURNAL_FILE)
-            whole = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
-            is_newer = journal.read_bytes().startswith(whole)
+        is_newer = _is_newer(self.folder, self.remote)
         for name in there:
             local = self.folder / name
             if not (is_newer and local.exists()):
                 self.remote.fetch(name, local)
+
+
+def _is_newer(copy: Path, remote: RemoteFolder) -> bool:
+    """Whether the journal of a copy extends, or equals, the one in storage."""
+    journal = copy / JOURNAL_FILE
+    if not (journal.exists() and remote.exists(JOURNAL_FILE)):
+        return False
+    content = remote.read(JOURNAL_FILE)
+    whole = content[: content.rfind(b"\n") + 1]  # the last line may be incomplete
+    return journal.read_bytes().startswith(whole)
 
 
 def connect(uri: str) -> RemoteFolder:
@@ -198,7 +203,7 @@ def create_remote_run(remote: RemoteFolder, config: StudyConfig) -> RemoteRun:
 
 
 def find_remote_run(uri: str) -> RemoteRun:
-    """Find an existing run in storage, and fetch only its config.json to the copy.
+    """Find an existing run in storage, and fetch only its config.json, unless the copy is newer.
 
     Raises:
         ValueError: The storage cannot be used, or there is no run.
@@ -215,7 +220,8 @@ def find_remote_run(uri: str) -> RemoteRun:
         config = load_config(path)
         copy = _copies_dir(remote.parent, config) / remote.name
         copy.mkdir(parents=True, exist_ok=True)
-        write_atomically(copy / CONFIG_FILE, path.read_bytes())
+        if not ((copy / CONFIG_FILE).exists() and _is_newer(copy, remote)):
+            write_atomically(copy / CONFIG_FILE, path.read_bytes())
     return RemoteRun(remote, copy, config.store)
 
 

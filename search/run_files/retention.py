@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from search.pipelines.front import find_front
@@ -16,18 +16,20 @@ def keep_front(
     run_dir: Path,
     remote: RemoteStages | None,
     kept_out: Mapping[int, str],
+    roots: Collection[str],
 ) -> None:
     """Delete the stages that belong to no pipeline of the front, and all unfinished stages.
 
-    Stages that members of the front share with other pipelines are kept. So are stages that no
-    pipeline names: teacher, retrainings, latencies of the baselines. All numbers of the study are
-    kept, and a deleted network can be computed again from its settings.
+    Stages that members of the front share with other pipelines are kept. So are the uncompressed
+    networks, and stages that no pipeline names: retrainings, latencies of the baselines. All
+    numbers of the study are kept, and a deleted network can be computed again from its settings.
 
     Args:
         study: Study that is over, with its retrainings: stages that wait at a rung are deleted.
         run_dir: Folder of the run, or the driver's copy of it.
         remote: Stages in storage; None if the run is in a local folder.
         kept_out: Reasons why networks are kept out of the front, by trial number.
+        roots: Stages of the uncompressed networks.
 
     Raises:
         StorageError: The storage does not delete a stage.
@@ -47,7 +49,7 @@ def keep_front(
     for record in study.records.values():
         names[record.number in front].update(record.stages.values())
     stages_dir = run_dir / STAGES_FOLDER
-    for name in names[False] - names[True]:
+    for name in names[False] - names[True] - set(roots):
         if remote is not None:
             remote.remove(name)
         shutil.rmtree(stages_dir / name, ignore_errors=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config import StudyConfig
+from search.config import StudyConfig, load_config, save_config
 from search.pipelines.front import find_front
 from search.pipelines.records import TrialRecord
 from search.run import main
@@ -133,7 +133,11 @@ def test_longer_journal_counts(run: RemoteRun, here: str, there: str, after: str
         (run.folder / "trials.csv").write_text("there")
     (run.folder / "study.journal").write_text(here)
     (run.folder / "trials.csv").write_text("here")
+    config = load_config(run.folder / "config.json")
+    save_config(replace(config, price_per_hour=3.0), run.folder / "config.json")
     again = find_remote_run(run.remote.uri)
+    price = load_config(again.folder / "config.json").price_per_hour
+    assert price == (3.0 if here == after else None)
     with again.held():
         assert (again.folder / "study.journal").read_text() == after
         assert (again.folder / "trials.csv").read_text() == ("here" if here == after else "there")

@@ -23,10 +23,12 @@ TRIALS = [
     (0.4, 200.0, "dense-1 sparse-2 pruned-3 distilled-2"),
     (0.3, 300.0, "dense-1 sparse-3 pruned-4 distilled-3"),
     (None, 200.0, "dense-1 sparse-2 pruned-5"),
+    (0.2, 400.0, "dense-2 sparse-4 pruned-6 distilled-5"),  # of another student
 ]
 OTHERS = {"teacher-1", "latency-1", "distilled-of-a-retraining"}
-KEPT = OTHERS | {
-    "dense-1", "sparse-1", "sparse-2", "pruned-1", "pruned-2", "pruned-3",
+ROOTS = {"dense-1", "dense-2", "latency-1"}
+KEPT = OTHERS | ROOTS | {
+    "sparse-1", "sparse-2", "pruned-1", "pruned-2", "pruned-3",
     "distilled-0", "distilled-1", "distilled-2",
 }  # fmt: skip
 
@@ -68,7 +70,7 @@ def test_front_stays_and_the_rest_goes(
     )
 
     for _ in range(2):  # the second as at a later end of the run
-        keep_front(study, tmp_path / "run", stages, kept_out)
+        keep_front(study, tmp_path / "run", stages, kept_out, ROOTS)
     here = {path.name for path in store.root.iterdir() if not path.name.startswith(".")}
     assert here == kept
     if remote is not None:

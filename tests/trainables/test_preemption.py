@@ -28,7 +28,11 @@ def work():
     stream = TrainingStream(dataset, AugmentationConfig(crop_size=(64, 64)), seed=3)
     model = create_model("dual_branch", backbone="tu-resnet18", width=0.125)
     context = StageContext(
-        cache_dir=Path(sys.argv[1]), num_threads=1, checkpoint_seconds=3600, report=report
+        cache_dir=Path(sys.argv[1]),
+        num_threads=1,
+        checkpoint_seconds=3600,
+        report=report,
+        keep_state=lambda path: path.with_name("in-storage").touch(),
     )
     config = TrainConfig(num_steps=2_000, batch_size=2)
     path = Path(sys.argv[1]) / "state.safetensors"
@@ -51,3 +55,4 @@ def test_a_training_is_saved_at_the_step_that_it_has_reached(tmp_path: Path) -> 
         assert process.wait(timeout=60) == 1
     with safe_open(tmp_path / "state.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["progress"])["step"] >= reached > 0
+    assert (tmp_path / "in-storage").exists()

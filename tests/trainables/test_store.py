@@ -97,6 +97,33 @@ def test_an_artefact_whose_storage_is_away_for_a_while_is_not_damaged(
     assert "the server is away" in caplog.text
 
 
+def test_an_artefact_that_this_process_may_not_read_stays(tmp_path, monkeypatch):
+    store = ArtifactStore(tmp_path)
+    kept = store.obtain("sparse", "k", write)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr("trainables.artifacts.store.checksum", refuse)
+    with pytest.raises(PermissionError, match="not yours"):
+        store.find("sparse", "k")
+    assert kept.folder.is_dir()
+
+
+def test_an_attempt_with_a_damaged_state_is_set_aside(tmp_path):
+    def stop(folder):
+        (folder / "state").write_text("damaged")
+        raise ValueError("state")
+
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(ValueError, match="state"):
+        store.obtain("sparse", "k", stop)
+    store.discard_partial("sparse", "k")
+    (aside,) = tmp_path.glob("sparse-k.partial*/state")
+    assert ".damaged-" in aside.parent.name
+    assert store.obtain("sparse", "k", write).folder.is_dir()
+
+
 OBTAIN = """
 import sys, time
 from pathlib import Path

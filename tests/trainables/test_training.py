@@ -113,6 +113,12 @@ def test_a_damaged_state_is_named(stream, context, tmp_path):
         )  # fmt: skip
 
 
+def test_a_state_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    model = build()
+    with pytest.raises(IsADirectoryError):
+        load_training_state(tmp_path, model, torch.optim.SGD(model.parameters()))
+
+
 def test_a_state_holds_weights_that_have_two_names(tmp_path):
     def build_tied():
         model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -159,11 +158,14 @@ class ArtifactStore:
             return result
 
     def discard_partial(self, stage: str, key: str) -> None:
-        """Delete an unfinished attempt, such as one whose saved state is damaged."""
+        """Set aside an unfinished attempt whose saved state is damaged; delete it in storage."""
         name = f"{stage}-{key}"
-        shutil.rmtree(self.root / f"{name}.partial", ignore_errors=True)
-        if self._remote is not None:
-            self._remote.discard_partial(name)
+        with self._lock(name):  # another study may work in this folder
+            partial = self.root / f"{name}.partial"
+            if partial.is_dir():
+                partial.replace(_name_damaged(partial))
+            if self._remote is not None:
+                self._remote.discard_partial(name)
 
     def keep_state(self, path: Path) -> None:
         """Upload the saved state of an unfinished stage, if there is storage.
@@ -194,13 +196,17 @@ class ArtifactStore:
         return found._replace(folder=fetched.replace(self.root / name))
 
     def _read(self, folder: Path) -> Artifact | None:
-        """Read a local artefact; a damaged one is set aside, and a warning is logged."""
+        """Read a local artefact; a damaged one is set aside, and a warning is logged.
+
+        Raises:
+            OSError: It cannot be read, which does not say that it is damaged.
+        """
         if not folder.is_dir():
             return None
         try:
             record = patiently(lambda: _read_intact(folder))
-        except (OSError, ValueError, KeyError) as error:
-            damaged = folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
+            damaged = _name_damaged(folder)
             logger.warning("%s is damaged (%s): set aside as %s", folder, error, damaged.name)
             folder.replace(damaged)
             return None
@@ -226,6 +232,10 @@ def open_store(root: Path, remote: str | None) -> ArtifactStore:
 def is_plain_name(name: str) -> bool:
     """Return whether a text is the name of an entry of a folder and cannot point outside it."""
     return name not in ("", "..") and Path(name).name == name
+
+
+def _name_damaged(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
 
 
 def _read_intact(folder: Path) -> dict[str, Any]:

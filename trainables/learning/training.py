@@ -254,8 +254,8 @@ def train(
             seconds = progress["seconds"] + now - started
             saved = {"step": done, "seconds": seconds, "losses": losses}
             save_training_state(state_path, model, optimizer, saved, average, beside)
-            note_saved()
             context.keep_state(state_path)
+            note_saved()
             last_saved = time.monotonic()
         if losses and losses[-1][0] == done:  # after saving, because Ray does not wait at the end
             context.report(Progress(name, done, config.num_steps, loss=value))

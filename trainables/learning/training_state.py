@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import nn
 
 from models.files.atomic_file import write_atomically
+from models.files.storage import patiently
 from trainables.learning.weight_average import WeightAverage
 
 
@@ -79,24 +79,29 @@ def load_training_state(
 
     Raises:
         TrainingStateError: The file is damaged or does not fit the model.
+        OSError: The file cannot be read, which does not say that it is damaged.
     """
+    content = patiently(path.read_bytes)
     weights: dict[str, dict[str, torch.Tensor]] = {"model": {}, "average": {}, "beside": {}}
     moments: dict[int, dict[str, torch.Tensor]] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                kind, _, rest = key.partition("/")
-                if kind in weights:
-                    weights[kind][rest] = file.get_tensor(key)
-                else:
-                    index, _, name = rest.partition("/")
-                    moments.setdefault(int(index), {})[name] = file.get_tensor(key)
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        progress: dict[str, Any] = json.loads(header["__metadata__"]["progress"])
+        for key, value in tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind in weights:
+                weights[kind][rest] = value
+            else:
+                index, _, name = rest.partition("/")
+                moments.setdefault(int(index), {})[name] = value
         model.load_state_dict(weights["model"])
         if average is not None:
             average.restore(weights["average"])
         if beside is not None:
             beside.load_state_dict(weights["beside"])
+    except MemoryError:
+        raise
     except Exception as error:  # safetensors raises several kinds of errors
         raise TrainingStateError(f"cannot resume from {path}: {error}") from error
     groups = optimizer.state_dict()["param_groups"]

@@ -38,7 +38,7 @@ def must_save() -> bool:
 
 
 def note_saved() -> None:
-    """Say that the state is on disk. If the process is ending, this never returns."""
+    """Say that the state is saved, in storage too. If the process is ending, this never returns."""
     if _is_ending.is_set():
         _nothing_to_save.set()
         while True:  # a thread that continues inside PyTorch would crash the ending interpreter
