@@ -128,7 +128,7 @@ def test_the_command_names_the_full_disk_and_ends_with_3(
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "trials.csv"))
 
     monkeypatch.setattr("search.run.search", fail)
-    monkeypatch.setattr("search.run.check_study", lambda config: SimpleNamespace(warnings=()))
+    monkeypatch.setattr("search.run.check_study", lambda *given: SimpleNamespace(warnings=()))
     assert main(["--resume", str(tmp_path)]) == 3
     error = capsys.readouterr().err
     assert f"the disk is full: No space left on device at {tmp_path / 'trials.csv'}" in error

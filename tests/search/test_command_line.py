@@ -172,7 +172,7 @@ def test_a_run_folder_has_one_driver(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_second_driver_of_a_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.run.check_study", lambda config: SimpleNamespace(warnings=()))
+    monkeypatch.setattr("search.run.check_study", lambda *given: SimpleNamespace(warnings=()))
     folder = create_run_folder(tmp_path, quickstart())
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(folder / LOCK_FILE)],
@@ -213,7 +213,7 @@ def test_resume_takes_confirm(
     save_config(config, tmp_path / "config.json")
     seen: list[StudyConfig] = []
     monkeypatch.setattr("search.run.search", lambda run: seen.append(run.config) or 0)
-    monkeypatch.setattr("search.run.check_study", lambda config: SimpleNamespace(warnings=()))
+    monkeypatch.setattr("search.run.check_study", lambda *given: SimpleNamespace(warnings=()))
     for words, confirm in ((["--confirm", "3"], 3), ([], 3), (["--confirm=0"], 0)):
         assert run("--resume", str(tmp_path), *words) == 0
         assert seen.pop() == replace(config, confirm=confirm)

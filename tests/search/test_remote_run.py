@@ -196,7 +196,7 @@ def test_storage_that_cannot_be_used_ends_the_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(remote_run, "START_PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr("search.run.check_study", lambda config: pytest.fail("data were read"))
+    monkeypatch.setattr("search.run.check_study", lambda *given: pytest.fail("data were read"))
     arguments = ["streets"] if flag == "--output-dir" else []
     assert main([*arguments, flag, uri]) == 2
     printed = capsys.readouterr()
