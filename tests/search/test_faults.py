@@ -47,7 +47,10 @@ def test_every_pipeline_has_one_outcome_and_every_stage_one_artefact(
         "latency": 3, "distilled": 7,
     }  # fmt: skip
     assert all(name.startswith("distilled-") for name in partial)  # of those that failed
-    assert not [name for name in folders if "damaged" in name]
+    # The state that was damaged is set aside; no finished stage is.
+    (aside,) = [name for name in folders if "damaged" in name]
+    assert aside.startswith("distilled-")
+    assert ".partial.damaged-" in aside
 
 
 def test_what_cannot_succeed_fails_with_its_reason_and_the_study_goes_on(
