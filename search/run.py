@@ -474,11 +474,11 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
         run.console.print(f"{role} failed: {reason}", markup=False)
     front = find_front(run.study.records.values(), run.config.objectives, with_equals=True)
     report = None
+    roots = [name for baseline in run.results.baselines for name in baseline.artefacts]
     if front and run.remote:
         with run.console.status("fetching the networks of the front"):
-            baselines = [name for b in run.results.baselines for name in b.artefacts]
             members = [name for record in front for name in record.artefacts]
-            run.remote.fetch_networks([*baselines, *members])
+            run.remote.fetch_networks([*roots, *members])
     is_over = not run.study.num_unfinished and not run.confirmation.num_left
     for text in run.results.time.get("left_out", ()):
         run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -490,7 +490,6 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
             report = write_report(run.folder)
     if front and is_over and run.config.keep == "front":
         stages = run.remote.stages if run.remote else None
-        roots = [name for b in run.results.baselines for name in b.artefacts]
         keep_front(run.study, run.folder, stages, read_kept_out(run.folder), roots)
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
