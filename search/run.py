@@ -502,17 +502,17 @@ def write_answer(run: Run) -> None:
     context = StageContext(
         cache_dir=run.config.cache_dir, device=device, device_lock=DeviceLock(device)
     )
-    kept_out, undeployed = read_kept_out(run.folder), list[str]()
+    kept_out, notes = read_kept_out(run.folder), list[str]()
     if run.config.deploy:
         with run.console.status("writing and running the files to deploy"):
             fetch = run.remote.fetch_networks if run.remote else None
-            kept_out, undeployed = deploy_front(run.study, run.folder, context, fetch)
+            kept_out, notes = deploy_front(run.study, run.folder, context, fetch)
         run.results.write_trials()
     with run.console.status("drawing what the networks see"):
-        notes = write_pictures_and_scores(run.study, run.folder, context, test=run.config.test)
+        notes += write_pictures_and_scores(run.study, run.folder, context, test=run.config.test)
     found = collect_warnings(run.study, run.results.baselines, run.folder, kept_out)
     findings = collect_findings(run.results.baselines, run.folder)
-    add_findings(run.folder, findings, [*found, *undeployed, *notes])
+    add_findings(run.folder, findings, [*found, *notes])
     for text in [*found, *notes]:
         run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
 
