@@ -27,7 +27,7 @@ seconds, over the seconds of all stages and over training steps (those of the te
 counted). It also reports what each search had spent when it first reached the plain script's final
 hypervolume, for each seed and for the mean over the seeds. A pipeline's cost, up to the stage that
 it reached, counts from its start on, because pipelines that wait at a rung are reported only at the
-end.
+end. A link of a chain starts when the network that it continues is finished.
 
 The networks and steps are those of the streets recipe. The images have about a quarter of
 CamVid's height and width, so that a stage takes seconds. The objectives are mIoU, MACs and
@@ -41,8 +41,9 @@ Example (an hour and a half on two idle cores):
   export SEGFRONT_CAMVID=...
   python benchmarks/search_cost.py --ways ours "three times" --output search_cost.json
   python benchmarks/search_cost.py --seeds 0 --output search_cost.json
-A longer study gains more (70 minutes):
-  python benchmarks/search_cost.py --num-pipelines 60 --ways ours --output longer.json
+A longer study gains more (70 minutes); this one has the other two opponents (33 minutes):
+  python benchmarks/search_cost.py --num-pipelines 60 --ways ours \
+    --opponents "careful script" sweep --output longer.json
 """
 
 from __future__ import annotations
@@ -229,7 +230,7 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     points = []
     for row in sorted(rows, key=lambda row: float(row["elapsed_hours"])):
         if row["state"] == "complete":
-            paid = [other for other in rows if other["started_at"] <= row["finished_at"]]
+            paid = [other for other in rows if find_start(other, rows) <= row["finished_at"]]
             points.append(
                 Point(
                     wall_seconds=float(row["elapsed_hours"]) * 3600,
@@ -241,6 +242,20 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
                 )
             )
     return Curve(way, seed, points, reference)
+
+
+def find_start(row: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> str:
+    """Find when a pipeline of ours started: not before the network that it continues is finished.
+
+    Args:
+        row: Row of trials.csv.
+        rows: All rows that have ended.
+
+    Returns:
+        Time in ISO 8601.
+    """
+    origin = (other["finished_at"] for other in rows if other["trial"] == row["continues"])
+    return max(row["started_at"], next(origin, ""))
 
 
 def count_steps(config: StudyConfig, row: Mapping[str, str]) -> float:

@@ -57,9 +57,8 @@ class DriverLease:
             with repeated(self._beat_quietly, BEAT_SECONDS):
                 yield
         finally:
-            if not self.is_lost:
-                with suppress(StorageError):  # a lease that is left expires by itself
-                    self._remote.with_patience(0).delete(LEASE_FILE)
+            with suppress(StorageError):  # a lease that is left expires by itself
+                self._release()
 
     def beat(self) -> None:
         """Renew the lease, unless another driver has taken it.
@@ -75,6 +74,12 @@ class DriverLease:
             self.is_lost = True
             return
         self._write(remote)
+
+    def _release(self) -> None:
+        """Delete the lease if it is still this driver's."""
+        remote = self._remote.with_patience(0)
+        if (found := _read(remote)) and found["owner"] == self._owner:
+            remote.delete(LEASE_FILE)
 
     def _take(self) -> None:
         seen = _read(self._remote)

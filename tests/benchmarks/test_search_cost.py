@@ -71,6 +71,15 @@ def test_a_pipeline_pays_for_the_stages_that_it_computed(search_cost):
     assert search_cost.count_steps(config, {**paused, "miou": "0.4"}) == sparse + distil
 
 
+def test_a_link_of_a_chain_costs_nothing_before_it_can_start(search_cost):
+    first = {"trial": "0", "continues": "", "started_at": "10:00", "finished_at": "10:05"}
+    link = {"trial": "1", "continues": "0", "started_at": "10:00", "finished_at": "10:09"}
+    later = {"trial": "2", "continues": "0", "started_at": "10:07", "finished_at": "10:12"}
+    rows = [first, link, later]
+    starts = [search_cost.find_start(row, rows) for row in rows]
+    assert starts == ["10:00", "10:05", "10:07"]
+
+
 def test_an_interrupted_benchmark_goes_on_with_its_own_flags_alone(search_cost, curves, tmp_path):
     arguments = search_cost.Arguments(output=tmp_path / "cost.json", num_pipelines=3)
     assert search_cost.read_curves(arguments) == []

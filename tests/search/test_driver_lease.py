@@ -71,6 +71,16 @@ def test_driver_that_was_away_for_too_long_notices_and_leaves_the_lease_alone(
     assert remote.exists(LEASE_FILE)
 
 
+def test_driver_that_ends_before_it_notices_leaves_the_lease_alone_too(
+    remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_lease, "BEAT_SECONDS", 60.0)
+    with DriverLease(remote).held():
+        remote.delete(LEASE_FILE)
+        DriverLease(remote).beat()
+    assert remote.exists(LEASE_FILE)
+
+
 def test_beat_that_does_not_come_through_is_tried_again(
     remote: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
