@@ -11,6 +11,8 @@ off:
 
   nothing shared    lambda comes from a range instead of a grid, so pipelines share only the
                     teacher and the dense student, and no sparse or pruned network and no latency
+  no continuation   every network is pruned from the sparse one, none from a finished one
+  no first chain    the study does not begin with chains along the pruning ratios
   live teacher      the teacher runs at every step of the distillation
   no bound          networks that cannot enter the front are distilled nevertheless
   no rungs          distillations are not stopped half-way
@@ -118,6 +120,8 @@ class Way(NamedTuple):
 WAYS = {
     "ours": Way(),
     "nothing shared": Way(("--space.sparsity-lambda", "1e-5..1e-3", "--no-shared-prefix")),
+    "no continuation": Way(("--no-continuation",)),
+    "no first chain": Way(("--no-begin-with-sweeps",)),
     "live teacher": Way(("--pipeline.teacher-logits.source", "live")),
     "no bound": Way(("--no-stop-hopeless",)),
     "no rungs": Way(("--rungs",)),

@@ -98,6 +98,10 @@ def test_every_way_is_flags_of_the_product(search_cost):
     }
     assert studies["ours"].shared_prefix
     assert not studies["nothing shared"].shared_prefix
+    assert studies["ours"].continuation
+    assert not studies["no continuation"].continuation
+    assert studies["ours"].begin_with_sweeps
+    assert not studies["no first chain"].begin_with_sweeps
     assert studies["ours"].reuse_workers
     assert not studies["fresh processes"].reuse_workers
     assert not studies["no bound"].stop_hopeless
