@@ -17,6 +17,7 @@ off:
   no bound          networks that cannot enter the front are distilled nevertheless
   no rungs          distillations are not stopped half-way
   fresh processes   every stage gets a new process
+  one at a time     one stage runs at a time, with all threads
   three times       as ours, with three times as many pipelines
 
 Two more opponents run with --opponents "careful script" sweep:
@@ -126,6 +127,7 @@ WAYS = {
     "no bound": Way(("--no-stop-hopeless",)),
     "no rungs": Way(("--rungs",)),
     "fresh processes": Way(("--no-reuse-workers",)),
+    "one at a time": Way(("--max-concurrent", "1")),
     "three times": Way(times=3),
 }
 COSTS = ("wall_seconds", "stage_seconds", "steps")

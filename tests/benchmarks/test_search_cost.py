@@ -106,6 +106,7 @@ def test_every_way_is_flags_of_the_product(search_cost):
     assert not studies["fresh processes"].reuse_workers
     assert not studies["no bound"].stop_hopeless
     assert studies["no rungs"].rungs == ()
+    assert studies["one at a time"].max_concurrent == 1
     assert studies["live teacher"].pipeline.teacher_logits.source == "live"
 
 
