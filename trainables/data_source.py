@@ -137,10 +137,8 @@ class DataConfig:
         known = _opened.get(key)
         if known is not None and known.is_unchanged():
             return known
-        opened = create_dataset(self.name, root, split, **options)
-        if known is None or known.state != opened.state:
-            _opened[key] = known = opened
-        return known
+        _opened[key] = create_dataset(self.name, root, split, **options)
+        return _opened[key]
 
     def find_value_range(self) -> tuple[float, float] | None:
         """Return the values that become 0 and 255 in deep training images; None: all have 8 bits.

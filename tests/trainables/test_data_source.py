@@ -1,6 +1,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from trainables.data import DataError, file_records
 from trainables.data_source import DataConfig
 
 
@@ -21,3 +24,18 @@ def test_a_relative_root_is_that_of_the_working_directory(tmp_path, monkeypatch)
         monkeypatch.chdir(tmp_path / name)
         opened = DataConfig(name="folder", root=Path("data")).open("train")
         assert opened.sample_name(0) == stem
+
+
+def test_a_change_of_a_folder_alone_is_looked_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_records, "_SETTLED_AFTER_NS", -1)
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").touch()
+    (tmp_path / "classes.txt").write_text("road")
+    (tmp_path / "train.txt").write_text("a")
+    config = DataConfig(name="folder", root=tmp_path)
+    config.open("train")
+    (tmp_path / "notes.md").touch()
+    opened = config.open("train")
+    assert config.open("train") is opened
+    assert opened.is_unchanged()

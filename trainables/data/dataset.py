@@ -7,7 +7,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -148,14 +148,6 @@ class SegmentationDataset(Dataset[Sample], ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash of all that determines the samples: the files' bytes and how they are read."""
-
-    @property
-    def state(self) -> Hashable:
-        """A value that changes when a sample may have changed since the data set was last opened.
-
-        It is cheaper than the fingerprint, which may have to read files.
-        """
-        return self.fingerprint
 
     def is_unchanged(self) -> bool:
         """Return whether opening the data set again would certainly give the same samples."""

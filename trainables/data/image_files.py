@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,14 +139,6 @@ class ImagePairDataset(SegmentationDataset):
     def colours(self) -> tuple[Colour, ...]:
         """See the base class."""
         return super().colours if self._colours is None else self._colours
-
-    @property
-    def state(self) -> Hashable:
-        """Files with their identities, or with their bytes if the files are too new for these."""
-        reading = (self.classes, tuple(self.train_ids.items()), self.size, self.image_range)
-        colours = None if self.mask_colours is None else tuple(self.mask_colours.items())
-        content = "" if self._is_settled else self.fingerprint
-        return self.pairs, self._identities, content, reading, colours, self._found_warnings
 
     def is_unchanged(self) -> bool:
         """See the base class."""
