@@ -110,7 +110,8 @@ class DataConfig:
         classes = self.classes
         if self.name == "folder" and classes:
             lines, _ = read_class_lines(root or Path(), classes, self.encoding)
-            classes = tuple(lines)
+            # An empty line at the end, so that a single class is not taken for the name of a file.
+            classes = (*lines, "") if len(lines) < 2 else tuple(lines)
         return replace(self, root=root, classes=classes)
 
     def has_split(self, split: str) -> bool:
@@ -182,7 +183,8 @@ class DataConfig:
         if self.size is not None:
             options["size"] = tuple(self.size)
         if self.name.startswith("synthetic"):
-            options["num_samples"] = self.num_samples if split == "train" else self.num_samples // 4
+            is_train = split == "train"
+            options["num_samples"] = self.num_samples if is_train else max(1, self.num_samples // 4)
         for name, default in _FOLDER_OPTIONS.items():
             value = getattr(self, name)
             if value == default:
