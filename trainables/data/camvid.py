@@ -9,7 +9,7 @@ from typing import ClassVar
 from trainables.data.dataset import IGNORE_INDEX, DataError
 from trainables.data.image_files import ImagePair, ImagePairDataset
 from trainables.data.image_names import is_image_name, list_images, require_root
-from trainables.data.text_files import read_lines
+from trainables.data.text_files import read_lines, warn_of_repeats
 
 ROOT_VARIABLE = "SEGFRONT_CAMVID"
 CAMVID_CLASSES = (
@@ -64,8 +64,9 @@ class CamVid(ImagePairDataset):
         )
         train_ids = {label: label for label in range(len(CAMVID_CLASSES))}
         train_ids[VOID_LABEL] = IGNORE_INDEX
+        pairs, warnings = _find_pairs(folder, split)
         super().__init__(
-            _find_pairs(folder, split),
+            pairs,
             CAMVID_CLASSES,
             split=split,
             train_ids=train_ids,
@@ -73,6 +74,7 @@ class CamVid(ImagePairDataset):
             colours=CAMVID_COLOURS,
             all_images=_images_of_all_splits(folder),
             sources=_sources(folder, split),
+            warnings=warnings,
         )
 
     @classmethod
@@ -93,7 +95,8 @@ def _images_of_all_splits(root: Path) -> list[Path]:
     return sorted(p for folder in folders for p in folder.iterdir() if is_image_name(p.name))
 
 
-def _find_pairs(root: Path, split: str) -> list[ImagePair]:
+def _find_pairs(root: Path, split: str) -> tuple[list[ImagePair], list[str]]:
+    """Find the samples of a split, and return warnings about its list."""
     hint = f"; give another --data-root{_ADVICE}"
     images, masks = root / split, root / f"{split}annot"
     listed = root / f"{split}.txt"
@@ -103,13 +106,14 @@ def _find_pairs(root: Path, split: str) -> list[ImagePair]:
         names = [(p.name, _name_mask(masks, p)) for p in list_images(images, hint=hint)]
     if not masks.is_dir():
         raise DataError(f"{masks}: folder is missing{hint}")
-    pairs = [ImagePair(Path(i).stem, images / i, masks / m) for i, m in names]
+    unique = list(dict.fromkeys(names))
+    pairs = [ImagePair(Path(i).stem, images / i, masks / m) for i, m in unique]
     for pair in pairs:
         if not pair.image_path.is_file():
             raise DataError(f"{pair.image_path}: image is missing, but {listed} names it")
         if not pair.mask_path.is_file():
             raise DataError(f"{pair.image_path}: has no mask; expected {pair.mask_path}")
-    return pairs
+    return pairs, warn_of_repeats(listed.name, names, lambda pair: Path(pair[0]).stem)
 
 
 def _name_mask(masks: Path, image: Path) -> str:
@@ -129,7 +133,7 @@ def _read_list(path: Path, images: Path, masks: Path) -> list[tuple[str, str]]:
         names.append(pair)
     if not names:
         raise DataError(f"{path}: names no sample; expected one 'image mask' pair per line")
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _read_line(line: str, images: Path, masks: Path) -> tuple[str, str] | None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import codecs
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from trainables.data.dataset import DataError
+
+Item = TypeVar("Item", bound=Hashable)
 
 # The marks of UTF-32 come first, because they begin with those of UTF-16.
 _MARKS = (
@@ -55,3 +60,21 @@ def read_lines(path: Path, encoding: str = "utf-8") -> list[str]:
     # Not str.splitlines, which also splits at rare separators that a name may contain.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [line.strip() for line in (lines[:-1] if lines[-1] == "" else lines)]
+
+
+def warn_of_repeats(
+    list_name: str, items: Sequence[Item], name_of: Callable[[Item], str]
+) -> list[str]:
+    """Return a warning if a list names an item more than once.
+
+    Args:
+        list_name: Name of the list.
+        items: Images or pairs that the list names, in order.
+        name_of: Function that returns the name of an item.
+    """
+    repeated = [item for item, count in Counter(items).items() if count > 1]
+    if not repeated:
+        return []
+    number = len(items) - len(set(items))
+    named = f"{list_name} names {number} images twice, such as {name_of(repeated[0])!r}"
+    return [f"{named}; each counts once"]

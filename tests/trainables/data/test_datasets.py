@@ -125,3 +125,14 @@ def test_palette_masks_are_read_as_indices(open_dataset, tmp_path):
     image.save(path)
     (tmp_path / "folder" / "val.txt").write_text("3\n")
     assert np.array_equal(open_dataset("folder", "val")[0].target.numpy(), labels)
+
+
+def test_an_image_listed_twice_in_camvid_counts_once_with_a_warning(open_dataset, tmp_path):
+    names = [pair.name for pair in open_dataset("camvid").pairs]
+    path = tmp_path / "camvid" / "train.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]))
+    dataset = open_dataset("camvid")
+    assert [pair.name for pair in dataset.pairs] == names
+    (warning,) = dataset.warnings
+    assert "train.txt names 1 images twice, such as 'train_01'" in warning
