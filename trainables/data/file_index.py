@@ -81,15 +81,37 @@ class FileIndex:
             raise DataError(f"{folder}: contains no image ({', '.join(IMAGE_SUFFIXES)}){hint}")
 
     def find(self, text: str, *, root: Path | None = None) -> Path | None:
-        """Find the file that a text names, with or without folders and suffix, or None.
+        """Find the file that a text names, as `find_exact` does or by the end of its path.
 
-        For a path of another machine, only the last part is used, if it is unique.
+        The path may be that of another machine. It must then end with the file's path relative to
+        this folder; of several files the one with the longest path is meant. A name without folders
+        may also be that of a single file in a subfolder.
 
         Args:
             text: Name or path in a list.
             root: Another folder that the path may be relative to.
         """
-        name = normalize(text).replace("\\", "/").removeprefix("./")
+        found = self.find_exact(text, root=root)
+        if found is not None:
+            return found
+        name = _to_posix(text)
+        for stem in (name, _stem(name)):
+            same = self._by_last_part.get(stem.rpartition("/")[2], [])
+            if "/" in stem:
+                same = [path for path in same if stem.endswith(f"/{self._stems[path]}")]
+                same = sorted(same, key=lambda path: len(self._stems[path]))[-1:]
+            if same:
+                return same[0] if len(same) == 1 else None
+        return None
+
+    def find_exact(self, text: str, *, root: Path | None = None) -> Path | None:
+        """Find the file at a path relative to this folder, with or without suffix, or None.
+
+        Args:
+            text: Name or path in a list.
+            root: Another folder that the path may be relative to.
+        """
+        name = _to_posix(text)
         for stem in (name, _stem(name)):
             if stem in self.by_stem:
                 return self.by_stem[stem]
@@ -100,9 +122,7 @@ class FileIndex:
                 return self.by_stem[stem]
         if "/" in name and (self.folder / text).is_file():  # also for absolute paths
             return self.folder / text
-        last = name.rpartition("/")[2]
-        same = self._by_last_part.get(last) or self._by_last_part.get(_stem(last)) or []
-        return same[0] if len(same) == 1 else None
+        return None
 
     def find_partner(self, stem: str) -> Path | None:
         """Find the file of this stem, or of its last part if only one side has subfolders.
@@ -170,6 +190,11 @@ def _walk(folder: Path) -> tuple[list[str], list[Path]]:
         prefix = "" if below == "." else f"{below}/"
         names += [prefix + name for name in files if is_image_name(name)]
     return sorted(names), directories
+
+
+def _to_posix(text: str) -> str:
+    """Return a path in a list with "/" between its parts, whichever system it comes from."""
+    return normalize(text).replace("\\", "/").removeprefix("./")
 
 
 def _stem(name: str) -> str:

@@ -201,3 +201,20 @@ def test_settled_data_hold_the_classes_themselves(tree, tmp_path):
 def test_options_of_folders_are_refused_elsewhere():
     with pytest.raises(DataError, match=r"--pipeline.data.mask-suffix needs .* folder;"):
         DataConfig(name="camvid", mask_suffix="_mask").open("train")
+
+
+def test_a_path_is_not_read_as_that_of_another_folder(tree):
+    tree.write(image="images/city2/{}.png", mask="masks/city2/{}.png")
+    tree.list("train", ["/elsewhere/images/city2/img0.png", "img1"])
+    assert names_of(tree.open()) == ["city2/img0", "city2/img1"]
+    for line in ("city1/img0.png", "/elsewhere/images/city1/img0.png"):
+        tree.list("train", [line])
+        with pytest.raises(DataError, match=f"names '{line}' in line 1"):
+            tree.open()
+
+
+def test_the_end_of_a_path_tells_files_of_one_name_apart(tree):
+    tree.write(image="images/city1/{}.png", mask="masks/city1/{}.png")
+    tree.write(image="images/city2/{}.png", mask="masks/city2/{}.png")
+    tree.list("train", ["/elsewhere/images/city2/img0.png"])
+    assert names_of(tree.open()) == ["city2/img0"]
