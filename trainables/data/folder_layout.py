@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,18 @@ from trainables.data.dataset import DataError
 from trainables.data.file_index import NamePattern
 
 HASHED_SPLITS = ("train", "val")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Usual names of each split in folders and lists."""
 VAL_PERCENT = 20
 _SPLIT = "{split}"
+_LIKE_SPLIT = re.compile(
+    rf"({'|'.join(name for names in SPLIT_NAMES.values() for name in names)})(?![^\W\d_])",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +71,8 @@ class FolderLayout:
 
     def list_file(self, split: str) -> Path:
         """Return the path of the list of a split, whether it exists or not."""
-        return self.root / self.lists.replace("{}", split)
+        paths = [self.root / self.lists.replace("{}", name) for name in _spell(split)]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     @property
     def has_lists(self) -> bool:
@@ -72,7 +84,7 @@ class FolderLayout:
         """Whether each split has its own folders, by {split} in the name or below images/."""
         if _SPLIT in self.images:
             return True
-        inner = [self.root / self.images / split for split in HASHED_SPLITS]
+        inner = [self._split_folder(self.images, split) for split in HASHED_SPLITS]
         return not self.has_lists and all(folder.is_dir() for folder in inner)
 
     def image_folder(self, split: str) -> Path:
@@ -103,12 +115,28 @@ class FolderLayout:
         )
 
     def _folder(self, name: str, split: str) -> Path:
-        if _SPLIT in name:
-            return self.root / name.replace(_SPLIT, split)
-        inner = self.root / name / split
-        if self.has_split_folders and (name == self.images or inner.is_dir()):
+        inner = self._split_folder(name, split)
+        if _SPLIT in name or (self.has_split_folders and (name == self.images or inner.is_dir())):
             return inner
         return self.root / name
+
+    def _split_folder(self, name: str, split: str) -> Path:
+        """Return the folder of a split: below the named one, or at {split} in its name."""
+        pattern = name if _SPLIT in name else str(Path(name, _SPLIT))
+        paths = [self.root / pattern.replace(_SPLIT, folder) for folder in _spell(split)]
+        return next((path for path in paths if path.is_dir()), paths[0])
+
+
+def is_like_split(folder: str) -> bool:
+    """Return whether a folder's name begins with that of a split, as "Training" and "val2017"."""
+    return _LIKE_SPLIT.match(folder) is not None
+
+
+def _spell(split: str) -> list[str]:
+    """Return the usual names of a split in folders and lists, its own name first."""
+    names = SPLIT_NAMES.get(split, ())
+    cases = (str.lower, str.capitalize, str.upper)
+    return [split, *(change(name) for name in names for change in cases)]
 
 
 def choose_val(stems: Sequence[str]) -> set[str]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from trainables.data.dataset import DataError
 from trainables.data.file_index import FileIndex, guess_patterns
-from trainables.data.folder_layout import HASHED_SPLITS, FolderLayout, choose_val
+from trainables.data.folder_layout import (
+    HASHED_SPLITS,
+    SPLIT_NAMES,
+    FolderLayout,
+    choose_val,
+    is_like_split,
+)
 from trainables.data.image_files import ImagePair
-from trainables.data.text_files import read_lines
+from trainables.data.image_names import IMAGE_SUFFIXES
+from trainables.data.text_files import read_lines, warn_of_repeats
+
+_IS_PAIR = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})[\s,;]", re.IGNORECASE)
 
 
 class FoundPairs(NamedTuple):
@@ -36,38 +46,57 @@ class _Named(NamedTuple):
     mask: Path | None = None
 
 
+class _Files(NamedTuple):
+    """The files below the folders of a split.
+
+    Attributes:
+        images: Images.
+        masks: Masks.
+        own: Name that an image shares with its mask, by the stem of the image.
+    """
+
+    images: FileIndex
+    masks: FileIndex
+    own: dict[str, str]
+
+
 def find_pairs(layout: FolderLayout, split: str) -> FoundPairs:
     """Find the samples of a split by its list, its folder, or a hash of their names.
 
     Raises:
         DataError: A folder, list, image or mask is missing, or the split would be empty.
     """
-    folders = (layout.image_folder(split), layout.mask_folder(split))
-    images = FileIndex(folders[0], hint=layout.advise(folders[0], "images"))
-    masks = FileIndex(folders[1], hint=layout.advise(folders[1], "masks"))
-    own = _images_of_pattern(layout, images, has_masks=folders[0] == folders[1])
+    files = _open_folders(layout, split)
+    named = _name_images(layout, split, files)
     listed = layout.list_file(split)
-    if listed.is_file():
-        named = list(_read_list(layout, listed, images, masks))
-    else:
-        named = [_Named(images.by_stem[stem]) for stem in _unlisted(layout, split, sorted(own))]
     if not named:
         raise DataError(
             f"{layout.root}: split {split!r} has no sample; name its images in {listed.name}"
         )
     unique = list(dict.fromkeys(named))
-    warnings = []
-    if len(unique) < len(named):
-        twice = next(item for item in unique if named.count(item) > 1)
-        warnings.append(
-            f"{listed.name} names {len(named) - len(unique)} images twice, such as "
-            f"{images.stem_of(twice.image)!r}; each counts once"
-        )
-    pairs = [_join(layout, item, images, masks, own) for item in unique]
+    warnings = warn_of_repeats(listed.name, named, lambda item: files.images.stem_of(item.image))
+    pairs = [_join(layout, item, files) for item in unique]
     _check_own_masks(pairs)
-    lists = [listed] if listed.is_file() else []
-    sources = (layout.root, listed.parent, *lists, *images.directories, *masks.directories)
-    return FoundPairs(pairs, _images_of_all_splits(layout, images), sources, tuple(warnings))
+    lists = {path for name in (split, *SPLIT_NAMES) if (path := layout.list_file(name)).is_file()}
+    folders = (*files.images.directories, *files.masks.directories)
+    sources = (layout.root, listed.parent, *sorted(lists), *folders)
+    return FoundPairs(pairs, _images_of_all_splits(layout, files), sources, tuple(warnings))
+
+
+def _open_folders(layout: FolderLayout, split: str) -> _Files:
+    folders = (layout.image_folder(split), layout.mask_folder(split))
+    images = FileIndex(folders[0], hint=layout.advise(folders[0], "images"))
+    masks = FileIndex(folders[1], hint=layout.advise(folders[1], "masks"))
+    own = _images_of_pattern(layout, images, has_masks=folders[0] == folders[1])
+    return _Files(images, masks, own)
+
+
+def _name_images(layout: FolderLayout, split: str, files: _Files) -> list[_Named]:
+    """Return the images of a split, in order."""
+    listed = layout.list_file(split)
+    if listed.is_file():
+        return list(_read_list(layout, listed, files))
+    return [_Named(files.images.by_stem[stem]) for stem in _unlisted(layout, split, files)]
 
 
 def _images_of_pattern(
@@ -90,9 +119,9 @@ def _images_of_pattern(
     return shared
 
 
-def _unlisted(layout: FolderLayout, split: str, stems: list[str]) -> list[str]:
+def _unlisted(layout: FolderLayout, split: str, files: _Files) -> list[str]:
     """Return the stems of a split that has no list."""
-    listed = layout.list_file(split)
+    listed, stems = layout.list_file(split), sorted(files.own)
     if layout.has_lists:
         raise DataError(
             f"{listed}: list of split {split!r} is missing, but other splits have lists"
@@ -104,56 +133,79 @@ def _unlisted(layout: FolderLayout, split: str, stems: list[str]) -> list[str]:
             f"{listed}: list of split {split!r} is missing; without lists the splits are "
             f"{' and '.join(HASHED_SPLITS)}"
         )
+    _check_for_split_folders(layout, files)
+    test = layout.list_file("test")
+    if test.is_file():
+        held_out = {item.image for item in _read_list(layout, test, files)}
+        stems = [stem for stem in stems if files.images.by_stem[stem] not in held_out]
     val = choose_val(stems)
     return [stem for stem in stems if (stem in val) == (split == "val")]
 
 
-def _read_list(
-    layout: FolderLayout, listed: Path, images: FileIndex, masks: FileIndex
-) -> Iterator[_Named]:
+def _check_for_split_folders(layout: FolderLayout, files: _Files) -> None:
+    """Raise an error for folders that look like splits, which the hash would mix."""
+    folders = {part for stem in files.own for part in stem.split("/")[:-1]}
+    alike = sorted(folder for folder in folders if is_like_split(folder))
+    if alike:
+        lists = " and ".join(layout.list_file(split).name for split in HASHED_SPLITS)
+        raise DataError(
+            f"{files.images.folder}: has folders that look like splits ({', '.join(alike)}), but "
+            f"not one each for {' and '.join(HASHED_SPLITS)} directly below; rename them, or name "
+            f"the images of each split in {lists}"
+        )
+
+
+def _read_list(layout: FolderLayout, listed: Path, files: _Files) -> Iterator[_Named]:
     """Read lines that name an image, or an image and a mask."""
     for number, line in enumerate(read_lines(listed, layout.encoding), start=1):
         if not line:
             continue
-        image = _find_image(layout, images, line)
-        if image is not None:
-            yield _Named(image)
-            continue
-        pair = _find_both(layout, images, masks, line)
-        if pair is None:
+        named = _read_line(layout, line, files)
+        if named is None:
+            or_mask = f" or {files.masks.folder} no such mask" if _IS_PAIR.search(line) else ""
             raise DataError(
-                f"{listed}: names {line!r} in line {number}, but {images.folder} has no such image "
-                f"(it contains {images.names_like(line)}); a line must be the name of an image, or "
-                "the "
-                "paths of an image and of its mask"
+                f"{listed}: names {line!r} in line {number}, but {files.images.folder} has no such "
+                f"image (it contains {files.images.names_like(line)}){or_mask}; a line must be the "
+                "name of an image, or the paths of an image and of its mask"
             )
-        yield pair
+        yield named
 
 
-def _find_image(layout: FolderLayout, images: FileIndex, text: str) -> Path | None:
-    found = images.find(text, root=layout.root)
+def _read_line(layout: FolderLayout, line: str, files: _Files) -> _Named | None:
+    """Return what a line names; paths of other machines come last, because they are vague."""
+    image = _find_image(layout, files.images, line, is_exact=True)
+    if image is None:
+        pair = _find_both(layout, line, files)
+        if pair is not None or _IS_PAIR.search(line):
+            return pair
+        image = _find_image(layout, files.images, line)
+    return None if image is None else _Named(image)
+
+
+def _find_image(
+    layout: FolderLayout, images: FileIndex, text: str, *, is_exact: bool = False
+) -> Path | None:
+    find = images.find_exact if is_exact else images.find
+    found = find(text, root=layout.root)
     if found is None and layout.image_suffix:  # the list may name what image and mask share
-        found = images.find(layout.image_pattern.stem_of(text))
+        found = find(layout.image_pattern.stem_of(text))
     return found
 
 
-def _find_both(
-    layout: FolderLayout, images: FileIndex, masks: FileIndex, line: str
-) -> _Named | None:
+def _find_both(layout: FolderLayout, line: str, files: _Files) -> _Named | None:
     """Split a line at the space, comma or semicolon between an image and a mask."""
     for place, character in enumerate(line):
         if character not in " \t,;":
             continue
-        image = _find_image(layout, images, line[:place].strip())
-        mask = masks.find(line[place + 1 :].strip(), root=layout.root)
+        image = _find_image(layout, files.images, line[:place].strip())
+        mask = files.masks.find(line[place + 1 :].strip(), root=layout.root)
         if image is not None and mask is not None:
             return _Named(image, mask)
     return None
 
 
-def _join(
-    layout: FolderLayout, named: _Named, images: FileIndex, masks: FileIndex, own: dict[str, str]
-) -> ImagePair:
+def _join(layout: FolderLayout, named: _Named, files: _Files) -> ImagePair:
+    images, masks, own = files
     stem = images.stem_of(named.image)
     if named.mask is not None:
         return ImagePair(stem, named.image, named.mask)
@@ -189,11 +241,13 @@ def _check_own_masks(pairs: list[ImagePair]) -> None:
             )
 
 
-def _images_of_all_splits(layout: FolderLayout, images: FileIndex) -> tuple[Path, ...]:
-    paths = set(images.by_stem.values())
-    if layout.has_split_folders:
-        for split in ("train", "val", "test"):
-            folder = layout.image_folder(split)
-            if folder.is_dir():
-                paths |= set(FileIndex(folder).by_stem.values())
+def _images_of_all_splits(layout: FolderLayout, files: _Files) -> tuple[Path, ...]:
+    """Return the images of all splits, from which one range of values is chosen."""
+    paths: set[Path] = set()
+    for split in SPLIT_NAMES:
+        try:
+            own = _open_folders(layout, split) if layout.has_split_folders else files
+            paths |= {item.image for item in _name_images(layout, split, own)}
+        except DataError:  # it is raised again when that split is opened
+            continue
     return tuple(sorted(paths))

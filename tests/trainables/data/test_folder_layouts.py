@@ -203,6 +203,83 @@ def test_options_of_folders_are_refused_elsewhere():
         DataConfig(name="camvid", mask_suffix="_mask").open("train")
 
 
+def test_images_of_a_test_list_are_neither_trained_on_nor_validated(tree):
+    tree.write(10, lists=False)
+    tree.list("test", ["img3", "img7"])
+    train, val = names_of(tree.open()), names_of(tree.open("val"))
+    assert sorted(train + val) == [f"img{index}" for index in (0, 1, 2, 4, 5, 6, 8, 9)]
+    assert names_of(tree.open("test")) == ["img3", "img7"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("training", "validation", "testing"), ("train", "valid", "test"), ("Train", "Val", "TEST")],
+)
+def test_splits_are_known_by_their_usual_names(tree, train, val, test):
+    for split, names in ((train, "ab"), (val, "c"), (test, "d")):
+        for name in names:
+            for kind in ("images", "masks"):
+                tree.save(f"{kind}/{split}/{name}.png", np.zeros((4, 4), np.uint8))
+    (tree.root / "classes.txt").write_text("a\nb")
+    for options in ({}, {"images": "images/{split}", "masks": "masks/{split}"}):
+        splits = [names_of(tree.open(split, **options)) for split in ("train", "val", "test")]
+        assert splits == [["a", "b"], ["c"], ["d"]]
+
+
+def test_lists_are_known_by_their_usual_names(tree):
+    tree.write(lists=False)
+    tree.list("training", ["img0", "img2"])
+    tree.list("Valid", ["img1"])
+    assert names_of(tree.open()) == ["img0", "img2"]
+    assert names_of(tree.open("val")) == ["img1"]
+
+
+@pytest.mark.parametrize("folder", ["test", "Train", "val2017", "site/testing"])
+def test_folders_that_look_like_splits_are_not_mixed(tree, folder):
+    tree.write(4, image="images/{}.png", mask="masks/{}.png", lists=False)
+    for kind in ("images", "masks"):
+        tree.save(f"{kind}/{folder}/other.png", np.zeros((12, 16), np.uint8))
+    name = folder.rpartition("/")[2]
+    with pytest.raises(DataError, match=rf"look like splits \({name}\).*train\.txt"):
+        tree.open()
+    tree.list("train", ["img0"])
+    assert names_of(tree.open()) == ["img0"]
+
+
+@pytest.mark.parametrize("folder", ["valley", "trains", "contest"])
+def test_folders_may_begin_like_a_split(tree, folder):
+    tree.write(4, image=f"images/{folder}/{{}}.png", mask=f"masks/{folder}/{{}}.png", lists=False)
+    assert len(tree.open()) + len(tree.open("val")) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "mask"),
+    [
+        ("images/img0.png masks/img1.png", "img0", "img1.png"),
+        ("images/img0.png masks/fixed/img0.png", "img0", "fixed/img0.png"),
+        ("img0.png,fixed/img1.png", "img0", "fixed/img1.png"),
+        ("/elsewhere/images/img0.png;/elsewhere/masks/other/img0.png", "img0", "other/img0.png"),
+        ("/elsewhere/my data/images/img0.png", "img0", "img0.png"),
+    ],
+)
+def test_the_mask_that_a_line_names_is_used(tree, line, name, mask):
+    tree.write()
+    for folder in ("fixed", "other"):
+        for index in (0, 1):
+            tree.save(f"masks/{folder}/img{index}.png", np.zeros((12, 16), np.uint8))
+    tree.list("train", [line])
+    (pair,) = tree.open().pairs
+    assert (pair.name, pair.mask_path) == (name, tree.root / "masks" / mask)
+
+
+@pytest.mark.parametrize("line", ["images/img9.png masks/img1.png", "img0.png masks/img9.png"])
+def test_a_pair_of_which_one_is_missing_is_not_read_as_a_name(tree, line):
+    tree.write()
+    tree.list("train", [line])
+    with pytest.raises(DataError, match=r"in line 1, but .* no such image .* or .* no such mask"):
+        tree.open()
+
+
 def test_a_path_is_not_read_as_that_of_another_folder(tree):
     tree.write(image="images/city2/{}.png", mask="masks/city2/{}.png")
     tree.list("train", ["/elsewhere/images/city2/img0.png", "img1"])

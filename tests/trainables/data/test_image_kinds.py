@@ -122,6 +122,33 @@ def test_one_range_holds_for_all_images_of_all_splits(tree):
     assert tree.open().fingerprint != before
 
 
+def test_the_range_is_that_of_the_images_in_use(tree):
+    tree.write(image="all/rgb_{}.png", mask="all/label_{}.png", lists=False)
+    for index in range(4):
+        tree.save(f"all/rgb_img{index}.png", (RAMP * 16).astype(np.uint16))
+        tree.save(f"all/depth_img{index}.png", (RAMP * 256).astype(np.uint16))
+    options = {"images": "all", "masks": "all", "image_suffix": "rgb_{}", "mask_suffix": "label_{}"}
+    assert tree.open(**options).value_range == (640, 3184)
+    tree.save("all/rgb_img3.png", (RAMP * 300).astype(np.uint16))  # left out of the lists
+    tree.list("train", ["rgb_img0"])
+    tree.list("val", ["rgb_img1", "img2"])
+    before = tree.open(**options)
+    assert before.value_range == tree.open("val", **options).value_range == (640, 3184)
+    tree.save("all/rgb_img4.png", (RAMP * 400).astype(np.uint16))
+    assert tree.open(**options).fingerprint == before.fingerprint
+    tree.list("test", ["rgb_img3"])
+    tree.save("all/label_img3.png", np.zeros((12, 16), np.uint8))
+    assert tree.open(**options).value_range == (640, 59700)
+
+
+def test_the_range_is_that_of_all_folders_of_splits(tree):
+    for split, scale in (("train", 10), ("valid", 20), ("test", 100)):
+        tree.save(f"images/{split}/1.png", (RAMP * scale).astype(np.uint16))
+        tree.save(f"masks/{split}/1.png", np.zeros((12, 16), np.uint8))
+    (tree.root / "classes.txt").write_text("a\nb")
+    assert tree.open().value_range == tree.open("val").value_range == (400, 19900)
+
+
 def test_images_that_are_no_numbers_are_refused(tree):
     tree.write()
     (tree.root / "images" / "img0.png").unlink()
