@@ -74,7 +74,7 @@ def read_header(content: bytes, path: Path) -> ImageHeader:
             is_deep = image.mode in DEEP_MODES or _is_deep_png(content) or _is_cut(image)
             return ImageHeader(image.height, image.width, turn, is_deep)
     except _UNREADABLE as error:
-        raise UnreadableFileError(f"{path}: cannot be read as an image ({error})") from error
+        raise _unreadable(path, error) from error
 
 
 def open_whole(content: bytes, path: Path) -> Image.Image:
@@ -88,7 +88,7 @@ def open_whole(content: bytes, path: Path) -> Image.Image:
             image.load()
             return image
     except _UNREADABLE as error:
-        raise UnreadableFileError(f"{path}: cannot be read as an image ({error})") from error
+        raise _unreadable(path, error) from error
 
 
 def decode_pixels(content: bytes, path: Path) -> Pixels:
@@ -130,7 +130,7 @@ def decode_deep_png(content: bytes, path: Path) -> Pixels:
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         planes = decode_png(encoded, ImageReadMode.UNCHANGED)
     except RuntimeError as error:
-        raise UnreadableFileError(f"{path}: cannot be read as an image ({error})") from error
+        raise _unreadable(path, error) from error
     return np.asarray(planes.permute(1, 2, 0).numpy())
 
 
@@ -158,6 +158,12 @@ def turn_upright(pixels: Pixels, turn: int) -> Pixels:
 def turn_of(image: Image.Image) -> int:
     """Return the EXIF orientation of a decoded image, 1 to 8; 1 if it is damaged or unknown."""
     return UPRIGHT if image.format == "TIFF" else _turn_of(image)
+
+
+def _unreadable(path: Path, error: Exception) -> UnreadableFileError:
+    is_too_large = isinstance(error, Image.DecompressionBombError)
+    remedy = "; cut it into tiles" if is_too_large else ""
+    return UnreadableFileError(f"{path}: cannot be read as an image ({error}){remedy}")
 
 
 def _turn_of(image: Image.Image) -> int:

@@ -54,9 +54,12 @@ def decode_mask(content: bytes, path: Path, *, by_colour: bool, upright: bool = 
             numbers that are not labels.
     """
     image = open_whole(content, path)
-    if image.format in _LOSSY_FORMATS or (image.format == "WEBP" and _LOSSLESS_WEBP not in content):
+    is_lossy_webp = image.format == "WEBP" and _LOSSLESS_WEBP not in content
+    is_jpeg_in_tiff = image.format == "TIFF" and image.info.get("compression") == "jpeg"
+    if image.format in _LOSSY_FORMATS or is_lossy_webp or is_jpeg_in_tiff:
+        kind = "JPEG-compressed TIFF" if is_jpeg_in_tiff else image.format
         raise DataError(
-            f"{path}: is a {image.format} mask; lossy formats change the values of masks: make it "
+            f"{path}: is a {kind} mask; lossy formats change the values of masks: make it "
             "again from the original labels and save it as PNG"
         )
     mode, turn = image.mode, turn_of(image) if upright else 1

@@ -184,3 +184,10 @@ def test_range_of_values(low, high, is_float, expected):
     assert choose_range([(low, high)], is_float=is_float) == expected
     ends = to_uint8(np.array([[expected[0], expected[1]]]), expected)
     assert ends[..., 0].tolist() == [[0, 255]]
+
+
+def test_an_image_too_large_to_decode_says_what_to_do(tree, monkeypatch):
+    tree.write()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
+    with pytest.raises(DataError, match=r"img0\.png: cannot be read .*; cut it into tiles"):
+        tree.open()[0]

@@ -152,6 +152,18 @@ def test_lossy_masks_are_refused_even_if_their_values_are_labels(tree, name):
         open_mask(tree, Image.new("L", (4, 2)), "a\nb\n", name)[0]
 
 
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw"])
+def test_masks_in_tiff_are_refused_if_they_are_compressed_as_jpeg(tree, compression):
+    encoded = io.BytesIO()
+    Image.fromarray(LABELS).save(encoded, "TIFF", compression=compression)
+    dataset = open_mask(tree, encoded.getvalue(), "a\nb\nc\n", "m.tif")
+    if compression == "jpeg":
+        with pytest.raises(DataError, match=r"is a JPEG-compressed TIFF mask; .* save it as PNG"):
+            dataset[0]
+    else:
+        assert np.array_equal(dataset[0].target.numpy(), LABELS)
+
+
 def test_lossless_webp_holds_labels(tree):
     encoded = io.BytesIO()
     Image.fromarray(EQUAL).save(encoded, "WEBP", lossless=True)
