@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from trainables.data.dataset import DataError, UnreadableFileError
 
 Pixels = npt.NDArray[Any]
 UInt8Array = npt.NDArray[np.uint8]
+DrawnPixels = Literal["upright", "stored", "unclear"]
 
 ORIENTATION = ExifTags.Base.Orientation
 UPRIGHT = 1
@@ -55,6 +56,21 @@ class ImageHeader(NamedTuple):
         if self.turn in SWAPPING_TURNS:
             return self.width, self.height
         return self.height, self.width
+
+
+def find_drawn_pixels(image: ImageHeader, mask: ImageHeader) -> DrawnPixels:
+    """Return the pixels of an image that its mask was drawn on, as far as the sizes show it.
+
+    Returns:
+        "upright" if it was drawn on the turned image, or if the mask is turned too; "stored" if it
+        was drawn on the unturned image; "unclear" if both have the mask's size.
+    """
+    fits_upright = image.upright_size == mask.upright_size
+    fits_stored = image.stored_size == mask.stored_size
+    if fits_stored and not fits_upright:
+        return "stored"
+    is_unclear = fits_stored and image.turn != UPRIGHT and mask.turn == UPRIGHT
+    return "unclear" if is_unclear else "upright"
 
 
 def read_header(content: bytes, path: Path) -> ImageHeader:

@@ -31,9 +31,11 @@ from trainables.data.file_records import (
 )
 from trainables.data.image_decoding import (
     SWAPPING_TURNS,
+    DrawnPixels,
     ImageHeader,
     UInt8Array,
     decode_pixels,
+    find_drawn_pixels,
     turn_upright,
 )
 from trainables.data.label_files import decode_mask
@@ -58,8 +60,9 @@ class ImagePairDataset(SegmentationDataset):
     """Samples decoded from pairs of files, with a table from label values to train ids.
 
     Images and masks are turned according to their EXIF orientation. If the sizes show that the mask
-    was drawn on the stored pixels, neither is turned. Images of more than 8 bits are scaled to
-    0..255 by one range of values for all splits.
+    was drawn on the stored pixels, neither is turned. If sizes fit both ways, the other pairs of
+    the split decide. Images of more than 8 bits are scaled to 0..255 by one range of values for all
+    splits.
 
     Args:
         pairs: Image and label file of every sample, in order.
@@ -133,7 +136,8 @@ class ImagePairDataset(SegmentationDataset):
         if image.turn not in SWAPPING_TURNS:
             return image.upright_size
         mask = record_of(pair.mask_path).require_header()
-        return image.upright_size if is_upright(image, mask) else image.stored_size
+        is_stored = find_drawn_pixels(image, mask) == "stored"
+        return image.stored_size if is_stored else image.upright_size
 
     @property
     def colours(self) -> tuple[Colour, ...]:
@@ -158,6 +162,20 @@ class ImagePairDataset(SegmentationDataset):
         """Records of image and mask of every sample; reads every file without a record."""
         records = records_of(self._files)
         return list(zip(records[::2], records[1::2], strict=True))
+
+    @functools.cached_property
+    def _turned(self) -> dict[DrawnPixels, list[str]]:
+        """Names of the samples whose mask has another EXIF orientation, by `find_drawn_pixels`."""
+        names: dict[DrawnPixels, list[str]] = {"upright": [], "stored": [], "unclear": []}
+        for pair, (image, mask) in zip(self.pairs, self._records, strict=True):
+            if image.header and mask.header and image.header.turn != mask.header.turn:
+                names[find_drawn_pixels(image.header, mask.header)].append(pair.name)
+        return names
+
+    def _is_upright(self, image: ImageHeader, mask: ImageHeader) -> bool:
+        """Return whether to turn a sample; if its sizes do not show it, other samples decide."""
+        drawn = find_drawn_pixels(image, mask)
+        return drawn == "upright" or (drawn == "unclear" and not self._turned["stored"])
 
     @functools.cached_property
     def _is_deep(self) -> bool:
@@ -193,6 +211,8 @@ class ImagePairDataset(SegmentationDataset):
             for pair, (image, mask) in zip(self.pairs, self._records, strict=True)
         ]
         colours = None if self.mask_colours is None else sorted(self.mask_colours.items())
+        # Only where it matters, so that other data sets keep their fingerprints.
+        unturned = self._turned["unclear"] if self._turned["stored"] else []
         return hash_content(
             {
                 "name": self.name,
@@ -204,6 +224,7 @@ class ImagePairDataset(SegmentationDataset):
                 "size": self.size,
                 "range": self.value_range,
                 "files": files,
+                **({"unturned": unturned} if unturned else {}),
             }
         )
 
@@ -235,7 +256,7 @@ class ImagePairDataset(SegmentationDataset):
                 "are now"
             )
         image_header, mask_header = image_record.require_header(), mask_record.require_header()
-        upright = is_upright(image_header, mask_header)
+        upright = self._is_upright(image_header, mask_header)
         pixels = decode_pixels(image_bytes, pair.image_path)
         if image_header.is_deep:
             pixels = to_uint8(pixels, self.value_range or (0.0, 255.0))
@@ -259,27 +280,31 @@ class ImagePairDataset(SegmentationDataset):
     def _reading_warnings(self) -> Iterator[str]:
         if self.value_range is not None:
             low, high = self.value_range
+            flag = f" (--pipeline.data.image-range {low:g} {high:g})"
             yield (
-                f"images have more than 8 bits: values from {low:g} to {high:g} "
-                "were scaled to 0 to 255; a deployed network needs images that "
-                f"are scaled in the same way (--pipeline.data.image-range {low:g} {high:g})"
+                f"images have more than 8 bits: values from {low:g} to {high:g} were scaled to 0 "
+                "to 255; a deployed network needs images that are scaled in the same way"
+                + (flag if self.name == "folder" else "")
             )
-        stored = [
-            pair.name
-            for pair, (image, mask) in zip(self.pairs, self._records, strict=True)
-            if image.header and mask.header and not is_upright(image.header, mask.header)
-        ]
+        yield from self._turning_warnings()
+
+    def _turning_warnings(self) -> Iterator[str]:
+        unclear = self._turned["unclear"]
+        stored = self._turned["stored"]
         if stored:
+            likewise = f" ({len(unclear)} of them have sizes that fit both ways)" if unclear else ""
             yield (
-                f"{len(stored)} of {len(self)} images of {self.split!r} have an EXIF orientation, "
-                "but "
-                f"their masks were drawn without it, such as {stored[0]!r}: they are read unturned"
+                f"{len(stored) + len(unclear)} of {len(self)} images of {self.split!r} have an "
+                "EXIF orientation, but their masks were drawn without it, such as "
+                f"{stored[0]!r}: they are read unturned{likewise}"
             )
-
-
-def is_upright(image: ImageHeader, mask: ImageHeader) -> bool:
-    """Return False if the sizes show that the mask was drawn on the stored, unturned pixels."""
-    return image.upright_size == mask.upright_size or image.stored_size != mask.stored_size
+        elif unclear and not self._turned["upright"]:
+            yield (
+                f"{len(unclear)} of {len(self)} images of {self.split!r} have an EXIF orientation "
+                f"and are turned, such as {unclear[0]!r}; their masks are not, because their sizes "
+                "do not show on which pixels they were drawn: look at the preview that --check "
+                "writes, and if the masks do not fit, remove the orientation from the images"
+            )
 
 
 def read_image(path: Path) -> UInt8Array:

@@ -55,6 +55,39 @@ def test_a_mask_drawn_before_the_turn_keeps_its_image_unturned(tree, turn):
     assert "1 of 2 images of 'train' have an EXIF orientation" in dataset.warnings[0]
 
 
+def write_turned(tree, turns):
+    """Photos with these EXIF orientations, and masks as large as the stored pixels."""
+    tree.write(len(turns), val=1)
+    for index, turn in enumerate(turns):
+        tree.save(f"images/img{index}.png", RAMP.astype(np.uint8), exif=exif(turn))
+
+
+def test_other_masks_show_whether_one_that_fits_both_ways_was_drawn_on_stored_pixels(tree):
+    write_turned(tree, (3, 1, 1))
+    alone = tree.open()
+    assert np.array_equal(alone[0].image[0].numpy(), RAMP.astype(np.uint8)[::-1, ::-1])
+    write_turned(tree, (3, 6, 1))
+    dataset = tree.open()
+    assert np.array_equal(dataset[0].image[0].numpy(), RAMP.astype(np.uint8))
+    (warning,) = dataset.warnings
+    assert "2 of 2 images of 'train' have an EXIF orientation" in warning
+    assert "(1 of them have sizes that fit both ways)" in warning
+    dataset._turned["stored"] = []
+    assert dataset.fingerprint != tree.open().fingerprint  # a stale cache is not found
+
+
+def test_turned_images_whose_masks_fit_both_ways_are_warned_of(tree):
+    write_turned(tree, (3, 1, 1))
+    (warning,) = tree.open().warnings
+    assert "1 of 2 images of 'train' have an EXIF orientation and are turned, such as 'img0'" in (
+        warning
+    )
+    assert "preview" in warning
+    write_turned(tree, (3, 6, 1))
+    tree.save("masks/img1.png", np.zeros((16, 12), np.uint8))  # drawn on the turned image
+    assert tree.open().warnings == ()
+
+
 DEEP = {
     "12 bits in 16": (RAMP * 16).astype(np.uint16),
     "a narrow band of 16 bits": (28000 + RAMP).astype(np.uint16),
@@ -191,3 +224,12 @@ def test_an_image_too_large_to_decode_says_what_to_do(tree, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80)
     with pytest.raises(DataError, match=r"img0\.png: cannot be read .*; cut it into tiles"):
         tree.open()[0]
+
+
+def test_the_flag_of_the_range_is_named_only_where_it_is_allowed(open_dataset, tmp_path):
+    open_dataset("camvid")
+    for path in (tmp_path / "camvid" / "train").iterdir():
+        Image.fromarray((RAMP * 16).astype(np.uint16)).save(path)
+    (warning,) = open_dataset("camvid").warnings
+    assert "more than 8 bits" in warning
+    assert "--pipeline.data.image-range" not in warning
