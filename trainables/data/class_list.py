@@ -15,7 +15,9 @@ _NAME_THEN_COLOUR = re.compile(
     rf"(?P<name>.*?[^\s,;:=(\[])[\s,;:=(\[]+{_COLOUR}[\s,;:)\]]*", re.ASCII
 )
 _NAME_THEN_HEX = re.compile(r"(?P<name>.*?[^\s,;:=])[\s,;:=]+#(?P<hex>[0-9a-fA-F]{6})")
+_HEX_THEN_NAME = re.compile(r"#(?P<hex>[0-9a-fA-F]{6})[\s,;:]+(?P<name>\S.*)")
 _COLOUR_THEN_NAME = re.compile(rf"{_COLOUR}[\s,;:]+(?P<name>\S.*)", re.ASCII)
+_FOUR_NUMBERS = re.compile(r"(?<![^\s,;:=(\[])\d+([\s,;]+\d+){3}", re.ASCII)
 _HEADER = re.compile(r"(name|class|label)[\s,;]+r(ed)?[\s,;]+g(reen)?[\s,;]+b(lue)?", re.IGNORECASE)
 
 
@@ -47,10 +49,10 @@ class ClassList(NamedTuple):
 def parse_classes(lines: Sequence[str], origin: str, *, ignored: Iterable[str] = ()) -> ClassList:
     """Read one class per line: its name and, for masks in colours, its colour.
 
-    A colour is written ``crop 0 255 0``, ``crop,0,255,0``, ``crop #00ff00`` or ``0 255 0 crop``. A
-    line that begins with "#" is a comment. A single class is distinguished from a background, which
-    becomes class 0. In masks of labels the class is 1; in masks of colours the background is black
-    (white if the class itself is black).
+    A colour is written ``crop 0 255 0``, ``crop,0,255,0``, ``crop #00ff00``, ``0 255 0 crop`` or
+    ``#00ff00 crop``. Any other line that begins with "#" is a comment. A single class is
+    distinguished from a background, which becomes class 0. In masks of labels the class is 1; in
+    masks of colours the background is black (white if the class itself is black).
 
     Args:
         lines: Lines of a file or of the command line.
@@ -59,9 +61,10 @@ def parse_classes(lines: Sequence[str], origin: str, *, ignored: Iterable[str] =
 
     Raises:
         DataError: There are no or too many classes, an empty line between them, a duplicate name or
-            colour, or colours for only some classes.
+            colour, a column of numbers beside the colours, colours for only some classes, or a
+            single class and names to ignore.
     """
-    stated = [line for line in lines if not line.startswith("#") and not _HEADER.fullmatch(line)]
+    stated = [line for line in lines if not _is_comment(line) and not _HEADER.fullmatch(line)]
     while stated and not stated[-1]:
         stated.pop()
     if not 1 <= len(stated) <= IGNORE_INDEX or not all(stated):
@@ -72,6 +75,7 @@ def parse_classes(lines: Sequence[str], origin: str, *, ignored: Iterable[str] =
     parsed = [_parse_line(line, origin) for line in stated]
     names = [name for name, _ in parsed]
     colours = [colour for _, colour in parsed if colour is not None]
+    _check_columns(stated, parsed, origin)
     _check_unique(names, "class", origin)
     _check_unique(colours, "colour", origin)
     if colours and len(colours) != len(names):
@@ -82,14 +86,35 @@ def parse_classes(lines: Sequence[str], origin: str, *, ignored: Iterable[str] =
             "each class, as in 'crop 0 255 0', or for none"
         )
     if len(names) == 1:
+        if ignored := tuple(ignored):
+            raise DataError(
+                f"{origin}: names only {names[0]!r}, so --pipeline.data.ignore {' '.join(ignored)} "
+                "cannot be used"
+            )
         return _add_background(names[0], colours[0] if colours else None, origin)
     return _leave_out(names, tuple(colours) or None, tuple(ignored), origin)
 
 
+def _is_comment(line: str) -> bool:
+    return line.startswith("#") and not _HEX_THEN_NAME.fullmatch(line)
+
+
+def _check_columns(
+    lines: Sequence[str], parsed: Sequence[tuple[str, Colour | None]], origin: str
+) -> None:
+    """Raise an error if all lines with a colour have a fourth number, such as a label or alpha."""
+    coloured = [line for line, (_, colour) in zip(lines, parsed, strict=True) if colour is not None]
+    if coloured and all(_FOUR_NUMBERS.search(line) for line in coloured):
+        raise DataError(
+            f"{origin}: {coloured[0]!r} has more than three numbers; write a name and the three "
+            "numbers of its colour, or the colour as #00ff00 if the name ends with a number"
+        )
+
+
 def _parse_line(line: str, origin: str) -> tuple[str, Colour | None]:
-    if match := _NAME_THEN_HEX.fullmatch(line):
+    if match := _NAME_THEN_HEX.fullmatch(line) or _HEX_THEN_NAME.fullmatch(line):
         red, green, blue = bytes.fromhex(match["hex"])
-        return match["name"].strip("\"'"), (red, green, blue)
+        return match["name"].strip("\"' "), (red, green, blue)
     match = _NAME_THEN_COLOUR.fullmatch(line) or _COLOUR_THEN_NAME.fullmatch(line)
     if match is None:
         return line, None

@@ -18,6 +18,7 @@ from trainables.data.palette import default_palette
         "crop (0, 255, 0)",
         "crop #00ff00",
         "0 255 0 crop",
+        "#00ff00 crop",
         "0,255,0,crop",
         '"crop",0,255,0',
     ],
@@ -85,3 +86,32 @@ def test_default_colours_are_distinct_and_stay(count):
     assert len(set(palette)) == count
     assert palette[:1] == default_palette(1)
     assert all(0 <= part <= 255 for colour in palette for part in colour)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["0 128 64 128 road", "1 0 0 0 sky"],
+        ["road 128 64 128 0", "sky 0 0 0 1"],
+        ["road,128,64,128,255", "sky,0,0,0,255"],
+        ["lane 1 0 255 0", "lane 2 255 0 0"],
+    ],
+)
+def test_a_column_of_numbers_beside_the_colours_is_refused(lines):
+    with pytest.raises(DataError, match=r"has more than three numbers; .* or the colour as #"):
+        parse_classes(lines, "file")
+
+
+def test_a_name_may_end_with_a_number_before_its_colour():
+    names = ("lane 2", "road2", "sky")
+    lines = ["lane 2 0 255 0", "road2 255 0 0", "sky 0 0 255"]
+    assert parse_classes(lines, "file").names == names
+    lines = ["lane 2 #00ff00", "#ff0000 road2", "sky 0 0 255"]
+    stated = parse_classes(["# a comment", "#comment", *lines], "file")
+    assert stated.names == names
+    assert stated.colours == ((0, 255, 0), (255, 0, 0), (0, 0, 255))
+
+
+def test_one_class_leaves_none_to_ignore():
+    with pytest.raises(DataError, match=r"names only 'crack', so --pipeline.data.ignore void"):
+        parse_classes(["crack"], "file", ignored=["void"])
