@@ -23,7 +23,7 @@ CAMVID_FOLDER = Path("data/CamVid")
 
 
 def fetch_data(config: StudyConfig) -> StudyConfig:
-    """Download CamVid if it is missing, and point the study to it.
+    """Download CamVid if its train or val is missing, and point the study to it.
 
     Raises:
         ValueError: The study uses another data set, or the download failed.
@@ -32,9 +32,10 @@ def fetch_data(config: StudyConfig) -> StudyConfig:
     if data.name != "camvid":
         raise ValueError(f"--download fetches only camvid; this study's data set is {data.name}")
     root = data.resolve_root() or CAMVID_FOLDER
-    if not root.exists():
+    data = replace(data, root=root)
+    if not (data.has_split("train") and data.has_split("val")):
         download_camvid(root)
-    return replace(config, pipeline=replace(config.pipeline, data=replace(data, root=root)))
+    return replace(config, pipeline=replace(config.pipeline, data=data))
 
 
 def settle_paths(config: StudyConfig) -> StudyConfig:

