@@ -33,7 +33,7 @@ from trainables.data.node_cache import (
 )
 from trainables.data.palette import Colour
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 BYTES_PER_PIXEL = 4
 LARGEST_UNREADABLE_SHARE = 0.05
 _PIXELS = "samples.uint8"
@@ -71,7 +71,6 @@ class CachedDataset(SegmentationDataset):
         self.label_counts: tuple[int, ...] = tuple(index["label_counts"])
         self.num_ignored = int(index["num_ignored"])
         self.image_digests: tuple[str, ...] = tuple(index["image_digests"])
-        self.has_one_class = bool(index["has_one_class"])
         self._names: list[str] = index["names"]
         self._sizes: list[tuple[int, int]] = [(h, w) for h, w in index["sizes"]]
         self._fingerprint = str(index["fingerprint"])
@@ -129,6 +128,15 @@ class CachedDataset(SegmentationDataset):
         """Warnings of the data set that was cached, and on samples that were left out."""
         return self._warnings
 
+    def describe_as(self, dataset: SegmentationDataset) -> None:
+        """Take over what the fingerprint does not cover, such as warnings about lists.
+
+        Args:
+            dataset: Data set of the same fingerprint.
+        """
+        self.has_one_class = dataset.has_one_class
+        self._warnings = (*dataset.warnings, *self._warnings)
+
 
 def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> CachedDataset:
     """Decode a data set once per node and check every sample while doing so.
@@ -153,7 +161,9 @@ def cache_dataset(dataset: SegmentationDataset, cache_dir: str | Path) -> Cached
     if isinstance(dataset, CachedDataset):
         return dataset
     folder = Path(cache_dir) / f"{dataset.name}-{dataset.split}-{dataset.fingerprint[:16]}"
-    return obtain_folder(folder, CachedDataset, lambda scratch: _write(dataset, scratch))
+    cached = obtain_folder(folder, CachedDataset, lambda scratch: _write(dataset, scratch))
+    cached.describe_as(dataset)
+    return cached
 
 
 def _write(dataset: SegmentationDataset, folder: Path) -> None:
@@ -194,8 +204,7 @@ def _write(dataset: SegmentationDataset, folder: Path) -> None:
         "image_digests": [decoder.image_digests[i] for i in kept],
         "label_counts": counts[: dataset.num_classes],
         "num_ignored": counts[dataset.ignore_index],
-        "has_one_class": dataset.has_one_class,
-        "warnings": [*dataset.warnings, *unreadable.warnings()],
+        "warnings": unreadable.warnings(),
     }
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
 

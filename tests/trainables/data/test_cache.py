@@ -156,3 +156,24 @@ def test_disk_bytes_are_reported_before_they_are_taken(open_dataset, tmp_path, c
     with caplog.at_level("INFO"):
         cache_dataset(open_dataset("synthetic"), tmp_path)
     assert "MiB of disk" in caplog.records[0].message
+
+
+@pytest.mark.parametrize("is_listed_twice", [True, False])
+def test_warnings_are_those_of_the_lists_as_they_are_now(tree, tmp_path, is_listed_twice):
+    tree.write()
+    lines = {True: ["img0", "img1", "img0"], False: ["img0", "img1"]}
+    tree.list("train", lines[not is_listed_twice])
+    before = cache_dataset(tree.open(), tmp_path / "cache")
+    tree.list("train", lines[is_listed_twice])
+    after = cache_dataset(tree.open(), tmp_path / "cache")
+    assert after.folder == before.folder
+    assert ["twice" in text for text in after.warnings] == [True] * is_listed_twice
+
+
+def test_whether_there_is_one_class_is_that_of_the_file_as_it_is_now(tree, tmp_path):
+    tree.write(classes="crack\n")
+    before = cache_dataset(tree.open(), tmp_path / "cache")
+    (tree.root / "classes.txt").write_text("background\ncrack\n")
+    after = cache_dataset(tree.open(), tmp_path / "cache")
+    assert after.folder == before.folder
+    assert (before.has_one_class, after.has_one_class) == (True, False)
