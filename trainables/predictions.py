@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from models.files.atomic_file import write_atomically
 from trainables.context import StageContext, detect_device
 from trainables.data.cache import CachedDataset
+from trainables.data.checks import warn_of_overlap
 from trainables.data.dataset import DataError
 from trainables.data_source import DataConfig
 from trainables.predicting.held_out_scores import write_test_scores
@@ -77,7 +78,7 @@ def write_predictions(
     validation = data.open_cached("val", context.cache_dir)
     notes = write_pictures(run_dir, networks, validation, context, limits)
     if test:
-        dataset, found = _open_test(data, context.cache_dir)
+        dataset, found = _open_test(data, validation, context.cache_dir)
         if dataset is not None:
             found = [*found, *write_test_scores(run_dir, networks, dataset, context)]
         _add_notes(run_dir / FOLDER / INDEX, found)
@@ -85,13 +86,24 @@ def write_predictions(
     return notes
 
 
-def _open_test(data: DataConfig, cache_dir: Path) -> tuple[CachedDataset | None, list[str]]:
-    """Open the test split, and return what is doubtful about it or why there is none."""
+def _open_test(
+    data: DataConfig, validation: CachedDataset, cache_dir: Path
+) -> tuple[CachedDataset | None, list[str]]:
+    """Open the test split, and return what is doubtful about it or why it is not used."""
     try:
+        if not data.has_split("test"):
+            return None, [f"not evaluated on a test split: data set {data.name!r} has none"]
         dataset = data.open_cached("test", cache_dir)
     except (DataError, OSError) as error:  # such as a disk without room for its cache
         return None, [f"not evaluated on a test split: {error}"]
-    return dataset, [f"test split: {text}" for text in dataset.warnings]
+    if not any(dataset.label_counts):
+        return None, ["not evaluated on a test split: it has no labels"]
+    doubts = [*dataset.warnings, *warn_of_overlap(validation, dataset)]
+    try:
+        doubts += warn_of_overlap(data.open_cached("train", cache_dir), dataset)
+    except (DataError, OSError) as error:
+        doubts.append(f"it is not compared with the training images: {error}")
+    return dataset, [f"test split: {text}" for text in doubts]
 
 
 def _add_notes(index: Path, notes: Sequence[str]) -> None:

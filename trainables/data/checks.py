@@ -35,20 +35,17 @@ class DataReport:
     resolution: tuple[int, int]
 
 
-def check_splits(
-    train: CachedDataset, val: CachedDataset, test: CachedDataset | None = None
-) -> DataReport:
+def check_splits(train: CachedDataset, val: CachedDataset) -> DataReport:
     """Raise an error for data on which mIoU is meaningless, and collect warnings.
 
     Args:
         train: Training split.
         val: Validation split.
-        test: Test split, if there is one.
 
     Raises:
         DataError: Fewer than two classes occur in a split; the message names it and the remedy.
     """
-    splits = [train, val, *([] if test is None else [test])]
+    splits = [train, val]
     problems = {split.split: _find_problem(split) for split in splits}
     found = [problem for problem in problems.values() if problem is not None]
     if found:
@@ -60,7 +57,8 @@ def check_splits(
     warnings = [
         *(text for split in splits for text in split.warnings),
         *_warn_of_classes(splits),
-        *_warn_of_repetition(splits),
+        *_warn_of_duplicates(splits),
+        *warn_of_overlap(train, val),
         *_warn_of_sizes(splits),
     ]
     return DataReport(
@@ -122,12 +120,12 @@ def _warn_of_classes(splits: Sequence[CachedDataset]) -> Iterator[str]:
         absent = [name for name, count in counts.items() if count == 0]
         total = sum(counts.values()) + split.num_ignored
         if absent:
-            elsewhere = (
-                "mIoU leaves them out" if split.split != "train" else "they cannot be learnt"
-            )
+            effect = "counts in mIoU, as 0, only if a network predicts it"
+            if split.split == "train":
+                effect = "cannot be learnt"
             yield (
                 f"{_names(absent)} never {'occurs' if len(absent) == 1 else 'occur'} in split "
-                f"{split.split!r} ({elsewhere}); pixels there: {_spell_counts(counts, total)}"
+                f"{split.split!r} ({effect}); pixels there: {_spell_counts(counts, total)}"
             )
         share = split.num_ignored / total
         if share >= LARGE_IGNORED_SHARE or (
@@ -140,19 +138,21 @@ def _warn_of_classes(splits: Sequence[CachedDataset]) -> Iterator[str]:
             )
 
 
-def _warn_of_repetition(splits: Sequence[CachedDataset]) -> Iterator[str]:
-    for place, split in enumerate(splits):
-        by_digest = dict(zip(split.image_digests, _names_of(split), strict=True))
-        repeated = len(split) - len(by_digest)
+def _warn_of_duplicates(splits: Sequence[CachedDataset]) -> Iterator[str]:
+    for split in splits:
+        repeated = len(split) - len(set(split.image_digests))
         if repeated:
             yield f"{repeated} of {len(split)} images of {split.split!r} are duplicates"
-        for other in splits[place + 1 :]:
-            yield from _warn_of_overlap(split, other, by_digest)
 
 
-def _warn_of_overlap(
-    split: CachedDataset, other: CachedDataset, by_digest: dict[str, str]
-) -> Iterator[str]:
+def warn_of_overlap(split: CachedDataset, other: CachedDataset) -> Iterator[str]:
+    """Warn of images of one split that are also in another, and of names that both splits use.
+
+    Args:
+        split: Split that was trained on, or chosen by.
+        other: Split on which accuracy is measured.
+    """
+    by_digest = dict(zip(split.image_digests, _names_of(split), strict=True))
     names = set(by_digest.values())
     pairs = [
         (by_digest[digest], name)

@@ -80,6 +80,13 @@ def test_a_class_that_never_occurs_is_a_warning_with_counts(tree, check):
     assert "a 192 (50 %), b 192 (50 %), c 0 (0 %)" in warning
 
 
+def test_the_effect_of_a_class_that_never_occurs_in_val_is_said(tree, check):
+    tree.write(classes="a\nb\nc\n")
+    tree.save("masks/img0.png", np.full((12, 16), 2, np.uint8))
+    (warning,) = check().warnings
+    assert "split 'val' (counts in mIoU, as 0, only if a network predicts it)" in warning
+
+
 def test_much_that_is_ignored_is_a_warning(tree, check):
     tree.write()
     for index in (0, 2):

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from models.checkpoint import load_checkpoint
 from trainables import predictions
-from trainables.data.dataset import UnreadableFileError
+from trainables.data.dataset import SegmentationDataset, UnreadableFileError
 from trainables.data.synthetic import Synthetic
 from trainables.data_source import DataConfig
 from trainables.learning.evaluation import evaluate
@@ -78,14 +79,62 @@ def test_one_unreadable_image_is_left_out(run_dir, context, monkeypatch):
     assert len(pd.read_csv(run_dir / "test.csv")) == 4
 
 
-def test_no_test_split_is_said(run_dir, context, tmp_path):
-    root = tmp_path / "folder"
-    shutil.copytree(run_dir / "stages", root / "images")  # no list of a split "test"
+def write_folder(root, names="abc"):
+    """A data set of lists with one image per split, which are the same if their names are."""
+    (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
-    (root / "classes.txt").write_text("a\nb\n")
-    dataset, notes = predictions._open_test(DataConfig(name="folder", root=root), tmp_path)
-    assert dataset is None
-    assert "not evaluated on a test split" in notes[0]
+    for number, name in enumerate(names):
+        image = np.full((64, 96, 3), 50 * number, np.uint8)
+        Image.fromarray(image).save(root / "images" / f"{name}.png")
+        Image.fromarray(image[..., 0] % 2 + np.eye(64, 96, dtype=np.uint8)).save(
+            root / "masks" / f"{name}.png"
+        )
+    (root / "classes.txt").write_text("\n".join(DATA.open("val").classes))
+    for split, name in zip(("train", "val", "test"), names, strict=False):
+        (root / f"{split}.txt").write_text(name)
+    return DataConfig(name="folder", root=root)
+
+
+def test_no_test_split_is_said(run_dir, context, tmp_path):
+    data = write_folder(tmp_path / "folder", "ab")
+    (note,) = write_predictions(run_dir, data, context)
+    assert note == "not evaluated on a test split: data set 'folder' has none"
+    (tmp_path / "folder" / "test.txt").write_text("nowhere")
+    (note,) = write_predictions(run_dir, data, context)
+    assert "not evaluated on a test split: " in note
+    assert "names 'nowhere'" in note
+
+
+def test_a_test_split_without_labels_is_not_predicted(run_dir, context, tmp_path, monkeypatch):
+    data = write_folder(tmp_path / "folder")
+    Image.new("L", (96, 64), 255).save(tmp_path / "folder" / "masks" / "c.png")
+    monkeypatch.setattr(predictions, "write_test_scores", None)
+    (note,) = write_predictions(run_dir, data, context)
+    assert note == "not evaluated on a test split: it has no labels"
+
+
+def test_a_test_split_that_the_data_set_disowns_is_not_opened(run_dir, context, monkeypatch):
+    monkeypatch.setattr(Synthetic, "has_split", SegmentationDataset.has_split)
+    (note,) = write_predictions(run_dir, DATA, context)
+    assert note == "not evaluated on a test split: data set 'synthetic' has none"
+
+
+@pytest.mark.parametrize("other", ["train", "val"])
+def test_images_that_are_not_held_out_are_warned_of(run_dir, context, tmp_path, other):
+    data = write_folder(tmp_path / "folder")
+    copied = (tmp_path / "folder" / "images" / f"{'ab'[other == 'val']}.png").read_bytes()
+    (tmp_path / "folder" / "images" / "c.png").write_bytes(copied)
+    (note,) = write_predictions(run_dir, data, context)
+    assert f"test split: 1 image of 'test' is also in '{other}': " in note
+    assert (run_dir / "test.csv").is_file()
+
+
+def test_scores_are_written_though_the_training_images_cannot_be_read(run_dir, context, tmp_path):
+    data = write_folder(tmp_path / "folder")
+    (tmp_path / "folder" / "train.txt").write_text("nowhere")
+    (note,) = write_predictions(run_dir, data, context)
+    assert "test split: it is not compared with the training images: " in note
+    assert (run_dir / "test.csv").is_file()
 
 
 def test_pictures_are_kept_if_the_test_split_does_not_fit_the_disk(run_dir, context, monkeypatch):
