@@ -13,6 +13,7 @@ from trainables.artifacts.store import ArtifactStore
 from trainables.chain import Chain, build_chain
 from trainables.context import Progress, StageContext
 from trainables.data import check_splits
+from trainables.data.frame_pairs import warn_of_gaps
 from trainables.pipeline_config import STUDENT, PipelineConfig
 from trainables.process.shipped_code import ShippedCode, pack_code
 from trainables.settings import NoSettings
@@ -140,15 +141,17 @@ def check_data(config: PipelineConfig, cache_dir: Path) -> DatasetSummary:
     """
     train, validation = config.data.open_all_cached(("train", "val"), cache_dir)
     report = check_splits(train, validation)
+    warnings = report.warnings
     config.teacher_logits.check_classes(validation.num_classes)
     if ConsistencyStage.name in config.chain:
         check_frames(config.data, validation)
+        warnings = (*warnings, *warn_of_gaps(validation, train))
     return DatasetSummary(
         config.data.name,
         validation.num_classes,
         tuple(validation.classes),
         report.resolution,
-        report.warnings,
+        warnings,
         report.class_counts,
     )
 

@@ -16,6 +16,8 @@ _FRAME = re.compile(r"(?P<drive>.*?)(?P<number>\d+)\D*")
 STILLS = {"synthetic"}
 # A gap above this multiple of the usual gap means that frames are missing.
 LARGEST_GAP = 1.5
+# A split whose frames are this many times as far apart as in its drives is warned of.
+LARGEST_RATIO = 2
 
 
 def find_frame_pairs(dataset: SegmentationDataset) -> list[tuple[int, int]]:
@@ -33,11 +35,7 @@ def find_frame_pairs(dataset: SegmentationDataset) -> list[tuple[int, int]]:
     """
     if getattr(dataset, "source_name", dataset.name) in STILLS:
         return []
-    drives: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for index in range(len(dataset)):
-        match = _FRAME.fullmatch(dataset.sample_name(index))
-        if match is not None:
-            drives[match["drive"]].append((int(match["number"]), index))
+    drives = _find_drives(dataset)
     pairs: list[tuple[int, int]] = []
     for drive in sorted(drives):
         frames = sorted(drives[drive])
@@ -51,6 +49,48 @@ def find_frame_pairs(dataset: SegmentationDataset) -> list[tuple[int, int]]:
             if 0 < after - before <= LARGEST_GAP * usual
         ]
     return pairs
+
+
+def warn_of_gaps(dataset: SegmentationDataset, other: SegmentationDataset) -> list[str]:
+    """Return a warning if the frames between those of a split are usually in another split.
+
+    Args:
+        dataset: Split whose consecutive frames are compared.
+        other: Another split, which may hold frames of the same drives.
+    """
+    others = _find_numbers(other)
+    ratios = [
+        _usual_gap(numbers) / _usual_gap(numbers | others.get(drive, set()))
+        for drive, numbers in _find_numbers(dataset).items()
+        if len(numbers) > 1
+    ]
+    if not ratios or statistics.median(ratios) <= LARGEST_RATIO:
+        return []
+    return [
+        f"frames of {dataset.split!r} are {statistics.median(ratios):.3g} times as far apart as "
+        "their drives are recorded, because the frames between them are in another split: the "
+        "consistency is that of distant frames; put whole drives into each split"
+    ]
+
+
+def _find_drives(dataset: SegmentationDataset) -> dict[str, list[tuple[int, int]]]:
+    """Return the number and the index of each frame, by drive."""
+    drives: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index in range(len(dataset)):
+        match = _FRAME.fullmatch(dataset.sample_name(index))
+        if match is not None:
+            drives[match["drive"]].append((int(match["number"]), index))
+    return drives
+
+
+def _find_numbers(dataset: SegmentationDataset) -> dict[str, set[int]]:
+    """Return the numbers of the frames, by drive."""
+    drives = _find_drives(dataset)
+    return {drive: {number for number, _ in frames} for drive, frames in drives.items()}
+
+
+def _usual_gap(numbers: set[int]) -> float:
+    return statistics.median(b - a for a, b in itertools.pairwise(sorted(numbers)))
 
 
 class FramePairStream(TrainingStream):

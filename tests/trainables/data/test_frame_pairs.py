@@ -3,7 +3,7 @@ import torch
 
 from trainables.data import AugmentationConfig, create_dataset
 from trainables.data.dataset import Sample, SegmentationDataset
-from trainables.data.frame_pairs import FramePairStream, find_frame_pairs
+from trainables.data.frame_pairs import FramePairStream, find_frame_pairs, warn_of_gaps
 
 
 class Named(SegmentationDataset):
@@ -79,3 +79,21 @@ def test_a_data_set_without_neighbours_is_refused():
     stream = FramePairStream(Named("x", "y"), AugmentationConfig(crop_size=(32, 32)), seed=0)
     with pytest.raises(ValueError, match="no consecutive frames; images of a drive must be named"):
         stream[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "others", "is_far"),
+    [
+        (("d_0", "d_5", "d_10"), [f"d_{i}" for i in range(10) if i % 5], True),
+        (("d_0", "d_5", "d_10"), [f"e_{i}" for i in range(10)], False),  # a slower camera
+        (("d_0", "d_2", "d_4"), ("d_1", "d_3"), False),
+        (("d_1", "d_500"), (), False),
+        (("d_1", "e_2"), ("d_2",), False),
+        (("no", "number"), ("d_2",), False),
+    ],
+)
+def test_frames_whose_neighbours_are_in_another_split_are_warned_of(names, others, is_far):
+    warnings = warn_of_gaps(Named(*names), Named(*others))
+    assert len(warnings) == is_far
+    if is_far:
+        assert "frames of 'train' are 5 times as far apart" in warnings[0]
