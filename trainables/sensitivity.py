@@ -205,8 +205,8 @@ class _Judge:
         self._context = context
         self._precision = precision
         self._device = torch.device(context.device)
-        picked = range(0, len(dataset), max(1, len(dataset) // self.num_images))
-        self._samples = [dataset[index] for index in picked[: self.num_images]]
+        picked = (index * len(dataset) // self.num_images for index in range(self.num_images))
+        self._samples = [dataset[index] for index in picked]
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module) -> Outcome:

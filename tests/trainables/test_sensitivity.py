@@ -9,7 +9,7 @@ from models.channels.groups import find_groups
 from models.pruning import prune
 from trainables.data import create_dataset
 from trainables.pipeline_config import SensitivityConfig
-from trainables.sensitivity import Outcome, scan_briefly, scan_sensitivity
+from trainables.sensitivity import Outcome, _Judge, scan_briefly, scan_sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +117,19 @@ class Unfollowable(nn.Module):
 def test_bad_values_are_named(model, dataset, context, settings, message):
     with pytest.raises(ValueError, match=message):
         scan_sensitivity(model, dataset, context, **settings)
+
+
+def test_the_images_are_spread_over_the_data_set(context):
+    class Numbers:
+        def __init__(self):
+            self.read = []
+
+        def __len__(self):
+            return 7
+
+        def __getitem__(self, index):
+            self.read.append(index)
+
+    images = Numbers()
+    _Judge(images, context, 4, "auto")
+    assert images.read == [0, 1, 3, 5]

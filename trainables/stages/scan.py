@@ -27,7 +27,7 @@ class SensitivityScan(Computation):
     """
 
     name = "scan"
-    version = 2  # scans the groups that `prune` finds
+    version = 3  # spreads the images evenly
 
     def __init__(self, network: Computation, data: DataConfig) -> None:
         self.parents = {"network": network}

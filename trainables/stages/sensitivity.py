@@ -29,6 +29,7 @@ class SensitivityStage(Computation, Stage):
     """
 
     name = "sensitivity"
+    version = 2  # spreads the images evenly
     follows = ("dense", "teacher")
 
     def __init__(self, network: NetworkStage, data: DataConfig, scan: SensitivityConfig) -> None:
