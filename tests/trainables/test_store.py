@@ -78,6 +78,25 @@ def test_a_damaged_artefact_is_reported_and_computed_again(tmp_path, caplog, dam
     assert "is damaged" in caplog.text
 
 
+def test_an_artefact_that_another_process_repairs_meanwhile_is_not_set_aside(tmp_path, monkeypatch):
+    store, other = ArtifactStore(tmp_path), ArtifactStore(tmp_path)
+    store.obtain("sparse", "k", write).checkpoint.write_text("weightz")
+    repaired = []
+
+    def read_slowly(path):
+        found = checksum(path)
+        if not repaired:
+            repaired.append(path)
+            other.obtain("sparse", "k", write)
+        return found
+
+    monkeypatch.setattr("trainables.artifacts.store.checksum", read_slowly)
+    found = store.find("sparse", "k")
+    assert found is not None
+    assert found.checkpoint.read_text() == "weights"
+    assert len(list(tmp_path.glob("sparse-k.damaged-*"))) == 1
+
+
 def test_an_artefact_whose_storage_is_away_for_a_while_is_not_damaged(
     tmp_path, monkeypatch, caplog
 ):

@@ -21,6 +21,9 @@ from trainables.process.file_lock import locked
 
 logger = logging.getLogger(__name__)
 
+DAMAGE = (FileNotFoundError, NotADirectoryError, ValueError, KeyError)
+"""Errors of `_read` that say that an artefact is damaged."""
+
 
 class Artifact(NamedTuple):
     """A finished stage.
@@ -81,14 +84,26 @@ class ArtifactStore:
             key: Its content key.
         """
         name = f"{stage}-{key}"
-        found = self._read(self.root / name)
+        try:
+            found = _read(self.root / name)
+        except DAMAGE:
+            with self._lock(name):  # another process may have computed it again meanwhile
+                return self._find(name)
+        return self._complete(name, found)
+
+    def _find(self, name: str) -> Artifact | None:
+        """Find a stage whose lock this process holds; a damaged one is set aside."""
+        return self._complete(name, _read_or_set_aside(self.root / name))
+
+    def _complete(self, name: str, found: Artifact | None) -> Artifact | None:
+        """Upload a stage that was found here; download one that was not."""
         if self._remote is None:
             return found
         if found is not None:
             self._remote.publish(found.folder)  # the process that computed it may have died before
             return found
         with self._lock(f"{name}.fetched"):
-            found = self._read(self.root / name)  # another process may have been first
+            found = _read_or_set_aside(self.root / name)  # another process may have been first
             return found if found is not None else self._fetch(name, self._remote)
 
     def obtain(self, stage: str, key: str, compute: Callable[[Path], dict[str, Any]]) -> Artifact:
@@ -105,7 +120,7 @@ class ArtifactStore:
         """
         name = f"{stage}-{key}"
         with self._lock(name):
-            found = self.find(stage, key)
+            found = self._find(name)
             if found is not None:
                 return found
             partial = self._open_partial(name)
@@ -142,7 +157,7 @@ class ArtifactStore:
         """
         name = f"{stage}-{key}"
         with self._lock(name):
-            found = self.find(stage, key)
+            found = self._find(name)
             folder = found.folder if found is not None else self._open_partial(name)
             path = folder / SHARE_FILES.replace("*", f"{share:g}")
             if path.exists():
@@ -189,28 +204,11 @@ class ArtifactStore:
         fetched = self.root / f"{name}.fetched"
         if not remote.fetch(name, fetched):
             return None
-        found = self._read(fetched)
+        found = _read_or_set_aside(fetched)
         if found is None:
             remote.withdraw(name)
             return None
         return found._replace(folder=fetched.replace(self.root / name))
-
-    def _read(self, folder: Path) -> Artifact | None:
-        """Read a local artefact; a damaged one is set aside, and a warning is logged.
-
-        Raises:
-            OSError: It cannot be read, which does not say that it is damaged.
-        """
-        if not folder.is_dir():
-            return None
-        try:
-            record = patiently(lambda: _read_intact(folder))
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
-            damaged = _name_damaged(folder)
-            logger.warning("%s is damaged (%s): set aside as %s", folder, error, damaged.name)
-            folder.replace(damaged)
-            return None
-        return Artifact(folder, record["result"], reused=True)
 
     def _lock(self, name: str) -> AbstractContextManager[None]:
         return locked(self.root / ".locks" / name)
@@ -236,6 +234,36 @@ def is_plain_name(name: str) -> bool:
 
 def _name_damaged(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.damaged-{os.getpid()}-{os.urandom(2).hex()}")
+
+
+def _read(folder: Path) -> Artifact | None:
+    """Read a local artefact; None if there is none.
+
+    Raises:
+        Exception: It is damaged, if this is one of `DAMAGE`.
+        OSError: It cannot be read, which does not say that it is damaged.
+    """
+    if not folder.is_dir():
+        return None
+    record = patiently(lambda: _read_intact(folder))
+    return Artifact(folder, record["result"], reused=True)
+
+
+def _read_or_set_aside(folder: Path) -> Artifact | None:
+    """Read a local artefact; a damaged one is set aside, and a warning is logged.
+
+    The caller holds the artefact's lock.
+
+    Raises:
+        OSError: It cannot be read, which does not say that it is damaged.
+    """
+    try:
+        return _read(folder)
+    except DAMAGE as error:
+        damaged = _name_damaged(folder)
+        logger.warning("%s is damaged (%s): set aside as %s", folder, error, damaged.name)
+        folder.replace(damaged)
+        return None
 
 
 def _read_intact(folder: Path) -> dict[str, Any]:
