@@ -29,9 +29,7 @@ class DeviceLock:
     def __init__(self, device: str, folder: Path | None = None) -> None:
         folder = folder or Path(tempfile.gettempdir()) / f"segfront-locks-{os.getuid()}"
         folder.mkdir(parents=True, exist_ok=True)
-        # Processes of one machine may number the same GPU differently.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device.startswith("cuda") else ""
-        stem = f"{device}-{visible}".replace(":", "_").replace(",", "_").replace("/", "_")
+        stem = _name_on_machine(device).replace(":", "_").replace("/", "_")
         self._folder, self._stem = folder, stem
         self._turnstile = folder / f"{stem}.turnstile"
         self._device = folder / f"{stem}.device"
@@ -64,3 +62,17 @@ class DeviceLock:
         """Hold the device alone."""
         with locked(self._turnstile), locked(self._device):
             yield
+
+
+def _name_on_machine(device: str) -> str:
+    """Name a GPU by its number on the machine, which all of its processes agree on.
+
+    CUDA_VISIBLE_DEVICES=2 makes GPU 2 the "cuda:0" of a process. A GPU that it names by a UUID
+    keeps that name.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return device
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = {str(index): name.strip() for index, name in enumerate(visible)}
+    return f"cuda-{names.get(number or '0') or number or '0'}"
