@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,17 +57,10 @@ class ConfusionMatrix:
         pairs = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
         self.counts += pairs.reshape(self.num_classes, self.num_classes).to(self.counts.device)
 
-    def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of another matrix, such as that of another process.
-
-        Raises:
-            ValueError: The number of classes differs.
-        """
-        if other.num_classes != self.num_classes:
-            raise ValueError(
-                f"cannot merge {other.num_classes} classes into {self.num_classes} classes"
-            )
-        self.counts += other.counts.to(self.counts.device)
+    def name_iou(self, classes: Sequence[str]) -> dict[str, float | None]:
+        """Return the IoU by class name; None for a class that never occurs."""
+        values = zip(classes, self.iou.tolist(), strict=True)
+        return {name: None if math.isnan(value) else value for name, value in values}
 
     @property
     def iou(self) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -92,9 +91,3 @@ def run_in_torch(model: nn.Module, normalization: Normalization) -> Predict:
         return logits
 
     return predict
-
-
-def describe_classes(matrix: ConfusionMatrix, classes: tuple[str, ...]) -> dict[str, float | None]:
-    """Return the IoU by class; None for a class that never occurs."""
-    values = zip(classes, matrix.iou.tolist(), strict=True)
-    return {name: None if math.isnan(value) else value for name, value in values}

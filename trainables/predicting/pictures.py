@@ -217,7 +217,7 @@ def _describe_network(
     network: RunNetwork, scores: ImageScores, dataset: SegmentationDataset
 ) -> dict[str, Any]:
     matrix = scores.matrices[network.key]
-    known = zip(dataset.classes, matrix.iou.tolist(), strict=True)
+    iou = matrix.name_iou(dataset.classes).items()
     return {
         "key": network.key,
         "name": network.name,
@@ -225,5 +225,5 @@ def _describe_network(
         "trial": network.trial,
         "stage": network.stage,
         "miou": None if math.isnan(matrix.miou) else round(matrix.miou, 5),
-        "iou": {name: round(value, 5) for name, value in known if not math.isnan(value)},
+        "iou": {name: round(value, 5) for name, value in iou if value is not None},
     }

@@ -30,7 +30,6 @@ from trainables.data.normalization import normalization_of
 from trainables.data.palette import name_colour
 from trainables.deployment import MAX_DIFFERENCE, choose_engine
 from trainables.learning.file_evaluation import (
-    describe_classes,
     evaluate_predictions,
     evaluate_session,
     resize_image,
@@ -152,7 +151,7 @@ class DeployedFile(Computation):
         return {
             **latency,
             "miou": matrix.miou,
-            "iou": describe_classes(matrix, tuple(dataset.classes)),
+            "iou": matrix.name_iou(dataset.classes),
             "miou_before": float(metadata["miou"]),
             "precision": precision,
             "kept_float": written.kept_float,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -181,10 +180,6 @@ def evaluate_and_save(
     """
     validation = data.open_cached("val", context.cache_dir)
     matrix = evaluate(model, validation, context)
-    iou = {
-        label: None if math.isnan(value) else value
-        for label, value in zip(validation.classes, matrix.iou.tolist(), strict=True)
-    }
     context.report(Progress(name, 1, 1, miou=matrix.miou))
     description = {
         "stage": name,
@@ -195,7 +190,11 @@ def evaluate_and_save(
         "settings": dict(metadata),
     }
     save_checkpoint(folder / "checkpoint.safetensors", model, description)
-    return {"miou": matrix.miou, "iou": iou, "pixel_accuracy": matrix.pixel_accuracy}
+    return {
+        "miou": matrix.miou,
+        "iou": matrix.name_iou(validation.classes),
+        "pixel_accuracy": matrix.pixel_accuracy,
+    }
 
 
 def describe_data(data: DataConfig) -> dict[str, Any]:
