@@ -8,7 +8,7 @@ options are part of the mapping: `{"distiller": "kd", "kd.temperature": 4.0, ...
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -178,18 +178,6 @@ def complete_options(settings: Any) -> None:
             raise ValueError(f"{chooser} {value} has no settings of {', '.join(unused)}")
         complete = {option: given.get(option) or options[option]() for option in chosen}
         object.__setattr__(settings, entry.name, complete)
-
-
-def iterate_used(settings: type[Any], flat: Mapping[str, Any]) -> Iterator[tuple[str, Declared]]:
-    """Yield the settings in use, each chooser before the settings of its options.
-
-    Args:
-        settings: The settings dataclass.
-        flat: Values by dotted name; may be filled during the iteration.
-    """
-    for name, declared in declare(settings).items():
-        if is_used(name, settings, flat):
-            yield name, declared
 
 
 @functools.cache
