@@ -8,6 +8,7 @@ import torch
 
 from models.checkpoint import load_checkpoint
 from trainables.learning.batchnorm_statistics import reestimate_batchnorm
+from trainables.learning.evaluation import evaluate
 from trainables.learning.training import TrainConfig
 from trainables.stages.learning import Learning
 
@@ -54,6 +55,25 @@ def test_a_pause_changes_nothing(learning, tiny_config, context, tmp_path):
         for name in ("whole", "paused")
     )
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_a_network_is_evaluated_in_the_precision_of_its_training(
+    learning, tiny_config, context, tmp_path, monkeypatch, precision, share
+):
+    used = []
+
+    def note(*arguments, precision):
+        used.append(precision)
+        return evaluate(*arguments, precision=precision)
+
+    monkeypatch.setattr("trainables.stages.learning.evaluate", note)
+    training = replace(learning.training, precision=precision)
+    learning = replace(learning, training=training)
+    run(learning, tiny_config, tmp_path / "a", context, share=share)
+    assert used == [precision]
+    assert ("evaluation" in learning.content()) == (precision != "auto")
 
 
 @pytest.mark.parametrize(("field", "value"), [("batchnorm_batches", -1), ("average_share", 1.5)])

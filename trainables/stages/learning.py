@@ -19,7 +19,7 @@ from trainables.data_source import DataConfig
 from trainables.learning.batchnorm_statistics import reestimate_batchnorm
 from trainables.learning.evaluation import evaluate
 from trainables.learning.teacher_cache import CachedTeacher
-from trainables.learning.training import Batch, LossFunction, TrainConfig, train
+from trainables.learning.training import Batch, LossFunction, Precision, TrainConfig, train
 from trainables.losses import cross_entropy
 from trainables.pipeline_config import PipelineConfig
 
@@ -40,7 +40,10 @@ class Learning:
 
     def content(self) -> dict[str, Any]:
         """Return everything that the result depends on; data by fingerprint, not by path."""
-        return {**describe_data(self.data), "training": asdict(self.training), "seed": self.seed}
+        content = {**describe_data(self.data), "training": asdict(self.training), "seed": self.seed}
+        if self.training.precision != "auto":  # earlier versions always evaluated in it
+            content["evaluation"] = self.training.precision
+        return content
 
     def class_weights(self, context: StageContext) -> Tensor | None:
         """Return the class weights of the loss, (C,) float32 on the context's device, or None."""
@@ -137,11 +140,21 @@ class Learning:
         if share < 1:
             validation = self.data.open_cached("val", context.cache_dir)
             return {
-                "miou": evaluate(model, validation, context).miou,
+                "miou": evaluate(
+                    model, validation, context, precision=self.training.precision
+                ).miou,
                 "seconds": trained.seconds,
             }
         result = {
-            **evaluate_and_save(model, self.data, folder, context, name=name, metadata=metadata),
+            **evaluate_and_save(
+                model,
+                self.data,
+                folder,
+                context,
+                name=name,
+                metadata=metadata,
+                precision=self.training.precision,
+            ),
             "seconds": trained.seconds,
             "steps": self.training.num_steps,
             "losses": trained.losses,
@@ -171,6 +184,7 @@ def evaluate_and_save(
     *,
     name: str,
     metadata: Mapping[str, Any],
+    precision: Precision = "auto",
 ) -> dict[str, Any]:
     """Measure the accuracy on the validation split and write the checkpoint.
 
@@ -179,7 +193,7 @@ def evaluate_and_save(
         pixel_accuracy.
     """
     validation = data.open_cached("val", context.cache_dir)
-    matrix = evaluate(model, validation, context)
+    matrix = evaluate(model, validation, context, precision=precision)
     context.report(Progress(name, 1, 1, miou=matrix.miou))
     description = {
         "stage": name,
