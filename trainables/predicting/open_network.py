@@ -44,7 +44,7 @@ def open_network(network: RunNetwork, context: StageContext) -> Evaluate:
 
     Args:
         network: Network of the run.
-        context: Device, threads and lock.
+        context: Device, threads and lock; files that were measured on a CPU run on the CPU.
 
     Raises:
         NetworkError: The checkpoint or the files are missing or damaged, or the engine is not
@@ -75,7 +75,10 @@ def _open_files(network: RunNetwork, context: StageContext) -> Evaluate:
         if not isinstance(engine, FileEngine):
             raise NetworkError(f"the engine {engine.name} reads no files")
         channels, height, width = description["input"]["shape"][1:]
-        settings = EngineSettings(device=context.device, num_threads=context.num_threads or 1)
+        # With another host, the files of a GPU study were evaluated on a CPU.
+        is_on_cpu = str(description["engine"].get("provider")).startswith("CPU")
+        device = "cpu" if is_on_cpu else context.device
+        settings = EngineSettings(device=device, num_threads=context.num_threads or 1)
         engine.check(settings)
         file = network.folder / description["file"]
         session = engine.load(file, (1, channels, height, width), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -66,3 +67,10 @@ def test_files_of_a_missing_engine_are_a_note(run_dir, files, context):
         open_network(network, context)
     notes = write_predictions(run_dir, DATA, context)
     assert len([note for note in notes if "trial-0" in note]) == 2
+
+
+def test_files_that_were_measured_on_a_cpu_run_there_in_a_gpu_study(run_dir, files, context):
+    network = next(each for each in find_networks(run_dir) if each.trial == 0)
+    expected = open_network(network, context)(DATA.open("val"), indices=[0])
+    evaluate = open_network(network, replace(context, device="cuda"))
+    assert evaluate(DATA.open("val"), indices=[0]).miou == expected.miou
