@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import Chain, list_choosers
@@ -166,7 +167,12 @@ class FirstImages(DataConfig):
 
     def open(self, split: str) -> CachedDataset:
         """Open the first images of a split."""
-        return _Excerpt(cache_dataset(DataConfig.open(self, split), self.source_dir))
+        original = DataConfig.open(self, split)
+        excerpt = _Excerpt(cache_dataset(original, self.source_dir))
+        motion = getattr(original, "motion", None)
+        if motion is not None:  # of drawn frames; the cache has images and labels only
+            excerpt.motion = motion
+        return excerpt
 
     def open_cached(self, split: str, cache_dir: Path) -> CachedDataset:
         """The same; they are decoded already."""
@@ -174,7 +180,14 @@ class FirstImages(DataConfig):
 
 
 class _Excerpt(CachedDataset):
-    """The first images of a decoded data set."""
+    """The first images of a decoded data set.
+
+    Attributes:
+        motion: See `trainables.data.optical_flow.find_motion`; missing if the data set does not
+            know it.
+    """
+
+    motion: Callable[[int], Tensor]
 
     def __init__(self, whole: CachedDataset) -> None:
         super().__init__(whole.folder)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from search.recipes import streets
 from trainables.chain import make_chain
 from trainables.context import StageContext
+from trainables.data.optical_flow import find_motion
 from trainables.pipeline import build_baselines
 from trainables.pipeline_config import PipelineConfig
 from trainables.rehearsal import (
@@ -128,6 +131,17 @@ def test_a_rehearsal_is_small(config: PipelineConfig, tmp_path: Path) -> None:
     for schedule in (small.teacher_training, small.dense, small.sparse, small.distil):
         assert schedule.num_steps == NUM_STEPS
     assert small.data.open("val").fingerprint != config.data.open("val").fingerprint
+
+
+def test_the_known_motion_of_drawn_frames_is_used(
+    config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)  # the study does not need OpenCV
+    drives = replace(config, data=replace(config.data, name="synthetic_drives"))
+    images = shrink(drives, tmp_path).data.open("val")
+    expected = drives.data.open("val").motion(5)  # type: ignore[attr-defined]
+    assert torch.equal(find_motion(images)(5, 6).nan_to_num(), expected.nan_to_num())
+    assert not hasattr(shrink(config, tmp_path).data.open("val"), "motion")
 
 
 def test_time_beyond_the_limit_of_a_measurement_is_fixed() -> None:
