@@ -1,4 +1,4 @@
-"""Re-estimates BatchNorm statistics; those of the unpruned network do not fit a pruned one."""
+"""Re-estimates BatchNorm statistics on whole images; those of training crops may not fit them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ def reestimate_batchnorm(
 ) -> None:
     """Replace mean and variance of every BatchNorm by their averages over training batches.
 
-    The weights are not changed. It costs the forward passes of a few training steps and makes the
-    accuracy of a pruned network before fine-tuning meaningful.
+    The weights are not changed. It costs the forward passes of a few training steps. A training
+    does it once at its end, before the network is evaluated (`TrainConfig.batchnorm_batches`).
 
     Source: Li et al., "EagleEye", ECCV 2020, https://arxiv.org/abs/2007.02491, section 3.3
         (adaptive BatchNorm).
+    Differs: they do it after pruning, before fine-tuning, to rank pruned networks.
 
     Args:
         model: Network, which is moved to `context.device` and keeps its train or eval mode.

@@ -85,10 +85,11 @@ class TrainConfig:
         precision: Precision of the forward pass (mixed precision; weights and updates stay
             float32). auto: bfloat16 if the hardware supports it natively, else float32.
         channels_last: Whether to use the channels_last memory format, where it is safe.
-        auxiliary_weight: Weight of the loss of each auxiliary head.
-        class_weighting: Class weights of the cross-entropy: none, or enet: 1 / ln(1.02 + fraction
-            of the class in the training pixels), which gives rare classes such as poles and signs
-            more weight (Paszke et al., "ENet", 2016, section 5.2).
+        auxiliary_weight: Weight of the loss of each auxiliary head, a cross-entropy without class
+            weights.
+        class_weighting: Class weights of the main head's cross-entropy: none, or enet: 1 / ln(1.02
+            + fraction of the class in the training pixels), which gives rare classes such as poles
+            and signs more weight (Paszke et al., "ENet", 2016, section 5.2).
         class_weight_power: Exponent of these weights, in 0..1; below 1 it reduces false positives
             of rare classes.
         batchnorm_batches: Number of batches of uncropped training images on which the BatchNorm

@@ -21,17 +21,18 @@ NETWORK_FILE = "network.onnx"
 
 
 class ReferenceStage(Computation):
-    """Times the uncompressed student once; its latency then represents the machine's speed.
+    """Times an uncompressed network once; its latency then represents the machine's speed.
 
     A shared machine can be 1.5 times as fast in one minute as in another. Each later network is
     measured alternately with this one (`models.latency.Reference`), and its latency is converted to
     the speed of this first measurement. All latencies of a store are therefore comparable, also
-    after a resumption. The student is the reference because it runs the same kernels as its pruned
-    networks, on images of the same size. It has random weights, because speed does not depend on
-    weights.
+    after a resumption. The reference is `PipelineConfig.student`, because it runs the same kernels
+    as its pruned networks, on images of the same size. A study of several `students` has the same
+    reference for all of them, which need not be one of them. It has random weights, because speed
+    does not depend on weights.
 
     Args:
-        network: Configuration of the student.
+        network: Configuration of the network.
         num_classes: Number of classes of the data set.
         resolution: Height and width of the images.
         config: Settings of the latency measurement.
