@@ -139,7 +139,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         SystemExit: --help was given (0), or a flag or value is wrong (2); tyro has then printed
             what is allowed.
     """
-    argv = list(argv)
+    argv = [_hyphenate(word) for word in argv]
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         return _parse_resume(argv)
     recipe = argv.pop(0) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
@@ -154,6 +154,14 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         args=lengthen_flags(argv, study),
         default=Arguments(study=study),
     )
+
+
+def _hyphenate(word: str) -> str:
+    """Write a flag such as --student_weights with hyphens, as tyro does before it parses it."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
 
 
 def _parse_resume(argv: list[str]) -> Arguments:

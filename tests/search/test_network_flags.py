@@ -32,6 +32,12 @@ def test_weights_belong_to_the_network_that_is_named(tmp_path: Path) -> None:
     assert study.pipeline.teacher.backbone_weights is None
 
 
+@pytest.mark.parametrize("word", ["--student_weights=my_net.pth", "--student-weights=my_net.pth"])
+def test_flags_may_be_written_with_underscores(word: str) -> None:
+    assert parse(word).pipeline.student.weights == "my_net.pth"
+    assert parse("--space.pruning_ratio.low", "0.4").space.pruned.pruning_ratio.low == 0.4
+
+
 def test_the_student_may_teach_itself() -> None:
     assert parse("--teacher", "same").pipeline.self_teaching
     assert not parse("--teacher", "espnet").pipeline.self_teaching
