@@ -8,10 +8,11 @@ Examples:
 
 from __future__ import annotations
 
-import itertools
+import argparse
 import json
 import logging
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,11 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from models.checkpoint import CheckpointError
+from models.engines import EngineError
+from models.engines.onnx_graph import ExportError
+from models.pruning import PruningError
+from models.quantization.quantizer import QuantizationError
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import build_chain, override_settings
 from trainables.context import Progress, StageContext, detect_device
@@ -33,9 +39,15 @@ from trainables.process.device_lock import DeviceLock
 from trainables.process.machine_errors import OutOfMemory, SurroundingsError
 from trainables.process.memory import keep_freed_memory
 from trainables.stages import Stage
+from trainables.stages.deployed_file import ParityError
 from trainables.stages.stage_errors import blaming
 
 PROGRAM = "python -m trainables.run"
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as in a shell
+ERRORS = (
+    ArithmeticError, OSError, OutOfMemory, SurroundingsError, CheckpointError, EngineError,
+    ExportError, ParityError, PruningError, QuantizationError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +59,8 @@ class Arguments:
             are run or reused.
         pipeline: Configuration that all pipelines of a study share.
         settings: Settings of this pipeline as NAME=VALUE: pruning_ratio=0.6 lr=1e-3. Missing
-            settings get the papers' values.
+            settings get the papers' values. Stages outside the pipeline's chain, such as teacher,
+            have none.
         store: Folder of the artefacts; finished stages in it are reused.
         cache_dir: Folder of the decoded images.
         device: Torch device: cpu, cuda or cuda:N.
@@ -105,6 +118,8 @@ def _build_stage(config: PipelineConfig, arguments: Arguments) -> Stage:
     if arguments.stage not in known:
         raise ValueError(f"stage must be one of {', '.join(known)}; got {arguments.stage!r}")
     if arguments.stage not in config.chain:
+        if arguments.settings:
+            raise ValueError(f"stage {arguments.stage} has no --settings; got {arguments.settings}")
         chain = next(part for part in parts if part[-1].stage == arguments.stage)
     else:
         given = parse_settings(arguments.settings)
@@ -131,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and print the result as JSON.
 
     Returns:
-        Exit status: 0, 1 if training failed, 2 for bad input.
+        Exit status: 0, 1 if a stage failed, 2 for bad input, 130 after Ctrl-C.
     """
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(show_path=False)])
     keep_freed_memory()
@@ -145,25 +160,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             else tyro.cli(Arguments, args=argv, prog=PROGRAM, description=__doc__, default=defaults)
         )
         result = run(arguments, console)
-    except (ArithmeticError, OSError, OutOfMemory, SurroundingsError) as error:
-        console.print(f"[bold red]failed:[/] {error}", highlight=False)
+    except ERRORS as error:
+        _print_error("failed", error, console)
         return 1
     except ValueError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        _print_error("error", error, console)
         return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues from the last saved state")
+        return EXIT_INTERRUPTED
     result.pop("losses", None)
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
     return 0
 
 
+def _print_error(kind: str, error: Exception, console: Console) -> None:
+    text = escape(str(error))
+    console.print(f"[bold red]{kind}:[/] {text}", highlight=False, soft_wrap=True)
+
+
 def _defaults_from_run(argv: Sequence[str]) -> Arguments | None:
     """Read the pipeline of an earlier run before the other flags override it."""
-    given = [Path(b) for a, b in itertools.pairwise(argv) if a == "--from-run"]
-    if not given:
-        return None
-    path = given[-1] / "config.json"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--from-run", "--from_run", type=Path)
     try:
-        config = json.loads(path.read_text())
+        folder = parser.parse_known_args(argv)[0].from_run
+    except argparse.ArgumentError:
+        return None  # tyro will report what is wrong
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text())
         pipeline, points = config["pipeline"], config["first_points"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"--from-run needs a run folder with a config.json: {error}") from error
@@ -171,8 +198,8 @@ def _defaults_from_run(argv: Sequence[str]) -> Arguments | None:
         stage="distilled",
         pipeline=TypeAdapter(PipelineConfig).validate_python(pipeline),
         defaults=points[0] if points else {},
-        store=given[-1] / "stages",
-        from_run=given[-1],
+        store=folder / "stages",
+        from_run=folder,
     )
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from models.checkpoint import load_checkpoint, read_metadata
+from models.checkpoint import CheckpointError, load_checkpoint, read_metadata
+from models.engines import EngineError
+from models.pruning import PruningError
 from trainables.artifacts.store import ArtifactStore
 from trainables.chain import (
     build_chain,
@@ -397,12 +399,41 @@ def test_the_command_runs_one_stage_without_ray(tmp_path, capsys):
     [
         (["--pipeline.data.name", "camvid", "--data-root", "/nowhere"], "/nowhere"),
         (["--from-run", "/nowhere"], "config.json"),
+        (["--from-run=/nowhere"], "config.json"),
+        (["--from_run", "/nowhere"], "config.json"),
+        (["--from_run=/nowhere"], "config.json"),
         (["--pipeline.student.backbone-weights", "no.safetensors"], "no.safetensors"),
+        (["--settings", "lr=[red]"], "got '[red]'"),
     ],
 )
 def test_the_command_names_bad_input(tmp_path, capsys, flags, message):
     assert main(["dense", *FLAGS, "--store", str(tmp_path / "s"), *flags]) == 2
     assert message in capsys.readouterr().err.replace("\n", "")
+
+
+def test_settings_of_a_stage_outside_the_chain_are_refused(capsys):
+    assert main(["teacher", *FLAGS, "--settings", "lr=1e-3"]) == 2
+    assert "stage teacher has no --settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (PruningError("layer [a] cannot be pruned"), 1),
+        (EngineError("the engine [a] is missing"), 1),
+        (CheckpointError("[a] is no checkpoint"), 1),
+        (OSError("[a] is full"), 1),
+        (ValueError("[a] is unknown"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_ends_the_command_with_one_line(monkeypatch, capsys, error, status):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("trainables.run.run", fail)
+    assert main(["dense", *FLAGS]) == status
+    assert (str(error) or "interrupted") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
