@@ -122,7 +122,7 @@ class StudyCheck:
         if config.weights is not None:
             miou = self._evaluate(model)
             counts = tuple(summary.class_counts["val"].values())
-            self.doubts += find_doubts(config, miou, counts)
+            self.doubts += find_doubts(role, config, miou, counts)
             if role != "teacher":
                 train = self._config.pipeline.data.open_cached("train", self._config.cache_dir)
                 self.doubts += scan_briefly(

@@ -1,13 +1,14 @@
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
-from models.checkpoint import CheckpointError, load_checkpoint, read_metadata
+from models.checkpoint import CheckpointError, load_checkpoint, read_metadata, save_checkpoint
 from models.engines import EngineError
 from models.pruning import PruningError
 from trainables.artifacts.store import ArtifactStore
@@ -434,6 +435,27 @@ def test_an_error_ends_the_command_with_one_line(monkeypatch, capsys, error, sta
     monkeypatch.setattr("trainables.run.run", fail)
     assert main(["dense", *FLAGS]) == status
     assert (str(error) or "interrupted") in capsys.readouterr().err
+
+
+def test_advice_on_given_weights_names_the_flags_of_their_network(tiny_config, context, tmp_path):
+    model = tiny_config.student.build(19)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    save_checkpoint(tmp_path / "net.safetensors", model)
+    given = replace(tiny_config.student, weights=str(tmp_path / "net.safetensors"))
+    config = replace(tiny_config, teacher=given, student=given, students={"mine": given})
+    roots = [
+        build_baselines(config)["teacher"],
+        make_chain(("dense",)),
+        build_chain(("dense",), {"dense.student": "mine"}),
+    ]
+    found = [
+        build_stages(config, root[:1])[0].compute(tmp_path, {}, context)["warnings"][0]
+        for root in roots
+    ]
+    for place, text in zip(("teacher", "student", "students.mine"), found, strict=True):
+        assert re.findall(r"--pipeline\.(.+?)\.(?:normalization|outputs)", text) == [place] * 2
 
 
 @pytest.mark.parametrize(

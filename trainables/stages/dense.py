@@ -14,7 +14,7 @@ from models.cost import count_cost
 from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.network_config import NetworkConfig
-from trainables.pipeline_config import PipelineConfig
+from trainables.pipeline_config import STUDENT, PipelineConfig
 from trainables.ranges import setting
 from trainables.stages.given import GivenStage
 from trainables.stages.learning import Learning, make_learning
@@ -83,7 +83,9 @@ class DenseStage(NetworkStage):
         config = inputs.config
         network = cls.choose_network(settings, config)
         if network.weights is not None:
-            return GivenStage(network, config.data)
+            name = settings.student
+            place = name if name == STUDENT else f"students.{name}"
+            return GivenStage(network, config.data, place)
         return cls(network, make_learning(config, config.dense))
 
     def content(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from trainables.artifacts.store import Artifact
 from trainables.context import StageContext
 from trainables.data_source import DataConfig
 from trainables.network_config import NetworkConfig
+from trainables.pipeline_config import STUDENT
 from trainables.settings import NoSettings
 from trainables.stages.learning import evaluate_and_save
 from trainables.stages.stage import NetworkStage, StageInputs
@@ -29,16 +30,19 @@ class GivenStage(NetworkStage):
     Args:
         network: Configuration of the network, with `weights`.
         data: Validation data.
+        place: Place of the network in `PipelineConfig`, for advice: "teacher", "student" or
+            "students.NAME".
     """
 
     name = "given"
     Settings: ClassVar[type[Any]] = NoSettings
     reveals = ("miou", "num_params", "macs")
 
-    def __init__(self, network: NetworkConfig, data: DataConfig) -> None:
+    def __init__(self, network: NetworkConfig, data: DataConfig, place: str = STUDENT) -> None:
         self.parents = {}
         self.network_config = network
         self.data = data
+        self.place = place
 
     @classmethod
     def build(cls, settings: Any, inputs: StageInputs) -> GivenStage:
@@ -59,7 +63,9 @@ class GivenStage(NetworkStage):
         model = self.network_config.build(validation.num_classes)
         result = evaluate_and_save(model, self.data, folder, context, name=self.name, metadata={})
         cost = count_cost(model, (3, *validation.common_size))
-        warnings = find_doubts(self.network_config, result["miou"], validation.label_counts)
+        warnings = find_doubts(
+            self.place, self.network_config, result["miou"], validation.label_counts
+        )
         for text in warnings:
             logger.warning(text)
         return {
@@ -79,10 +85,13 @@ class GivenStage(NetworkStage):
         return {name: result[name] for name in self.reveals}
 
 
-def find_doubts(network: NetworkConfig, miou: float, counts: tuple[int, ...]) -> list[str]:
+def find_doubts(
+    place: str, network: NetworkConfig, miou: float, counts: tuple[int, ...]
+) -> list[str]:
     """Return a warning if the given weights are hardly better than a constant prediction.
 
     Args:
+        place: Place of the network in `PipelineConfig`, as in `GivenStage`.
         network: Configuration of the network.
         miou: mIoU on the validation split, in 0..1.
         counts: Number of pixels of each class in the validation split.
@@ -97,6 +106,6 @@ def find_doubts(network: NetworkConfig, miou: float, counts: tuple[int, ...]) ->
     return [
         f"{network.weights} has {100 * miou:.1f} % mIoU on the validation split, where always "
         f"predicting the most frequent class has {100 * chance:.1f} %: usual causes are "
-        "another normalisation or channel order (--pipeline.student.normalization.*) and another "
-        "order of the classes (--pipeline.student.outputs)"
+        f"another normalisation or channel order (--pipeline.{place}.normalization.*) and another "
+        f"order of the classes (--pipeline.{place}.outputs)"
     ]

@@ -30,5 +30,5 @@ class TeacherStage(DenseStage):
         """Build the stage of the study's teacher: a training, or the given weights."""
         config = inputs.config
         if config.teacher.weights is not None:
-            return GivenStage(config.teacher, config.data)
+            return GivenStage(config.teacher, config.data, cls.name)
         return cls(config.teacher, make_learning(config, config.teacher_training))
