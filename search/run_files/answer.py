@@ -24,10 +24,10 @@ from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.context import StageContext
 from trainables.deployment import deploy_network
 from trainables.pipeline import Baseline
+from trainables.predicting.run_networks import KEPT_OUT_FILE
 from trainables.predictions import write_predictions
 
 DEPLOY_FOLDER = "deploy"
-KEPT_OUT_FILE = "kept_out.json"
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def deploy_front(
             if path.name.isdigit() and int(path.name) not in members:
                 shutil.rmtree(path)
         content = {str(number): reason for number, reason in kept_out.items()}
-        write_atomically(place / KEPT_OUT_FILE, json.dumps(content, indent=1) + "\n")
+        write_atomically(folder / KEPT_OUT_FILE, json.dumps(content, indent=1) + "\n")
     return kept_out, notes
 
 
@@ -120,7 +120,7 @@ def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: St
 
 def read_kept_out(folder: Path) -> dict[int, str]:
     """Read why networks are kept out of a run's front, by trial number."""
-    path = folder / DEPLOY_FOLDER / KEPT_OUT_FILE
+    path = folder / KEPT_OUT_FILE
     if not path.is_file():
         return {}
     return {int(number): reason for number, reason in json.loads(path.read_text()).items()}
