@@ -28,6 +28,7 @@ from trainables.predicting.run_networks import KEPT_OUT_FILE
 from trainables.predictions import write_predictions
 
 DEPLOY_FOLDER = "deploy"
+FAULTS = (ValueError, RuntimeError, OSError, MemoryError)  # of the machine, such as a full GPU
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def deploy_front(
                 continue
             try:
                 reason = _deploy(study, record, folder, context)
-            except (ValueError, RuntimeError, OSError) as error:
+            except FAULTS as error:
                 text = " ".join(str(error).split())
                 notes.append(f"trial {record.number} is not deployed; --resume tries again: {text}")
                 continue
@@ -132,7 +133,7 @@ def write_pictures_and_scores(
     """Write pictures/ and test.csv; return notes for the reader, and an error if it failed."""
     try:
         return write_predictions(folder, study.config.pipeline.data, context, test=test)
-    except (ValueError, OSError) as error:
+    except FAULTS as error:
         return [f"pictures and test scores could not be written: {error}"]
 
 

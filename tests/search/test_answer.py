@@ -14,7 +14,7 @@ from models.engines.onnx_graph import ExportError
 from models.timing.host import HostError
 from search.config import StudyConfig
 from search.pipelines.records import TrialRecord
-from search.run_files.answer import deploy_front, read_kept_out
+from search.run_files.answer import deploy_front, read_kept_out, write_pictures_and_scores
 from trainables.context import StageContext
 from trainables.data import DataError
 
@@ -38,6 +38,7 @@ def study() -> Any:
         (DataError("an image is damaged"), False),
         (RuntimeError("CUDA out of memory"), False),
         (OSError("the disk is full"), False),
+        (MemoryError("the image is too large"), False),
     ],
 )
 def test_only_faults_of_the_network_keep_it_out(
@@ -59,3 +60,24 @@ def test_only_faults_of_the_network_keep_it_out(
     assert read_kept_out(tmp_path) == kept_out
     assert len(notes) == (not is_kept_out)
     assert all(str(error) in text for text in (*kept_out.values(), *notes))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("an image is damaged"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("the image is too large"),
+        OSError("the disk is full"),
+    ],
+)
+def test_pictures_and_scores_that_fail_are_a_note(
+    error: Exception, study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("search.run_files.answer.write_predictions", fail)
+    context = StageContext(cache_dir=tmp_path)
+    (note,) = write_pictures_and_scores(study, tmp_path, context, test=True)
+    assert str(error) in note
