@@ -368,19 +368,22 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         device=measured["device"], dtype=measured["dtype"], num_threads=measured["num_threads"]
     )
     is_measured = isinstance(engine, FileEngine)
+    image_size = arguments.image_size if arguments.image_size != UNSET else trial.resolution
+    input_size = arguments.batch_size, image_size
+    has_latency = is_measured and input_size == (measured.get("batch_size", 1), trial.resolution)
     earlier = read_bundle(folder) if is_bundle(folder) else {}
     content = BundleContent(
         classes=metadata["classes"],
         normalization=model.normalization,
         value_range=earlier["input"].get("range") if earlier else None,
-        latency_ms=trial.results.get("latency_ms") if is_measured else None,
+        latency_ms=trial.results.get("latency_ms") if has_latency else None,
         made=made,
     )
     export = export_bundle(
         model,
         folder,
         content,
-        image_size=arguments.image_size if arguments.image_size != UNSET else trial.resolution,
+        image_size=image_size,
         engine=engine if isinstance(engine, FileEngine) else OnnxRuntime(),
         settings=settings if is_measured else EngineSettings(),
         batch_size=arguments.batch_size,

@@ -302,6 +302,22 @@ def test_a_trial_exported_again_keeps_what_the_study_evaluated(
 
 
 @pytest.mark.parametrize(
+    ("flags", "latency_ms"),
+    [([], 2.5), (["--batch-size", "2"], None), (["--image-size", "64", "64"], None)],
+)
+def test_a_latency_is_stated_only_for_the_input_that_was_measured(
+    run_dir: Path, flags: list[str], latency_ms: float | None
+):
+    (run_dir / "trials.csv").write_text(
+        "trial,state,stage/distilled,network,latency_ms\n4,complete,distilled-a,distilled-a,2.5\n"
+    )
+    assert main([str(run_dir), "--trial", "4", *flags]) == 0
+    description = read_bundle(run_dir / "deploy" / "4")
+    assert description["latency_ms"] == latency_ms
+    assert description["made"]["run"]["latency_ms"] == 2.5
+
+
+@pytest.mark.parametrize(
     ("trial", "message"),
     [("7", "has no trial 7; it has 4, 5"), ("5", "trial 5 (state pruned) has no network")],
 )
