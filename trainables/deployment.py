@@ -75,6 +75,7 @@ def deploy_network(
     config: PipelineConfig,
     context: StageContext,
     *,
+    device: str,
     results: Mapping[str, Any],
 ) -> Deployed:
     """Write the deployment bundle of a network, after evaluating it on the validation split.
@@ -84,7 +85,10 @@ def deploy_network(
         folder: Folder to make, RUN_DIR/deploy/<trial>; made only for a network that passes.
         config: Configuration of the study.
         context: Machine, and the node's data cache.
-        results: Results of the network for model.json, including `latency_ms`.
+        device: Torch device of the study's latencies, which this machine may lack.
+        results: Results of the network for model.json, including `latency_ms`. The latency becomes
+            that of the file if the file is for the engine and device that were measured, and one
+            image at a time was measured.
 
     Raises:
         ExportError: The network cannot be exported.
@@ -92,7 +96,7 @@ def deploy_network(
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    deployed = _deploy(stage_folder, partial, config, context, results)
+    deployed = _deploy(stage_folder, partial, config, context, device, results)
     if deployed.passes:  # so that only complete folders of usable networks exist
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -105,24 +109,32 @@ def _deploy(
     folder: Path,
     config: PipelineConfig,
     context: StageContext,
+    device: str,
     results: Mapping[str, Any],
 ) -> Deployed:
-    engine, settings = choose_engine(config.latency, context.device)
-    dataset = config.data.open_cached("val", context.cache_dir)
     if is_bundle(stage_folder):
         description = read_bundle(stage_folder)
         made = {**description["made"], **results}
         copy_bundle(stage_folder, folder, {"made": made})
-        miou = float(description["miou"])
         return Deployed(
-            folder=folder, engine=engine.name, miou=miou, expected_miou=None, passes=True
+            folder=folder,
+            engine=description["engine"]["name"],
+            miou=float(description["miou"]),
+            expected_miou=None,
+            passes=True,
         )
+    latency = config.latency
+    engine, settings = choose_engine(latency, device)
+    measured_in = (
+        resolve_engine(latency.engine, device, latency.host),
+        resolve_device(latency.engine, device, latency.host),
+    )
+    is_measured = (engine.name, settings.device) == measured_in and latency.batch_size == 1
+    dataset = config.data.open_cached("val", context.cache_dir)
     checkpoint = stage_folder / "checkpoint.safetensors"
     metadata = read_metadata(checkpoint)
     model = load_checkpoint(checkpoint)
-    image_size = config.latency.resolution or dataset.common_size
-    measured_in = resolve_engine(config.latency.engine, context.device, config.latency.host)
-    is_measured = engine.name == measured_in
+    image_size = latency.resolution or dataset.common_size
     normalization = normalization_of(model)
     content = BundleContent(
         classes=tuple(dataset.classes),
@@ -156,11 +168,13 @@ def _deploy(
 def choose_engine(config: LatencyConfig, device: str) -> tuple[FileEngine, EngineSettings]:
     """Return the engine to write files for: that of the latency, or else ONNX Runtime on the CPU.
 
-    Eager and compiled PyTorch run no files, and the engine of another machine may not be installed
-    here. In these cases the networks are written as ONNX.
+    Eager and compiled PyTorch run no files, and this machine may lack the engine or its device: it
+    may be the head of a cluster, or latency may be that of another host. In these cases the
+    networks are written as ONNX.
 
-    Raises:
-        EngineError: The engine is missing.
+    Args:
+        config: Settings of the latency measurement.
+        device: Torch device of the study's latencies.
     """
     engine = ENGINES[resolve_engine(config.engine, device, config.host)]
     settings = EngineSettings(
@@ -169,17 +183,15 @@ def choose_engine(config: LatencyConfig, device: str) -> tuple[FileEngine, Engin
         num_threads=config.num_threads,
         fold_batchnorm=config.fold_batchnorm,
     )
-    if isinstance(engine, FileEngine) and _is_here(engine, settings, config.host):
+    if isinstance(engine, FileEngine) and _is_here(engine, settings):
         return engine, settings
     return OnnxRuntime(), EngineSettings(num_threads=config.num_threads)
 
 
-def _is_here(engine: FileEngine, settings: EngineSettings, host: str | None) -> bool:
-    """Whether the engine is installed here; without another host, it must be."""
+def _is_here(engine: FileEngine, settings: EngineSettings) -> bool:
+    """Whether this machine has the engine and its device."""
     try:
         engine.check(settings)
     except EngineError:
-        if host is None:
-            raise
         return False
     return True

@@ -48,7 +48,7 @@ def deploy_front(
 
     Args:
         study: Study that is over.
-        folder: Folder of the run.
+        folder: Folder of the run, whose metadata.json has the device of the latencies.
         context: Device and folders for running the files.
         fetch: Function that fetches artefacts from storage into the folder, given their names; None
             if the run is in a local folder.
@@ -58,6 +58,7 @@ def deploy_front(
         `deploy/kept_out.json`), and a sentence for each network that could not be deployed now.
     """
     place = folder / DEPLOY_FOLDER
+    device = json.loads((folder / METADATA_FILE).read_text())["latency"]["device"]
     kept_out = read_kept_out(folder)
     tried: set[int] = set()
     notes: list[str] = []
@@ -74,7 +75,7 @@ def deploy_front(
             if is_complete_bundle(place / str(record.number)):
                 continue
             try:
-                reason = _deploy(study, record, folder, context)
+                reason = _deploy(study, record, folder, context, device)
             except FAULTS as error:
                 text = " ".join(str(error).split())
                 notes.append(f"trial {record.number} is not deployed; --resume tries again: {text}")
@@ -94,7 +95,9 @@ def deploy_front(
     return kept_out, notes
 
 
-def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: StageContext) -> str:
+def _deploy(
+    study: PipelineStudy, record: TrialRecord, folder: Path, context: StageContext, device: str
+) -> str:
     """Write the files of one network; return why it is kept out, or "" if it is not."""
     results = {
         "trial": record.number,
@@ -110,6 +113,7 @@ def _deploy(study: PipelineStudy, record: TrialRecord, folder: Path, context: St
             place,
             study.config.pipeline,
             context,
+            device=device,
             results=results,
         )
     except HostError:

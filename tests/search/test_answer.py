@@ -48,13 +48,15 @@ def test_only_faults_of_the_network_keep_it_out(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*arguments: Any, **more: Any) -> None:
+    def fail(*arguments: Any, device: str, **more: Any) -> None:
+        assert device == "cuda"  # that of the study's latencies; this machine may have no GPU
         raise error
 
     monkeypatch.setattr("search.run_files.answer.deploy_network", fail)
     half = tmp_path / "deploy" / "0"  # model.json came into storage, but the machine was lost then
     half.mkdir(parents=True)
     (half / "model.json").write_text(json.dumps({"files": ["model.onnx"]}))
+    (tmp_path / "metadata.json").write_text(json.dumps({"latency": {"device": "cuda"}}))
     kept_out, notes = deploy_front(study, tmp_path, StageContext(cache_dir=tmp_path))
     assert list(kept_out) == [0] * is_kept_out
     assert read_kept_out(tmp_path) == kept_out

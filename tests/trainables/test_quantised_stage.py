@@ -65,7 +65,7 @@ def test_a_float_file_is_the_network(config, store, context, tmp_path):
     assert description["miou"] == result.metrics["miou"]
     # What the stage made is what a user takes away.
     taken = tmp_path / "deploy" / "0"
-    found = deploy_network(folder, taken, config, context, results={"trial": 0})
+    found = deploy_network(folder, taken, config, context, device="cpu", results={"trial": 0})
     assert found.passes
     assert read_bundle(taken)["made"]["trial"] == 0
     assert (taken / "model.onnx").read_bytes() == (folder / "model.onnx").read_bytes()
@@ -154,7 +154,12 @@ def test_a_network_is_deployed_and_judged(config, store, context, tmp_path, monk
     (stage,) = build_stages(config, make_chain(("dense",)))
     folder = stage.obtain(store, context).folder
     found = deploy_network(
-        folder, tmp_path / "7", config, context, results={"trial": 7, "latency_ms": 2.5}
+        folder,
+        tmp_path / "7",
+        config,
+        context,
+        device="cpu",
+        results={"trial": 7, "latency_ms": 2.5},
     )
     assert found.passes
     description = read_bundle(found.folder)
@@ -163,10 +168,42 @@ def test_a_network_is_deployed_and_judged(config, store, context, tmp_path, monk
     monkeypatch.setattr(
         deployment, "evaluate_session", lambda *_: type("Matrix", (), {"miou": 0.99})
     )
-    wrong = deploy_network(folder, tmp_path / "8", config, context, results={})
+    wrong = deploy_network(folder, tmp_path / "8", config, context, device="cpu", results={})
     assert not wrong.passes
     assert "99.00 % mIoU in onnxruntime" in wrong.explain()
     assert [path.name for path in tmp_path.glob("[78]*")] == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "has_latency"),
+    [
+        ({}, "cpu", True),
+        ({"batch_size": 4}, "cpu", False),  # the latency is that of four images
+        ({}, "cuda", False),  # the trials had GPUs, but this machine has none
+        ({"engine": "onnxruntime"}, "cuda", False),
+        ({"engine": "tensorrt"}, "cuda", False),
+        ({"engine": "pytorch"}, "cpu", False),
+        pytest.param(
+            {"engine": "openvino"},
+            "cpu",
+            True,
+            marks=pytest.mark.skipif(find_spec("openvino") is None, reason="no openvino"),
+        ),
+    ],
+)
+def test_a_file_has_a_latency_only_if_it_was_measured(
+    changes, device, has_latency, config, store, context, tmp_path
+):
+    config = replace(config, latency=replace(config.latency, **changes))
+    (stage,) = build_stages(config, make_chain(("dense",)))
+    folder = stage.obtain(store, context).folder
+    gpu = replace(context, device="cuda")  # as detected here, whatever the study used
+    results = {"latency_ms": 2.5}
+    found = deploy_network(folder, tmp_path / "7", config, gpu, device=device, results=results)
+    assert found.passes
+    description = read_bundle(found.folder)
+    assert description["engine"]["provider"].startswith("CPU")
+    assert description["latency_ms"] == (2.5 if has_latency else None)
 
 
 def test_answers_at_another_size_are_resized_back(config, context):
