@@ -11,9 +11,13 @@ from typing import Literal, NamedTuple
 
 from trainables.artifacts.artifact_files import RESULT_FILE, SHARE_FILES
 from trainables.stages import STAGES
+from trainables.stages.given import GivenStage
 
 # For one pipeline: stage name -> folder in the store, and stage name -> seconds.
 PipelineStages = tuple[Mapping[str, str], Mapping[str, float]]
+
+ROOTS = {GivenStage.name, *(name for name, stage in STAGES.items() if not stage.follows)}
+"""Stages that make the uncompressed networks of a study."""
 
 
 class StageFacts(NamedTuple):
@@ -36,7 +40,7 @@ class StageUse:
     Attributes:
         computed: Number of computed stages.
         reused: Number of times that a pipeline reused a stage. Teacher and dense student never
-            count, because every study trains them once.
+            count, because every study makes them once.
         spent: Seconds of work, including distillations that paused at a rung.
         saved: Seconds of the reused stages, counted for every reuse.
         teacher_cache: Number of distillations by `StageFacts.teacher_cache`.
@@ -71,8 +75,8 @@ def count_use(
         use.spent[role] += read_facts(folder).seconds
     for stages, seconds in pipelines:
         for stage, folder in stages.items():
-            if stage in STAGES and not STAGES[stage].follows:
-                continue  # every study trains its uncompressed networks once
+            if stage in ROOTS:
+                continue  # every study makes its uncompressed networks once
             facts = read_facts(folder)
             if folder in known:
                 use.reused[stage] += 1

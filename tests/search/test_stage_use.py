@@ -61,3 +61,11 @@ def test_facts_come_from_the_store(
         share = {"miou": 0.4, "seconds": 1.0, "teacher_cache_seconds": seconds}
         (tmp_path / f"share-0.{number}.json").write_text(json.dumps(share))
     assert read_stage_facts(tmp_path) == facts
+
+
+def test_a_given_network_is_made_once_like_a_trained_one() -> None:
+    pipeline = {"given": "dense-1", "sparse": "sparse-1"}
+    use = count_use([(pipeline, {}), (pipeline, {})], {"dense": "dense-1"}, FACTS.__getitem__)
+    assert use.computed == {"dense": 1, "sparse": 1}
+    assert use.reused == {"sparse": 1}
+    assert use.saved == {"sparse": 20}
