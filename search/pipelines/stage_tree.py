@@ -13,6 +13,7 @@ from trainables.chain import Chain, Prefix, describe_settings, flatten_chain, fr
 from trainables.pipeline import StageResult, merge_results
 from trainables.settings import flatten
 from trainables.stages import STAGES, NetworkStage
+from trainables.stages.teacher import TeacherStage
 
 LONGEST_LABEL = 150
 NodeState = Literal["open", "running", "done", "failed"]
@@ -348,14 +349,13 @@ class StageTree:
         """
         path = self._paths[number]
         results = [self._get_charged(name, number) for name in path.nodes]
-        helping = [replace(self._get_charged(h, number), metrics={}) for h in path.helpers]
         merged = merge_results(path.chain, results)
-        for result in helping:
-            merged = replace(
-                merged,
-                stages={**result.stages, **merged.stages},
-                seconds={**result.seconds, **merged.seconds},
-            )
+        for helper in path.helpers:  # the teacher, whose stage has another name if it is given
+            result = self._get_charged(helper, number)
+            name = (TeacherStage.name,)
+            stages = dict(zip(name, result.stages.values(), strict=False))  # none before its end
+            seconds = dict(zip(name, result.seconds.values(), strict=False))
+            merged = StageResult(stages=stages, seconds=seconds) | merged
         return merged
 
     def _get_charged(self, node: str, number: int | str) -> StageResult:

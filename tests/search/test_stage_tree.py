@@ -220,3 +220,16 @@ def test_a_failed_baseline_fails_who_needs_it(stage: str) -> None:
         take(tree)
     failed = [ending.number for ending in tree.fail(BASELINE_NODES[stage], "diverged")]
     assert failed == (["teacher", 0] if stage == "teacher" else ["dense", 0, 1])
+
+
+def test_a_given_teacher_is_the_teacher_and_no_stage_of_the_pipeline() -> None:
+    tree = grow(FIRST)
+    take(tree), take(tree)
+    given = StageResult(stages={"given": "given-1"}, seconds={"given": 4.0}, network="given-1")
+    tree.finish(BASELINE_NODES["teacher"], given)
+    dense = StageResult(stages={"dense": "dense-1"}, seconds={"dense": 9.0}, network="dense-1")
+    tree.finish(BASELINE_NODES["dense"], dense)
+    found = tree.get_result(0)
+    assert found.stages == {"teacher": "given-1", "dense": "dense-1"}
+    assert found.seconds == {"teacher": 0.0, "dense": 0.0}
+    assert found.network == "dense-1"
