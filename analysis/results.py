@@ -228,10 +228,19 @@ def combine_runs(runs: Sequence[Run]) -> Results:
     """Combine runs that have the same objectives.
 
     Raises:
-        ResultsError: The runs differ in objectives, data set or latency measurement.
+        ResultsError: Two runs have the same name, or the runs differ in objectives, data set or
+            latency measurement.
     """
     if not runs:
         raise ResultsError("no run folder given")
+    folders: dict[str, Path] = {}
+    for run in runs:  # a run is known by the name of its folder
+        if run.name in folders:
+            raise ResultsError(
+                f"the runs cannot be shown together: {folders[run.name]} and {run.folder} have the "
+                "same name; rename one of them"
+            )
+        folders[run.name] = run.folder
     first = runs[0]
     notes: list[str] = []
     for run in runs[1:]:

@@ -224,3 +224,13 @@ def test_scores_of_the_test_split_are_read(make):
     (folder / "test.csv").write_text("trial,network,miou\n,dense,good\n")
     with pytest.raises(ResultsError, match=r"test\.csv, line 2: column 'miou' is 'good'"):
         load_run(folder)
+
+
+@pytest.mark.parametrize("other", ["a/camvid-1", "b/camvid-1"])
+def test_runs_of_one_name_are_refused(make, other):
+    first = load_run(make.run(name="a/camvid-1"))
+    second = first if other == "a/camvid-1" else load_run(make.run(name=other))
+    with pytest.raises(
+        ResultsError, match=f"{first.folder} and {second.folder} have the same name"
+    ):
+        combine_runs([first, second])
