@@ -37,8 +37,8 @@ class Dispatcher:
         places: How many stages run at a time.
         works_ahead: Whether free places do work for later stages while the uncompressed networks
             train (`search.pipelines.work_ahead`).
-        on_change: Called with a line for the user when a stage will run again, or a pipeline takes
-            another course.
+        on_change: Called with a line for the user when a stage will run again, a pipeline takes
+            another course, or the failure of an uncompressed network ends the search.
         confirmation: Retrainings of the front; None if there are none.
         budget: Time of the study. Default: one without a limit.
 
@@ -163,6 +163,7 @@ class Dispatcher:
         if task.baseline:
             self.baseline_errors[task.baseline] = reason
         self._tell(self._tree.fail(task.node, f"{task.stage}: {reason}"))
+            self._on_change(f"{task.baseline} failed: {reason}; no further stage starts")
 
     def retry(self, task: Task, failure: Failure) -> None:
         """Run a stage again whose worker failed, or let it fail after its last attempt."""

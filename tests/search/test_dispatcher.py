@@ -376,6 +376,17 @@ def test_without_a_baseline_nothing_is_tried(driver: Driver, stage: str) -> None
     assert driver.study.records == {}
 
 
+def test_the_failure_of_a_baseline_is_said_at_once(config: StudyConfig, tmp_path: Path) -> None:
+    notes: list[str] = []
+    study = PipelineStudy(config, tmp_path)
+    dispatcher = Dispatcher(study, Places(count=2), on_change=notes.append)
+    teacher = dispatcher.take()
+    assert teacher is not None
+    assert dispatcher.take() is not None  # the student still trains
+    dispatcher.fail(teacher, "TrainingDiverged: nan")
+    assert notes == ["teacher failed: TrainingDiverged: nan; no further stage starts"]
+
+
 def test_measurements_run_one_at_a_time(config: StudyConfig, tmp_path: Path) -> None:
     points = tuple(make_settings(lr=2e-3, pruning_ratio=p) for p in (0.3, 0.4, 0.5))
     study = PipelineStudy(replace(config, num_pipelines=3, first_points=points), tmp_path)
