@@ -81,6 +81,7 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
         local = {
             "num_cpus": len(os.sched_getaffinity(0)),
             "include_dashboard": dashboard,
+            "num_gpus": _count_own_gpus(),
             "dashboard_host": "127.0.0.1",
         }
     try:
@@ -127,7 +128,12 @@ def count_devices() -> tuple[int, float, int, int, float]:
 def count_own_devices() -> tuple[int, float, int, int]:
     """What `count_devices` will say of a session on this machine alone."""
     cpus = len(os.sched_getaffinity(0))
-    return cpus, float(torch.cuda.device_count()), cpus, 1
+    return cpus, float(_count_own_gpus()), cpus, 1
+
+
+def _count_own_gpus() -> int:
+    """Count the GPUs that PyTorch can use; Ray also sees those that it cannot."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def run_tune(
