@@ -168,9 +168,12 @@ def _read_result(folder: Path, stage: str) -> dict[str, Any]:
 
 
 def add_findings(folder: Path, findings: dict[str, str], warnings: list[str]) -> None:
-    """Add findings and warnings to metadata.json, without duplicates."""
+    """Write findings into metadata.json, and warnings after those about the data set.
+
+    Those of an earlier answer go, because what they say may have changed since.
+    """
     path = folder / METADATA_FILE
     content = json.loads(path.read_text())
     content |= findings
-    content["warnings"] = list(dict.fromkeys([*content.get("warnings", []), *warnings]))
+    content["warnings"] = list(dict.fromkeys([*content["dataset"]["warnings"], *warnings]))
     write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -14,7 +14,12 @@ from models.engines.onnx_graph import ExportError
 from models.timing.host import HostError
 from search.config import StudyConfig
 from search.pipelines.records import TrialRecord
-from search.run_files.answer import deploy_front, read_kept_out, write_pictures_and_scores
+from search.run_files.answer import (
+    add_findings,
+    deploy_front,
+    read_kept_out,
+    write_pictures_and_scores,
+)
 from trainables.context import StageContext
 from trainables.data import DataError
 
@@ -83,3 +88,14 @@ def test_pictures_and_scores_that_fail_are_a_note(
     context = StageContext(cache_dir=tmp_path)
     (note,) = write_pictures_and_scores(study, tmp_path, context, test=True)
     assert str(error) in note
+
+
+def test_what_an_earlier_answer_noted_goes(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.json"
+    path.write_text(json.dumps({"dataset": {"warnings": ["few images"]}, "warnings": []}))
+    add_findings(tmp_path, {"sensitivity": "much"}, ["few images", "trial 3 is not deployed"])
+    assert json.loads(path.read_text())["warnings"] == ["few images", "trial 3 is not deployed"]
+    add_findings(tmp_path, {}, ["trial 4 is not deployed"])
+    content = json.loads(path.read_text())
+    assert content["warnings"] == ["few images", "trial 4 is not deployed"]
+    assert content["sensitivity"] == "much"
