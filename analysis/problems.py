@@ -53,14 +53,15 @@ def get_problems_info(results: Results) -> ProblemsInfo:
         notes = run.pictures.notes if run.pictures else ()
         prefix = f"{run.name}: " if several else ""
         left_out = (run.metadata.get("time") or {}).get("left_out", ())
-        warnings += [prefix + text for text in (*left_out, *run.warnings, *notes)]
+        texts = (*left_out, *run.warnings, *notes)  # a note of the pictures is also a warning
+        warnings += [prefix + text for text in dict.fromkeys(texts)]
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in results.trials:
         kept_out = results.get_run(trial).kept_out
-        if trial.state in ("failed", "stopped"):
-            groups.setdefault((trial.state, trial.reason), []).append(trial)
-        elif trial.number in kept_out:
+        if trial.number in kept_out:  # trials.csv calls it failed
             groups.setdefault(("kept out", kept_out[trial.number]), []).append(trial)
+        elif trial.state in ("failed", "stopped"):
+            groups.setdefault((trial.state, trial.reason), []).append(trial)
     ended = [
         EndedEarly(state, reason, [results.label(t) for t in trials], _last_stage(trials))
         for (state, reason), trials in groups.items()

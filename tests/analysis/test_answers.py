@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -290,6 +292,22 @@ def test_a_network_that_is_kept_out_is_no_answer_but_a_problem(load, rows):
         ResultsError, match=r"kept_out\.json: must contain a reason by trial number"
     ):
         load_run(folder)
+
+
+def test_a_run_writes_failed_for_a_network_that_is_kept_out(load, rows):
+    rows[0] |= {"state": "failed", "reason": "the engine errs by 0.3"}
+    folder = load()[0].runs[0].folder
+    (folder / "deploy").mkdir()
+    (folder / "deploy" / "kept_out.json").write_text('{"0": "the engine errs by 0.3"}')
+    info = get_problems_info(combine_runs([load_run(folder)]))
+    assert [(entry.state, entry.trials) for entry in info.ended_early] == [("kept out", ["0"])]
+    assert info.num_failed == 0
+
+
+def test_a_note_of_the_pictures_that_is_also_a_warning_is_listed_once(load):
+    run = load()[0].runs[0]
+    noted = replace(run, warnings=("a", "b"), pictures=SimpleNamespace(notes=("b", "c")))
+    assert get_problems_info(combine_runs([noted])).warnings == ["a", "b", "c"]
 
 
 def test_what_a_time_limit_left_out_is_a_problem_and_the_time_a_fact(make):
