@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -192,14 +193,32 @@ class StudyMetrics:
 
     def _read_facts(self, folder: str) -> StageFacts:
         if folder not in self._facts:
-            path = self._stages_dir / folder
-            if self._remote is None or path.is_dir():
-                self._facts[folder] = read_stage_facts(path)
-            else:
-                with TemporaryDirectory() as scratch:
-                    self._remote.fetch_record(folder, Path(scratch))
-                    self._facts[folder] = read_stage_facts(Path(scratch))
+            try:
+                self._facts[folder] = self._read_record(folder)
+            except FileNotFoundError:
+                if self._board.study.config.keep != "front":
+                    raise
+                # The end of an earlier session has deleted the stage.
+                self._facts[folder] = StageFacts(self._charged.get(folder, 0.0))
         return self._facts[folder]
+
+    def _read_record(self, folder: str) -> StageFacts:
+        path = self._stages_dir / folder
+        if self._remote is None or path.is_dir():
+            return read_stage_facts(path)
+        with TemporaryDirectory() as scratch:
+            self._remote.fetch_record(folder, Path(scratch))
+            return read_stage_facts(Path(scratch))
+
+    @cached_property
+    def _charged(self) -> dict[str, float]:
+        """Seconds of each finished stage by folder: the pipeline that needed it first has them."""
+        charged: dict[str, float] = {}
+        for record in self._board.study.records.values():
+            for stage, folder in record.stages.items():
+                seconds = record.seconds.get(stage, 0.0)
+                charged[folder] = max(charged.get(folder, 0.0), seconds)
+        return charged
 
 
 def metrics_address() -> str:

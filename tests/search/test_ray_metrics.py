@@ -179,6 +179,24 @@ def test_stages_in_storage_are_counted(
     assert [value for value, tags in gauges["segfront_seconds_spent"]] == [9.0]
 
 
+def test_stages_that_keep_front_has_deleted_count_as_they_were_charged(
+    config: StudyConfig, gauges: dict[str, list[Any]], tmp_path: Path
+) -> None:
+    study = PipelineStudy(replace(config, num_pipelines=2, keep="front"), tmp_path)
+    metrics = {"miou": 0.5, "latency_ms": 50.0, "num_params": 5e5}
+    for seconds in (20.0, 0.0):
+        proposal = study.ask()
+        assert proposal is not None
+        stages, charged = {"sparse": "sparse-gone"}, {"sparse": seconds}
+        result = StageResult(metrics=metrics, stages=stages, seconds=charged)
+        study.tell(proposal.number, "complete", result=result)
+    searcher: Any = SimpleNamespace(open_results=[], baselines={})
+    exported = StudyMetrics(ProgressBoard(study), searcher, tmp_path, "cpu")
+    exported.tick()
+    assert exported.saved_seconds == 20.0
+    assert [value for value, tags in gauges["segfront_seconds_spent"]] == [20.0]
+
+
 def test_failure_is_logged_once_and_ends_nothing(
     board: ProgressBoard,
     gauges: dict[str, list[Any]],
