@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 arguments=arguments,
                 folder=folder,
                 study=study,
-                confirmation=Confirmation(study, folder),
+                confirmation=Confirmation(study, folder, read_kept_out(folder)),
                 results=ResultsWriter(study, folder, dataset),
                 console=console,
                 remote=remote,
@@ -378,7 +378,7 @@ def run_stages(
     """Run stages in Tune until the dispatcher has no more; returns and raises as its caller."""
     places = count_places(resources)
     budget = make_budget(run.study, run.folder, estimate, places)
-    board = ProgressBoard(run.study, run.confirmation)
+    board = ProgressBoard(run.study, run.confirmation, read_kept_out(run.folder))
     board.reference = run.results.reference
     board.refresh()
     with ProgressDisplay(board, run.console) as display:
@@ -469,31 +469,33 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
     """
     run.study.save_clock()
     run.results.write_trials()
-    print_summary(run.study, run.results.baselines, run.console)
+    kept_out, records = read_kept_out(run.folder), run.study.records.values()
+    print_summary(run.study, run.results.baselines, run.console, kept_out)
     for role, reason in baseline_errors.items():
         run.console.print(f"{role} failed: {reason}", markup=False)
-    front = find_front(run.study.records.values(), run.config.objectives, with_equals=True)
+    is_complete = any(record.state == "complete" for record in records)
     report = None
     roots = [name for baseline in run.results.baselines for name in baseline.artefacts]
-    if front and run.remote:
+    if is_complete and run.remote:
         with run.console.status("fetching the networks of the front"):
+            front = find_front(records, run.config.objectives, kept_out, with_equals=True)
             members = [name for record in front for name in record.artefacts]
             run.remote.fetch_networks([*roots, *members])
     is_over = not run.study.num_unfinished and not run.confirmation.num_left
     for text in run.results.time.get("left_out", ()):
         run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
     has_ended = is_over or (run.config.time_limit is not None and not was_cut_off)
-    if front and has_ended:
+    if is_complete and has_ended:
         write_answer(run)
-    if front:
+    if is_complete:
         with run.console.status("writing the report"):
             report = write_report(run.folder)
-    if front and is_over and run.config.keep == "front":
+    if is_complete and is_over and run.config.keep == "front":
         stages = run.remote.stages if run.remote else None
         keep_front(run.study, run.folder, stages, read_kept_out(run.folder), roots)
     print_confirmation(run.confirmation, report, run.console)
     print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
-    return bool(front)
+    return is_complete
 
 
 def write_answer(run: Run) -> None:

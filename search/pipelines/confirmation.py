@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from search.pipelines.front import find_front
@@ -39,6 +39,7 @@ class Confirmation:
     Args:
         study: Study whose front is retrained.
         run_dir: Folder of the run.
+        kept_out: Numbers of trials that an earlier answer has kept out of the front.
 
     Attributes:
         retrainings: Retrainings that have ended, by trial and seed.
@@ -47,8 +48,9 @@ class Confirmation:
         ValueError: confirmation.csv is damaged.
     """
 
-    def __init__(self, study: PipelineStudy, run_dir: Path) -> None:
+    def __init__(self, study: PipelineStudy, run_dir: Path, kept_out: Collection[int] = ()) -> None:
         self._study = study
+        self._kept_out = kept_out
         self._path = run_dir / CONFIRMATION_FILE
         self.retrainings = {
             (entry.trial, entry.seed): entry for entry in read_retrainings(self._path)
@@ -64,7 +66,8 @@ class Confirmation:
         if self._study.num_unfinished:
             return ()
         if self._members is None:
-            front = find_front(self._study.records.values(), self._study.config.objectives)
+            records, objectives = self._study.records.values(), self._study.config.objectives
+            front = find_front(records, objectives, self._kept_out)
             self._members = tuple(record.number for record in front)
         return self._members
 

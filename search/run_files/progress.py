@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -46,6 +46,7 @@ class ProgressBoard:
     Args:
         study: Study whose records are read; it is not modified.
         confirmation: Retrainings of its front, also only read; None if there are none.
+        kept_out: Numbers of trials that an earlier answer has kept out of the front.
 
     Attributes:
         activities: Running stages by any key; the caller keeps them up to date.
@@ -55,8 +56,14 @@ class ProgressBoard:
             estimate from the pipelines that have finished.
     """
 
-    def __init__(self, study: PipelineStudy, confirmation: Confirmation | None = None) -> None:
+    def __init__(
+        self,
+        study: PipelineStudy,
+        confirmation: Confirmation | None = None,
+        kept_out: Collection[int] = (),
+    ) -> None:
         self.study = study
+        self._kept_out = kept_out
         self._confirmation = confirmation
         self.activities: dict[str, Activity] = {}
         self.reference: Mapping[str, float] = {}
@@ -76,13 +83,14 @@ class ProgressBoard:
         """Update the numbers after a trial has begun or ended."""
         records = list(self.study.records.values())
         self.states = Counter(record.state for record in records)
-        metrics = [record.metrics for record in records if record.state == "complete"]
+        usable = [record for record in records if record.number not in self._kept_out]
+        metrics = [record.metrics for record in usable if record.state == "complete"]
         if self._num_unfinished != self.study.num_unfinished:
             self._num_unfinished = self.study.num_unfinished
             self._last_finished = time.monotonic()
         if self.study.num_running and self._search_started is None:
             self._search_started = time.monotonic()
-        self.front_size = len(find_front(records, self.study.config.objectives))
+        self.front_size = len(find_front(usable, self.study.config.objectives))
         self.best_miou = max((entry["miou"] for entry in metrics), default=None)
         if self.reference:
             self.hypervolume = hypervolume_fraction(metrics, self.reference)

@@ -37,9 +37,22 @@ def write_report(run_dir: Path) -> Path | None:
     return run_dir / "report" / "index.html"
 
 
-def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: Console) -> None:
-    """Print the baselines, the front, and the failed and stopped pipelines with their reasons."""
-    front = find_front(study.records.values(), study.config.objectives)
+def print_summary(
+    study: PipelineStudy,
+    baselines: Sequence[Baseline],
+    console: Console,
+    kept_out: Mapping[int, str] | None = None,
+) -> None:
+    """Print the baselines, the front, and the pipelines outside it with their reasons.
+
+    Args:
+        study: Study that has ended or was interrupted.
+        baselines: Uncompressed networks measured so far.
+        console: Console to print to.
+        kept_out: Reasons why an earlier answer has kept networks out of the front, by trial number.
+    """
+    kept_out = kept_out or {}
+    front = find_front(study.records.values(), study.config.objectives, kept_out)
     num_complete = sum(record.state == "complete" for record in study.records.values())
     if front or baselines:
         table = Table(title=f"Pareto front: {len(front)} of {num_complete} complete pipelines")
@@ -55,6 +68,8 @@ def print_summary(study: PipelineStudy, baselines: Sequence[Baseline], console: 
             table.add_row(str(record.number), *_numbers(record.metrics), chosen)
         console.print(table)
     reasons: dict[tuple[str, str], list[int]] = {}
+    for number, reason in kept_out.items():
+        reasons.setdefault(("kept out of the front", reason), []).append(number)
     for record in study.records.values():
         if record.state in ("failed", "stopped"):
             reasons.setdefault((record.state, record.reason), []).append(record.number)

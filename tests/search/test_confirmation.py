@@ -28,7 +28,7 @@ from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.run_files.progress import ProgressBoard
 from search.run_files.results import now, write_metadata
 from search.run_files.results_writer import ResultsWriter
-from search.run_files.summary import print_confirmation, print_next_steps
+from search.run_files.summary import print_confirmation, print_next_steps, print_summary
 from trainables.chain import flatten_chain, make_settings
 from trainables.pipeline import Baseline, DatasetSummary, StageResult
 
@@ -269,6 +269,18 @@ def test_the_board_counts_retrainings_apart(asked: StudyConfig, tmp_path: Path) 
     assert board.counts() == "3 complete, 0 running, 0 waiting, 1 of 4 retrained"
     assert board.best_miou == 0.6
     assert board.seconds_left is not None
+
+
+def test_a_network_that_is_kept_out_is_not_retrained(asked: StudyConfig, tmp_path: Path) -> None:
+    study = search(asked, tmp_path)
+    confirmation = Confirmation(study, tmp_path, {0: "its file errs"})
+    assert confirmation.members == (1, 2)  # trial 1 takes its place
+    board = ProgressBoard(study, confirmation, {0: "its file errs"})
+    assert (board.front_size, board.best_miou) == (2, 0.5)
+    stream = io.StringIO()
+    print_summary(study, [], Console(file=stream, width=200), {0: "its file errs"})
+    assert "Pareto front: 2 of 3 complete" in stream.getvalue()
+    assert "1 x kept out of the front: its file errs (trial 0)" in stream.getvalue()
 
 
 def show(*arguments: Any, print_it: Any) -> str:
