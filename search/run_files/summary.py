@@ -159,7 +159,10 @@ def print_next_steps(
         more = "" if study.config.time_limit is None else " --time-limit 1h"
         rows.append(("continue", f"python search/run.py --resume {place}{more}"))
     elif not study.config.confirm and "miou" in study.config.objectives:
-        rows.append(("confirm the front", f"python search/run.py --resume {place} --confirm 3"))
+        # The study has used up its time limit, or nearly so.
+        more = "" if study.config.time_limit is None else " --time-limit none"
+        command = f"python search/run.py --resume {place} --confirm 3{more}"
+        rows.append(("confirm the front", command))
     rows.append(("browse the study", f"optuna-dashboard {folder}/{JOURNAL_FILE}"))
     if study.config.pipeline.data.name == "synthetic":
         rows.append(("real data", "python search/run.py camvid --download"))

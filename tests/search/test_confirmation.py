@@ -318,6 +318,9 @@ def test_next_steps_know_what_is_left(asked: StudyConfig, tmp_path: Path) -> Non
     text = show(study, confirmation, tmp_path, None, print_it=print_next_steps)
     assert "continue:" not in text
     assert f"confirm the front: python search/run.py --resume {tmp_path} --confirm 3\n" in text
+    limited = PipelineStudy(replace(asked, confirm=0, time_limit="1h"), tmp_path)
+    text = show(limited, confirmation, tmp_path, None, print_it=print_next_steps)
+    assert f"--resume {tmp_path} --confirm 3 --time-limit none\n" in text
 
 
 @pytest.mark.parametrize(("confirm", "sessions"), [(2, 1), (0, 0)])
