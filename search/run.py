@@ -279,8 +279,7 @@ def search(run: Run) -> int:
     run.console.print(f"run folder: {place}", highlight=False, soft_wrap=True)
     status = None
     baseline_errors: dict[str, str] = {}
-    is_searched = bool(run.results.baselines)  # they are written when the search is over
-    if not is_searched or run.confirmation.num_left:
+    if run.results.missing or run.confirmation.num_left:
         interrupts = Interrupts()
         try:
             baseline_errors = tune_pipelines(run, interrupts)
@@ -481,10 +480,13 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
             front = find_front(records, run.config.objectives, kept_out, with_equals=True)
             members = [name for record in front for name in record.artefacts]
             run.remote.fetch_networks([*roots, *members])
-    is_over = not run.study.num_unfinished and not run.confirmation.num_left
+    is_searched = not (run.study.num_unfinished or run.confirmation.num_left)
+    is_over = is_searched and not run.results.missing
     for text in run.results.time.get("left_out", ()):
         run.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)
-    has_ended = is_over or (run.config.time_limit is not None and not was_cut_off)
+    # A study that has failed to train an uncompressed network has ended too.
+    has_ended = is_over or (is_searched and bool(baseline_errors))
+    has_ended |= run.config.time_limit is not None and not was_cut_off
     if is_complete and has_ended:
         write_answer(run)
     if is_complete:
@@ -494,7 +496,15 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
         stages = run.remote.stages if run.remote else None
         keep_front(run.study, run.folder, stages, read_kept_out(run.folder), roots)
     print_confirmation(run.confirmation, report, run.console)
-    print_next_steps(run.study, run.confirmation, run.folder, report, run.console, run.storage)
+    print_next_steps(
+        run.study,
+        run.confirmation,
+        run.folder,
+        report,
+        run.console,
+        run.storage,
+        run.results.missing,
+    )
     return is_complete
 
 

@@ -20,7 +20,7 @@ from search.run_files.results import (
     write_metadata,
     write_trials,
 )
-from trainables.pipeline import Baseline, DatasetSummary
+from trainables.pipeline import Baseline, DatasetSummary, build_baselines
 
 WRITING_SHARE = 0.05  # largest share of the time for trials.csv, whose long tables take seconds
 
@@ -53,6 +53,12 @@ class ResultsWriter:
     def config(self) -> StudyConfig:
         """Configuration of the study."""
         return self._study.config
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the uncompressed networks that are not trained and measured yet."""
+        known = {baseline.name for baseline in self.baselines}
+        return [name for name in build_baselines(self.config.pipeline) if name not in known]
 
     @property
     def reference(self) -> Mapping[str, float]:

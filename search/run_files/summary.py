@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,7 @@ def print_next_steps(
     report: Path | None,
     console: Console,
     storage: str | None = None,
+    missing: Collection[str] = (),
 ) -> None:
     """Print the path of the report and the commands that are useful next.
 
@@ -140,6 +141,7 @@ def print_next_steps(
         report: Path of the report's index.html; None if it could not be written.
         console: Console to print to.
         storage: URI of the run; None if it is in a local folder.
+        missing: Names of the uncompressed networks that are not trained and measured yet.
     """
     folder = shlex.quote(str(run_dir))
     place = shlex.quote(storage or str(run_dir))
@@ -155,7 +157,7 @@ def print_next_steps(
         rows.append(("write the report", f"python analysis/report.py {folder}"))
     if (run_dir / "deploy").is_dir():
         rows.append(("files to deploy", str(run_dir / "deploy")))
-    if study.num_unfinished or confirmation.num_left:
+    if study.num_unfinished or confirmation.num_left or missing:
         more = "" if study.config.time_limit is None else " --time-limit 1h"
         rows.append(("continue", f"python search/run.py --resume {place}{more}"))
     elif not study.config.confirm and "miou" in study.config.objectives:

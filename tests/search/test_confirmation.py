@@ -321,18 +321,30 @@ def test_next_steps_know_what_is_left(asked: StudyConfig, tmp_path: Path) -> Non
     limited = PipelineStudy(replace(asked, confirm=0, time_limit="1h"), tmp_path)
     text = show(limited, confirmation, tmp_path, None, print_it=print_next_steps)
     assert f"--resume {tmp_path} --confirm 3 --time-limit none\n" in text
+    stream = io.StringIO()
+    console = Console(file=stream, width=200)
+    print_next_steps(study, confirmation, tmp_path, None, console, missing=["teacher"])
+    assert f"continue: python search/run.py --resume {tmp_path}\n" in stream.getvalue()
 
 
-@pytest.mark.parametrize(("confirm", "sessions"), [(2, 1), (0, 0)])
-def test_a_finished_run_starts_ray_for_retrainings_alone(
+@pytest.mark.parametrize(
+    ("confirm", "names", "sessions"),
+    [
+        (2, ("teacher", "dense"), 1),
+        (0, ("teacher", "dense"), 0),
+        (0, ("dense",), 1),  # the session before ended before the teacher was measured
+    ],
+)
+def test_a_finished_run_starts_ray_for_what_is_left_alone(
     confirm: int,
+    names: tuple[str, ...],
     sessions: int,
     asked: StudyConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = search(replace(asked, confirm=confirm), tmp_path)
-    baselines = [{**BASELINE, "name": name} for name in ("teacher", "dense")]
+    baselines = [{**BASELINE, "name": name} for name in names]
     (tmp_path / "metadata.json").write_text(json.dumps({"baselines": baselines}))
     run = make_run(study, tmp_path)
     seen: list[list[Baseline]] = []
