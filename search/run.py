@@ -58,9 +58,11 @@ from search.run_files.answer import (
     read_kept_out,
     write_pictures_and_scores,
 )
+from search.run_files.comparable_latency import check_latency
 from search.run_files.first_points import read_first_points
 from search.run_files.progress import ProgressBoard, ProgressDisplay
 from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
+from search.run_files.results import METADATA_FILE
 from search.run_files.results_writer import ResultsWriter
 from search.run_files.retention import keep_front
 from search.run_files.run_folder import create_run_folder, locked
@@ -70,7 +72,7 @@ from search.run_files.summary import (
     print_summary,
     write_report,
 )
-from search.run_files.warm_start import check_latency, read_known
+from search.run_files.warm_start import read_known
 from search.study_time import StudyTime, make_budget, make_tariff
 from trainables.artifacts.remote_folder import StorageError, is_uri
 from trainables.artifacts.remote_stages import STAGES_FOLDER
@@ -325,12 +327,24 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
                 check_cluster(run.config, run.folder, run.storage)
         resources = allot(run.config, *count_devices(), can_grow=bool(address))
         check_choices(run.config, resources.device)
-        hardware = describe_worker() if address and resources.device != "cpu" else None
-        if run.config.warm_start and not run.study.records:
+        hardware = describe_worker(resources.device) if address else None
+        for folder in list_compared(run):
             here = hardware or describe_hardware(resources.device)
-            check_latency(run.config, resources.device, here)
+            check_latency(folder, run.config, resources.device, here)
         estimate = plan(run, interrupts, resources)
         return run_stages(run, interrupts, resources, hardware, estimate)
+
+
+def list_compared(run: Run) -> Sequence[Path]:
+    """List the folders of the runs whose latencies the rest of the study is compared with."""
+    if not run.study.records:
+        return run.config.warm_start
+    ended = (r for r in run.study.records.values() if r.state != "running")
+    has_measured = any("latency_ms" in record.metrics for record in ended)
+    # A study that is only confirmed measures nothing more.
+    if run.results.missing and has_measured and (run.folder / METADATA_FILE).exists():
+        return (run.folder,)
+    return ()
 
 
 def plan(run: Run, interrupts: Interrupts, resources: TrialResources) -> Estimate | None:

@@ -104,17 +104,24 @@ def read_file(address: str, path: Path) -> str:
     return ""
 
 
-def describe_worker() -> dict[str, Any]:
-    """Describe the hardware of a node with a GPU; the driver's machine may have none.
+def describe_worker(device: str) -> dict[str, Any]:
+    """Describe the hardware of a node that runs stages, which the driver's machine may not do.
+
+    Args:
+        device: Torch device of the stages.
 
     Raises:
         ValueError: No node answers.
     """
-    task: Any = ray.remote(num_cpus=0, num_gpus=1)(describe_hardware)
+    is_cpu = device == "cpu"
+    task: Any = ray.remote(num_cpus=int(is_cpu), num_gpus=int(not is_cpu))(describe_hardware)
     try:
-        description: dict[str, Any] = ray.get(task.remote("cuda"), timeout=ANSWER_SECONDS)
+        description: dict[str, Any] = ray.get(task.remote(device), timeout=ANSWER_SECONDS)
     except (RayError, GetTimeoutError) as error:
-        raise ValueError(f"no node with a free GPU could describe its hardware: {error}") from None
+        kind = "core" if is_cpu else "GPU"
+        raise ValueError(
+            f"no node with a free {kind} could describe its hardware: {error}"
+        ) from None
     return description
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from models.engines import resolve_device
 from search.config import CONFIG_FILE, StudyConfig, load_config
+from search.objectives import OBJECTIVES
 from search.pipelines.records import KnownPipeline
-from search.run_files.results import METADATA_FILE, TRIALS_FILE
+from search.run_files.comparable_latency import judges_latency
+from search.run_files.results import TRIALS_FILE
 from trainables.chain import build_chain, flatten_chain
 from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import PipelineConfig
@@ -48,41 +48,6 @@ def read_known(config: StudyConfig) -> list[KnownPipeline]:
             pipelines is in the space; the message names the folder and the difference.
     """
     return [pipeline for run_dir in config.warm_start for pipeline in _read_run(run_dir, config)]
-
-
-def check_latency(config: StudyConfig, device: str, hardware: Mapping[str, Any]) -> None:
-    """Check that latencies of the earlier runs were measured on the same hardware.
-
-    Args:
-        config: Configuration of the new study.
-        device: Torch device of its trials.
-        hardware: Hardware of the trials' machine, from `describe_hardware`.
-
-    Raises:
-        ValueError: The hardware differs; the message names the run and both machines.
-    """
-    if "latency_ms" not in config.objectives:
-        return
-    latency = config.pipeline.latency
-    device = resolve_device(latency.engine, device, latency.host)
-    name = "cpu" if device == "cpu" else "gpu"
-    for run_dir in config.warm_start:
-        path = run_dir / METADATA_FILE
-        try:
-            earlier = json.loads(path.read_text())
-            there = earlier["latency"]["device"], earlier["hardware"].get(name)
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"warm_start: {path} does not state the run's hardware: {error!r}"
-            ) from None
-        here = device, hardware.get(name)
-        if latency.host is not None:  # the latencies are those of the host, whatever trains
-            there, here = (there[0], None), (here[0], None)
-        if there != here:
-            raise ValueError(
-                f"warm_start: the latencies of {run_dir} are not comparable: measured on "
-                f"{there[0]} ({there[1]}) there, on {here[0]} ({here[1]}) here"
-            )
 
 
 def _read_run(run_dir: Path, config: StudyConfig) -> list[KnownPipeline]:
@@ -128,7 +93,9 @@ def _read_row(run_dir: Path, row: Mapping[Any, str], config: StudyConfig) -> Kno
         if name.startswith(prefix) and value != ""
     }
     settings = flatten_chain(build_chain(config.pipeline.chain, chosen))
-    metrics = {str(name): float(row[name]) for name in config.objectives}
+    limited = [n for n in OBJECTIVES if getattr(config, f"max_{n}", None) is not None]
+    known = [*config.objectives, *(name for name in limited if row.get(name, "") != "")]
+    metrics = {name: float(row[name]) for name in known}
     return KnownPipeline(str(run_dir), int(row["trial"]), settings, metrics)
 
 
@@ -144,11 +111,10 @@ def _find_differences(there: StudyConfig, here: StudyConfig) -> Iterator[str]:
             paths = [getattr(network, field) for network in networks]
             if paths[0] != paths[1] and not _is_same_file(networks[0], networks[1], field):
                 yield f"pipeline.{role}.{field}: {paths[0]} there, {paths[1]} here"
-    measures_latency = "latency_ms" in here.objectives
     flat_there, flat_here = (dict(_flatten(asdict(c.pipeline))) for c in (there, here))
     for name, value in flat_here.items():
         is_latency = name.startswith("latency.")
-        if value != flat_there.get(name) and (measures_latency or not is_latency):
+        if value != flat_there.get(name) and (not is_latency or judges_latency(here)):
             yield f"pipeline.{name}: {flat_there.get(name)} there, {value} here"
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from search.pipelines.study import PipelineStudy
 from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay
 from search.run_files.results_writer import ResultsWriter
 from trainables.context import Progress
-from trainables.pipeline import DatasetSummary, StageResult
+from trainables.pipeline import Baseline, DatasetSummary, StageResult
 
 
 @pytest.fixture
@@ -70,10 +72,8 @@ def test_the_display_shows_the_board(study: PipelineStudy, terminal: bool) -> No
         assert stream.getvalue().count("\n") == 2  # one tick and the end
 
 
-def end(study: PipelineStudy, folder: Path) -> tuple[int, str]:
-    """Exit status and output of a run whose search is over."""
-    stream = io.StringIO()
-    run = program.Run(
+def make_run(study: PipelineStudy, folder: Path, stream: io.StringIO) -> program.Run:
+    return program.Run(
         arguments=program.Arguments(),
         folder=folder,
         study=study,
@@ -81,6 +81,12 @@ def end(study: PipelineStudy, folder: Path) -> tuple[int, str]:
         results=ResultsWriter(study, folder, DatasetSummary("synthetic", 1, ("road",), (96, 192))),
         console=Console(file=stream, width=200),
     )
+
+
+def end(study: PipelineStudy, folder: Path) -> tuple[int, str]:
+    """Exit status and output of a run whose search is over."""
+    stream = io.StringIO()
+    run = make_run(study, folder, stream)
     return program.search(run), stream.getvalue()
 
 
@@ -153,3 +159,29 @@ def test_a_run_that_is_ended_keeps_what_is_known_and_says_so(
     with (tmp_path / "trials.csv").open() as file:
         states = [row["state"] for row in csv.DictReader(file)]
     assert states == ["complete", "failed", "running"]
+
+
+@pytest.mark.parametrize("processor", ["the old one", "another"])
+def test_a_study_goes_on_only_on_the_hardware_of_its_latencies(
+    processor: str, study: PipelineStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = {"latency": {"device": "cpu"}, "hardware": {"cpu": "the old one"}}
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    monkeypatch.setattr(program, "ray_session", lambda address, dashboard: nullcontext(""))
+    monkeypatch.setattr(program, "count_devices", lambda: (2, 0.0, 2, 1, 0.0))
+    monkeypatch.setattr(program, "describe_hardware", lambda device: {"cpu": processor})
+    monkeypatch.setattr(program, "plan", lambda *given: None)
+    monkeypatch.setattr(program, "run_stages", lambda *given: {})
+    run = make_run(study, tmp_path, io.StringIO())
+    if processor == "the old one":
+        assert program.tune_pipelines(run, Interrupts()) == {}
+        return
+    with pytest.raises(ValueError, match=r"cpu \(the old one\) there, on cpu \(another\) here"):
+        program.tune_pipelines(run, Interrupts())
+    study.tell(2, "failed", reason="no")
+    study.ask()
+    study.tell(3, "failed", reason="no")
+    run.results.baselines = [
+        Baseline(name, "enet", 0.5, 1, 1, "x-1") for name in ("teacher", "dense")
+    ]
+    assert program.tune_pipelines(run, Interrupts()) == {}  # it measures nothing more

@@ -15,8 +15,9 @@ from search.config import StudyConfig, save_config
 from search.pipelines.records import TrialRecord
 from search.pipelines.study import EARLIER, PipelineStudy
 from search.proposing.samplers import SAMPLERS
+from search.run_files.comparable_latency import check_latency
 from search.run_files.results import write_trials
-from search.run_files.warm_start import check_latency, read_known
+from search.run_files.warm_start import read_known
 from search.space import set_ranges
 from trainables.chain import make_settings
 from trainables.data_source import DataConfig
@@ -167,7 +168,7 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "sizes", sizes)
     config = replace(config, objectives=("miou", "macs"), warm_start=(folder,))
     assert len(read_known(config)) == 12
-    check_latency(config, "cuda", {"gpu": "another"})
+    check_latency(folder, config, "cuda", {"gpu": "another"})
 
 
 def test_objectives_may_be_added_that_the_earlier_run_has_measured(
@@ -196,18 +197,41 @@ def test_pipelines_outside_the_space_are_left_out(warm: StudyConfig, tmp_path: P
 
 
 def test_latencies_of_another_machine_do_not_compare(warm: StudyConfig) -> None:
-    check_latency(warm, "cpu", HARDWARE)
+    (earlier,) = warm.warm_start
+    check_latency(earlier, warm, "cpu", HARDWARE)
     with pytest.raises(ValueError, match=r"measured on cpu \(some processor\) there, on cpu \(new"):
-        check_latency(warm, "cpu", {"cpu": "newer"})
+        check_latency(earlier, warm, "cpu", {"cpu": "newer"})
     with pytest.raises(ValueError, match=r"on cuda \(H200\) here"):
-        check_latency(warm, "cuda", {"gpu": "H200"})
+        check_latency(earlier, warm, "cuda", {"gpu": "H200"})
     # A host's latency does not depend on the machine of the trainings.
     latency = replace(warm.pipeline.latency, host="pi@raspberry", engine="onnxruntime")
     on_host = replace(warm, pipeline=replace(warm.pipeline, latency=latency))
-    check_latency(on_host, "cuda", {"gpu": "H200"})
-    (warm.warm_start[0] / "metadata.json").unlink()
+    check_latency(earlier, on_host, "cuda", {"gpu": "H200"})
+    (earlier / "metadata.json").unlink()
     with pytest.raises(ValueError, match=r"metadata\.json does not state the run.s hardware"):
-        check_latency(warm, "cpu", HARDWARE)
+        check_latency(earlier, warm, "cpu", HARDWARE)
+
+
+def test_a_limit_on_latency_is_compared_as_an_objective_is(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "earlier", config)
+    limited = replace(config, objectives=("miou", "macs"), max_latency_ms=8.0, warm_start=(folder,))
+    with pytest.raises(ValueError, match=r"on cpu \(newer\) here"):
+        check_latency(folder, limited, "cpu", {"cpu": "newer"})
+    threads = replace(limited.pipeline.latency, num_threads=2)
+    with pytest.raises(ValueError, match=r"pipeline\.latency\.num_threads: 1 there, 2 here"):
+        read_known(change_pipeline(limited, latency=threads))
+
+
+def test_a_limit_on_what_is_no_objective_is_known_of_earlier_pipelines(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "earlier", config)
+    limited = replace(config, objectives=("miou", "num_params"), max_macs=5e8, warm_start=(folder,))
+    trials = start(limited, tmp_path / "run")._study.get_trials()
+    assert trials[0].constraints == {"macs": 1.0}
+    assert trials[0].values == [0.0, 1e5]
 
 
 def write_images(root: Path, *, side: int = 8) -> Path:
