@@ -25,7 +25,7 @@ from search.on_ray.rehearsals import count_places
 from search.on_ray.session import count_own_devices
 from search.preflight import check_choices, name_networks
 from search.study_time import make_tariff
-from trainables.artifacts.remote_folder import is_uri
+from trainables.artifacts.remote_folder import RemoteFolder, is_uri
 from trainables.context import StageContext, detect_device
 from trainables.data import SegmentationDataset, write_preview
 from trainables.learning.evaluation import evaluate
@@ -183,8 +183,12 @@ class StudyCheck:
         context = replace(self._context, num_threads=resources.num_cpus)
         timed = time_stages(self._config, context, resources.num_cpus_baseline)
         store = self._config.store
-        stages_dir = None if store is None or is_uri(store) else Path(store)
-        config, estimate = plan_study(self._config, *timed, places, stages_dir=stages_dir)
+        is_remote = store is not None and is_uri(store)
+        stages_dir = None if store is None or is_remote else Path(store)
+        stored = RemoteFolder(store).list() if store is not None and is_remote else ()
+        config, estimate = plan_study(
+            self._config, *timed, places, stages_dir=stages_dir, stored=stored
+        )
         tariff = make_tariff(config, resources.num_gpus)
         lines = describe_estimate(config, estimate, places, tariff)
         return "; ".join(lines), None

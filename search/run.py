@@ -6,7 +6,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.front import find_front
 from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
+from search.pipelines.time_budget import TimeBudget
 from search.preflight import (
     check_choices,
     check_store,
@@ -74,7 +75,7 @@ from search.run_files.summary import (
 )
 from search.run_files.warm_start import read_known
 from search.study_time import StudyTime, make_budget, make_tariff
-from trainables.artifacts.remote_folder import StorageError, is_uri
+from trainables.artifacts.remote_folder import RemoteFolder, StorageError, is_uri
 from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import DatasetSummary
@@ -331,8 +332,11 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
         for folder in list_compared(run):
             here = hardware or describe_hardware(resources.device)
             check_latency(folder, run.config, resources.device, here)
-        estimate = plan(run, interrupts, resources)
-        return run_stages(run, interrupts, resources, hardware, estimate)
+        stored = RemoteFolder(run.remote_store).list() if run.remote_store else ()
+        estimate = plan(run, interrupts, resources, stored)
+        places = count_places(resources)
+        budget = make_budget(run.study, run.folder, estimate, places, stored)
+        return run_stages(run, interrupts, resources, hardware, estimate, budget)
 
 
 def list_compared(run: Run) -> Sequence[Path]:
@@ -347,13 +351,16 @@ def list_compared(run: Run) -> Sequence[Path]:
     return ()
 
 
-def plan(run: Run, interrupts: Interrupts, resources: TrialResources) -> Estimate | None:
+def plan(
+    run: Run, interrupts: Interrupts, resources: TrialResources, stored: Collection[str]
+) -> Estimate | None:
     """Time a few steps of every kind of stage, and say what the study will take.
 
     Args:
         run: That is to be searched; a new one is changed where its time limit asks for that.
         interrupts: Asks for the end.
         resources: Of its trials.
+        stored: Names of the files in the storage of the stages.
 
     Returns:
         What is expected, also of an earlier session; None if nobody wants to know.
@@ -370,6 +377,7 @@ def plan(run: Run, interrupts: Interrupts, resources: TrialResources) -> Estimat
             *timed,
             places,
             stages_dir=run.folder / STAGES_FOLDER,
+            stored=stored,
             worked=study.worked_seconds,
             may_change=not study.records,
         )
@@ -387,10 +395,10 @@ def run_stages(
     resources: TrialResources,
     hardware: dict[str, Any] | None,
     estimate: Estimate | None,
+    budget: TimeBudget,
 ) -> dict[str, str]:
     """Run stages in Tune until the dispatcher has no more; returns and raises as its caller."""
     places = count_places(resources)
-    budget = make_budget(run.study, run.folder, estimate, places)
     board = ProgressBoard(run.study, run.confirmation, read_kept_out(run.folder))
     board.reference = run.results.reference
     board.refresh()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ WRITE_SECONDS = 30.0
 
 
 def make_budget(
-    study: PipelineStudy, run_dir: Path, estimate: Estimate | None, places: Places
+    study: PipelineStudy,
+    run_dir: Path,
+    estimate: Estimate | None,
+    places: Places,
+    stored: Collection[str] = (),
 ) -> TimeBudget:
     """Make the budget of a session of a study.
 
@@ -37,10 +41,14 @@ def make_budget(
         run_dir: Folder of the run.
         estimate: Estimate of the study; None without one.
         places: Places of the machines.
+        stored: Names of the files in the storage of the stages.
     """
     config = study.config
     is_done = FinishedStages(
-        config.pipeline, run_dir / STAGES_FOLDER, roots_only=config.limit_seconds is None
+        config.pipeline,
+        run_dir / STAGES_FOLDER,
+        stored,
+        roots_only=config.limit_seconds is None,
     )
     seconds = StageSeconds(config, {} if estimate is None else estimate.rates, is_done)
     return TimeBudget(
@@ -49,6 +57,7 @@ def make_budget(
         worked=lambda: study.worked_seconds,
         starts_at_once=False,
         weigh=places.weigh,
+        has_begun=is_done.has_begun,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -78,6 +78,7 @@ def plan_study(
     places: Places,
     *,
     stages_dir: Path | None = None,
+    stored: Collection[str] = (),
     worked: float = 0.0,
     may_change: bool = True,
 ) -> tuple[StudyConfig, Estimate]:
@@ -89,6 +90,7 @@ def plan_study(
         problems: Why stages could not be.
         places: Of the machines.
         stages_dir: Folder of stages that are finished already; None if there are none.
+        stored: Names of the files in the storage of the stages.
         worked: Seconds of the study that have passed.
         may_change: Whether nothing of the study has run yet.
 
@@ -101,7 +103,7 @@ def plan_study(
 
     def predict(candidate: StudyConfig) -> Forecast:
         limit = candidate.limit_seconds
-        is_done = FinishedStages(candidate.pipeline, stages_dir, roots_only=limit is None)
+        is_done = FinishedStages(candidate.pipeline, stages_dir, stored, roots_only=limit is None)
         left = None if limit is None else limit - worked
         return dry_run(candidate, rates, places, left, is_done)
 

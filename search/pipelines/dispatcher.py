@@ -120,6 +120,7 @@ class Dispatcher:
             if self._count_free(with_roots=False) < 1:
                 return None
             task = self._next_task() or self._next_retraining() or self._next_ahead()
+            task = task or self._next_begun()
             if task is not None:
                 task = task._replace(places=self._choose_places(task))
         if task is not None:
@@ -162,8 +163,8 @@ class Dispatcher:
             return
         if task.baseline:
             self.baseline_errors[task.baseline] = reason
-        self._tell(self._tree.fail(task.node, f"{task.stage}: {reason}"))
             self._on_change(f"{task.baseline} failed: {reason}; no further stage starts")
+        self._tell(self._tree.fail(task.node, f"{task.stage}: {reason}"))
 
     def retry(self, task: Task, failure: Failure) -> None:
         """Run a stage again whose worker failed, or let it fail after its last attempt."""
@@ -205,6 +206,18 @@ class Dispatcher:
             return False
         self._add(proposal.number, proposal.chain)
         return True
+
+    def _next_begun(self) -> Task | None:
+        """Take a stage that an earlier session has begun, once none that is left fits.
+
+        It continues from its saved state, so that a training longer than the time limit ends after
+        some sessions.
+        """
+        if not self._num_refused or self._running or self._retries.is_waiting:
+            return None
+        if self.budget.is_used_up:
+            return None
+        return self._tree.take(may_start=lambda task: self.budget.has_begun(task.chain))
 
     def _add(self, number: int, chain: Chain) -> None:
         """Add a pipeline to the tree; it may end at once."""

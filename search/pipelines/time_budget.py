@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Task
+from trainables.chain import Chain
 from trainables.rehearsal import name_kind
 
 MARGIN = 1.1
@@ -61,10 +62,14 @@ class TimeBudget:
         clock: Function that returns the time in seconds, from any origin.
         starts_at_once: Whether a stage starts when it is handed out; otherwise `begin` is called.
         weigh: Function that returns the number of GPUs (on CPUs: of processes) that a stage holds.
+        has_begun: Function that says whether an earlier session has begun the last stage of a
+            chain. Such a stage continues from its saved state, so it may start without the time
+            for all of it.
 
     Attributes:
         seconds: The argument `seconds`.
         limit: The argument `limit`.
+        has_begun: The argument `has_begun`.
         num_ended: Number of the pipelines' stages that have ended in this session, by kind.
     """
 
@@ -77,9 +82,11 @@ class TimeBudget:
         clock: Callable[[], float] = time.monotonic,
         starts_at_once: bool = True,
         weigh: Callable[[Task], float] = lambda task: 1.0,
+        has_begun: Callable[[Chain], bool] = lambda chain: False,
     ) -> None:
         self.seconds = seconds
         self.limit = limit
+        self.has_begun = has_begun
         self._worked = worked
         self._clock = clock
         self._starts_at_once = starts_at_once

@@ -180,11 +180,19 @@ def test_without_a_limit_everything_fits(config: StudyConfig) -> None:
 class Session:
     """A study whose stages take exactly what was predicted, one place after another."""
 
-    def __init__(self, config: StudyConfig, folder: Path, limit: float, **named: float) -> None:
+    def __init__(
+        self, config: StudyConfig, folder: Path, limit: float, begun: str = "", **named: float
+    ) -> None:
         self.clock = Clock()
         self.study = PipelineStudy(config, folder)
         seconds = StageSeconds(config, make_rates(config, 10.0, **named))
-        self.budget = TimeBudget(seconds, limit=limit, worked=self.clock, clock=self.clock)
+        self.budget = TimeBudget(
+            seconds,
+            limit=limit,
+            worked=self.clock,
+            clock=self.clock,
+            has_begun=lambda chain: chain[-1].stage == begun,
+        )
         self.dispatcher = Dispatcher(self.study, Places(count=1), budget=self.budget)
         self.started: list[str] = []
 
@@ -247,6 +255,15 @@ def test_a_root_that_does_not_fit_does_not_keep_the_others(
     assert session.started[:2] == ["dense", "latency"]
     assert "teacher" not in session.started
     assert session.dispatcher.is_out_of_time
+
+
+def test_what_an_earlier_session_has_begun_goes_on_once_nothing_else_fits(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    session = Session(config, tmp_path, 100.0, begun="teacher", teacher=500.0)
+    session.run(factor=0.1)  # nine tenths of the teacher are done already
+    assert session.started[:4] == ["dense", "latency", "sensitivity", "teacher"]
+    assert session.dispatcher.baselines.keys() == {"dense", "teacher"}
 
 
 def test_what_a_stage_has_held_is_spent_even_if_it_failed(
