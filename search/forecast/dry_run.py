@@ -45,6 +45,7 @@ class Forecast:
         root_seconds: Seconds until the uncompressed networks are trained and measured.
         by_baseline: Seconds of the stages of each uncompressed network that is trained, by name.
         num_complete: Number of pipelines that are completed.
+        num_ended: Number of pipelines that end, also those stopped at a rung.
         stages: Number of the pipelines' stages and mean seconds of one, by kind.
         in_use: Fraction of the places that are in use while pipelines run, above 0.
         progress: How far the pipelines are: fraction of their work that has ended, and fraction of
@@ -57,6 +58,7 @@ class Forecast:
     root_seconds: float
     by_baseline: Mapping[str, float] = field(default_factory=dict)
     num_complete: int = 0
+    num_ended: int = 0
     stages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     in_use: float = 1.0
     progress: tuple[tuple[float, float], ...] = ((0.0, 0.0), (1.0, 1.0))
@@ -173,6 +175,7 @@ def dry_run(
                 progress.append((busy, clock.now))
                 by_kind.setdefault(name_kind(task.chain), []).append(duration)
         complete = sum(record.state == "complete" for record in study.records.values())
+        num_ended = sum(record.state != "running" for record in study.records.values())
     searching = clock.now - root_seconds
     scale = config.num_pipelines / shortened.num_pipelines
     if dispatcher.is_out_of_time:
@@ -186,6 +189,7 @@ def dry_run(
         root_seconds=root_seconds,
         by_baseline=by_baseline,
         num_complete=round(scale * complete),
+        num_ended=round(scale * num_ended),
         stages={kind: (scale * len(s), statistics.mean(s)) for kind, s in by_kind.items()},
         in_use=min(1.0, max(LEAST_IN_USE, busy / room)) if room else 1.0,
         progress=_scale(progress, busy, root_seconds, searching),

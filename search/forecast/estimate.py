@@ -88,6 +88,8 @@ def describe_estimate(
         f"estimate: {format_duration(forecast.seconds)} ({', '.join([*trainings, pipelines])}), "
         f"{spending.describe()}"
     )
+    if config.confirm:
+        yield f"{config.confirm} retrainings of every network of the front come on top of that"
     yield from estimate.changes
     if config.time_limit is not None:
         yield from _describe_fit(config, forecast)

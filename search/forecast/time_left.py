@@ -39,10 +39,13 @@ def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places
 
     to_come = study.num_unfinished - dispatcher.num_open + dispatcher.num_paused
     known = Counter(name_kind(task.chain) for task, _ in tasks.values() if not task.baseline)
+    # A forecast within a time limit covers only the pipelines that fit into it.
+    covered = forecast.num_ended or study.config.num_pipelines
     whole = 0.0
-    for kind, (count, seconds) in forecast.stages.items():
+    for kind, (number, seconds) in forecast.stages.items():
+        count = number * study.config.num_pipelines / covered
         missing = count - budget.num_ended[kind] - known[kind]
-        expected = max(0.0, min(missing, to_come * count / study.config.num_pipelines))
+        expected = max(0.0, min(missing, to_come * number / covered))
         each = seconds * budget.seconds.find_factor(kind)
         work += expected * each
         whole += count * each

@@ -256,6 +256,27 @@ def test_after_a_quarter_the_time_left_is_right_within_a_quarter(
         assert left == pytest.approx(clock[0] - now, rel=0.25), now / clock[0]
 
 
+def test_a_study_resumed_with_more_time_counts_all_of_its_pipelines(
+    study: StudyConfig, tmp_path: Path
+) -> None:
+    study = replace(study, continuation=False, first_points=())
+    rates = make_rates(study, pruned=10.0, distilled=0.1)
+    of_all, of_two = dry_run(study, rates, ONE), dry_run(study, rates, ONE, 60.0)
+    assert (of_all.num_ended, of_two.num_ended) == (6, 2)
+    dispatcher = Dispatcher(PipelineStudy(study, tmp_path), ONE)
+    left = [find_seconds_left(dispatcher, forecast, ONE) for forecast in (of_all, of_two)]
+    assert left[1] == pytest.approx(left[0], rel=0.25)
+
+
+def test_the_estimate_says_that_retrainings_come_on_top(study: StudyConfig) -> None:
+    estimate = Estimate(
+        rates={}, forecast=Forecast(seconds=9.0, spent_seconds=9.0, root_seconds=1.0)
+    )
+    confirmed = replace(study, confirm=3)
+    lines = list(describe_estimate(confirmed, estimate, ONE, Tariff(unit="GPU")))
+    assert lines[1:] == ["3 retrainings of every network of the front come on top of that"]
+
+
 def test_a_stage_costs_the_gpus_that_it_holds(study: StudyConfig) -> None:
     rates = make_rates(study, dense=0.1, pruned=1.0, distilled=0.1)
     plain = dry_run(study, rates, ONE).spent_seconds
