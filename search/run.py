@@ -62,7 +62,13 @@ from search.run_files.answer import (
 from search.run_files.comparable_latency import check_latency
 from search.run_files.first_points import read_first_points
 from search.run_files.progress import ProgressBoard, ProgressDisplay
-from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
+from search.run_files.remote_run import (
+    RemoteRun,
+    connect,
+    create_remote_run,
+    find_remote_run,
+    removed_if_refused,
+)
 from search.run_files.results import METADATA_FILE
 from search.run_files.results_writer import ResultsWriter
 from search.run_files.retention import keep_front
@@ -147,9 +153,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check:
             return check_alone(arguments, console)
         folder, remote, config, dataset = prepare(arguments, console)
-        with locked(folder), remote.held() if remote else contextlib.nullcontext():
+        is_new = arguments.resume is None
+        with (
+            locked(folder),
+            remote.held() if remote else contextlib.nullcontext(),
+            removed_if_refused(folder, remote) if is_new else contextlib.nullcontext(),
+        ):
             study = open_study(config, folder, console)
-            if arguments.resume is not None:
+            if not is_new:
                 limit_from_now(study, arguments.new_time_limit)
                 save_config(study.config, folder / CONFIG_FILE)  # for the next --resume
             run = Run(

@@ -37,6 +37,7 @@ from search.on_ray.allotment import TrialResources  # noqa: E402
 from search.on_ray.failures import STALLS_FOLDER  # noqa: E402
 from search.on_ray.progress_callback import BoardCallback  # noqa: E402
 from search.on_ray.searcher import PipelineSearcher  # noqa: E402
+from search.run_files.run_folder import TUNE_FOLDER  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
 from trainables.pipeline import pack_networks  # noqa: E402
 from trainables.process.installation import Installation  # noqa: E402
@@ -80,8 +81,8 @@ def ray_session(address: str | None, *, dashboard: bool) -> Iterator[str]:
     if address is None:
         local = {
             "num_cpus": len(os.sched_getaffinity(0)),
-            "include_dashboard": dashboard,
             "num_gpus": _count_own_gpus(),
+            "include_dashboard": dashboard,
             "dashboard_host": "127.0.0.1",
         }
     try:
@@ -185,7 +186,7 @@ def run_tune(
     # By default Tune starts one process at a time and drops it as soon as another one is free. If a
     # stage takes less time than the start of a process, all stages would run in a single process.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.max_concurrent)
-    sessions = len(list((run_dir / "tune").glob("session-*")))
+    sessions = len(list((run_dir / TUNE_FOLDER).glob("session-*")))
     tuner = tune.Tuner(
         with_names(make_trainable(pipeline, worker_config), request),
         tune_config=TuneConfig(
@@ -197,7 +198,7 @@ def run_tune(
         ),
         run_config=RunConfig(
             name=f"session-{sessions + 1}",
-            storage_path=str(run_dir / "tune"),
+            storage_path=str(run_dir / TUNE_FOLDER),
             failure_config=FailureConfig(max_failures=0),  # the dispatcher retries failed stages
             callbacks=[callback],
             verbose=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from search.pipelines.retrainings import CONFIRMATION_FILE
 from search.pipelines.study import JOURNAL_FILE
 from search.run_files.driver_lease import LEASE_FILE, DriverLease, repeated
 from search.run_files.results import METADATA_FILE, TRIALS_FILE
-from search.run_files.run_folder import ESTIMATE_FILE, create_run_folder
+from search.run_files.run_folder import ESTIMATE_FILE, TUNE_FOLDER, create_run_folder
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
 from trainables.artifacts.remote_stages import STAGES_FOLDER, RemoteStages
 from trainables.artifacts.store import ArtifactStore, content_key
@@ -104,6 +105,15 @@ class RemoteRun:
                 if self._brought.get(name) != mark:
                     remote.put(path, name)
                     self._brought[name] = mark
+
+    def remove(self) -> None:
+        """Delete the small files of a run that has no stages yet.
+
+        Raises:
+            StorageError: The storage does not answer.
+        """
+        for name in FILES:
+            self.remote.delete(name)
 
     def fetch_networks(self, names: Sequence[str]) -> None:
         """Fetch networks to the copy, for the report and the files to deploy.
@@ -223,6 +233,25 @@ def find_remote_run(uri: str) -> RemoteRun:
         if not ((copy / CONFIG_FILE).exists() and _is_newer(copy, remote)):
             write_atomically(copy / CONFIG_FILE, path.read_bytes())
     return RemoteRun(remote, copy, config.store)
+
+
+@contextmanager
+def removed_if_refused(folder: Path, run: RemoteRun | None) -> Iterator[None]:
+    """Remove a new run if a ValueError says that it cannot be run, before any stage has begun.
+
+    Args:
+        folder: Folder of the run, or the driver's copy of it.
+        run: The run in storage; None if it is in a local folder.
+    """
+    try:
+        yield
+    except ValueError:
+        if not (folder / TUNE_FOLDER).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            if run is not None:
+                with suppress(OSError):
+                    run.remove()
+        raise
 
 
 def _copies_dir(remote: RemoteFolder, config: StudyConfig) -> Path:

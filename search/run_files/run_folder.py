@@ -14,6 +14,7 @@ from trainables.process import file_lock
 
 LOCK_FILE = ".lock"
 ESTIMATE_FILE = "estimate.json"
+TUNE_FOLDER = "tune"  # of Tune, which makes it when the first stage starts
 
 
 def create_run_folder(output_dir: Path, config: StudyConfig) -> Path:

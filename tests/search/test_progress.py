@@ -21,6 +21,7 @@ from search.pipelines.retries import ObstacleError
 from search.pipelines.study import PipelineStudy
 from search.run_files.progress import Activity, ProgressBoard, ProgressDisplay
 from search.run_files.results_writer import ResultsWriter
+from search.run_files.run_folder import create_run_folder
 from trainables.context import Progress
 from trainables.pipeline import Baseline, DatasetSummary, StageResult
 
@@ -185,3 +186,26 @@ def test_a_study_goes_on_only_on_the_hardware_of_its_latencies(
         Baseline(name, "enet", 0.5, 1, 1, "x-1") for name in ("teacher", "dense")
     ]
     assert program.tune_pipelines(run, Interrupts()) == {}  # it measures nothing more
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_start_that_is_refused_leaves_no_run(
+    has_begun: bool,
+    config: StudyConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = create_run_folder(tmp_path, config)
+    dataset = DatasetSummary("synthetic", 1, ("road",), (96, 192))
+    monkeypatch.setattr(program, "prepare", lambda *given: (folder, None, config, dataset))
+
+    def refuse(run: program.Run, interrupts: Interrupts) -> None:
+        if has_begun:
+            (run.folder / "tune").mkdir()
+        raise ValueError("gpus_per_trial must be at most 1 here, got 2")
+
+    monkeypatch.setattr(program, "tune_pipelines", refuse)
+    assert program.main([]) == program.EXIT_BAD_INPUT
+    assert "gpus_per_trial must be at most 1" in capsys.readouterr().err
+    assert folder.exists() == has_begun

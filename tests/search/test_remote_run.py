@@ -16,7 +16,13 @@ from search.pipelines.records import TrialRecord
 from search.run import main
 from search.run_files import driver_lease, remote_run
 from search.run_files.driver_lease import LEASE_FILE
-from search.run_files.remote_run import RemoteRun, connect, create_remote_run, find_remote_run
+from search.run_files.remote_run import (
+    RemoteRun,
+    connect,
+    create_remote_run,
+    find_remote_run,
+    removed_if_refused,
+)
 from trainables.artifacts.remote_folder import RemoteFolder, StorageError
 from trainables.artifacts.store import open_store
 from trainables.chain import make_settings
@@ -83,6 +89,19 @@ def test_everything_is_brought_there_after_a_failure_too(run: RemoteRun) -> None
         fail()
     assert run.remote.read("study.journal") == b"1\n"
     assert not run.remote.exists(LEASE_FILE)
+
+
+def test_nothing_stays_in_storage_of_a_start_that_is_refused(run: RemoteRun) -> None:
+    def refuse() -> None:
+        with run.held(), removed_if_refused(run.folder, run):
+            append(run, "1\n")
+            wait_for(lambda: run.remote.exists("study.journal"))
+            raise ValueError("the hardware differs")
+
+    with pytest.raises(ValueError, match="the hardware differs"):
+        refuse()
+    assert not run.folder.exists()
+    assert run.remote.list() == {}
 
 
 def test_run_goes_on_while_the_storage_is_away(
