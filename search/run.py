@@ -320,8 +320,9 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
     Raises:
         KeyboardInterrupt: The user pressed Ctrl-C, or SIGTERM arrived.
         ObstacleError: A disk, the storage or the data failed.
-        ValueError: A trial needs more than the machines have, the nodes of a cluster differ, or
-            the time limit is too short for any answer.
+        ValueError: A trial needs more than the machines have, the nodes of a cluster differ,
+            the time limit is too short for any answer, or latencies that are known were measured
+            on other hardware.
     """
     address, dashboard = run.arguments.address, run.arguments.dashboard
     with (

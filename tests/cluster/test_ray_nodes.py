@@ -13,8 +13,16 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from models.hardware import describe_hardware
 from search.config import StudyConfig
-from search.on_ray.nodes import _ask_nodes, alive_nodes, check_cluster, read_file, summon_worker
+from search.on_ray.nodes import (
+    _ask_nodes,
+    alive_nodes,
+    check_cluster,
+    describe_worker,
+    read_file,
+    summon_worker,
+)
 from search.recipes import streets
 from trainables.network_config import NetworkConfig
 from trainables.process.shipped_code import pack_code
@@ -68,6 +76,10 @@ def test_every_node_tries_the_storage(two_nodes: Cluster, tmp_path: Path) -> Non
         check_cluster(streets(), tmp_path, "file:///proc/nowhere")
     for node in alive_nodes():
         assert node["NodeID"][:8] in str(error.value)
+
+
+def test_hardware_is_that_of_a_node_with_cores(two_nodes: Cluster) -> None:
+    assert describe_worker("cpu")["cpu"] == describe_hardware()["cpu"]
 
 
 def test_file_of_a_node_is_read_where_it_lies(two_nodes: Cluster, tmp_path: Path) -> None:
