@@ -529,10 +529,12 @@ def finish(run: Run, baseline_errors: Mapping[str, str], *, was_cut_off: bool) -
     if is_complete and is_over and run.config.keep == "front":
         stages = run.remote.stages if run.remote else None
         keep_front(run.study, run.folder, stages, read_kept_out(run.folder), roots)
-    print_confirmation(run.confirmation, report, run.console)
+    # Another network may have taken the place of one that is kept out now.
+    confirmation = Confirmation(run.study, run.folder, read_kept_out(run.folder))
+    print_confirmation(confirmation, report, run.console)
     print_next_steps(
         run.study,
-        run.confirmation,
+        confirmation,
         run.folder,
         report,
         run.console,

@@ -373,6 +373,26 @@ def make_run(study: PipelineStudy, folder: Path, stream: io.StringIO | None = No
     )
 
 
+def test_who_takes_the_place_of_a_network_that_is_kept_out_is_left_to_retrain(
+    asked: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baselines = [{**BASELINE, "name": name} for name in ("teacher", "dense")]
+    (tmp_path / "metadata.json").write_text(json.dumps({"baselines": baselines}))
+    stream = io.StringIO()
+    run = make_run(search(asked, tmp_path), tmp_path, stream)
+    while (task := run.confirmation.take()) is not None:
+        finish(run.confirmation, task, 0.5)
+
+    def keep_out(run: program.Run) -> None:
+        (run.folder / "deploy").mkdir()
+        (run.folder / "deploy" / "kept_out.json").write_text('{"0": "its file errs"}')
+
+    monkeypatch.setattr(program, "write_answer", keep_out)
+    monkeypatch.setattr(program, "write_report", lambda folder: None)
+    assert program.search(run) == program.EXIT_OK
+    assert f"continue: python search/run.py --resume {tmp_path}\n" in stream.getvalue()
+
+
 def retrain(run: program.Run, number: int) -> None:
     """Do as a session would, for so many retrainings."""
     dispatcher = Dispatcher(run.study, Places(count=2), confirmation=run.confirmation)
