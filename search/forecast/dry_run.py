@@ -45,7 +45,7 @@ class Forecast:
         root_seconds: Seconds until the uncompressed networks are trained and measured.
         by_baseline: Seconds of the stages of each uncompressed network that is trained, by name.
         num_complete: Number of pipelines that are completed.
-        num_ended: Number of pipelines that end, also those stopped at a rung.
+        num_ended: Number of pipelines that end, complete or stopped at a rung.
         stages: Number of the pipelines' stages and mean seconds of one, by kind.
         in_use: Fraction of the places that are in use while pipelines run, above 0.
         progress: How far the pipelines are: fraction of their work that has ended, and fraction of
@@ -174,8 +174,9 @@ def dry_run(
                 busy += duration
                 progress.append((busy, clock.now))
                 by_kind.setdefault(name_kind(task.chain), []).append(duration)
-        complete = sum(record.state == "complete" for record in study.records.values())
-        num_ended = sum(record.state != "running" for record in study.records.values())
+        states = [record.state for record in study.records.values()]
+        complete = states.count("complete")
+        num_ended = len(states) - states.count("running")
     searching = clock.now - root_seconds
     scale = config.num_pipelines / shortened.num_pipelines
     if dispatcher.is_out_of_time:
