@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -100,6 +100,7 @@ class StudyConfig:
         pipeline: Settings that all pipelines share: data, networks, trainings, latency.
         first_points: Pipelines to try first, each as "stage.setting" -> value. Those of a recipe
             that lie outside the space are left out; if all do, the first is moved into it.
+            Settings of stages that the pipelines do not have are dropped.
         warm_start: Folders of earlier runs whose finished pipelines the sampler knows from the
             start. They must have the same data, networks and trainings, and have measured every
             objective.
@@ -203,17 +204,40 @@ class StudyConfig:
                 f"reduction_factor must be greater than 1, got {self.reduction_factor}"
             )
         gpus = self.gpus_per_trial
-        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))):
+        if gpus is not None and not (0 <= gpus <= 1 or (gpus > 1 and float(gpus).is_integer())):
             raise ValueError(
                 f"gpus_per_trial must be in 0..1 (a share of one) or a whole number; got {gpus}"
             )
+        check_stages(self.pipeline.chain)
         self._check_batches()
+        self._check_students()
+        self._complete_chain()
+
+    def _check_students(self) -> None:
+        """Refuse a choice of a student that the study does not have."""
+        setting = f"{self.pipeline.chain[0]}.student"
+        for name in self.space.get_choices(setting):
+            try:
+                self.pipeline.get_student(name)
+            except ValueError as error:
+                raise ValueError(f"space.{setting}: {error}") from None
+
+    def _complete_chain(self) -> None:
+        """Append the stages that the study needs, and fit the first points to the chain."""
         # The answer needs the accuracy of each network, even where it is no objective.
-        chain = complete_chain(self.pipeline.chain, dict.fromkeys((*self.objectives, "miou")))
+        measured = dict.fromkeys((*self.objectives, *self.limits, "miou"))
+        chain = complete_chain(self.pipeline.chain, measured)
         check_stages(chain)
+        if self.confirm and not any(STAGES[name].trains for name in chain[1:]):
+            raise ValueError(
+                "confirm must be 0 unless a stage after the first trains, because only a training "
+                f"depends on the seed; got {self.confirm} with {', '.join(chain)}"
+            )
+        points = tuple(_drop_absent(point, chain) for point in self.first_points)
+        for point in points:
+            build_chain(chain, point)
         object.__setattr__(self, "pipeline", replace(self.pipeline, chain=chain))
-        for point in self.first_points:
-            build_chain(self.pipeline.chain, point)
+        object.__setattr__(self, "first_points", points)
 
     def _check_batches(self) -> None:
         """Refuse more processes than a batch has images to divide among them."""
@@ -239,6 +263,22 @@ class StudyConfig:
     def limit_seconds(self) -> float | None:
         """The time limit in seconds; None: there is none."""
         return None if self.time_limit is None else parse_duration(self.time_limit)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits of a network, by metric."""
+        limits = {
+            "latency_ms": self.max_latency_ms,
+            "num_params": self.max_num_params,
+            "macs": self.max_macs,
+        }
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _drop_absent(point: Mapping[str, Any], chain: Sequence[str]) -> dict[str, Any]:
+    """Leave out the settings of stages that the chain does not have."""
+    absent = STAGES.keys() - set(chain)
+    return {name: value for name, value in point.items() if name.partition(".")[0] not in absent}
 
 
 def list_schedules(stages: Iterable[str]) -> list[str]:

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from search.command_line import parse_arguments
 from search.config import ConfigError, StudyConfig, load_config, save_config
 from search.objectives import OBJECTIVES
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS
 from search.recipes import RECIPES, describe_recipe
-from search.space import set_ranges
+from search.space import SearchSpace, set_ranges
 from trainables.chain import build_chain, flatten_chain
 from trainables.context import StageContext
 from trainables.learning.evaluation import evaluate
 from trainables.pipeline import build_baselines
+from trainables.pipeline_config import PipelineConfig
 from trainables.ranges import FloatRange
 from trainables.stages import STAGES
+
+UNTRAINED = ("dense", "pruned", "latency", "quantised")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -151,6 +156,7 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         ({"sampler": "best"}, f"one of {', '.join(SAMPLERS)}; got 'best'"),
         ({"num_pipelines": 0}, "num_pipelines must be at least 1, got 0"),
         ({"gpus_per_trial": 1.5}, r"must be in 0\.\.1 .*or a whole number; got 1\.5"),
+        ({"gpus_per_trial": math.inf}, r"must be in 0\.\.1 .*or a whole number; got inf"),
         ({"max_latency_ms": 0.0}, "max_latency_ms must be greater than 0"),
         ({"max_macs": -1.0}, "max_macs must be greater than 0, got -1.0"),
         ({"seed": -1}, "seed must be at least 0"),
@@ -159,6 +165,16 @@ def test_a_missing_or_broken_config_json_is_named(tmp_path: Path) -> None:
         (
             {"confirm": 3, "objectives": ("latency_ms", "macs")},
             "confirm must be 0 unless miou is an objective.*got 3",
+        ),
+        (
+            {"confirm": 3, "pipeline": PipelineConfig(chain=UNTRAINED)},
+            "unless a stage after .*got 3",
+        ),
+        ({"pipeline": PipelineConfig(chain=("dense", "prunned"))}, "stage must be one of"),
+        ({"pipeline": PipelineConfig(chain=())}, "needs at least one stage"),
+        (
+            {"space": set_ranges(SearchSpace(), {"dense.student": ("student", "typo")})},
+            r"space.dense.student: student must be one of student; got .typo.",
         ),
         ({"stall_seconds": 10.0}, r"more than twice pipeline.latency.max_seconds \(40\), got 10"),
         ({"stall_seconds": -1.0}, "stall_seconds must be 0 or more than"),
@@ -182,6 +198,28 @@ def test_what_measures_an_objective_is_appended_to_the_pipelines():
     for objectives in (("miou", "latency_ms"), ("latency_ms", "num_params")):
         with pytest.raises(ValueError, match=r"measures miou of the network .* distilled, quant"):
             StudyConfig(pipeline=unmeasured, objectives=objectives)
+
+
+def test_a_limit_is_on_what_the_pipelines_measure():
+    stages = ("dense", "sparse", "pruned", "distilled")
+    pipeline = replace(StudyConfig().pipeline, chain=stages)
+    config = StudyConfig(pipeline=pipeline, objectives=("miou", "num_params"), max_macs=1e9)
+    assert config.pipeline.chain == stages
+    with pytest.raises(ValueError, match="stage latency can follow dense, teacher, pruned"):
+        replace(config, max_latency_ms=20.0)
+
+
+def test_points_lose_the_settings_of_stages_that_the_pipelines_do_not_have() -> None:
+    config = RECIPES["camvid"]()
+    stages = ("dense", "pruned", "latency", "distilled")
+    shorter = replace(config, pipeline=replace(config.pipeline, chain=stages))
+    (point,) = shorter.first_points
+    assert point.items() < config.first_points[0].items()
+    assert config.first_points[0].keys() - point.keys() == {"sparse.sparsity_lambda"}
+    with pytest.raises(ValueError, match="unknown setting spares"):
+        replace(config, first_points=({"spares.sparsity_lambda": 1e-5},))
+    flags = ["camvid", "--pipeline.chain", *stages]
+    assert parse_arguments(flags).study.first_points == shorter.first_points
 
 
 def test_the_quickstart_compresses_a_shipped_network(tmp_path: Path) -> None:
