@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from search.config import StudyConfig
 from search.space import set_ranges
 from trainables.network_config import NetworkConfig
+from trainables.pipeline_config import STUDENT
 
 SAME = "same"
 
@@ -30,7 +31,8 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
         study: Configuration that the recipe returned.
 
     Raises:
-        ValueError: A network, or the file that lists networks, cannot be used.
+        ValueError: A network, or the file that lists networks, cannot be used, or two flags
+            contradict each other.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--student", "--student-weights", "--teacher", "--teacher-weights"):
@@ -40,6 +42,17 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
         given, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:
         return study  # tyro will report what is wrong
+    names_one = given.student is not None or given.student_weights is not None
+    if names_one and given.students:
+        raise ValueError(
+            "--students names all networks to compress, so --student and --student-weights cannot "
+            "be given with it; a file for --students can name weights for each network"
+        )
+    if given.teacher == SAME and given.teacher_weights is not None:
+        raise ValueError(
+            f"--teacher {SAME} has the weights of the student, so --teacher-weights cannot be "
+            f"given with it; got {given.teacher_weights}"
+        )
     pipeline = study.pipeline
     student = _change(pipeline.student, given.student, given.student_weights, "student")
     is_same = given.teacher == SAME
@@ -48,12 +61,18 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
     named = None if is_same else given.teacher
     teacher = _change(pipeline.teacher, named, given.teacher_weights, "teacher")
     pipeline = replace(pipeline, student=student, teacher=teacher, self_teaching=is_same)
-    space = study.space
-    if given.students:
-        students = _read_students(given.students)
-        pipeline = replace(pipeline, students=students)
-        space = set_ranges(space, {f"{pipeline.chain[0]}.student": tuple(students)})
-    return replace(study, pipeline=pipeline, space=space)
+    if not (names_one or given.students):
+        return replace(study, pipeline=pipeline)
+    students, setting = _read_students(given.students), f"{pipeline.chain[0]}.student"
+    points = study.first_points
+    if names_one:  # the recipe's points are tried with the only network that is left
+        points = tuple({n: v for n, v in point.items() if n != setting} for point in points)
+    return replace(
+        study,
+        pipeline=replace(pipeline, students=students),
+        space=set_ranges(study.space, {setting: tuple(students) or (STUDENT,)}),
+        first_points=points,
+    )
 
 
 def _change(

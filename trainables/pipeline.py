@@ -207,8 +207,16 @@ def build_baselines(config: PipelineConfig) -> dict[str, Chain]:
 
     Returns:
         Chains by the name of the network in tables.
+
+    Raises:
+        ValueError: A student has the name of another uncompressed network.
     """
     root = config.chain[0]
+    taken = [name for name in (TeacherStage.name, root) if name in config.students]
+    if taken:
+        raise ValueError(
+            f"students must not be named {taken[0]}, the name of another uncompressed network"
+        )
     measured = [s for s in dict.fromkeys(config.chain) if not issubclass(STAGES[s], NetworkStage)]
     examining = dict.fromkeys([*measured, *(STAGES[s].examined_by for s in config.chain)])
     chains = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from search.command_line import parse_arguments
+from trainables.chain import build_chain, flatten_chain
 
 
 def parse(*flags: str):
@@ -57,6 +58,17 @@ def test_several_students_are_a_choice_of_the_search(tmp_path: Path) -> None:
     assert parse("--students", str(path)).pipeline.students["small"].name == "espnet"
 
 
+def test_one_student_takes_the_place_of_all_the_recipes_students() -> None:
+    for flags in (["--student", "espnet"], ["--student-weights", "net.safetensors"]):
+        study = parse_arguments(["papers_camvid", *flags]).study
+        assert study.pipeline.students == {}
+        assert study.space.dense.student == ("student",)
+        assert len(study.first_points) == 9
+        stages = study.pipeline.chain
+        points = [flatten_chain(build_chain(stages, point)) for point in study.first_points]
+        assert all(study.space.contains(point) for point in points)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -64,8 +76,19 @@ def test_several_students_are_a_choice_of_the_search(tmp_path: Path) -> None:
         (["--students", "espnet", "espnet"], "name each network only once, got espnet twice"),
         (["--students", "nowhere.json"], "nowhere.json cannot be read"),
         (["--students", "unet5000"], "--students: unet5000: "),
+        (["--student", "espnet", "--students", "enet"], "--student and .* cannot be given with it"),
+        (["--student-weights", "w.pth", "--students", "enet"], "--students names all networks"),
+        (["--teacher", "same", "--teacher-weights", "t.pth"], "cannot be given with it; got t.pth"),
     ],
 )
 def test_what_cannot_be_used_is_named(flags: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(*flags)
+
+
+@pytest.mark.parametrize("name", ["teacher", "dense"])
+def test_a_student_does_not_take_the_name_of_another_network(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "students.json"
+    path.write_text(json.dumps({name: {"name": "espnet"}}))
+    with pytest.raises(ValueError, match=f"students must not be named {name}"):
+        parse("--students", str(path))
