@@ -320,7 +320,10 @@ def run_baseline(
 
 
 def merge_results(chain: Sequence[Any], results: Sequence[StageResult]) -> StageResult:
-    """Merge the results of a pipeline, without the metrics of networks before the last one.
+    """Merge the results of a pipeline, without the metrics that its end will replace.
+
+    These are the metrics of networks before the last one, and those that a later step measures
+    again, as the deployed file has a latency of its own. So a metric is missing until it is final.
 
     Args:
         chain: Steps of the pipeline, whether they have run or not.
@@ -329,4 +332,18 @@ def merge_results(chain: Sequence[Any], results: Sequence[StageResult]) -> Stage
     changing = [i for i, step in enumerate(chain) if STAGES[step.stage].changes_structure]
     first = changing[-1] if changing else 0
     outdated = [replace(result, metrics={}) for result in results[:first]]
-    return functools.reduce(operator.or_, [*outdated, *results[first:]], StageResult())
+    current = [
+        replace(result, metrics=_keep_final(result.metrics, chain[index + 1 :]))
+        for index, result in enumerate(results[first:], start=first)
+    ]
+    return functools.reduce(operator.or_, [*outdated, *current], StageResult())
+
+
+def _keep_final(metrics: Mapping[str, float], later: Sequence[Any]) -> dict[str, float]:
+    """Leave out the metrics that later steps reveal; "iou/" stands for all with that prefix."""
+    again = {name for step in later for name in STAGES[step.stage].reveals}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if again.isdisjoint((name, f"{name.partition('/')[0]}/"))
+    }

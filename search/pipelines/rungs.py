@@ -65,8 +65,10 @@ class Rungs:
 
 
 def _list_known(chain: Sequence[str]) -> set[str]:
-    """List the metrics that are known at a rung: those of the stages up to the one that pauses."""
-    pausing = [index for index, name in enumerate(chain) if STAGES[name].can_pause]
-    return {
-        metric for name in chain[: max(pausing, default=0) + 1] for metric in STAGES[name].reveals
-    }
+    """List the metrics that are final at a rung, and mIoU, which has a value for each rung."""
+    pausing = max((index for index, name in enumerate(chain) if STAGES[name].can_pause), default=0)
+    before, later = (
+        {metric for name in part for metric in STAGES[name].reveals}
+        for part in (chain[: pausing + 1], chain[pausing + 1 :])
+    )
+    return before - later | {"miou"}

@@ -366,7 +366,9 @@ class PipelineStudy:
         stopped_by: StoppedBy = "",
         result: StageResult | None = None,
     ) -> TrialRecord:
-        """Record the outcome of a pipeline; it counts as failed if an objective is not finite.
+        """Record the outcome of a pipeline, which is complete only if its metrics are acceptable.
+
+        It counts as failed if an objective is not finite, and as stopped if it exceeds a limit.
 
         Args:
             number: Number of a proposal without an outcome.
@@ -383,9 +385,12 @@ class PipelineStudy:
         metrics = dict(result.metrics)
         if outcome == "complete":
             wrong = [n for n in self.config.objectives if not _is_finite(metrics.get(n))]
+            excess = self._describe_excess(metrics)
             if wrong:
                 outcome = "failed"
                 reason = f"objective {wrong[0]} is {metrics.get(wrong[0])}, not a finite number"
+            elif excess:  # of a metric that the last stage has measured
+                outcome, reason, stopped_by = "stopped", excess, "limit"
         record = replace(
             record,
             state=outcome,
@@ -429,10 +434,9 @@ class PipelineStudy:
             metrics: Metrics of the network so far.
             ceiling: Upper bound on mIoU, in 0..1, while few networks have finished.
         """
-        for name, limit in self._limits.items():
-            if metrics.get(name, 0.0) > limit:
-                text = f"{name} {metrics[name]:g} is above its limit {limit:g}"
-                return Obstacle(text, "limit")
+        excess = self._describe_excess(metrics)
+        if excess:
+            return Obstacle(excess, "limit")
         if not self.config.stop_hopeless or not self._knows_costs(metrics):
             return None
         found = self._finished.find_dominating(metrics, ceiling)
@@ -447,14 +451,12 @@ class PipelineStudy:
         costs = {n for n in self.config.objectives if OBJECTIVES[n].direction == "minimize"}
         return costs | set(SIZES) <= metrics.keys()
 
-    @property
-    def _limits(self) -> dict[str, float]:
-        limits = {
-            "latency_ms": self.config.max_latency_ms,
-            "num_params": self.config.max_num_params,
-            "macs": self.config.max_macs,
-        }
-        return {name: limit for name, limit in limits.items() if limit is not None}
+    def _describe_excess(self, metrics: Mapping[str, float]) -> str:
+        """Say which limit a network exceeds; "" if none, as far as its metrics are known."""
+        for name, limit in self.config.limits.items():
+            if metrics.get(name, 0.0) > limit:
+                return f"{name} {metrics[name]:g} is above its limit {limit:g}"
+        return ""
 
     def _get_running(self, number: int) -> tuple[Trial, TrialRecord]:
         trial, record = self._trials.get(number), self.records.get(number)
@@ -466,7 +468,7 @@ class PipelineStudy:
         """Return by how much a network exceeds each limit, as a share of it; feasible up to 0."""
         return {
             name: metrics[name] / limit - 1
-            for name, limit in self._limits.items()
+            for name, limit in self.config.limits.items()
             if name in metrics
         }
 

@@ -78,9 +78,9 @@ def drive(
         if (task.stage, ratio) in failing:
             dispatcher.fail(task, "no channel can be removed")
             continue
-        metrics = {**costs, "miou": 0.7 - ratio / 2 + chosen.get("distilled.lr", 0.0)}
-        if task.stage != "distilled" and not task.baseline:
-            metrics = {name: value * (1 - ratio) for name, value in costs.items()}
+        metrics = {name: value * (1 - ratio) for name, value in costs.items()}
+        if task.stage == "distilled" or task.baseline:
+            metrics["miou"] = 0.7 - ratio / 2 + chosen.get("distilled.lr", 0.0)
         result = StageResult(
             metrics=metrics, stages={task.stage: task.label}, seconds={task.stage: 1.0},
             network=task.label,
@@ -241,6 +241,17 @@ def test_a_rung_compares_accuracy_if_no_objective_is_known_there(
     )
     rungs = Rungs(study)
     rungs.pause(0, 0.5, {"miou@0.5": 0.3})
+    assert rungs.paused == {0: 0.5}
+
+
+def test_a_rung_does_not_compare_what_a_later_stage_measures_again(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    late = replace(continuing.pipeline, chain=(*DEFAULT_STAGES, "quantised"))
+    study = PipelineStudy(replace(continuing, pipeline=late, rungs=(0.5,)), tmp_path)
+    assert "latency_ms" in study.config.objectives
+    rungs = Rungs(study)
+    rungs.pause(0, 0.5, {"miou@0.5": 0.3, "num_params": 5.0})
     assert rungs.paused == {0: 0.5}
 
 

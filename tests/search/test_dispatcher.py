@@ -17,7 +17,7 @@ from search.pipelines.records import Obstacle
 from search.pipelines.retries import Failure, Fault, ObstacleError
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
-from trainables.chain import make_chain, make_settings
+from trainables.chain import flatten_chain, make_chain, make_settings
 from trainables.pipeline import StageResult
 from trainables.pipeline_config import DEFAULT_STAGES
 from trainables.ray_pipeline import describe_task
@@ -172,6 +172,33 @@ def test_a_network_beyond_its_limit_is_not_distilled(config: StudyConfig, tmp_pa
         assert (record.state, record.metrics) == ("stopped", COST)
         assert record.reason == "latency_ms 5 is above its limit 4"
     assert is_over(driver)
+
+
+def test_a_file_is_judged_by_its_own_latency(config: StudyConfig, tmp_path: Path) -> None:
+    """That of the float network before it is not the one that a limit or the front is about."""
+    chain = (*DEFAULT_STAGES, "quantised")
+    first = make_settings(chain, lr=2e-3)
+    points = (first, {**first, "distilled.dkd.temperature": 2.0})
+    config = replace(
+        config,
+        num_pipelines=2,
+        first_points=points,
+        max_latency_ms=4.0,
+        pipeline=replace(config.pipeline, chain=chain),
+    )
+    study = PipelineStudy(config, tmp_path)
+    dispatcher = Dispatcher(study, Places(count=1))
+    while (task := dispatcher.take()) is not None:
+        metrics = REVEALED.get(task.stage, BASELINE if task.is_root else {})
+        if task.stage == "quantised":
+            is_slow = flatten_chain(task.chain).get("distilled.dkd.temperature") == 2.0
+            metrics = {"miou": 0.4, "latency_ms": 4.5 if is_slow else 3.0}
+        dispatcher.finish(task, StageResult(metrics=metrics, network="n"))
+    assert dispatcher.is_over
+    ends = [(r.state, r.stopped_by, r.reason) for r in study.records.values()]
+    assert ends == [
+        ("complete", "", ""), ("stopped", "limit", "latency_ms 4.5 is above its limit 4")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("rungs", [(), (0.25,)])

@@ -66,7 +66,7 @@ def run_to_the_end(study: PipelineStudy) -> list[dict[str, Any]]:
 def test_a_sampler_leads_a_study_to_its_end(
     sampler: str, objectives: tuple[str, ...], config: StudyConfig, tmp_path: Path
 ) -> None:
-    config = replace(config, sampler=sampler, objectives=objectives, max_latency_ms=60.0)
+    config = replace(config, sampler=sampler, objectives=objectives, max_latency_ms=90.0)
     suggested = []
     for attempt in ("first", "second"):
         folder = tmp_path / attempt
@@ -281,6 +281,10 @@ def test_limits_stop_a_network_and_reach_optuna(
     study.tell(ask(study).number, "stopped", result=StageResult(metrics=costs))
     study.tell(ask(study).number, "complete", result=StageResult(metrics={**costs, "miou": 0.1}))
     assert [trial.constraints for trial in load(tmp_path).trials] == [{broken: 0.5}] * 2
+    # A limit on what the last stage measures is known only once the pipeline is complete.
+    ends = [(record.state, record.stopped_by) for record in study.records.values()]
+    assert ends == [("stopped", ""), ("stopped", "limit")]
+    assert study.records[1].reason == expected.reason
 
 
 def test_a_network_that_cannot_enter_the_front_is_told_apart(
