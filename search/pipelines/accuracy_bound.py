@@ -29,7 +29,9 @@ class FinishedNetworks:
     """
 
     def __init__(self, objectives: Sequence[str]) -> None:
-        self._judges_accuracy = "miou" in objectives
+        # The bound holds for mIoU alone, so another gain that is still unknown is not judged by it.
+        gains = [name for name in objectives if OBJECTIVES[name].direction == "maximize"]
+        self._judges_accuracy = gains == ["miou"]
         self._costs = [name for name in objectives if OBJECTIVES[name].direction == "minimize"]
         self._numbers: list[int] = []
         self._rows: Floats = np.zeros((0, len(SIZES) + 1 + len(self._costs)))
@@ -63,7 +65,8 @@ class FinishedNetworks:
             ceiling: As in `bound_miou`.
 
         Returns:
-            Number of the finished network and the bound, or None if this one may enter the front.
+            Number of the finished network and the bound, or None if this one may enter the front,
+            as it always may if the study does not maximise mIoU alone.
         """
         if not self._judges_accuracy:
             return None

@@ -119,6 +119,12 @@ def test_without_accuracy_among_the_objectives_nothing_is_bounded():
     assert find_dominating(ASKED, finished, ("latency_ms", "macs"), 0.9) is None
 
 
+def test_another_gain_may_bring_a_network_to_the_front():
+    finished = dict(enumerate([*draw(220, seed=1), network(0.1, 0.9)]))
+    for objectives in (("miou", "consistency"), ("miou", "latency_ms", "consistency")):
+        assert find_dominating(ASKED, finished, objectives, 0.9) is None
+
+
 def test_a_network_without_its_sizes_bounds_nothing():
     finished = FinishedNetworks(OBJECTIVES)
     finished.add(0, {"miou": 0.9, "latency_ms": 1.0})
