@@ -145,9 +145,7 @@ class Dispatcher:
             self._tell(self._tree.finish(task.node, result))
             if task.share < 1:
                 for number in self._tree.pausing_at(task.node):
-                    metrics = self._tree.get_result(number).metrics
-                    self._rungs.pause(number, task.share, metrics)
-                    self.study.report(number, metrics)
+                    self._note_rungs(number)
             elif result.metrics:
                 for number in self._tree.waiting_for(task.node):
                     self._stop_if_hopeless(number)
@@ -222,6 +220,7 @@ class Dispatcher:
     def _add(self, number: int, chain: Chain) -> None:
         """Add a pipeline to the tree; it may end at once."""
         self._tree.add(number, chain)
+        self._note_released()
         origin = self.study.records[number].continues
         if origin is not None:
             self._followers[number] = origin
@@ -229,7 +228,28 @@ class Dispatcher:
             self._ahead.add(chain)
         self._tell(self._tree.settle())
         if self._tree.is_open(number):
+            self._note_rungs(number)  # an equal pipeline may have reached some
             self._stop_if_hopeless(number)
+            if number in self._rungs.paused:
+                self._promote()
+
+    def _note_rungs(self, number: int) -> None:
+        """Record which rungs a pipeline has reached, and whether it waits there."""
+        reached = self._tree.list_rungs(number)
+        if not reached:
+            return
+        metrics = self._tree.get_result(number).metrics
+        for share, waits in reached:
+            self._rungs.pause(number, share, metrics)
+            if not waits:
+                self._rungs.note_passed(number)
+        self.study.report(number, metrics)
+
+    def _note_released(self) -> None:
+        """Record which pipelines do not wait at their rung any more."""
+        for number in self._tree.take_released():
+            if isinstance(number, int):
+                self._rungs.note_passed(number)
 
     def _next_ahead(self) -> Task | None:
         """Take work that can be done ahead while an uncompressed network trains."""
@@ -333,9 +353,14 @@ class Dispatcher:
         for node in self._retries.take_due():
             if self._confirmation is None or not self._confirmation.retry(node):
                 self._tree.retry(node)
+        self._promote()
+
+    def _promote(self) -> None:
+        """Continue the pipelines that are among the best of their rung."""
         while (number := self._rungs.promote()) is not None:
             if self._tree.is_open(number):
                 self._tree.promote(number)
+                self._note_released()
 
     def _stop_paused(self) -> None:
         """Stop the pipelines that wait at a rung and cannot be promoted any more."""

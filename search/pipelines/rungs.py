@@ -47,6 +47,19 @@ class Rungs:
         self._halving.report(number, self._shares.index(share), there)
         self.paused[number] = share
 
+    def note_passed(self, number: int) -> None:
+        """Record that a pipeline goes on although it has not been chosen by `promote`.
+
+        Its next part is run for another pipeline. It takes one of the rung's promotions, in this
+        session as in later ones.
+
+        Args:
+            number: Number of a pipeline; nothing changes if it does not wait at a rung.
+        """
+        share = self.paused.pop(number, None)
+        if share is not None:
+            self._halving.note_promoted(number, self._shares.index(share))
+
     def promote(self) -> int | None:
         """Choose a paused pipeline to continue; None if all must wait."""
         number = self._halving.promote()

@@ -150,6 +150,7 @@ class StageTree:
         self._paid: dict[str, int | str] = {}
         self._queue: list[tuple[float, int, str]] = []  # minus depth, age, node
         self._ending: dict[int | str, None] = {}
+        self._released: dict[int | str, None] = {}
         self.trained: set[Prefix] = set()
         roots = [chain[:1] for chain in baselines.values()]
         # A separate teacher has a root stage of its own; without one each student teaches itself.
@@ -188,8 +189,16 @@ class StageTree:
         """
         held = [name for name in self._paths[number].nodes if self._nodes[name].is_held]
         if held:
-            self._nodes[held[0]].is_held = False
-            self._enqueue(held[0])
+            self._release(held[0])
+
+    def take_released(self) -> tuple[int | str, ...]:
+        """Return the pipelines whose next part has ceased to wait for a promotion since last time.
+
+        A promotion releases the part for all pipelines with the same settings, and a pipeline that
+        continues from its network releases it too.
+        """
+        released, self._released = tuple(self._released), {}
+        return released
 
     def take(
         self,
@@ -328,6 +337,20 @@ class StageTree:
             number for number in self.waiting_for(node) if node in self._paths[number].rungs
         )
 
+    def list_rungs(self, number: int) -> list[tuple[float, bool]]:
+        """List the rungs that an open pipeline has reached: share, and whether it waits there.
+
+        Args:
+            number: Number of the pipeline.
+        """
+        path = self._paths[number]
+        reached = [
+            (self._nodes[name], self._nodes[following])
+            for name, following in pairwise(path.nodes)
+            if name in path.rungs
+        ]
+        return [(n.task.share, following.is_held) for n, following in reached if n.state == "done"]
+
     def list_waiting(self, node: str) -> tuple[int | str, ...]:
         """The open pipelines and baselines that need a stage."""
         return tuple(self._nodes[node].waiting)
@@ -422,7 +445,7 @@ class StageTree:
         node, can_pause = task.node, STAGES[task.stage].can_pause
         if node in self._nodes:
             if not (can_pause and is_last):
-                self._nodes[node].is_held = False  # another pipeline continues from its result
+                self._release(node)  # another pipeline continues from its result
             return
         baseline = "" if isinstance(number, int) else number
         task = task._replace(label=_describe(number, task.chain), baseline=baseline)
@@ -435,6 +458,13 @@ class StageTree:
         self._paid[node] = number
         for parent in parents:
             self._nodes[parent].children.append(node)
+
+    def _release(self, name: str) -> None:
+        node = self._nodes[name]
+        if node.is_held:
+            node.is_held = False
+            self._released |= node.waiting
+            self._enqueue(name)
 
     def _may_run(self, name: str) -> bool:
         node = self._nodes[name]

@@ -149,6 +149,25 @@ def test_a_chain_goes_through_rungs(
     assert ("distilled 1", 1.0) in shares
 
 
+def test_links_that_pass_a_rung_take_its_promotions_in_every_session(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    config = replace(continuing, rungs=(0.5,), num_pipelines=3, stop_hopeless=False)
+    study = PipelineStudy(config, tmp_path)
+    dispatcher = Dispatcher(study, Places(count=1))
+    costs = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 5.0, "macs": 9.0}
+    while (task := dispatcher.take()) is not None:
+        if task.share == 1:
+            assert dispatcher.num_paused == 0  # links do not wait
+        miou = 0.9 if task.label == "distilled 2" else 0.5
+        metrics = {**costs, "miou@0.5" if task.share < 1 else "miou": miou}
+        dispatcher.finish(task, StageResult(metrics=metrics, network="n"))
+    states = [record.state for record in study.records.values()]
+    assert states == ["complete", "complete", "stopped"]  # two of three, which both are links
+    again = Rungs(PipelineStudy(config, tmp_path))
+    assert again._halving._promoted == dispatcher._rungs._halving._promoted == [{0, 1}]
+
+
 @pytest.mark.parametrize(
     ("failing", "origins"),
     [

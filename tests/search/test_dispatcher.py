@@ -265,6 +265,35 @@ def test_only_the_best_of_a_rung_go_on(config: StudyConfig, tmp_path: Path) -> N
     assert again.dispatcher._rungs.paused == {}
 
 
+@pytest.mark.parametrize(
+    ("reduction_factor", "state"), [(4.0, "stopped"), (1.5, "complete")], ids=["held", "promoted"]
+)
+def test_a_pipeline_equal_to_one_that_waits_at_a_rung_shares_its_fate(
+    reduction_factor: float, state: str, config: StudyConfig, tmp_path: Path
+) -> None:
+    config = replace(
+        config,
+        num_pipelines=3,
+        first_points=(make_settings(lr=2e-3),) * 3,
+        rungs=(0.25, 0.5),
+        reduction_factor=reduction_factor,
+    )
+    study = PipelineStudy(config, tmp_path)
+    driver = Driver(study, max_concurrent=1)
+    train_baselines(driver)
+    prepare(driver)
+    shares = []
+    while (task := driver.suggest("a")) is not None:
+        shares.append(task.share)
+        name = "miou" if task.share == 1 else f"miou@{task.share:g}"
+        driver.end("a", metrics={name: 0.5}, seconds={"distilled": 1.0})
+    assert is_over(driver)
+    assert shares == ([0.25, 0.5, 1.0] if state == "complete" else [0.25])
+    assert [record.state for record in study.records.values()] == [state] * 3
+    assert {record.metrics["miou@0.25"] for record in study.records.values()} == {0.5}
+    assert driver.dispatcher.num_paused == 0
+
+
 def test_all_that_wait_in_vain_are_stopped_in_one_write(
     config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,23 +191,36 @@ pipelines = st.lists(
 )
 
 
-@given(pipelines=pipelines, order=st.randoms(use_true_random=False), places=st.integers(1, 4))
+@given(
+    pipelines=pipelines,
+    rungs=st.sampled_from([(), (0.25,), (0.25, 0.5)]),
+    order=st.randoms(use_true_random=False),
+    places=st.integers(1, 4),
+)
 def test_whatever_the_order_every_pipeline_ends_once_and_no_stage_runs_twice(
-    pipelines: list[Chain], order: object, places: int
+    pipelines: list[Chain], rungs: tuple[float, ...], order: Random, places: int
 ) -> None:
-    tree = grow(*pipelines)
+    tree = grow(rungs=rungs)
+    coming = list(enumerate(pipelines))
     running: list[Task] = []
     seen: list[str] = []
     ended: list[int | str] = []
-    while True:
+    while coming or running or tree.num_open:
         while len(running) < places and (task := tree.take()) is not None:
             running.append(task)
             seen.append(task.node)
-        if not running:
-            break
-        task = running.pop(order.randrange(len(running)))  # type: ignore[attr-defined]
-        fails = task.stage == "pruned" and order.random() < 0.2  # type: ignore[attr-defined]
-        endings = tree.fail(task.node, "no") if fails else tree.finish(task.node, StageResult())
+        if coming and (not running or order.random() < 0.5):
+            tree.add(*coming.pop(0))
+            endings = tree.settle()
+        elif running:
+            task = running.pop(order.randrange(len(running)))
+            fails = task.stage == "pruned" and order.random() < 0.2
+            endings = tree.fail(task.node, "no") if fails else tree.finish(task.node, StageResult())
+        else:  # all that are left wait for a promotion
+            assert all(tree.list_rungs(number)[-1][1] for number in tree.open_pipelines)
+            tree.promote(order.choice(tree.open_pipelines))
+            assert tree.take_released()
+            endings = []
         ended += [ending.number for ending in endings]
     numbers = [number for number in ended if isinstance(number, int)]
     assert sorted(numbers) == list(range(len(pipelines)))
