@@ -98,7 +98,8 @@ def plan_study(
         The study to run, and what is expected of it.
 
     Raises:
-        ValueError: The limit is too short for any answer.
+        ValueError: The limit is too short for any answer, or for trainings that are comparable with
+            those of --warm-start.
     """
 
     def predict(candidate: StudyConfig) -> Forecast:
@@ -111,6 +112,12 @@ def plan_study(
         fitted = FittedStudy(config, predict(config))
     else:
         fitted = fit_study(config, predict)
+    if config.warm_start and fitted.config.pipeline != config.pipeline:
+        raise ValueError(
+            f"time_limit {config.time_limit} changes the trainings, so the runs of --warm-start "
+            f"are not comparable ({'; '.join(fitted.changes)}); choose a longer one, or leave "
+            "--warm-start out"
+        )
     estimate = Estimate(
         rates=rates,
         forecast=fitted.forecast,

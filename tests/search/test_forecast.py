@@ -11,6 +11,7 @@ from search.config import StudyConfig
 from search.forecast.dry_run import Forecast, dry_run
 from search.forecast.estimate import Estimate, describe_estimate, load_estimate, save_estimate
 from search.forecast.fitting import fit_study
+from search.forecast.planning import plan_study
 from search.forecast.time_left import find_seconds_left
 from search.forecast.typical_chains import choose_typical_chains
 from search.pipelines.dispatcher import Dispatcher
@@ -172,6 +173,16 @@ def test_trainings_are_shortened_only_where_nothing_else_helps(study: StudyConfi
 def test_a_limit_without_any_answer_is_refused(study: StudyConfig) -> None:
     with pytest.raises(ValueError, match=r"time_limit 8s is too short for any answer: .* take 0:0"):
         fit(study, "8s", latency=1.0, pruned=5.0)
+
+
+def test_a_limit_does_not_change_what_earlier_runs_have_trained(study: StudyConfig) -> None:
+    known = replace(study, time_limit="277s", warm_start=(Path("earlier"),))
+    rates = make_rates(known, **RATES)
+    match = "time_limit 277s changes the trainings, so the runs of --warm-start are not comparable"
+    with pytest.raises(ValueError, match=match):
+        plan_study(known, rates, [], ONE)
+    ample = replace(known, time_limit="1h")
+    assert plan_study(ample, rates, [], ONE)[0] == ample
 
 
 def test_an_estimate_outlives_its_session(study: StudyConfig, tmp_path: Path) -> None:
