@@ -81,7 +81,7 @@ def describe_estimate(
     spending = Spending(tariff=tariff, spent_seconds=forecast.spent_seconds)
     trainings = [f"{name} {format_duration(s)}" for name, s in forecast.by_baseline.items()]
     pipelines = (
-        f"{forecast.num_complete} pipelines "
+        f"{forecast.num_ended} pipelines "
         f"{format_duration(forecast.seconds - forecast.root_seconds)}, {places.count} at a time"
     )
     yield (
@@ -100,8 +100,8 @@ def _describe_fit(config: StudyConfig, forecast: Forecast) -> Iterator[str]:
     untrained = [n for n in build_baselines(config.pipeline) if n not in forecast.by_baseline]
     if untrained:
         yield f"within {config.time_limit} there is no time to train {', '.join(untrained)}"
-    if forecast.num_complete < config.num_pipelines:
+    if forecast.num_ended < config.num_pipelines:
         yield (
-            f"within {config.time_limit} about {forecast.num_complete} of {config.num_pipelines} "
+            f"within {config.time_limit} about {forecast.num_ended} of {config.num_pipelines} "
             "pipelines fit; the others are left for a later session"
         )

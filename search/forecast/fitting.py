@@ -57,37 +57,42 @@ def fit_study(config: StudyConfig, predict: Predict) -> FittedStudy:
     """
     forecast = predict(config)
     changes: tuple[str, ...] = ()
-    if 2 * forecast.num_complete < config.num_pipelines and _trains_teacher(config):
+    if 2 * forecast.num_ended < config.num_pipelines and _trains_teacher(config):
         without = replace(config, pipeline=replace(config.pipeline, self_teaching=True))
         found = predict(without)
-        if found.num_complete > forecast.num_complete or not forecast.num_complete:
-            changes = (_describe_teacher(config, found.num_complete, forecast.num_complete),)
+        if found.num_ended > forecast.num_ended or not forecast.num_complete:
+            changes = (_describe_teacher(config, found.num_ended, forecast.num_ended),)
             config, forecast = without, found
-    wanted = min(LEAST_PIPELINES, config.num_pipelines)
-    if forecast.num_complete >= wanted:
-        return FittedStudy(config, forecast, changes)
-    return _shorten(FittedStudy(config, forecast, changes), wanted, predict)
+    study = FittedStudy(config, forecast, changes)
+    return study if _is_enough(study) else _shorten(study, predict)
 
 
-def _shorten(study: FittedStudy, wanted: int, predict: Predict) -> FittedStudy:
+def _is_enough(study: FittedStudy) -> bool:
+    """Whether enough pipelines are completed, or no pipeline is left out for the limit."""
+    forecast, num_pipelines = study.forecast, study.config.num_pipelines
+    wanted = min(LEAST_PIPELINES, num_pipelines)
+    return forecast.num_complete >= wanted or forecast.num_ended >= num_pipelines
+
+
+def _shorten(study: FittedStudy, predict: Predict) -> FittedStudy:
     """Shorten trainings until enough pipelines fit, or as many as ever do."""
     best = study
     for stages in (_list_roots(study.config), _list_trained(study.config)):
         for share in SHORTENED:
             config = set_lengths(study.config, stages, share)
-            forecast = predict(config)
             changes = (*study.changes, *_describe_lengths(study.config, config, stages))
-            if forecast.num_complete > best.forecast.num_complete:
-                best = FittedStudy(config, forecast, changes)
-            if forecast.num_complete >= wanted:
-                return best
+            found = FittedStudy(config, predict(config), changes)
+            if _is_enough(found):
+                return found
+            if found.forecast.num_complete > best.forecast.num_complete:
+                best = found
     if best.forecast.num_complete:
         return best
+    seconds = format_duration(found.forecast.root_seconds)
     raise ValueError(
         f"time_limit {study.config.time_limit} is too short for any answer: with trainings of "
-        f"{SHORTENED[-1]:.0%} of their steps the uncompressed networks alone take "
-        f"{format_duration(forecast.root_seconds)}; choose a longer one, or smaller images and "
-        "networks"
+        f"{SHORTENED[-1]:.0%} of their steps the uncompressed networks alone take {seconds}; "
+        "choose a longer one, or smaller images and networks"
     )
 
 

@@ -185,6 +185,18 @@ def test_a_limit_does_not_change_what_earlier_runs_have_trained(study: StudyConf
     assert plan_study(ample, rates, [], ONE)[0] == ample
 
 
+@pytest.mark.parametrize("rungs", [(0.25,), (0.25, 0.5)])
+def test_pipelines_that_stop_at_a_rung_fit(rungs: tuple[float, ...], study: StudyConfig) -> None:
+    halved = replace(study, rungs=rungs, reduction_factor=3.0, continuation=False)
+    config, forecast, changes = fit(halved, "1h")
+    assert (config.pipeline, changes) == (study.pipeline, "")
+    assert forecast.num_complete < 3
+    assert forecast.num_ended == 6
+    estimate = Estimate(rates={}, forecast=forecast)
+    (line,) = describe_estimate(config, estimate, ONE, Tariff(unit="GPU"))
+    assert ", 6 pipelines " in line
+
+
 def test_an_estimate_outlives_its_session(study: StudyConfig, tmp_path: Path) -> None:
     assert load_estimate(tmp_path) is None
     rates = make_rates(study, **RATES)
@@ -199,7 +211,7 @@ def test_an_estimate_outlives_its_session(study: StudyConfig, tmp_path: Path) ->
 def test_an_estimate_is_said_in_time_hours_and_money(study: StudyConfig) -> None:
     forecast = Forecast(
         seconds=7200.0, spent_seconds=5400.0, root_seconds=3600.0,
-        by_baseline={"dense": 3600.0}, num_complete=4,
+        by_baseline={"dense": 3600.0}, num_complete=3, num_ended=4,
     )  # fmt: skip
     limited = replace(study, time_limit="2h", price_per_hour=2.0)
     estimate = Estimate(rates={}, forecast=forecast, changes=("changed",), problems=("unknown",))
