@@ -45,7 +45,9 @@ def choose_prefix(
     if not trained:
         return {}
     shared, behind = stages[: trained[-1] + 1], stages[trained[-1] + 1 :]
-    covered = next((name for name in declare_all(behind) if len(_get_grid(space, name)) > 1), None)
+    # Not every pipeline has the settings of an option, such as those of a distiller.
+    always = [name for name, entry in declare_all(behind).items() if entry.choice is None]
+    covered = next((name for name in always if len(_get_grid(space, name)) > 1), None)
     grid = () if covered is None else _get_grid(space, covered)
     is_searched = space.distributions(stages)
     for key in dict.fromkeys(_select(chosen, shared) for chosen in proposed):

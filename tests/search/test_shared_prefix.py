@@ -73,6 +73,19 @@ def test_settings_without_a_choice_are_left_out() -> None:
         assert choose_prefix(space, STAGES, [*proposed, POINT], {trained(1e-5)}, seed=0) == {}
 
 
+def test_only_a_setting_that_every_pipeline_has_is_covered() -> None:
+    """A grid of one distiller's setting says nothing of a pipeline with another one."""
+    temperature = FloatRange(low=1, high=4, step=1)
+    space = make_space(
+        pruning_ratio=FloatRange(low=0.3, high=0.3),
+        distiller=("dkd", "none"),
+        temperature=temperature,
+    )
+    proposed = [POINT, make_settings(distiller="none")]
+    prefix = choose_prefix(space, STAGES, proposed, {trained(1e-5)}, seed=0)
+    assert prefix == {"sparse.sparsity_lambda": 1e-5}
+
+
 def run(config: StudyConfig, folder: Path, *, count: int) -> list[dict[str, Any]]:
     """Every sparse network is trained by the time of the next question."""
     folder.mkdir()
