@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 LARGEST_CHANGE = 0.03  # of the output's norm: more than rounding in 16 bits, less than a wrong fold
 
+logger = logging.getLogger(__name__)
+
+
+class _Pair(NamedTuple):
+    """A convolution and the BatchNorm that normalises its output.
+
+    Attributes:
+        convolution: The convolution.
+        batchnorm: The BatchNorm.
+        names: All names of the BatchNorm, because a module may be registered under several.
+    """
+
+    convolution: nn.Conv2d
+    batchnorm: nn.BatchNorm2d
+    names: list[str]
+
 
 @torch.no_grad()
 def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
     """Fold, in place, each BatchNorm that directly follows a convolution.
 
-    The pairs are found in one forward pass, and the output is compared before and after. The folded
-    network is for inference only and no longer matches the structure of its checkpoint.
+    The pairs are found in one forward pass, and the output is compared before and after. A pair
+    that changes it, because the convolution's output is also read elsewhere or because the
+    convolution computes with other weights than its own, stays as it is. The folded network is for
+    inference only and no longer matches the structure of its checkpoint.
 
     Args:
         model: Network in eval mode that returns one tensor.
@@ -25,57 +47,77 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
 
     Raises:
         ValueError: The network is in train mode.
-        RuntimeError: The output of the folded network differs, because a convolution's output is
-            also read elsewhere.
     """
     if model.training:
         raise ValueError("the network must be in eval mode to be folded, got one in train mode")
     expected = model(example_input)
-    pairs = _find_pairs(model, example_input)
-    names: dict[nn.Module, list[str]] = {}  # a module may be registered under several names
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    for convolution, batchnorm in pairs:
-        if batchnorm.running_mean is None or batchnorm.running_var is None:
-            raise RuntimeError(f"{names[batchnorm][0]} has no running statistics to fold")
-        weight, bias = fuse_conv_bn_weights(
-            convolution.weight, convolution.bias, batchnorm.running_mean, batchnorm.running_var,
-            batchnorm.eps, batchnorm.weight, batchnorm.bias,
+
+    def is_same() -> bool:
+        # Compare norms, not maxima: in a network that unpools, rounding moves single values to a
+        # neighbouring position.
+        change = (model(example_input) - expected).norm() / expected.norm().clamp_min(1e-6)
+        return bool(change <= LARGEST_CHANGE)
+
+    return _fold(model, _find_pairs(model, example_input), is_same)
+
+
+def _fold(model: nn.Module, pairs: list[_Pair], is_same: Callable[[], bool]) -> int:
+    """Fold the pairs that leave the output as it is, and return their number.
+
+    If all pairs together change the output, each half is tried in the same way.
+    """
+    if not pairs:
+        return 0
+    before = [(convolution.weight, convolution.bias) for convolution, *_ in pairs]
+    for convolution, batchnorm, names in pairs:
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight, convolution.bias, cast("Tensor", batchnorm.running_mean),
+            cast("Tensor", batchnorm.running_var), batchnorm.eps, batchnorm.weight, batchnorm.bias,
         )  # fmt: skip
-        convolution.weight, convolution.bias = nn.Parameter(weight), nn.Parameter(bias)
         # timm's BatchNorms contain their activation.
         rest = [m for m in batchnorm.children() if not isinstance(m, nn.Identity)]
-        replacement = rest[0] if len(rest) == 1 else nn.Sequential(*rest)
-        for name in names[batchnorm]:
-            model.set_submodule(name, replacement)
-    # Compare norms, not maxima: in a network that unpools, rounding moves single values to a
-    # neighbouring position.
-    difference = (model(example_input) - expected).norm() / expected.norm().clamp_min(1e-6)
-    if not difference <= LARGEST_CHANGE:
-        raise RuntimeError(
-            f"folding changed the network's output by a relative error of {difference.item():.2g}"
-        )
-    return len(pairs)
+        _replace(model, names, rest[0] if len(rest) == 1 else nn.Sequential(*rest))
+    if is_same():
+        return len(pairs)
+    for (convolution, batchnorm, names), (weight, bias) in zip(pairs, before, strict=True):
+        convolution.weight, convolution.bias = weight, bias
+        _replace(model, names, batchnorm)
+    if len(pairs) == 1:
+        logger.info("%s is not folded, because that changes the output", pairs[0].names[0])
+        return 0
+    middle = len(pairs) // 2
+    return _fold(model, pairs[:middle], is_same) + _fold(model, pairs[middle:], is_same)
 
 
-def _find_pairs(model: nn.Module, example_input: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _replace(model: nn.Module, names: list[str], module: nn.Module) -> None:
+    for name in names:
+        model.set_submodule(name, module)
+
+
+def _find_pairs(model: nn.Module, example_input: Tensor) -> list[_Pair]:
     """Pair convolutions and BatchNorms that are called once each, one right after the other."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    outputs: dict[int, tuple[nn.Conv2d, Tensor, Tensor]] = {}
+    found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
 
-    def note_convolution(layer: nn.Module, _: object, output: Tensor) -> None:
+    def note_convolution(layer: nn.Conv2d, _: object, output: Tensor) -> None:
         calls[layer] = calls.get(layer, 0) + 1
-        if isinstance(layer, nn.Conv2d):
-            outputs[id(output)] = (layer, output)  # the reference keeps the id from being reused
+        # The reference keeps the id from being reused. The copy shows whether an operation in place
+        # came in between.
+        outputs[id(output)] = layer, output, output.clone()
 
-    def note_batchnorm(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note_batchnorm(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
         calls[layer] = calls.get(layer, 0) + 1
-        if isinstance(layer, nn.BatchNorm2d) and id(inputs[0]) in outputs:
-            pairs.append((outputs[id(inputs[0])][0], layer))
+        if inputs and id(inputs[0]) in outputs:
+            convolution, features, before = outputs.pop(id(inputs[0]))
+            if torch.equal(features, before) and _can_be_folded(convolution, layer):
+                found.append((convolution, layer))
 
     hooks = []
-    for module in model.modules():
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    for module in names:
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(note_convolution))
         elif isinstance(module, nn.BatchNorm2d):
@@ -83,4 +125,17 @@ def _find_pairs(model: nn.Module, example_input: Tensor) -> list[tuple[nn.Conv2d
     model(example_input)
     for hook in hooks:
         hook.remove()
-    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    return [
+        _Pair(convolution, batchnorm, names[batchnorm])
+        for convolution, batchnorm in found
+        if calls[convolution] == calls[batchnorm] == 1
+    ]
+
+
+def _can_be_folded(convolution: nn.Conv2d, batchnorm: nn.BatchNorm2d) -> bool:
+    """Whether there are statistics to fold, and plain parameters to fold them into."""
+    parameters = dict(convolution.named_parameters(recurse=False))
+    is_plain = all(
+        getattr(convolution, name) is parameters.get(name) for name in ("weight", "bias")
+    )
+    return is_plain and batchnorm.running_mean is not None and batchnorm.running_var is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from models import create_model
 from models.engines.batchnorm_folding import fold_batchnorms
@@ -148,23 +150,76 @@ def test_a_layer_of_two_names_is_folded_under_both():
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
 
 
-class ReadsTwice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+class ConvNorm(nn.Module):
+    """A convolution and a BatchNorm, and something in between that the subclasses vary."""
 
+    def __init__(self, conv: nn.Module | None = None, **options: Any) -> None:
+        super().__init__()
+        self.conv, self.norm = conv or nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, **options)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.conv(images))
+
+
+class ReadTwice(ConvNorm):
     def forward(self, images: Tensor) -> Tensor:
         features = self.conv(images)
         return self.norm(features) + features
 
 
-def test_folding_what_is_read_elsewhere_is_refused():
-    model = ReadsTwice().eval()
-    nn.init.constant_(model.norm.weight, 3.0)
-    with pytest.raises(RuntimeError, match="folding changed"):
-        fold_batchnorms(model, torch.randn(1, 3, 8, 8))
+class ChangedInPlace(ConvNorm):
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(nn.functional.relu(self.conv(images), inplace=True))
+
+
+class PreActivated(ConvNorm):
+    """A residual block that normalises its sum."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        features += images
+        return self.norm(features)
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that computes with other weights than its own."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.weight / self.weight.norm()
+        return self._conv_forward(images, weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ReadTwice,
+        ChangedInPlace,
+        PreActivated,
+        lambda: ConvNorm(Standardised(3, 3, 1)),
+        lambda: ConvNorm(spectral_norm(nn.Conv2d(3, 3, 1))),
+        lambda: ConvNorm(track_running_stats=False),
+    ],
+    ids=["twice", "in place", "sum", "standardised", "spectral", "no statistics"],
+)
+def test_what_cannot_be_folded_is_left_and_the_rest_is_folded(make: Callable[[], ConvNorm]):
+    torch.manual_seed(0)
+    odd = make()
+    model = nn.Sequential(ConvNorm(), odd, ConvNorm(), ConvNorm())
+    for part in model:
+        nn.init.uniform_(part.norm.weight, 2.0, 3.0)
+        nn.init.uniform_(part.norm.bias, -1.0, 1.0)
+    model.eval()
+    images = torch.randn(1, 3, 8, 8)
+    with torch.inference_mode():
+        expected = model(images)
+        assert fold_batchnorms(model, images) == 3
+        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
+    assert isinstance(odd.norm, nn.BatchNorm2d)
+
+
+def test_only_a_network_in_eval_mode_is_folded():
     with pytest.raises(ValueError, match="eval mode"):
-        fold_batchnorms(model.train(), torch.randn(1, 3, 8, 8))
+        fold_batchnorms(ConvNorm(), torch.randn(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize(
