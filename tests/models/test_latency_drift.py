@@ -146,6 +146,21 @@ def test_a_co_tenant_does_not_change_the_figure(cost_ms: float, monkeypatch: pyt
     assert latency.median_ms == pytest.approx(cost_ms, rel=0.02)
 
 
+def test_runs_that_take_longer_than_they_state_fill_their_turns(monkeypatch: pytest.MonkeyPatch):
+    machine = Machine(idle)
+    monkeypatch.setattr(timed_runs, "time", machine)
+
+    def ask_trtexec() -> float:
+        machine.work(1.5)
+        return 2.0
+
+    precision = timed_runs.Precision(0.95, 0.02, 20, 1000, 20.0)
+    timing = timed_runs.time_runs(ask_trtexec, precision, ask_trtexec, 7.0)
+    assert timing.median_ms == pytest.approx(7.0)
+    assert timing.raw_ms == 2.0
+    assert machine.now < 60  # of which the warm-up takes 21 s
+
+
 def test_a_nominal_latency_must_be_one(monkeypatch: pytest.MonkeyPatch):
     for nominal_ms in (0.0, float("nan"), float("inf")):
         reference = Reference(nn.Identity(), nominal_ms)
