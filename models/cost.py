@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from models.network import copy_to_cpu
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +58,9 @@ def count_cost(
     input_shape: tuple[int, int, int],
     convention: Literal["macs", "fvcore"] = "macs",
 ) -> Cost:
-    """Count parameters and multiply-accumulates on PyTorch's meta device: nothing is computed.
+    """Count parameters and multiply-accumulates on the meta device, without computing anything.
+
+    A network that cannot run there is run once on the CPU.
 
     Source: "fvcore": https://github.com/facebookresearch/fvcore, fvcore/nn/jit_handles.py, which
         mmengine follows and many papers report: two operations for each input of a BatchNorm, four
@@ -75,13 +80,24 @@ def count_cost(
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(f"input_shape must be (C, H, W), all positive; got {input_shape!r}")
     num_params = sum(p.numel() for p in model.parameters())
-    # The meta device holds shapes only, so even a deep copy of a large network is small.
-    empty = _copy_to_meta(model).eval()
-    others = _FVCORE if convention == "fvcore" else None
-    counter = FlopCounterMode(display=False, custom_mapping=others)
-    with counter, torch.no_grad():
-        empty(torch.empty(1, *input_shape, device="meta"))
-    return Cost(num_params=num_params, macs=counter.get_total_flops() // 2)
+    others = _FVCORE if convention == "fvcore" else {}
+    try:
+        # The meta device holds shapes only, so even a deep copy of a large network is small.
+        flops = _count_flops(_copy_to_meta(model).eval(), input_shape, "meta", others)
+    except Exception:  # code that reads values, or keeps a tensor elsewhere, needs real tensors
+        flops = _count_flops(copy_to_cpu(model), input_shape, "cpu", others)
+    return Cost(num_params=num_params, macs=flops // 2)
+
+
+def _count_flops(
+    model: nn.Module, input_shape: tuple[int, ...], device: str, others: Mapping[Any, Any]
+) -> int:
+    """Count in one run, in which tensors without a device are on that of the network."""
+    counter = FlopCounterMode(display=False, custom_mapping=dict(others))
+    # The counter knows the matrix products of attention, but not the fused attention of CPUs.
+    with counter, torch.no_grad(), torch.device(device), sdpa_kernel(SDPBackend.MATH):
+        model(torch.zeros(1, *input_shape))
+    return counter.get_total_flops()
 
 
 def _copy_to_meta(model: nn.Module) -> nn.Module:

@@ -90,6 +90,63 @@ def test_dual_branch_has_the_published_cost_as_fvcore_counts():
     assert cost.macs / 1e9 == pytest.approx(496.6, abs=0.05)
 
 
+class Placed(nn.Module):
+    """Makes a tensor without saying on which device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 1, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        columns = torch.linspace(-1, 1, images.shape[-1]).expand_as(images[:, :1])
+        return self.conv(torch.cat((images, columns), dim=1))
+
+
+class Deciding(Placed):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images if images.max() < 9 else images / images.max())
+
+
+class Remembering(Placed):
+    """Holds a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.scale * images)
+
+
+@pytest.mark.parametrize("kind", [Placed, Deciding, Remembering])
+def test_what_cannot_run_without_values_is_counted_too(kind: type[Placed]):
+    assert count_cost(kind(), (3, 10, 12)).macs == 4 * 6 * 10 * 12
+
+
+class Attending(nn.Module):
+    """Attention over the pixels, in both of PyTorch's forms."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, bias=False, batch_first=True)
+        self.reads = reads
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.flatten(2).transpose(1, 2)
+        if self.reads and images.max() > 9:
+            return images
+        attended = nn.functional.scaled_dot_product_attention(pixels, pixels, pixels)
+        return self.attention(attended, attended, attended, need_weights=False)[0]
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_attention_is_counted_on_either_device(reads: bool):
+    pixels = 5 * 6
+    products = 2 * pixels * pixels * 4  # queries by keys, weights by values
+    projections = 4 * pixels * 4 * 4
+    assert count_cost(Attending(reads), (4, 5, 6)).macs == 2 * products + projections
+
+
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="convention must be 'macs' or 'fvcore', got 'flops'"):
         count_cost(nn.Identity(), (3, 64, 64), "flops")
