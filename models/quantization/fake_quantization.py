@@ -60,7 +60,7 @@ class LayerRounding(nn.Module):
         self, layer: nn.Module, inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...] | None:
         """Round the input of the layer, as a forward pre-hook."""
-        (features,) = inputs
+        features, *others = inputs  # a transposed convolution may also get its output's size
         if self.observes:
             self._observe(features.detach().float())
         if not self.is_on:
@@ -70,7 +70,7 @@ class LayerRounding(nn.Module):
         rounded = torch.fake_quantize_per_tensor_affine(
             features.float(), scale, zero_point, 0, ACTIVATION_LIMIT
         )
-        return (rounded.to(features.dtype),)
+        return (rounded.to(features.dtype), *others)
 
     def _observe(self, features: Tensor) -> None:
         low, high = features.min().clamp(max=0), features.max().clamp(min=0)
@@ -109,8 +109,11 @@ class FakeQuantization:
         for hook in self._hooks:
             hook.remove()
         for name in self.layers:
-            layer = self.model.get_submodule(name)
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+            layer: Any = self.model.get_submodule(name)
+            if len(layer.parametrizations.weight) > 1:  # the network has its own, such as a norm
+                del layer.parametrizations.weight[-1]
+            else:
+                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
     @contextmanager
     def only(self, names: set[str]) -> Iterator[None]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from models.engines import ENGINES, EngineSettings
 from models.engines.onnx_graph import translate
@@ -71,6 +72,33 @@ def test_rounding_can_be_trained_through_and_taken_away(small: Small):
     rounding.remove()
     torch.testing.assert_close(small(images), expected)
     assert set(small.state_dict()) == set(Small().state_dict())
+
+
+class Sized(nn.Module):
+    """Tells a transposed convolution the size of its output, and normalises its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = spectral_norm(nn.Conv2d(3, 8, 3, stride=2, padding=1))
+        self.up = weight_norm(nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.up(self.down(images), images.shape[-2:])
+
+
+def test_layers_of_the_users_own_kind_are_rounded():
+    torch.manual_seed(0)
+    network, images = Sized().eval(), torch.randn(1, 3, 8, 8)
+    expected = network(images).detach()
+    assert {name for name, _ in rank_layers(network, [images])} == {"down", "up"}
+    rounding = FakeQuantization(network)
+    changed = network(images)
+    assert 0 < (changed - expected).norm() < 0.05 * expected.norm()
+    changed.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    rounding.remove()
+    torch.testing.assert_close(network(images), expected)
+    assert set(network.state_dict()) == set(Sized().state_dict())
 
 
 def test_the_layer_that_rounding_harms_is_found(small: Small):
