@@ -257,8 +257,14 @@ def _measure_on_host(
 def _collect_files(
     stem: str, model: Network, shape: Shape, settings: EngineSettings
 ) -> tuple[dict[str, bytes], str]:
-    """Return the contents of a network's files by name, and the name of the file to load."""
+    """Return the contents of a network's files by name, and the name of the file to load.
+
+    A TensorRT plan is valid only for the GPU that it was built on, so the ONNX file beside it is
+    sent instead.
+    """
     if isinstance(model, Path):
+        if model.suffix == ".plan":
+            model = model.with_suffix(".onnx")
         files = {stem + model.suffix: model.read_bytes()}
         if model.suffix == ".xml":  # OpenVINO's weights are in a second file
             files[f"{stem}.bin"] = model.with_suffix(".bin").read_bytes()

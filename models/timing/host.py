@@ -19,9 +19,9 @@ from models.engines.settings import EngineError
 from models.timing.on_host import ENGINES
 
 MODULES = (
-    "machine.py", "engines/engine.py", "engines/onnxruntime.py", "engines/openvino.py",
-    "engines/settings.py", "engines/trtexec.py", "timing/median_interval.py", "timing/on_host.py",
-    "timing/timed_runs.py",
+    "machine.py", "signal_stack.py", "engines/engine.py", "engines/onnxruntime.py",
+    "engines/openvino.py", "engines/settings.py", "engines/trtexec.py", "timing/median_interval.py",
+    "timing/on_host.py", "timing/timed_runs.py",
 )  # fmt: skip
 SSH_VARIABLE = "SEGFRONT_SSH"
 SSH_OPTIONS = (

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from models import latency as latency_module
 from models.engines import EngineError, EngineSettings
 from models.engines.trtexec import Trtexec, read_median
 from models.latency import Reference, measure_latency
 from models.timing import host as host_module
-from models.timing.host import HostError, ask_host, describe_host
+from models.timing.host import MODULES, HostError, ask_host, describe_host
+from models.timing.on_host import ENGINES
 
 SHAPE = (3, 64, 96)
+WITHOUT_PROJECT = """
+import sys
+for name in ('torch', 'onnx', 'pandas'):
+    sys.modules[name] = None
+sys.meta_path[:] = [finder for finder in sys.meta_path if '__editable__' not in repr(finder)]
+"""
 TASK = {"engine": "onnxruntime", "settings": asdict(EngineSettings())}
 
 
@@ -35,8 +46,7 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for ssh: the command runs here, in a Python that lacks PyTorch and this project."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    blocked = "import sys\nfor name in ('torch', 'onnx', 'pandas'):\n    sys.modules[name] = None\n"
-    (folder / "sitecustomize.py").write_text(blocked)
+    (folder / "sitecustomize.py").write_text(WITHOUT_PROJECT)
     python = f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n'
     (folder / "python3").write_text(python)
     # "ssh OPTIONS HOST COMMAND", failing as a lost connection does while the file lost is there.
@@ -63,23 +73,60 @@ def count_calls(folder: Path) -> int:
     return len((folder / "calls").read_text().splitlines())
 
 
-def test_a_file_is_timed_there_by_one_program(ssh: Path, model: nn.Module):
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "onnxruntime",
+        pytest.param(
+            "openvino",
+            marks=pytest.mark.skipif(find_spec("openvino") is None, reason="no openvino here"),
+        ),
+    ],
+)
+def test_a_file_is_timed_there_by_one_program(engine: str, ssh: Path, model: nn.Module):
     latency = measure_latency(
-        model, SHAPE, num_threads=1, engine="onnxruntime", host="user@device", fold_batchnorm=True,
+        model, SHAPE, num_threads=1, engine=engine, host="user@device", fold_batchnorm=True,
         max_seconds=0.5, reference=Reference(model, 7.0),
     )  # fmt: skip
     assert latency.median_ms == pytest.approx(7.0, rel=0.4)
     assert latency.raw_ms > 0
     assert latency.reference_ms is not None
-    assert latency.engine["name"] == "onnxruntime"
+    assert latency.engine["name"] == engine
     assert latency.hardware["cpu"]
     assert "torch" not in latency.hardware  # it was not this process that measured
     assert count_calls(ssh) == 1
     json.dumps(asdict(latency))
     path = ssh / "net.onnx"
     path.write_bytes(b"no graph")
-    with pytest.raises(HostError, match=r"user@device cannot measure: onnxruntime cannot load"):
-        measure_latency(path, SHAPE, engine="onnxruntime", host="user@device")
+    with pytest.raises(HostError, match=f"user@device cannot measure: {engine} cannot load"):
+        measure_latency(path, SHAPE, engine=engine, host="user@device")
+
+
+def test_all_that_the_sent_modules_import_is_sent_too():
+    root = Path(host_module.__file__).parents[1]
+    sent = {f"models.{Path(name).with_suffix('').as_posix().replace('/', '.')}" for name in MODULES}
+    imported = {
+        node.module
+        for name in MODULES
+        for node in ast.parse((root / name).read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("models")
+    }
+    assert imported <= sent
+    assert {module for module, _ in ENGINES.values()} <= sent
+
+
+def test_a_plan_of_this_gpu_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "model.plan").write_bytes(b"for this GPU")
+    (tmp_path / "model.onnx").write_bytes(b"for any")
+
+    def refuse(host: str, task: dict[str, Any], files: dict[str, bytes]) -> None:
+        assert task["network"] == "network.onnx"
+        assert files == {"network.onnx": b"for any"}
+        raise HostError("asked")
+
+    monkeypatch.setattr(latency_module, "ask_host", refuse)
+    with pytest.raises(HostError, match="asked"):
+        measure_latency(tmp_path / "model.plan", SHAPE, "cuda", engine="tensorrt", host="device")
 
 
 def test_a_lost_connection_is_tried_again(ssh: Path):
