@@ -103,6 +103,28 @@ def test_an_engine_computes_what_pytorch_computes(name: str, model: nn.Module):
 
 
 @needs("openvino")
+def test_openvino_is_timed_without_copies_of_its_output(monkeypatch: pytest.MonkeyPatch):
+    network = nn.Upsample(scale_factor=16).eval()  # its output is large
+    session = ENGINES["openvino"].build(network, SHAPE, EngineSettings())
+    images = np.zeros(SHAPE, np.uint8)
+    kept = session.run(images)
+    shares: list[Any] = []
+    infer = type(session.request).infer
+
+    def note(request: Any, *arguments: Any, **options: Any) -> Any:
+        shares.append(infer(request, *arguments, **options)[0])
+        return {0: shares[-1]}
+
+    monkeypatch.setattr(type(session.request), "infer", note)
+    monkeypatch.setattr(session, "run", lambda _: pytest.fail("it copies the output"))
+    run = session.make_run(images)
+    assert run() > 0
+    assert run() > 0
+    assert np.shares_memory(*shares)
+    assert not np.shares_memory(kept, shares[0])
+
+
+@needs("openvino")
 def test_a_signal_finds_its_stack_after_networks_are_freed_in_any_order(model: nn.Module):
     before = bytes(read_signal_stack())
     first, second = (ENGINES["openvino"].build(model, SHAPE, EngineSettings()) for _ in range(2))
