@@ -118,10 +118,12 @@ def _unpool(
     features: Tensor, indices: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
     output_size: Any = None,
 ) -> Tensor:  # fmt: skip
-    """Scatter values to the given indices, as `F.max_unpool2d` does with an output size."""
-    if output_size is None:
-        raise DataDependentError("max_unpool2d can be exported only with an output_size")
+    """Scatter values to the given indices, as `F.max_unpool2d` does."""
     batch, channels = features.shape[:2]
+    if output_size is None:  # PyTorch's default
+        sizes = np.array([int(size) for size in features.shape[-2:]])
+        step = np.array(stride or kernel_size)
+        output_size = ((sizes - 1) * step - 2 * np.array(padding) + kernel_size).tolist()
     height, width = output_size[-2:]
     empty = torch.zeros_like(features[..., :1, :1]).expand(batch, channels, height, width)
     values, places = features.flatten(2), indices.flatten(2)

@@ -261,6 +261,31 @@ def test_what_onnx_lacks_is_computed_otherwise():
     torch.testing.assert_close(torch.from_numpy(session.run(images.numpy())), network(images))
 
 
+class Unpooling(nn.Module):
+    """Unpools to PyTorch's default size, as most SegNets do."""
+
+    def __init__(self, *window: Any) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(*window, return_indices=True)
+        self.unpool = nn.MaxUnpool2d(*window)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.unpool(*self.pool(images))
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [((2,), (18, 24)), (((2, 3),), (18, 24)), ((2, 3), (17, 23)), ((3, 2, 1), (17, 23))],
+)
+def test_unpooling_has_the_default_size_of_pytorch(window: tuple[Any, ...], size: tuple[int, int]):
+    network, images = Unpooling(*window).eval(), torch.rand(1, 2, *size)
+    expected = network(images)
+    torch.testing.assert_close(PlainlyTraced(network, fixes_sizes=True)(images), expected)
+    content = translate(network, images, 13).content
+    session = ENGINES["onnxruntime"].load(content, images.shape, EngineSettings())
+    np.testing.assert_allclose(session.run(images.numpy()), expected.numpy())
+
+
 class Wavering(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images if images.mean() > 0 else -images
