@@ -68,7 +68,8 @@ if __name__ == "__main__":
     image = read_image(sys.argv[1], model["input"].get("range"))
     height, width = model["input"]["shape"][2:]
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    logits = run(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
+    batch = np.broadcast_to(pixels.transpose(2, 0, 1), model["input"]["shape"])
+    logits = run(np.ascontiguousarray(batch))
     mask = Image.fromarray(logits[0].argmax(axis=0).astype(np.uint8))
     mask.putpalette([value for entry in model["classes"] for value in entry["colour"]])
     mask.resize(image.size, Image.Resampling.NEAREST).save(sys.argv[2])

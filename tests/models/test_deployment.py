@@ -46,7 +46,7 @@ ENGINE_NAMES = [
 ]
 
 
-def write(folder: Path, engine_name: str) -> torch.nn.Module:
+def write(folder: Path, engine_name: str, batch_size: int = 1) -> torch.nn.Module:
     torch.manual_seed(0)
     model = create_model("fast_scnn", num_classes=4).eval()
     engine = ENGINES[engine_name]
@@ -56,7 +56,7 @@ def write(folder: Path, engine_name: str) -> torch.nn.Module:
         colors=["#000000", "#ff0000", "#00ff00", "#0000ff"], made={"trial": 4},
         value_range=(0, 4095),
     )  # fmt: skip
-    export_bundle(model, folder, content, image_size=(64, 96), engine=engine)
+    export_bundle(model, folder, content, image_size=(64, 96), engine=engine, batch_size=batch_size)
     return model
 
 
@@ -91,8 +91,9 @@ def test_the_script_is_short_and_the_guard_works(tmp_path: Path):
     assert "torch is blocked" in ended.stderr
 
 
-def test_a_photo_of_another_size_gets_a_mask_of_its_size(tmp_path: Path):
-    write(tmp_path, "onnxruntime")
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_photo_of_another_size_gets_a_mask_of_its_size(batch_size: int, tmp_path: Path):
+    write(tmp_path, "onnxruntime", batch_size)
     Image.new("L", (130, 70), 90).save(tmp_path / "in.png")
     command = [sys.executable, str(tmp_path / "predict.py"), "in.png", "out.png"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=100)
