@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -363,14 +364,10 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     metadata = read_metadata(path)
     model = load_checkpoint(path, factory=arguments.factory)
     measured = trial.metadata["latency"]
-    engine: Engine = ENGINES[measured.get("engine", OnnxRuntime.name)]
-    settings = EngineSettings(
-        device=measured["device"], dtype=measured["dtype"], num_threads=measured["num_threads"]
-    )
-    is_measured = isinstance(engine, FileEngine)
+    engine, settings, note = _choose_engine(measured)
     image_size = arguments.image_size if arguments.image_size != UNSET else trial.resolution
     input_size = arguments.batch_size, image_size
-    has_latency = is_measured and input_size == (measured.get("batch_size", 1), trial.resolution)
+    has_latency = not note and input_size == (measured.get("batch_size", 1), trial.resolution)
     earlier = read_bundle(folder) if is_bundle(folder) else {}
     content = BundleContent(
         classes=metadata["classes"],
@@ -384,8 +381,8 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         folder,
         content,
         image_size=image_size,
-        engine=engine if isinstance(engine, FileEngine) else OnnxRuntime(),
-        settings=settings if is_measured else EngineSettings(),
+        engine=engine,
+        settings=settings,
         batch_size=arguments.batch_size,
         opset=arguments.opset,
     )
@@ -395,7 +392,29 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
         is_same = (written["engine"], written["input"]) == (earlier["engine"], before)
         kept = ("classes", "miou") if is_same else ("classes",)
         update_bundle(folder, {name: earlier[name] for name in kept})
-    return export.describe("uint8 RGB", "logits")
+    return export.describe("uint8 RGB", "logits") + note
+
+
+def _choose_engine(measured: Mapping[str, Any]) -> tuple[FileEngine, EngineSettings, str]:
+    """Choose the engine to write files for: that of the run, else ONNX Runtime on a CPU.
+
+    Args:
+        measured: Settings of the run's latency.
+
+    Returns:
+        The engine, its settings, and why it is not that of the run; empty if it is.
+    """
+    engine: Engine = ENGINES[measured.get("engine", OnnxRuntime.name)]
+    settings = EngineSettings(
+        device=measured["device"], dtype=measured["dtype"], num_threads=measured["num_threads"]
+    )
+    try:
+        if not isinstance(engine, FileEngine):
+            raise EngineError(f"{engine.name} runs no files")
+        engine.check(settings)
+    except EngineError as error:
+        return OnnxRuntime(), EngineSettings(), f"\nwritten for onnxruntime, because {error}"
+    return engine, settings, ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -301,6 +301,22 @@ def test_a_trial_exported_again_keeps_what_the_study_evaluated(
     assert found["input"]["range"] == [400, 19900]
 
 
+def test_a_trial_is_written_for_onnxruntime_where_its_engine_is_missing(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    metadata = json.loads((run_dir / "metadata.json").read_text())
+    metadata["latency"] |= {"engine": "tensorrt", "device": "cuda", "dtype": "float16"}
+    (run_dir / "metadata.json").write_text(json.dumps(metadata))
+    table = (run_dir / "trials.csv").read_text().splitlines()
+    rows = [f"{line},{value}" for line, value in zip(table, ("latency_ms", "3.5", ""), strict=True)]
+    (run_dir / "trials.csv").write_text("\n".join(rows))
+    assert main([str(run_dir), "--trial", "4"]) == 0
+    assert "written for onnxruntime, because tensorrt" in capsys.readouterr().out
+    found = read_bundle(run_dir / "deploy" / "4")
+    assert (found["engine"]["name"], found["file"]) == ("onnxruntime", "model.onnx")
+    assert found["latency_ms"] is None
+
+
 @pytest.mark.parametrize(
     ("flags", "latency_ms"),
     [([], 2.5), (["--batch-size", "2"], None), (["--image-size", "64", "64"], None)],
