@@ -114,7 +114,8 @@ def export_onnx(
 
     Raises:
         ValueError: An argument is out of range.
-        ExportError: The network cannot be translated, or the error is above the limit.
+        ExportError: The network does not run on such images or cannot be translated, or the error
+            is above the limit.
     """
     path = Path(path)
     _check_arguments(model, path, image_size, source_size, batch_size, opset, max_error)
@@ -122,12 +123,11 @@ def export_onnx(
     whole = DeployedGraph(network, normalization, image_size, source_size, argmax=argmax).eval()
     shape = (batch_size, 3, *(source_size or image_size))
     images = _draw_images(shape, is_normalized=normalization is None)
-    with torch.no_grad():
-        expected: Tensor = whole(images)
+    expected = _compute_output(whole, images)
     if not expected.isfinite().all():
         raise ExportError("the network's logits are not finite, so the export cannot be checked")
-    if fold_batchnorm:
-        _fold(network)
+    if fold_batchnorm:  # at the image size, because some networks accept no other
+        fold_batchnorms(network, _draw_images((batch_size, 3, *image_size), is_normalized=True))
     content, unpools = translate(
         whole, images, opset, {"network": model.name, **(notes or {})},
         output="classes" if argmax else "logits", has_dynamic_batch=dynamic_batch,
@@ -222,14 +222,15 @@ def _draw_images(shape: tuple[int, ...], *, is_normalized: bool) -> Tensor:
     return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
 
-def _fold(network: nn.Module) -> None:
-    """Fold at a small image size; the pairs of layers are the same at any size."""
+@torch.no_grad()
+def _compute_output(whole: nn.Module, images: Tensor) -> Tensor:
     try:
-        fold_batchnorms(network, _draw_images((1, 3, 64, 96), is_normalized=True))
-    except RuntimeError as error:
+        output: Tensor = whole(images)
+    except Exception as error:  # a user's network may raise any exception
         raise ExportError(
-            f"BatchNorms cannot be folded, set fold_batchnorm to False: {error}"
+            f"the network does not run on images of shape {tuple(images.shape)}: {error}"
         ) from error
+    return output
 
 
 def _measure_error(found: Tensor, expected: Tensor) -> float:

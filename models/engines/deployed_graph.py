@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.deployment.graph import DeployedGraph
 from models.engines.batchnorm_folding import fold_batchnorms
-from models.engines.onnx_graph import ExportError, translate
+from models.engines.onnx_graph import translate
 from models.engines.settings import DTYPES, EngineError, EngineSettings
 from models.normalization import Normalization
 
@@ -65,5 +65,5 @@ def translate_for_engine(
         whole = DeployedGraph(network, NORMALIZATION, input_shape[2:]).eval()
         images = torch.zeros(input_shape, dtype=torch.uint8)
         return translate(whole, images, opset).content
-    except (ExportError, RuntimeError) as error:
+    except Exception as error:  # a user's network may raise any exception
         raise EngineError(f"the network cannot be translated for the engine: {error}") from error

@@ -286,6 +286,16 @@ def test_unpooling_has_the_default_size_of_pytorch(window: tuple[Any, ...], size
     np.testing.assert_allclose(session.run(images.numpy()), expected.numpy())
 
 
+class Picky(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise AssertionError("only 224 x 224")
+
+
+def test_a_network_that_refuses_the_images_is_an_error_of_the_engine():
+    with pytest.raises(EngineError, match=r"cannot be translated .*: only 224 x 224"):
+        translate_for_engine(Picky().eval(), SHAPE, EngineSettings())
+
+
 class Wavering(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images if images.mean() > 0 else -images

@@ -66,6 +66,14 @@ class Wavering(Tiny):
         return (logits if logits.mean() > 0 else -logits,)
 
 
+class OneSize(Tiny):
+    """Accepts images of one size, as a ViT does."""
+
+    def compute_outputs(self, images: Tensor, with_auxiliary: bool) -> tuple[Tensor, ...]:
+        assert images.shape[-2:] == (96, 128), "only 96 x 128"
+        return super().compute_outputs(images, with_auxiliary)
+
+
 @pytest.fixture
 def tiny() -> Tiny:
     torch.manual_seed(0)
@@ -213,6 +221,14 @@ def test_a_network_without_a_fixed_graph_is_refused(tmp_path: Path):
     with pytest.raises(ExportError, match=r"PyTorch cannot translate the network: .+"):
         export_onnx(Wavering(), tmp_path / "net.onnx", image_size=(64, 64))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_one_image_size_is_exported_at_that(tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ExportError, match=r"not run on images of shape \(1, 3, 64, 96\): only 96"):
+        export_onnx(OneSize(), path, image_size=(64, 96))
+    exported = export_onnx(OneSize(), path, image_size=(96, 128))
+    assert exported.output_shape == (1, 5, 96, 128)
 
 
 def test_logits_that_are_not_finite_are_refused(tiny: Tiny, tmp_path: Path):
