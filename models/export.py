@@ -29,7 +29,7 @@ from models.deployment.bundle import (
     read_bundle,
     update_bundle,
 )
-from models.deployment.graph import DeployedGraph
+from models.deployment.graph import DeployedGraph, choose_classes
 from models.deployment.run_folder import CHECKPOINT, RunFolderError, TrialCheckpoint, find_trial
 from models.engines import ENGINES, Engine, EngineError, EngineSettings, FileEngine
 from models.engines.batchnorm_folding import fold_batchnorms
@@ -106,26 +106,29 @@ def export_onnx(
             reads 13, 8.5 reads 17).
         source_size: Height and width of the images. The file resizes them to `image_size` and its
             output back. None: images already have `image_size`.
-        argmax: Whether the file returns `classes`, (N, H, W) uint8, instead of `logits`.
+        argmax: Whether the file returns `classes`, (N, H, W) uint8, instead of `logits`; for at
+            most 256 classes.
         dynamic_batch: Whether the file takes any number of images rather than exactly `batch_size`.
         max_error: Largest `Export.error` that is allowed. None: 1e-4, or 0.03 for networks that
             unpool (SegNet, ENet), where rounding moves single values to a neighbouring position.
         notes: Entries of the file's metadata, in addition to the network's name.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or there are too many classes for `argmax`.
         ExportError: The network does not run on such images or cannot be translated, or the error
             is above the limit.
     """
     path = Path(path)
     _check_arguments(model, path, image_size, source_size, batch_size, opset, max_error)
     network = copy_to_cpu(model)
-    whole = DeployedGraph(network, normalization, image_size, source_size, argmax=argmax).eval()
+    parts = (network, normalization, image_size, source_size)
+    whole = DeployedGraph(*parts, argmax=argmax).eval()
     shape = (batch_size, 3, *(source_size or image_size))
     images = _draw_images(shape, is_normalized=normalization is None)
-    expected = _compute_output(whole, images)
-    if not expected.isfinite().all():
+    logits = _compute_logits(DeployedGraph(*parts).eval(), images)
+    if not logits.isfinite().all():
         raise ExportError("the network's logits are not finite, so the export cannot be checked")
+    expected = choose_classes(logits) if argmax else logits
     if fold_batchnorm:  # at the image size, because some networks accept no other
         fold_batchnorms(network, _draw_images((batch_size, 3, *image_size), is_normalized=True))
     content, unpools = translate(
@@ -223,14 +226,14 @@ def _draw_images(shape: tuple[int, ...], *, is_normalized: bool) -> Tensor:
 
 
 @torch.no_grad()
-def _compute_output(whole: nn.Module, images: Tensor) -> Tensor:
+def _compute_logits(whole: nn.Module, images: Tensor) -> Tensor:
     try:
-        output: Tensor = whole(images)
+        logits: Tensor = whole(images)
     except Exception as error:  # a user's network may raise any exception
         raise ExportError(
             f"the network does not run on images of shape {tuple(images.shape)}: {error}"
         ) from error
-    return output
+    return logits
 
 
 def _measure_error(found: Tensor, expected: Tensor) -> float:

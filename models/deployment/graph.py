@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from models.normalization import Normalization, Normalize
 
+MAX_CLASSES = 256
+
 
 class DeployedGraph(nn.Module):
     """A network with its preprocessing and postprocessing.
@@ -45,7 +47,26 @@ class DeployedGraph(nn.Module):
         logits: Tensor = self.network(images)
         if self.source_size is not None:
             logits = _resize(logits, self.source_size)
-        return logits.argmax(dim=1).byte() if self.argmax else logits
+        return choose_classes(logits) if self.argmax else logits
+
+
+def choose_classes(logits: Tensor) -> Tensor:
+    """Choose the class of each pixel.
+
+    Args:
+        logits: Logits, (N, num_classes, H, W).
+
+    Returns:
+        Classes, (N, H, W) uint8.
+
+    Raises:
+        ValueError: There are more classes than uint8 can hold.
+    """
+    if logits.shape[1] > MAX_CLASSES:
+        raise ValueError(
+            f"classes are uint8, so a network can have at most {MAX_CLASSES}, got {logits.shape[1]}"
+        )
+    return logits.argmax(dim=1).byte()
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

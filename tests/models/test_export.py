@@ -231,10 +231,19 @@ def test_a_network_of_one_image_size_is_exported_at_that(tmp_path: Path):
     assert exported.output_shape == (1, 5, 96, 128)
 
 
-def test_logits_that_are_not_finite_are_refused(tiny: Tiny, tmp_path: Path):
+@pytest.mark.parametrize("argmax", [False, True])
+def test_logits_that_are_not_finite_are_refused(tiny: Tiny, argmax: bool, tmp_path: Path):
     nn.init.constant_(tiny.classify.weight, float("nan"))
     with pytest.raises(ExportError, match="not finite"):
-        export_onnx(tiny, tmp_path / "net.onnx", image_size=(64, 64))
+        export_onnx(tiny, tmp_path / "net.onnx", image_size=(64, 64), argmax=argmax)
+
+
+def test_classes_are_returned_only_if_a_byte_can_hold_them(tiny: Tiny, tmp_path: Path):
+    tiny.classify = nn.Conv2d(8, 257, 1)
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ValueError, match="at most 256, got 257"):
+        export_onnx(tiny, path, image_size=(64, 64), argmax=True)
+    export_onnx(tiny, path, image_size=(64, 64))
 
 
 def test_what_onnxruntime_says_of_a_broken_file_is_told(
