@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,9 +34,6 @@ def max_unpool(features: Tensor, pooled: Pooled) -> Tensor:
     """Put every value at the position of its window's maximum; all other positions are zero.
 
     Source: Badrinarayanan et al., "SegNet", https://arxiv.org/abs/1511.00561, section 3.
-    Differs: while gradients are recorded, zero times the maxima is added. Indices carry no
-        gradient; without this term pruning would not see that channel c of the features needs
-        channel c of the indices, so that both must be removed together.
 
     Args:
         features: Values to place, (N, C, ceil(H / 2), ceil(W / 2)) float, with as many channels as
@@ -47,6 +43,4 @@ def max_unpool(features: Tensor, pooled: Pooled) -> Tensor:
     Returns:
         (N, C, H, W).
     """
-    if torch.is_grad_enabled():
-        features = features + 0 * pooled.maxima
     return F.max_unpool2d(features, pooled.indices, (2, 2), output_size=pooled.size)
