@@ -8,7 +8,12 @@ import torch
 from torch import nn
 
 from models.foreign import ForeignNetwork
-from models.network import SegmentationNetwork
+from models.network import (
+    SegmentationNetwork,
+    copy_to_cpu,
+    find_accepted_size,
+    name_output_layers,
+)
 
 
 def renew_class_layers(model: SegmentationNetwork, num_classes: int) -> None:
@@ -21,9 +26,9 @@ def renew_class_layers(model: SegmentationNetwork, num_classes: int) -> None:
     Raises:
         ValueError: More of the network than its last layers depends on the number of classes.
     """
-    layers = {id(layer) for layer in model.get_output_layers()}
-    for name, layer in [(n, m) for n, m in model.named_modules() if id(m) in layers]:
-        model.set_submodule(name, _make_alike(name, layer, num_classes))
+    size = find_accepted_size(copy_to_cpu(model))
+    for name in name_output_layers(model):
+        model.set_submodule(name, _make_alike(name, model.get_submodule(name), num_classes))
     model.kwargs = {k: v for k, v in model.kwargs.items() if k != "outputs"}
     model.kwargs = {**model.kwargs, "num_classes": num_classes}
     model.outputs = None
@@ -31,10 +36,8 @@ def renew_class_layers(model: SegmentationNetwork, num_classes: int) -> None:
         model.num_classes = num_classes
     try:
         with torch.no_grad():
-            was_training = model.training
-            found = model.eval()(torch.zeros(1, 3, 128, 128)).shape[1]
-            model.train(was_training)
-    except RuntimeError as error:
+            found = copy_to_cpu(model)(torch.zeros(1, 3, *size)).shape[1]
+    except Exception as error:  # a user's network may raise any exception
         raise ValueError(_explain(model, str(error))) from error
     if found != num_classes:
         raise ValueError(_explain(model, f"its output has {found} channels"))

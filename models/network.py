@@ -95,3 +95,63 @@ def copy_to_cpu(model: Module) -> Module:
     """
     work = copy.deepcopy(model).cpu().float()
     return work.to(memory_format=torch.contiguous_format).eval()
+
+
+def name_output_layers(model: SegmentationNetwork, root: nn.Module | None = None) -> list[str]:
+    """Return the names of the layers whose output channels are the classes.
+
+    Args:
+        model: Network.
+        root: Part of the network that the names begin at; None: the network itself.
+    """
+    layers = {id(layer) for layer in model.get_output_layers()}
+    modules = (model if root is None else root).named_modules()
+    return [name for name, module in modules if id(module) in layers]
+
+
+@torch.no_grad()
+def find_accepted_size(model: SegmentationNetwork) -> tuple[int, int]:
+    """Find an image size that a network accepts, by trying.
+
+    Args:
+        model: Network on the CPU in eval mode.
+
+    Returns:
+        Height and width, one of `_SIZES` or the one that a keyword of the network states.
+
+    Raises:
+        ValueError: The network accepts none of them.
+    """
+    stated = [_read_size(model.kwargs[key]) for key in _SIZE_KEYWORDS if key in model.kwargs]
+    usual, *others = _SIZES
+    sizes = dict.fromkeys([usual, *(size for size in stated if size is not None), *others])
+    failure: Exception | None = None
+    for size in sizes:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                for computes in model.get_modes():
+                    with computes():
+                        model.compute_outputs(torch.zeros(1, 3, *size), with_auxiliary=True)
+        except Exception as error:  # a user's network may raise any exception
+            failure = error
+        else:
+            return size
+    tried = ", ".join(f"{height} x {width}" for height, width in sizes)
+    raise ValueError(
+        f"{model.name or type(model).__name__} accepts no image of {tried}; if it needs another "
+        f"size, its factory must take it as {' or '.join(_SIZE_KEYWORDS)}: {failure!r}"
+    ) from failure
+
+
+_SIZES = ((128, 128), (224, 224), (256, 256), (384, 384), (512, 512), (360, 480), (512, 1024))
+_SIZE_KEYWORDS = ("img_size", "image_size", "input_size")
+
+
+def _read_size(value: Any) -> tuple[int, int] | None:
+    """Read a keyword such as 512, [360, 480] or [3, 360, 480]."""
+    match value:
+        case int(side) if side > 1:
+            return side, side
+        case [*_, int(height), int(width)]:
+            return height, width
+    return None

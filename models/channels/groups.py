@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from models.channels.importance import IMPORTANCES
 from models.channels.record import KeptChannels, get_num_channels
-from models.channels.tracing import CLASSES, IMAGE, ChannelTrace, describe_fixed
+from models.channels.tracing import IMAGE, ChannelTrace, describe_fixed
 from models.channels.widths import get_resizable_layers
-from models.network import SegmentationNetwork, copy_to_cpu
+from models.network import SegmentationNetwork, copy_to_cpu, find_accepted_size
 
 
 class PruningError(RuntimeError):
@@ -162,21 +162,27 @@ def trace_channels(model: SegmentationNetwork, images: Tensor) -> ChannelTrace:
     return trace
 
 
-def find_output_layers(
-    model: SegmentationNetwork, size: tuple[int, int] = (128, 128)
-) -> tuple[str, ...]:
+_FOLLOWING = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.PReLU)
+"""Layers whose outputs are their inputs, channel by channel."""
+
+
+def find_output_layers(model: SegmentationNetwork) -> tuple[str, ...]:
     """Find the layers whose output channels are the classes.
 
     Args:
         model: Network on any device; not changed.
-        size: Height and width of an image that the network accepts.
+
+    Raises:
+        ValueError: No image size is found that the network accepts.
     """
-    trace = trace_channels(copy_to_cpu(model), torch.zeros(1, 3, *size))
+    work = copy_to_cpu(model)
+    trace = trace_channels(work, torch.zeros(1, 3, *find_accepted_size(work)))
+    classes = trace.find_classes()
     return tuple(
         name
         for name, outputs in trace.outputs.items()
-        if all(trace.partition.get_reason(int(c)) == CLASSES for c in outputs.tolist())
-        and not isinstance(model.get_submodule(name), nn.BatchNorm2d | nn.PReLU)
+        if all(trace.partition.find(int(c)) in classes for c in outputs.tolist())
+        and not isinstance(model.get_submodule(name), _FOLLOWING)
     )
 
 

@@ -48,6 +48,7 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for name, layer in self._layers.items()
             for parameter in layer.parameters(recurse=False)
         }
+        self._classes: set[int] = set()
         self._labels: dict[int, tuple[Tensor, Labels]] = {}
         self._nonnegative: dict[int, bool] = {}
         self._inside: list[nn.Module] = []
@@ -102,7 +103,13 @@ class ChannelTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def fix_classes(self, logits: Tensor) -> None:
         """Mark the channels of an output as classes, which must stay."""
-        self.partition.fix(self.get_labels(logits), CLASSES)
+        labels = self.get_labels(logits)
+        self.partition.fix(labels, CLASSES)
+        self._classes |= {int(channel) for channel in labels.flatten().tolist() if channel}
+
+    def find_classes(self) -> set[int]:
+        """Return the representatives of the channels that are classes, whatever else fixes them."""
+        return {self.partition.find(channel) for channel in self._classes}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -219,17 +226,22 @@ def shrink(labels: Labels) -> Labels:
 def _find_channel_dim(layer: nn.Module, features: Tensor) -> int:
     if isinstance(layer, nn.Linear):
         return features.ndim - 1
-    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.InstanceNorm2d):
         return features.ndim - 3
     return min(1, features.ndim - 1)
 
 
 def describe_fixed(trace: ChannelTrace) -> Mapping[str, str]:
-    """Return why layers must keep output channels, except those of the image and the classes."""
+    """Return why layers must keep output channels, except those of the image and the classes.
+
+    A layer with a single output channel is not listed, because it always keeps one.
+    """
     reasons = {}
+    partition, classes = trace.partition, trace.find_classes()
     for name, outputs in trace.outputs.items():
-        found = [trace.partition.get_reason(int(channel)) for channel in outputs.tolist()]
-        odd = [reason for reason in found if reason not in (None, IMAGE, CLASSES)]
-        if odd:
+        roots = [partition.find(int(channel)) for channel in outputs.tolist()]
+        found = [partition.get_reason(root) for root in roots if root not in classes]
+        odd = [reason for reason in found if reason not in (None, IMAGE)]
+        if odd and len(outputs) > 1:
             reasons[name] = str(odd[0])
     return reasons

@@ -12,7 +12,7 @@ from torchvision.models import get_weight
 
 from models.blocks.backbones import load_backbone_tensors
 from models.files.weight_files import load_strictly, read_tensors
-from models.network import SegmentationNetwork
+from models.network import SegmentationNetwork, name_output_layers
 from models.pretrained.espnets import convert_espnet, convert_espnetv2
 from models.pretrained.mmsegmentation import convert_bisenetv2, convert_pspnet
 from models.pretrained.renaming import Tensors, drop, rename
@@ -78,7 +78,7 @@ def load_pretrained(
     if not any(key.startswith("auxiliary_head") for key in own):
         tensors = drop(tensors, (r"^auxiliary_head",))
     if not with_classes:
-        outputs = {n for n, layer in model.named_modules() if layer in model.get_output_layers()}
+        outputs = name_output_layers(model)
         tensors |= {key: own[key] for key in own if key.rpartition(".")[0] in outputs}
     load_strictly(model, tensors, source=source, target=model.name or "network")
 

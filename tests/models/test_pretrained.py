@@ -300,3 +300,11 @@ def test_espnetv2_gives_the_reference_logits(scale: float):
     reference = WEIGHTS / "cityscapes_espnetv2" / "reference_io_0001TP_008550.safetensors"
     expected = load_file(reference)[f"s{scale}.logits_s16"]
     torch.testing.assert_close(logits[:, ::16, ::16], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_class_layers_are_traced_once(monkeypatch: pytest.MonkeyPatch):
+    model = create_model("tests.models.foreign_networks:Plain", num_classes=5)
+    found, calls = model.get_output_layers(), []
+    monkeypatch.setattr(type(model), "get_output_layers", lambda _: calls.append(1) or found)
+    load_pretrained(model, model.state_dict(), naming="segfront", with_classes=False)
+    assert len(calls) == 1
