@@ -84,7 +84,8 @@ class NetworkConfig:
         weights: File of weights of the whole network: a segfront checkpoint (pruned or not), a
             safetensors file, or a .pth of tensors. A relative path is also looked up below
             $SEGFRONT_WEIGHTS. None: random weights.
-        new_classes: Initialise new class layers if the weights have other classes.
+        new_classes: Initialise the class layers anew instead of loading them, because the weights
+            are for other classes, be they as many or not.
         num_outputs: Number of outputs of the network if it has more than the data have classes
             (such as one for void); the first outputs are then the classes. None: one per class.
         outputs: Index of the network's output for each class of the data, if the order differs.
@@ -269,19 +270,24 @@ class NetworkConfig:
             raise other from None
         if model.name != (canonical_name(self.name) if is_own else self.name):
             raise other
+        if self.new_classes:
+            renew_class_layers(model, self.num_outputs or num_classes)
         num_outputs = int(model.kwargs["num_classes"])
+        if self.num_outputs not in (None, num_outputs):
+            raise ValueError(
+                f"{path} has a network with {num_outputs} outputs; leave num_outputs out or set it "
+                f"to that number instead of {self.num_outputs}"
+            )
         known = num_outputs if model.outputs is None else len(model.outputs)
         if self.outputs is not None or self.num_outputs is not None:
             model.outputs = self._choose_outputs(num_classes, num_outputs)
             model.kwargs = {**model.kwargs, "outputs": model.outputs}
         elif known != num_classes:
-            if not self.new_classes:
-                raise ValueError(
-                    f"{path} has {known} classes, but the data have {num_classes}; state which "
-                    "of its outputs are the classes (outputs), or initialise the class layers anew "
-                    "(new_classes)"
-                )
-            renew_class_layers(model, num_classes)
+            raise ValueError(
+                f"{path} has {known} classes, but the data have {num_classes}; state which "
+                "of its outputs are the classes (outputs), or initialise the class layers anew "
+                "(new_classes)"
+            )
         return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,19 @@ from torch import Tensor, nn
 from models.files.torch_files import read_torch_file
 from models.files.weight_files import load_strictly, read_tensors
 from models.foreign import ForeignNetwork
-from models.network import SegmentationNetwork
+from models.network import SegmentationNetwork, name_output_layers
 from models.pretrained.loading import NAMINGS
 from models.pretrained.renaming import Tensors, drop
 
-AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema")
+AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema",
+            "shadow")  # fmt: skip
 NESTED = (*AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "net", "network",
           "params", "weights", "module")  # fmt: skip
-"""Entries that may hold the tensors; the first one that exists is used. Averaged weights (EMA) come
-before those of the last step, because trainings report the scores of averaged weights.
+"""Entries that may hold the tensors; the first one that holds any is used. Averaged weights (EMA)
+come before those of the last step, because trainings report the scores of averaged weights.
 """
 
-PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "ema.", "shadow.")
+PREFIXES = ("ema.", "ema_model.", "shadow.", "module.", "model.", "_orig_mod.", "net.", "network.")
 
 _logger = logging.getLogger(__name__)
 
@@ -40,8 +42,8 @@ def load_weights(
     Args:
         model: Unpruned network from `models.create_model`; unchanged if an error is raised.
         path: Path of the file.
-        new_classes: Whether the class layers may have another size in the file; they are then not
-            loaded and keep their initial weights.
+        new_classes: Whether to leave the class layers out, so that they keep their initial weights;
+            they may have another size in the file.
 
     Raises:
         ValueError: The file does not exist, or tensors are missing, unexpected or of another shape
@@ -55,7 +57,7 @@ def load_weights(
         best = drop(best, (r"^auxiliary_head",))
     expected = target.state_dict()
     others = {k for k, t in best.items() if k in expected and expected[k].shape != t.shape}
-    if others:
+    if others or new_classes:
         best = _leave_out_classes(model, target, best, others, path, allowed=new_classes)
     load_strictly(target, best, source=path, target=model.name or "network")
 
@@ -74,15 +76,7 @@ def read_weights(path: Path) -> Tensors:
     if not path.is_file():
         raise ValueError(f"weights must be in an existing file; there is no {path}")
     content: Any = read_tensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
-    entry = ""
-    while isinstance(content, Mapping):
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        inner = next((k for k in NESTED if isinstance(content.get(k), Mapping)), None)
-        if inner is None or (tensors and len(tensors) > len(content) // 2):
-            break
-        entry, content = f"{entry}.{inner}".lstrip("."), content[inner]
-    else:
-        tensors = {}
+    entry, tensors = _find_tensors(content)
     if not tensors:
         held = ", ".join(map(str, content)) if isinstance(content, Mapping) else type(content)
         raise ValueError(
@@ -91,7 +85,25 @@ def read_weights(path: Path) -> Tensors:
         )
     if entry:
         _logger.info("%s: using the weights in its entry %s", path, entry)
+    last_step = {key: value for key, value in content.items() if key not in AVERAGED}
+    other, whole = _find_tensors(last_step)
+    if tensors.keys() < whole.keys():  # an average of the parameters alone, without statistics
+        _logger.info("%s: using %s for the tensors that %s lacks", path, other or "its rest", entry)
+        return whole | tensors
     return tensors
+
+
+def _find_tensors(content: Any) -> tuple[str, Tensors]:
+    """Return the tensors of the first nested entry that holds any, and the name of the entry."""
+    if not isinstance(content, Mapping):
+        return "", {}
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    if len(tensors) <= len(content) // 2:
+        for key in NESTED:
+            inner, found = _find_tensors(content.get(key))
+            if any(tensor.ndim for tensor in found.values()):
+                return f"{key}.{inner}".rstrip("."), found
+    return "", tensors
 
 
 def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -> Iterator[Tensors]:
@@ -99,6 +111,7 @@ def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -
     conversions: list[Callable[[Tensors], Tensors]] = [
         convert[model.name] for convert in NAMINGS.values() if model.name in convert
     ]
+    yield from _find_copies(target, tensors)
     seen: set[frozenset[str]] = set()
     pending = [tensors]
     while pending:
@@ -113,14 +126,31 @@ def _variants(model: SegmentationNetwork, target: nn.Module, tensors: Tensors) -
             except (ValueError, KeyError):  # the tensors do not have that naming
                 continue
             yield converted
-        there = [p for p in PREFIXES if any(key.startswith(p) for key in found)]
-        pending += [_strip(found, prefix) for prefix in there]
+        stripped = [_strip(found, prefix) for prefix in PREFIXES]
+        pending += [some for some in stripped if len(some) > len(found) // 2]
+
+
+def _find_copies(target: nn.Module, tensors: Tensors) -> Iterator[Tensors]:
+    """Yield each complete copy of the network that the tensors hold under a prefix.
+
+    Averaged weights come first, then those under one of `PREFIXES`.
+    """
+    needed = {key for key in target.state_dict() if not key.endswith("num_batches_tracked")}
+    probe = min(needed, default="")
+    prefixes = [key.removesuffix(probe) for key in tensors if key.endswith(f".{probe}")]
+    prefixes.sort(
+        key=lambda prefix: ("ema" not in re.split(r"[._]", prefix), prefix not in PREFIXES)
+    )
+    stripped = {prefix: _strip(tensors, prefix) for prefix in prefixes}
+    copies = {prefix: found for prefix, found in stripped.items() if needed <= found.keys()}
+    if len(copies) > 1:
+        _logger.warning("using the first of several copies of the network: %s", ", ".join(copies))
+    yield from copies.values()
 
 
 def _strip(tensors: Tensors, prefix: str) -> Tensors:
-    """Remove a prefix; if the file holds two copies of a network, keep the one with the prefix."""
-    under = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-    return under if len(under) > len(tensors) // 2 else tensors
+    """Remove a prefix and the tensors without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _count_faults(target: nn.Module, tensors: Tensors) -> int:
@@ -133,18 +163,17 @@ def _leave_out_classes(
     model: SegmentationNetwork, target: nn.Module, tensors: Tensors, others: set[str], path: Path,
     *, allowed: bool,
 ) -> Tensors:  # fmt: skip
-    """Keep the network's own class layers if the file has other classes."""
-    layers = {id(layer) for layer in model.get_output_layers()}
-    names = [name for name, module in target.named_modules() if id(module) in layers]
-    own = {k for k in others if k.rpartition(".")[0] in names}
-    if not own or _count_faults(target, tensors):
-        return tensors  # `load_strictly` names all of them
+    """Keep the network's own class layers if the file has other classes, or if that is allowed."""
     expected = target.state_dict()
+    names = name_output_layers(model, target)
+    own = {key for key in expected if key.rpartition(".")[0] in names}
+    if _count_faults(target, tensors) or (others and not own & others):
+        return tensors  # `load_strictly` names all of them
     sizes = ", ".join(
         f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}"
         for k in sorted(others)
     )
-    if own != others:
+    if others - own:
         raise ValueError(
             f"{path} does not fit the {model.name or 'network'}, whose inner layers depend on the "
             f"number of classes too: {sizes}; if it tells other classes apart, say how many "
@@ -156,5 +185,10 @@ def _leave_out_classes(
             "outputs it has (num_outputs) and which of them are the classes (outputs), or let the "
             "class layers be initialised anew (new_classes)"
         )
-    _logger.warning("%s: the class layers are initialised anew: %s", path, sizes)
+    if not own:
+        raise ValueError(
+            f"the layers of the {model.name or 'network'} that give the classes cannot be told "
+            "from the others, so they cannot be initialised anew (new_classes)"
+        )
+    _logger.warning("%s: class layers are initialised anew: %s", path, sizes or ", ".join(names))
     return {key: expected[key] if key in own else tensor for key, tensor in tensors.items()}

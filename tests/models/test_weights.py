@@ -38,6 +38,10 @@ def prefixed(prefix: str) -> Callable[[dict[str, Any]], Any]:
     return lambda tensors: {prefix + key: tensor for key, tensor in tensors.items()}
 
 
+def is_statistic(name: str) -> bool:
+    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+
+
 LAYOUTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "plain": lambda t: t,
     "state_dict": lambda t: {"epoch": 3, "state_dict": t, "optimizer": {"lr": 0.1}},
@@ -54,6 +58,26 @@ LAYOUTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "ema beside the last step": lambda t: {"model": {k: v * 0 for k, v in t.items()}, "ema": t},
     "model_ema": lambda t: {"state_dict": {k: v * 0 for k, v in t.items()}, "model_ema": t},
     "state_dict_ema": lambda t: {"state_dict": {}, "state_dict_ema": prefixed("module.")(t)},
+    "an EMA without names": lambda t: {
+        "ema": {"decay": torch.tensor(0.9), "shadow_params": list(t.values())},
+        "state_dict": t,
+    },
+    "an EMA one level deeper": lambda t: {
+        "ema": {"decay": 0.9, "shadow": t},
+        "model": {k: v * 0 for k, v in t.items()},
+    },
+    "an EMA of parameters alone": lambda t: {
+        "ema": {k: v for k, v in t.items() if not is_statistic(k)},
+        "model": {k: v if is_statistic(k) else v * 0 for k, v in t.items()},
+    },
+    "an EMA under a prefix": lambda t: {
+        **prefixed("model.")({k: v * 0 for k, v in t.items()}),
+        **prefixed("ema.")(t),
+    },
+    "beside a larger network": lambda t: {
+        **{f"teacher.layers.{i}.weight": torch.zeros(1) for i in range(100)},
+        **prefixed("student.")(t),
+    },
     "without counters": lambda t: {k: v for k, v in t.items() if "num_batches" not in k},
 }
 
@@ -113,6 +137,20 @@ def test_other_classes_are_named_and_left_out_on_request(
     images = torch.randn(1, 3, 64, 64)
     whole = NetworkConfig(name=PLAIN, weights=str(tmp_path / "a.pth")).build(5).eval()(images)
     assert torch.equal(config.build(3).eval()(images), whole[:, :3])
+
+
+def test_class_layers_are_new_on_request_for_as_many_classes_too(
+    trained: dict[str, torch.Tensor], tmp_path: Path
+):
+    torch.save(trained, tmp_path / "a.pth")
+    model = make()
+    load_weights(model, tmp_path / "a.pth")
+    save_checkpoint(tmp_path / "a.safetensors", model)
+    for name in ("a.pth", "a.safetensors"):
+        config = NetworkConfig(name=PLAIN, weights=str(tmp_path / name), new_classes=True)
+        renewed = config.build(5).network
+        assert torch.equal(renewed.stem[0].weight, trained["stem.0.weight"])
+        assert not torch.equal(renewed.head.weight, trained["head.weight"])
 
 
 def test_inner_layers_that_depend_on_the_classes_are_named_with_the_remedy(tmp_path: Path):
@@ -178,6 +216,8 @@ def test_a_pruned_checkpoint_brings_its_structure(tmp_path: Path):
     assert load_checkpoint(tmp_path / "b.safetensors", PLAIN).network.head.out_channels == 3
     chosen = NetworkConfig(name=PLAIN, weights=weights, outputs=(4, 2)).build(2)
     assert chosen(torch.zeros(2, 3, 64, 64)).shape[1] == 2
+    with pytest.raises(ValueError, match=r"has a network with 5 outputs.*instead of 6"):
+        NetworkConfig(name=PLAIN, weights=weights, num_outputs=6).build(3)
     with pytest.raises((ValueError, UntrustedNetworkError), match=r"Plain"):
         NetworkConfig(name="enet", weights=weights).build(5)
 
