@@ -81,8 +81,8 @@ def _keep(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, r
 
 _WHY = {
     "native_group_norm": "GroupNorm normalises over its channels",
-    "native_batch_norm": "a normalisation that is not a BatchNorm layer reads it",
-    "convolution": "a convolution that is not a layer reads it",
+    "native_batch_norm": "a normalisation that is no BatchNorm2d or InstanceNorm2d layer reads it",
+    "convolution": "a convolution that is no Conv2d or ConvTranspose2d layer reads it",
     "as_strided": "memory is read by number",
     "gather": "channels are picked by number",
     "index": "channels are picked by number",
@@ -103,8 +103,13 @@ def _combine(
     for tensor in read:
         own = trace.get_labels(tensor)
         parts.append((tensor, own.reshape((1,) * (ndim - own.ndim) + own.shape)))
-        labels = _overlay(trace, labels, parts[-1][1])
+    are_many = any(own.numel() > 1 for _, own in parts)
+    for _, own in parts:
+        if own.numel() > 1 or not are_many:
+            labels = _overlay(trace, labels, own)
     for tensor, own in parts:
+        if own.numel() == 1 and are_many and own.item():
+            _meet_all(trace, name, arguments, tensor, labels)
         _fix_against_constants(trace, tensor, own, labels)
     signs = [trace.is_nonnegative(tensor) for tensor in read]
     if name in ("clamp_min", "clamp", "hardtanh"):
@@ -118,6 +123,25 @@ def _combine(
 
 
 _NONNEGATIVE = {"relu", "sigmoid", "hardsigmoid", "abs", "exp", "square", "relu6"}
+
+
+_WEIGHTS = {
+    "mul": ("self", "other"),
+    "div": ("other",),
+    "where": ("condition",),
+    "lerp": ("weight",),
+}
+"""Arguments that weight the others: zero stays zero, whatever their value is."""
+
+
+def _meet_all(
+    trace: LabelledTensors, name: str, arguments: _Arguments, single: Tensor, labels: Labels
+) -> None:
+    """Combine one channel with many: it stays; they need not if it only weights them."""
+    reason = f"one channel meets all others in {trace.place}"
+    trace.partition.fix(trace.get_labels(single), reason)
+    if not any(arguments.get(key) is single for key in _WEIGHTS.get(name, ())):
+        trace.partition.fix(labels, reason)
 
 
 def _has_negative(arguments: _Arguments) -> bool:
@@ -274,7 +298,8 @@ def _pad(trace: LabelledTensors, name: str, arguments: _Arguments, func: Any, re
     if any(labels.shape[d] > 1 for d in changed):
         trace.partition.fix(labels, f"{name} adds channels in {trace.place}")
         return
-    trace.set_labels(result, labels, nonnegative=name != "constant_pad_nd")
+    sign = trace.is_nonnegative(source) and (arguments.get("value") or 0) >= 0
+    trace.set_labels(result, labels, nonnegative=sign)
 
 
 def _per_channel(

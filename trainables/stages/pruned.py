@@ -84,7 +84,7 @@ class PrunedStage(NetworkStage):
     """
 
     name = "pruned"
-    version = 3  # with taylor, layers before a global pooling are pruned too
+    version = 4  # layers that a single channel weights are pruned too, and those of InstanceNorms
     Settings: ClassVar[type[Any]] = PrunedSettings
     follows = ("dense", "sparse", "distilled")
     reveals = ("miou_pruned", "num_params", "macs")
