@@ -51,7 +51,7 @@ class ForeignNetwork(SegmentationNetwork):
         self, network: nn.Module, num_classes: int, *, size_multiple: int | None = None
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = _replace_sync_batchnorms(network)
         self.num_classes = num_classes
         self.size_multiple = size_multiple or 1
         if size_multiple is None:
@@ -174,6 +174,18 @@ def _flatten(values: list[Any]) -> list[Tensor]:
         elif isinstance(value, list | tuple):
             found += _flatten(list(value))
     return found
+
+
+def _replace_sync_batchnorms(network: nn.Module) -> nn.Module:
+    """Let every SyncBatchNorm be the BatchNorm2d that it is in one process, in place.
+
+    SyncBatchNorm cannot be trained on a CPU, and is neither pruned nor folded. Batches that several
+    processes share are in sync anyway (`trainables.learning.whole_batch`).
+    """
+    for module in network.modules():
+        if type(module) is nn.SyncBatchNorm:
+            module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+    return network
 
 
 def _is_layer(module: nn.Module) -> bool:

@@ -96,11 +96,14 @@ def build_empty(structure: Structure, *, given: Iterable[str] = ()) -> Segmentat
             model = create_model(name, **structure.kwargs)
     shared = get_shared_parameters(model)
     layers = get_resizable_layers(model)
-    if layers.keys() != structure.widths.keys():
-        odd = sorted(layers.keys() ^ structure.widths.keys())
-        raise ValueError(f"{structure.name} and its structure differ in the layers {odd[:5]}")
-    for name, layer in layers.items():
-        _resize(layer, structure.widths[name])
+    # Older files do not list every norm; those that they do not list were not pruned either.
+    norms = {n for n, m in layers.items() if isinstance(m, nn.BatchNorm2d | nn.InstanceNorm2d)}
+    odd = (layers.keys() ^ structure.widths.keys()) - (norms - structure.widths.keys())
+    if odd:
+        listed = sorted(odd)[:5]
+        raise ValueError(f"{structure.name} and its structure differ in the layers {listed}")
+    for name, width in structure.widths.items():
+        _resize(layers[name], width)
     share_parameters(model, shared)
     return model
 

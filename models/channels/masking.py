@@ -17,7 +17,7 @@ _SEED = 20_240_409
 
 @torch.no_grad()
 def mask_channels(model: nn.Module, layers: Mapping[str, KeptChannels]) -> None:
-    """Zero the weights, biases and BatchNorm affines of the channels that are not kept, in place.
+    """Zero the channels that are not kept, in place, by their weights, biases and norms.
 
     Args:
         model: The unpruned network.
@@ -38,6 +38,9 @@ def mask_channels(model: nn.Module, layers: Mapping[str, KeptChannels]) -> None:
             kernels[group, :, column] = 0.0
         elif isinstance(weight, nn.Parameter):
             weight.index_fill_(0, index, 0.0)
+        elif (mean := getattr(layer, "running_mean", None)) is not None:
+            # Without scales, a normalisation maps zeros to zeros only if their mean is zero.
+            mean.index_fill_(0, index.to(mean.device), 0.0)
         if isinstance(layer.bias, nn.Parameter):
             layer.bias.index_fill_(0, index, 0.0)
 
@@ -117,16 +120,18 @@ def _difference(found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...
 def _stir_batchnorms(
     masked: nn.Module, pruned: nn.Module, layers: Mapping[str, KeptChannels]
 ) -> None:
-    """Draw the affine parameters of both networks' BatchNorms anew, the same for both."""
+    """Draw the affine parameters of the BatchNorms and InstanceNorms anew, the same for both."""
     generator = torch.Generator().manual_seed(_SEED)
     for name, layer in masked.named_modules():
-        if not isinstance(layer, nn.BatchNorm2d) or not layer.affine:
+        if not isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d) or not layer.affine:
             continue
         kept = torch.tensor(layers[name].outputs if name in layers else range(layer.num_features))
         narrow = pruned.get_submodule(name)
-        for parameter, drawn in (
-            ("weight", torch.empty_like(layer.weight).uniform_(0.5, 1.5, generator=generator)),
-            ("bias", torch.empty_like(layer.bias).normal_(0.0, 0.1, generator=generator)),
-        ):
-            getattr(layer, parameter).zero_()[kept] = drawn[kept]
-            getattr(narrow, parameter).copy_(drawn[kept])
+        drawn = {
+            "weight": torch.empty_like(layer.weight).uniform_(0.5, 1.5, generator=generator),
+            "bias": torch.empty_like(layer.weight).normal_(0.0, 0.1, generator=generator),
+        }
+        for parameter, values in drawn.items():
+            if getattr(layer, parameter) is not None:
+                getattr(layer, parameter).zero_()[kept] = values[kept]
+                getattr(narrow, parameter).copy_(values[kept])

@@ -14,6 +14,7 @@ WIDTH_ATTRIBUTES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.ConvTranspose2d: _CONVOLUTION,
     nn.Linear: ("in_features", "out_features"),
     nn.BatchNorm2d: ("num_features",),
+    nn.InstanceNorm2d: ("num_features",),
     nn.PReLU: ("num_parameters",),
     EfficientChannelAttention: _CHANNELS,
     SpatialAttention: _CHANNELS,
