@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.segmentation import FCN, DeepLabV3
 
 from models.blocks.layers import resize
 from models.channels.groups import find_output_layers
@@ -63,11 +64,19 @@ class ForeignNetwork(SegmentationNetwork):
         down, right = -height % self.size_multiple, -width % self.size_multiple
         if down or right:
             images = F.pad(images, (0, right, 0, down), mode="replicate")
-        found, *others = split_outputs(self.network(images))
+        found, *others = split_outputs(self._run(images, with_auxiliary))
         logits = self._check(found)
         auxiliary = [t for t in others if with_auxiliary and self._is_logits(t)]
         sized = (resize(t, images.shape[-2:]) for t in (logits, *auxiliary))
         return tuple(t[..., :height, :width] if down or right else t for t in sized)
+
+    def _run(self, images: Tensor, with_auxiliary: bool) -> Any:
+        """Run the network; torchvision's run their auxiliary head in eval mode too, in vain."""
+        network = self.network
+        if type(network) in (FCN, DeepLabV3) and not with_auxiliary:
+            features = network.get_submodule("backbone")(images)
+            return network.get_submodule("classifier")(features["out"])
+        return network(images)
 
     def get_output_layers(self) -> tuple[nn.Module, ...]:
         """Find the layers by tracing the channels of the output."""
@@ -221,6 +230,27 @@ def create_foreign(
     library = name.partition(":")[0]
     silent = NO_DOWNLOAD.get(library, ())
     keywords = _add_classes(name, factory, dict.fromkeys(silent) | dict(kwargs), num_classes)
+    built = _call(name, factory, keywords)
+    saved = {k: v for k, v in kwargs.items() if k not in silent}
+    if any(kwargs.get(keyword) is not None for keyword in silent):
+        if getattr(built, "aux_classifier", None) is not None:  # some weights have this head
+            saved["aux_loss"] = True
+        again = _add_classes(name, factory, dict.fromkeys(silent) | saved, num_classes)
+        _check_rebuilt(name, built, again, factory)
+    network = (
+        built
+        if isinstance(built, SegmentationNetwork)
+        else ForeignNetwork(built, num_classes, size_multiple=size_multiple)
+    )
+    network.name = name
+    network.kwargs = {"num_classes": num_classes, **saved}
+    if isinstance(network, ForeignNetwork):
+        network.kwargs = {**network.kwargs, "size_multiple": network.size_multiple}
+    return network
+
+
+def _call(name: str, factory: Factory, keywords: Mapping[str, Any]) -> nn.Module:
+    """Call a factory; errors name it and the keywords."""
     device = torch.get_default_device()
     try:
         # Many networks compute with their initial weights, which the meta device does not have.
@@ -232,18 +262,21 @@ def create_foreign(
         ) from error
     if not isinstance(built, nn.Module):
         raise ValueError(f"{name} must return an nn.Module, got a {type(built).__name__}")
-    network = (
-        built
-        if isinstance(built, SegmentationNetwork)
-        else ForeignNetwork(built, num_classes, size_multiple=size_multiple)
-    )
-    network.name = name
-    network.kwargs = {
-        "num_classes": num_classes, **{k: v for k, v in kwargs.items() if k not in silent}
-    }  # fmt: skip
-    if isinstance(network, ForeignNetwork):
-        network.kwargs = {**network.kwargs, "size_multiple": network.size_multiple}
-    return network
+    return built
+
+
+def _check_rebuilt(
+    name: str, built: nn.Module, keywords: Mapping[str, Any], factory: Factory
+) -> None:
+    """Check that the keywords that checkpoints save, without downloads, build the same layers."""
+    with torch.random.fork_rng(devices=[]):
+        again = _call(name, factory, keywords)
+    odd = sorted(built.state_dict().keys() ^ again.state_dict().keys())
+    if odd:
+        raise ValueError(
+            f"{name} has other layers if it is built with {keywords}, as checkpoints are: "
+            f"{', '.join(odd[:5])}; state the keywords that these layers depend on"
+        )
 
 
 def _add_classes(
