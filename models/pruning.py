@@ -132,7 +132,7 @@ def prune(
     num_params = _count(model)
     replay(work, layers)
     if _count(work) >= num_params:
-        raise PruningError(_explain_nothing(found.groups, unprunable))
+        raise PruningError(_explain_nothing(work, found.groups, unprunable))
     replay(model, layers)
     _warn_of_unprunable(unprunable)
     _logger.info("pruned %d of %d groups: %d -> %d parameters", len(proven), len(found.groups),
@@ -338,7 +338,15 @@ def _find_guilty(
     return guilty
 
 
-def _explain_nothing(groups: Sequence[ChannelGroup], unprunable: Mapping[str, str]) -> str:
+def _explain_nothing(
+    model: nn.Module, groups: Sequence[ChannelGroup], unprunable: Mapping[str, str]
+) -> str:
+    if not get_resizable_layers(model):
+        return (
+            "no channel could be removed: the network has no Conv2d, ConvTranspose2d or Linear "
+            "layer; if it comes from TorchScript or torch.export, it can only be a teacher, and a "
+            "student must be built by its Python code"
+        )
     if not groups and not unprunable:
         return (
             "no channel could be removed: the network has no convolution and no linear layer "
