@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict, namedtuple
 from types import SimpleNamespace
 
@@ -319,6 +320,111 @@ class MultiplesOf32(Plain):
         return super().forward(images)
 
 
+class Weighted(Plain):
+    """Attention U-Net and scSE: one channel weights all others, by product and by quotient."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.gate = nn.Sequential(nn.Conv2d(16, 1, 1), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.last = block(16, 16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        gate = self.gate(x)
+        y = torch.lerp(x, self.last(x * gate), gate)
+        return torch.where(gate > 0.5, y, x / (1 + gate))
+
+
+class AddedToAll(Plain):
+    """One channel is added to all others, so that none of them is ever zero."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.shade = nn.Conv2d(16, 1, 1)
+        self.last = block(16, 16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.last(x + self.shade(x))
+
+
+class InstanceNormed(Plain):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        norms = ({}, {"affine": True}, {"track_running_stats": True})
+        self.blocks = nn.Sequential()
+        for options in norms:
+            self.blocks += nn.Sequential(
+                nn.Conv2d(16, 16, 1), nn.InstanceNorm2d(16, **options), nn.ReLU()
+            )
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class Scaleless(Plain):
+    """BatchNorms without scales and shifts, and without shifts alone."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.blocks = nn.Sequential(
+            nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24, affine=False), nn.ReLU(),
+            nn.Conv2d(24, 16, 1), nn.BatchNorm2d(16, bias=False), nn.ReLU(),
+        )  # fmt: skip
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class Synchronised(Plain):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.body = nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
+
+
+class Neighbouring(Plain):
+    """Efficient channel attention: a Conv1d over neighbouring channels."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.attend = nn.Conv1d(1, 1, 3, padding=1)
+        self.last = block(16, 16)
+
+    def middle(self, x: Tensor) -> Tensor:
+        gate = self.attend(x.mean(dim=(2, 3)).unsqueeze(1)).sigmoid()
+        return self.last(x * gate.view(x.shape[0], -1, 1, 1))
+
+
+class PaddedLargest(Plain):
+    """A maximum over channels that padding does not keep from being below zero."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.conv = nn.Conv2d(16, 16, 1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        y = F.pad(self.conv(x), (1, 1, 1, 1), mode="reflect")
+        return x * y.amax(dim=1, keepdim=True)[..., 1:-1, 1:-1].sigmoid()
+
+
+class EndsInSoftmax(Plain):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).softmax(dim=1)
+
+
+class OfOneSize(nn.Module):
+    """A layer over all places, as in a vision transformer."""
+
+    def __init__(self, num_classes: int, image_size: tuple[int, int] = (224, 224)) -> None:
+        super().__init__()
+        self.stem = block(3, 16, stride=2)
+        places = (image_size[0] // 32) * (image_size[1] // 32)
+        self.mix = nn.Linear(places, places)
+        self.head = nn.Conv2d(16, num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.stem(images), 16)
+        return self.head(self.mix(x.flatten(2)).view(x.shape))
+
+
 class NothingToPrune(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -372,6 +478,11 @@ def without_classes(depth: int = 1) -> nn.Module:
     return Plain(5, depth)
 
 
+def scripted(num_classes: int) -> nn.Module:
+    with warnings.catch_warnings(action="ignore"):  # deprecated, but files of it are around
+        return torch.jit.trace(Plain(num_classes).eval(), torch.zeros(1, 3, 64, 64))
+
+
 def not_a_module(num_classes: int) -> int:
     return num_classes
 
@@ -383,6 +494,8 @@ PRUNABLE = {
     SqueezedAndExcited: False, Standardised: True, GroupNormed: True, Resized: False,
     TiedToImage: False, Auxiliary: False, AsMapping: False, AsObject: False, AsTuple: False,
     MultiplesOf32: False, ShuffledByLibrary: False, Gated: False, Transposed: False,
-    WeightNormed: True, SharedFirstLayer: False,
+    WeightNormed: True, SharedFirstLayer: False, Weighted: False, AddedToAll: True,
+    InstanceNormed: False, Scaleless: False, Synchronised: False, Neighbouring: True,
+    PaddedLargest: True, EndsInSoftmax: False,
 }  # fmt: skip
 """Whether some layers have to be left whole."""

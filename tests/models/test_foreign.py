@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import SegmentationNetwork, WithAuxiliary, create_model
+from models import ForeignNetwork, SegmentationNetwork, WithAuxiliary, create_model
 from models.channels.masking import mask_channels
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.class_layers import renew_class_layers
+from models.cost import count_cost
 from models.export import export_onnx
 from models.export import main as export
 from models.foreign import split_outputs
@@ -33,11 +35,14 @@ def make(name: str, **kwargs: object) -> SegmentationNetwork:
     torch.manual_seed(1)
     model = create_model(f"{MODULE}:{name}", num_classes=5, **kwargs)
     for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.2, 1.5)
-            nn.init.normal_(layer.bias, 0.0, 0.2)
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 2)
+        if isinstance(layer, nn.BatchNorm2d | nn.InstanceNorm2d):
+            if layer.weight is not None:
+                nn.init.uniform_(layer.weight, 0.2, 1.5)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, 0.0, 0.2)
+            if layer.running_mean is not None:
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.5, 2)
     return model
 
 
@@ -87,6 +92,9 @@ def test_whatever_a_network_does_with_its_channels_it_is_pruned(
         ("Attentive", "attention.out_proj", "outside of it"),
         ("GroupNormed", "wide.0", "GroupNorm"),
         ("Standardised", "body.0.0", "differs from the masked"),
+        ("AddedToAll", "body.0.0", "one channel meets all others"),
+        ("Neighbouring", "body.0.0", "no Conv2d or ConvTranspose2d layer"),
+        ("PaddedLargest", "conv", "may be below zero"),
     ],
 )
 def test_what_is_left_whole_is_named_with_the_reason(name: str, layer: str, reason: str):
@@ -130,6 +138,14 @@ def test_a_network_of_class_layers_alone_is_named_so():
         prune(make("ClassesAlone"), IMAGE, 0.5)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_a_network_without_its_code_is_named_so():
+    with pytest.raises(
+        PruningError, match=r"TorchScript or torch\.export, it can only be a teacher"
+    ):
+        prune(make("scripted"), IMAGE, 0.5)
+
+
 def test_shared_weights_stay_shared(tmp_path: Path):
     model = make("Reused")
     prune(model, IMAGE, 0.5)
@@ -147,6 +163,23 @@ def test_class_layers_are_found_by_tracing():
         assert model.get_output_layers() == (model.network.head,)
     model = make("Auxiliary")
     assert set(model.get_output_layers()) == {model.network.head, model.network.auxiliary[2]}
+
+
+@pytest.mark.parametrize("options", [{}, {"image_size": [160, 288]}], ids=str)
+def test_class_layers_are_found_in_a_network_of_one_size(options: dict[str, object]):
+    model = make("OfOneSize", **options)
+    assert model.get_output_layers() == (model.network.head,)
+    renew_class_layers(model, 7)
+    assert model.network.head.out_channels == model.num_classes == 7
+    with pytest.raises(ValueError, match=r"224 x 224.*must take it as img_size or image_size"):
+        ForeignNetwork(foreign_networks.OfOneSize(5, (160, 288)), 5).get_output_layers()
+
+
+def test_class_layers_are_found_although_their_channels_are_normalised():
+    model = make("EndsInSoftmax")
+    assert model.get_output_layers() == (model.network.head,)
+    renew_class_layers(model, 7)
+    assert model(torch.zeros(2, 3, 64, 64)).shape[1] == 7
 
 
 @pytest.mark.parametrize("name", ["with_classes", "with_n_classes", "Plain"])
@@ -328,6 +361,14 @@ def test_the_hash_of_a_network_is_that_of_all_its_code(my_file: Path):
     [
         ("smp:unet", {"encoder_name": "tu-mobilenetv3_small_050"}),
         ("torchvision:lraspp_mobilenet_v3_large", {}),
+        (
+            "smp:unet",
+            {
+                "encoder_name": "tu-mobilenetv3_small_050",
+                "decoder_attention_type": "scse",
+                "decoder_use_norm": {"type": "instancenorm", "affine": True},
+            },
+        ),
     ],
     ids=str,
 )
@@ -337,12 +378,48 @@ def test_networks_of_libraries_are_pruned_saved_and_loaded(
     model = create_model(name, num_classes=5, **kwargs)
     record = prune(model, IMAGE, 0.5)
     assert record.num_params_after < 0.3 * record.num_params_before
-    assert record.unprunable == {}
+    assert set(record.unprunable.values()) <= {"the forward pass never calls it"}
     save_checkpoint(tmp_path / "a.safetensors", model)
     loaded = load_checkpoint(tmp_path / "a.safetensors")
     images = torch.randn(1, 3, 72, 100)
     with torch.inference_mode():
         assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_torchvision_weights_with_another_head_are_saved_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    name = "torchvision:deeplabv3_mobilenet_v3_large"
+    tensors = create_model(name, num_classes=21, aux_loss=True).network.state_dict()
+    monkeypatch.setattr(
+        "torchvision.models._api.WeightsEnum.get_state_dict", lambda *_, **__: tensors
+    )
+    model = create_model(name, num_classes=21, weights="DEFAULT")
+    save_checkpoint(tmp_path / "a.safetensors", model)
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert any("aux_classifier" in key for key in loaded.state_dict())
+
+
+def test_layers_that_only_a_download_brings_are_refused(monkeypatch: pytest.MonkeyPatch):
+    def factory(num_classes: int, weights: object, weights_backbone: object) -> nn.Module:
+        return foreign_networks.Plain(num_classes, depth=2 if weights else 1)
+
+    monkeypatch.setattr("models.foreign.find_factory", lambda name: factory)
+    with pytest.raises(ValueError, match=r"other layers .*body\.1\.0\.weight.*state the keywords"):
+        create_model("torchvision:fcn_resnet50", num_classes=5, weights="DEFAULT")
+
+
+def test_a_head_for_training_costs_nothing_in_use():
+    name = "torchvision:deeplabv3_mobilenet_v3_large"
+    model, alone = (
+        create_model(name, num_classes=5, aux_loss=with_it) for with_it in (True, False)
+    )
+    assert count_cost(model, (3, 64, 96)).macs == count_cost(alone, (3, 64, 96)).macs
+    assert len(model.train()(torch.zeros(2, 3, 64, 96)).auxiliary) == 1
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(images), model.network(images)["out"])
 
 
 def test_groups_that_begin_at_the_same_layer_keep_their_own_shares():
