@@ -9,6 +9,7 @@ and a pruned network loads without being pruned again.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from models.structure import (
 FORMAT = "segfront"
 VERSION = "1"
 
+_logger = logging.getLogger(__name__)
+
 
 class CheckpointError(RuntimeError):
     """A file cannot be read as a checkpoint; the message names the file and the reason."""
@@ -52,7 +55,8 @@ def save_checkpoint(
         model: Network from `models.create_model`, pruned or not, on any device. Buffers are stored
             exactly, the counters of BatchNorm included.
         metadata: JSON-serialisable values, which `read_metadata` returns.
-        half: Store floating-point tensors rounded to float16, which halves the file.
+        half: Store floating-point tensors rounded to float16, which halves the file. Tensors with
+            values beyond the range of float16 are stored as they are.
 
     Raises:
         ValueError: The network does not come from `models.create_model`, or the metadata cannot be
@@ -71,7 +75,7 @@ def save_checkpoint(
         for key, tensor in model.state_dict().items()
     }
     if half:
-        tensors = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
+        tensors = _halve(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, metadata=header))
 
@@ -115,6 +119,14 @@ def load_checkpoint(path: str | Path, factory: str | None = None) -> Segmentatio
     if without:
         raise CheckpointError(f"{path} has no tensors for {', '.join(without[:5])}")
     return model.eval()
+
+
+def _halve(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    halved = {k: t.half() if t.is_floating_point() else t for k, t in tensors.items()}
+    beyond = [k for k, t in tensors.items() if (halved[k].isinf() & ~t.isinf()).any()]
+    if beyond:
+        _logger.warning("beyond the range of float16, so stored as they are: %s", ", ".join(beyond))
+    return {k: tensors[k] if k in beyond else t for k, t in halved.items()}
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -22,10 +22,13 @@ class Arguments:
     Attributes:
         source: Checkpoint to read.
         target: File to write.
+        factory: Function or class of a network of yours, as in the search: package.module:factory
+            or path/to/file.py:factory. Without it, code that only the checkpoint names is not run.
     """
 
     source: tyro.conf.Positional[Path]
     target: tyro.conf.Positional[Path]
+    factory: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = tyro.cli(Arguments, args=argv, prog="python -m models.halve", description=__doc__)
     try:
-        network = load_checkpoint(arguments.source)
+        network = load_checkpoint(arguments.source, arguments.factory)
         metadata = read_metadata(arguments.source)
-    except CheckpointError as error:
+        save_checkpoint(arguments.target, network, metadata, half=True)
+    except (ValueError, OSError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    save_checkpoint(arguments.target, network, metadata, half=True)
     print(f"{arguments.target}: {arguments.target.stat().st_size} bytes")
     return 0
 

@@ -26,7 +26,7 @@ from models.checkpoint import (
     save_checkpoint,
 )
 from models.pruning import prune
-from models.structure import Structure, describe_structure
+from models.structure import Structure, build_empty, describe_structure
 
 SMALL: dict[str, dict[str, Any]] = {
     "dual_branch": {"backbone": "tu-resnet18d", "width": 0.25, "auxiliary": True},
@@ -235,3 +235,39 @@ def test_a_halved_checkpoint_loads_in_float32(small, tmp_path: Path, capsys):
         torch.testing.assert_close(loaded[key], tensor, rtol=1e-3, atol=1e-6)
     assert halve.main([str(tmp_path / "none"), str(halved)]) == 2
     assert "is not a file" in capsys.readouterr().err
+
+
+def test_values_beyond_float16_are_not_halved(
+    small: SegmentationNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    model = copy.deepcopy(small)
+    name, norm = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d))
+    norm.running_var[0] = 1e6
+    save_checkpoint(tmp_path / "a.safetensors", model, half=True)
+    loaded = load_checkpoint(tmp_path / "a.safetensors").get_submodule(name)
+    assert torch.equal(loaded.running_var, norm.running_var)
+    assert f"{name}.running_var" in caplog.text
+
+
+def test_a_checkpoint_of_a_users_network_is_halved_with_its_factory(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    name, path = "tests.models.foreign_networks:Plain", tmp_path / "a.safetensors"
+    save_checkpoint(path, create_model(name, num_classes=5))
+    monkeypatch.setattr("models.resolving._allowed", set())
+    flags = [str(path), str(tmp_path / "b.safetensors")]
+    assert halve.main(flags) == 2
+    assert "Plain" in capsys.readouterr().err
+    assert halve.main([*flags, "--factory", name]) == 0
+    load_checkpoint(tmp_path / "b.safetensors", name)
+
+
+def test_norms_that_an_older_file_does_not_list_keep_their_width():
+    name = "tests.models.foreign_networks:InstanceNormed"
+    structure = describe_structure(create_model(name, num_classes=5))
+    older = {n: w for n, w in structure.widths.items() if n != "network.blocks.1"}
+    found = build_empty(Structure(name=name, kwargs=structure.kwargs, widths=older), given=[name])
+    assert describe_structure(found) == structure
+    del older["network.blocks.0"]
+    with pytest.raises(ValueError, match=r"differ in the layers \['network.blocks.0'\]"):
+        build_empty(Structure(name=name, kwargs=structure.kwargs, widths=older), given=[name])
