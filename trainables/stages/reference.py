@@ -27,9 +27,9 @@ class ReferenceStage(Computation):
     measured alternately with this one (`models.latency.Reference`), and its latency is converted to
     the speed of this first measurement. All latencies of a store are therefore comparable, also
     after a resumption. The reference is `PipelineConfig.student`, because it runs the same kernels
-    as its pruned networks, on images of the same size. A study of several `students` has the same
-    reference for all of them, which need not be one of them. It has random weights, because speed
-    does not depend on weights.
+    as its pruned networks, on images of the same size. It has random weights, because speed does
+    not depend on weights. A study of several `students` has this one reference for all of them,
+    and it need not be one of them.
 
     Args:
         network: Configuration of the network.
