@@ -56,7 +56,9 @@ def count_globally(
     # Channels that a group must keep are ranked last.
     is_needed = np.concatenate([r >= n for r, n in zip(ranks, spare, strict=True)])
     turn = np.concatenate([r / len(r) for r in ranks])
-    order = np.lexsort((turn, np.concatenate(scores) / costs**COST_EXPONENT, is_needed))
+    # Relative to the lowest cost, so that equal costs do not change even the smallest scores.
+    expense = (costs / costs.min()) ** COST_EXPONENT
+    order = np.lexsort((turn, np.concatenate(scores) / expense, is_needed))
     saved = np.cumsum(costs[order])
     goal = pruning_ratio * saved[-1] * (1 - 1e-9)
     num_removed = min(int(np.searchsorted(saved, goal)) + 1, sum(spare))

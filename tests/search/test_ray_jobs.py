@@ -97,15 +97,15 @@ def test_the_users_networks_go_with_it(
     for name in ("job_pack/__init__.py", "job_pack/net.py", "job_net.py", "unrelated.py"):
         (tmp_path / name).write_text(net)
     names = ("job_pack.net:make", "job_net.py:make", "of_the_cluster.nets:make")
-    run("--address", ADDRESS, *OUTPUT, f"--student={names[1]}", "--teacher", names[0],
-        "--students", "espnet", *names[1:])  # fmt: skip
+    run("--address", ADDRESS, *OUTPUT, f"--student={names[1]}", "--teacher", names[0])
     own = {name for name in client.files if name.partition("/")[0] not in SHIPPED}
     file = next(name for name in own if name.endswith("job_net.py"))
     assert own == {"job_pack/__init__.py", "job_pack/net.py", file}
-    assert shlex.split(client.submitted["entrypoint"])[5:] == [
-        f"--student={file}:make", "--teacher", names[0], "--students", "espnet", f"{file}:make",
-        names[2], "--address", "auto",
-    ]  # fmt: skip
+    sent = shlex.split(client.submitted["entrypoint"])[5:]
+    assert sent == [f"--student={file}:make", "--teacher", names[0], "--address", "auto"]
+    run("--address", ADDRESS, *OUTPUT, "--students", "espnet", *names[1:])
+    sent = shlex.split(client.submitted["entrypoint"])[5:]
+    assert sent == ["--students", "espnet", f"{file}:make", names[2], "--address", "auto"]
 
 
 def test_a_network_that_cannot_be_imported_is_not_sent(
