@@ -72,6 +72,9 @@ def test_a_distiller_of_frame_pairs_is_refused_on_still_images(tmp_path: Path) -
     )
     with pytest.raises(ValueError, match=r"consistency needs consecutive frames of a drive"):
         check_study(config)
+    odd = replace(config.pipeline, distil=replace(config.pipeline.distil, batch_size=5))
+    with pytest.raises(ValueError, match=r"batch_size must be even, .* consistency .*; got 5"):
+        check_study(replace(config, pipeline=odd))
 
 
 def test_what_is_doubtful_about_the_data_is_printed_before_anything_trains(

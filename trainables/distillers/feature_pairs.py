@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from trainables.data.logit_map import cut_padding
 from trainables.distillers.distiller import Lesson
 from trainables.distillers.layers import Layer, find_layers, find_named, match_stages
 from trainables.distillers.maps import Projections, shrink_to_common, valid_cells
@@ -47,10 +48,11 @@ class FeaturePairs(nn.Module):
         """Yield the maps of a batch, averaged down to a common size, see `shrink_to_common`."""
         layers = zip(self.student_layers, self.teacher_layers, strict=True)
         for index, (own, other) in enumerate(layers):
+            size = lesson.target.shape[-2:]
             student, teacher = shrink_to_common(
-                lesson.student_features[own.key],
-                lesson.teacher_features[other.key].detach(),
-                lesson.target.shape[-2:],
+                cut_padding(lesson.student_features[own.key], own.stride, size),
+                cut_padding(lesson.teacher_features[other.key].detach(), other.stride, size),
+                size,
             )
             valid = valid_cells(lesson.target, student.shape[-2:])
             # Averaging before projecting gives the same result and is cheaper.

@@ -24,7 +24,7 @@ from trainables.data import (
     normalization_of,
     normalize,
 )
-from trainables.data.logit_map import num_cells, shrink
+from trainables.data.logit_map import cut_padding, num_cells, shrink
 from trainables.data.top_logits import check_top_k
 from trainables.learning.training import Precision, autocast, place
 from trainables.process.watchdog import note_progress
@@ -171,6 +171,7 @@ def cache_teacher(
             layer=name,
             channels=map_.channels,
             stride=map_.stride,
+            padding="cut",
         )
         for name, map_ in maps.items()
     }
@@ -204,7 +205,7 @@ class _Teacher:
 
         def read(model: nn.Module, images: Tensor) -> Tensor:
             size = [num_cells(side, inner.stride) for side in images.shape[-2:]]
-            values = inner.read(model, images).float()
+            values = cut_padding(inner.read(model, images).float(), inner.stride, images.shape[-2:])
             return F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
         return self._run(index, read)

@@ -107,8 +107,13 @@ class DistilledStage(NetworkStage):
 
     @classmethod
     def check(cls, settings: DistilledSettings, config: PipelineConfig, device: str) -> None:
-        """Raise an error for a distiller of frame pairs if the images are not frames."""
+        """Raise an error for a distiller of frame pairs if there are no whole pairs in a batch."""
         needy = [name for name in choose(settings.distiller) if DISTILLERS[name].needs_pairs]
+        if needy and config.distil.batch_size % 2:
+            raise ValueError(
+                f"distil.batch_size must be even, because distiller {needy[0]} needs pairs of "
+                f"consecutive frames; got {config.distil.batch_size}"
+            )
         if needy and not find_frame_pairs(config.data.open("train")):
             raise ValueError(
                 f"distiller {needy[0]} needs consecutive frames of a drive, but the training "
@@ -134,7 +139,7 @@ class DistilledStage(NetworkStage):
         if self.has_teacher:
             content["teacher_logits"] = self.teacher_logits.content()
         if self.teaching(None).reads_maps:
-            content["finest_stride"] = FINEST_STRIDE
+            content |= {"finest_stride": FINEST_STRIDE, "padding": "cut"}
         return content
 
     def compute(

@@ -10,7 +10,10 @@ from trainables.distillers.adaptive_channel import (
     adaptive_feature_loss,
     channel_correlation_loss,
 )
-from trainables.distillers.maps import shrink_to_common
+from trainables.distillers.distiller import Lesson
+from trainables.distillers.feature_pairs import FeaturePairs
+from trainables.distillers.layers import Layer
+from trainables.distillers.maps import IGNORE_INDEX, shrink_to_common
 from trainables.distillers.multi_level import activation_loss, consistency_loss
 from trainables.distillers.similarity import similarity_loss
 from trainables.losses import channel_kd_loss
@@ -174,3 +177,18 @@ def test_maps_are_compared_at_a_quarter_of_the_image_at_most():
     assert [m.shape[-2:] for m in shrink_to_common(fine, coarse, (30, 41))] == [(4, 6), (4, 6)]
     unchanged, _ = shrink_to_common(coarse, coarse, (16, 24))
     assert torch.equal(unchanged, coarse)
+
+
+def test_the_cells_of_a_padded_image_keep_their_places():
+    """DeepLabV3+ pads 40 rows to 48, where its maps have 12; the other network does not pad."""
+    padded, plain = Layer("padded", False, 1, 4), Layer("plain", False, 1, 4)
+    rows = torch.arange(12.0).expand(1, 1, 8, 12).mT.contiguous()
+    target = torch.zeros(1, 40, 32, dtype=torch.long)
+    target[:, 20:] = IGNORE_INDEX
+    maps = {"padded": rows, "plain": rows[..., :10, :]}
+    for own, other in ((padded, plain), (plain, padded), (padded, padded)):
+        lesson = Lesson(torch.zeros(1, 2, 40, 32), None, target, None, maps, maps)
+        (found,) = FeaturePairs([(own, other)]).read(lesson)
+        assert torch.equal(found.student, rows[..., :10, :])
+        assert torch.equal(found.teacher, rows[..., :10, :])
+        assert found.valid.sum() == 5 * 8
