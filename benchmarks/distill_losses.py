@@ -169,7 +169,13 @@ def make_loss(name: str, arguments: Arguments) -> Callable[[], Tensor]:
         for layers, learns in ((loss.student_layers, True), (loss.teacher_layers, False))
     )
     lesson = Lesson(logits, taught, target, None, own, other)
-    return lambda: loss(lesson)  # type: ignore[no-any-return]
+
+    def compute() -> Tensor:
+        for leaf in (logits, *own.values()):
+            leaf.grad = None  # in a training they are no leaves, so nothing is added up
+        return loss(lesson)  # type: ignore[no-any-return]
+
+    return compute
 
 
 def measure(name: str, arguments: Arguments, answer: Connection) -> None:

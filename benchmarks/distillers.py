@@ -9,8 +9,8 @@ interval of the validation mIoU and of the difference, and the time of a step. T
 the fine-tuning: there is one teacher and one pruned student.
 
 Every finished fine-tuning is written as a line of `results.jsonl` in the working folder, next to
-the finished networks, so the same command continues where an earlier one stopped. Several commands
-with different seeds may run at the same time.
+the finished networks, so the same command continues where an earlier one stopped. Once the networks
+are there, several commands with different seeds may run at the same time.
 
 Examples (SEGFRONT_CAMVID and SEGFRONT_WEIGHTS are set; docs/distillers.md shows the first one):
   python benchmarks/distillers.py --work-dir runs/distillers --steps 92 460
@@ -26,7 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +38,7 @@ from scipy import stats
 
 from models import SegmentationNetwork
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.files.atomic_file import write_atomically
 from models.hardware import describe_hardware
 from models.pruning import prune
 from trainables.context import StageContext, detect_device
@@ -165,6 +166,12 @@ class Arguments:
             )
 
 
+MAY_CHANGE = frozenset(
+    ["work_dir", "methods", "seeds", "steps", "device", "num_threads", "max_minutes", "output"]
+)
+"""Arguments that may differ between the commands of one working folder."""
+
+
 class Run(NamedTuple):
     """A finished fine-tuning and its result."""
 
@@ -182,12 +189,29 @@ class Bench:
         self.arguments = arguments
         self.folder = arguments.work_dir
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_settings()
         self.context = StageContext(
             cache_dir=self.folder / "cache",
             device=arguments.device,
             num_threads=arguments.num_threads,
         )
         self.val_set = arguments.data.open_cached("val", self.context.cache_dir)
+
+    def _check_settings(self) -> None:
+        """Refuse a folder whose networks and results were made with other settings."""
+        path = self.folder / "settings.json"
+        own = {n: v for n, v in asdict(self.arguments).items() if n not in MAY_CHANGE}
+        own = json.loads(json.dumps(own, default=str))
+        if not path.exists():
+            write_atomically(path, json.dumps(own, indent=1) + "\n")
+            return
+        earlier = json.loads(path.read_text())
+        for name, value in own.items():
+            if earlier.get(name) != value:
+                raise ValueError(
+                    f"{self.folder} was made with {name} {earlier.get(name)}: use this value, or "
+                    f"another --work-dir; got {value}"
+                )
 
     def configure(
         self, num_steps: int, lr: float, *, seed: int, backbone_lr_factor: float = 1.0

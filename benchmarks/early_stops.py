@@ -42,7 +42,6 @@ from search.pipelines.study import JOURNAL_FILE, PipelineStudy
 from search.run_files.results import METADATA_FILE
 from trainables.artifacts.remote_stages import STAGES_FOLDER
 from trainables.artifacts.store import ArtifactStore
-from trainables.chain import build_chain
 from trainables.context import StageContext, detect_device
 from trainables.pipeline import run_stage
 from trainables.process.memory import keep_freed_memory
@@ -154,7 +153,7 @@ def finish_stopped(run_dir: Path, console: Console) -> Outcome:
     finished: list[Mapping[str, float]] = []
     stops = []
     for record in stopped:
-        chain = build_chain(config.pipeline.chain, record.settings)
+        chain = study.get_chain(record.number)
         with console.status(f"{run_dir.name}: finishing trial {record.number}"):
             result = run_stage(config.pipeline, chain, store, context)
         metrics = {**record.metrics, **result.metrics}

@@ -227,11 +227,9 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     (run_dir,) = runs.glob(f"{RECIPE}-*")
     metadata = json.loads((run_dir / "metadata.json").read_text())
     reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
-    folders = [run_dir / "stages" / baseline["stage"] for baseline in metadata["baselines"]]
-    baselines = [json.loads((path / "result.json").read_text())["result"] for path in folders]
-    baseline_seconds = sum(result["seconds"] for result in baselines)
     with (run_dir / "trials.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["state"] != "running"]
+    common_seconds = sum_common(run_dir, rows)
     config = load_config(run_dir / "config.json")
     points = []
     for row in sorted(rows, key=lambda row: float(row["elapsed_hours"])):
@@ -240,7 +238,7 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
             points.append(
                 Point(
                     wall_seconds=float(row["elapsed_hours"]) * 3600,
-                    stage_seconds=baseline_seconds
+                    stage_seconds=common_seconds
                     + sum(float(other["seconds_total"] or 0) for other in paid),
                     steps=config.pipeline.dense.num_steps
                     + sum(count_steps(config, other) for other in paid),
@@ -248,6 +246,28 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
                 )
             )
     return Curve(way, seed, points, reference)
+
+
+def sum_common(run_dir: Path, rows: Sequence[Mapping[str, str]]) -> float:
+    """Sum the seconds of the stages that no pipeline is charged for.
+
+    These are the stages of the uncompressed networks, and latencies that were measured ahead.
+
+    Args:
+        run_dir: Folder of a run of ours.
+        rows: Rows of its trials.csv that have ended.
+    """
+    charged = {
+        folder
+        for row in rows
+        for name, folder in row.items()
+        if name.startswith("stage/") and float(row[name.replace("stage", "seconds", 1)] or 0) > 0
+    }
+    return sum(
+        json.loads(path.read_text())["result"].get("seconds", 0.0)
+        for path in (run_dir / "stages").glob("*/result.json")
+        if path.parent.name not in charged
+    )
 
 
 def find_start(row: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> str:

@@ -41,6 +41,8 @@ def test_the_same_student_is_fine_tuned_by_each_and_finished_work_stays(bench, t
     printed = capsys.readouterr().out
     assert all(method in printed for method in methods)
     assert not list((tmp_path / "w").glob("none*"))
+    assert bench.main([*argv, "--methods", *methods, "--lr", "5e-4"]) == 2
+    assert "was made with lr 0.002" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit):
         bench.main([*argv, "--methods", "fitnets"])
 

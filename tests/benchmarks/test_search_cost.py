@@ -80,6 +80,18 @@ def test_a_link_of_a_chain_costs_nothing_before_it_can_start(search_cost):
     assert starts == ["10:00", "10:05", "10:07"]
 
 
+def test_a_stage_that_no_pipeline_is_charged_for_counts_once(search_cost, tmp_path):
+    for folder, seconds in {"dense-1": 8.0, "latency-1": 1.5, "latency-2": 2.0}.items():
+        (tmp_path / "stages" / folder).mkdir(parents=True)
+        content = json.dumps({"result": {"seconds": seconds}})
+        (tmp_path / "stages" / folder / "result.json").write_text(content)
+    (tmp_path / "stages" / "distilled-1.partial").mkdir()
+    found = {"stage/dense": "dense-1", "seconds/dense": "0.0", "stage/latency": "latency-1"}
+    rows = [{**found, "seconds/latency": "0.0"},  # it was measured ahead
+            {**found, "stage/latency": "latency-2", "seconds/latency": "2.0"}]  # fmt: skip
+    assert search_cost.sum_common(tmp_path, rows) == 8.0 + 1.5
+
+
 def test_an_interrupted_benchmark_goes_on_with_its_own_flags_alone(search_cost, curves, tmp_path):
     arguments = search_cost.Arguments(output=tmp_path / "cost.json", num_pipelines=3)
     assert search_cost.read_curves(arguments) == []
