@@ -235,6 +235,8 @@ def combine_runs(runs: Sequence[Run]) -> Results:
         raise ResultsError("no run folder given")
     folders: dict[str, Path] = {}
     for run in runs:  # a run is known by the name of its folder
+        if run.folder in folders.values():
+            raise ResultsError(f"{run.folder} is given twice")
         if run.name in folders:
             raise ResultsError(
                 f"the runs cannot be shown together: {folders[run.name]} and {run.folder} have the "

@@ -228,7 +228,7 @@ class StudyConfig:
         measured = dict.fromkeys((*self.objectives, *self.limits, "miou"))
         chain = complete_chain(self.pipeline.chain, measured)
         check_stages(chain)
-        if self.confirm and not any(STAGES[name].trains for name in chain[1:]):
+        if self.confirm and not _trains_after_root(chain):
             raise ValueError(
                 "confirm must be 0 unless a stage after the first trains, because only a training "
                 f"depends on the seed; got {self.confirm} with {', '.join(chain)}"
@@ -265,6 +265,11 @@ class StudyConfig:
         return None if self.time_limit is None else parse_duration(self.time_limit)
 
     @property
+    def can_confirm(self) -> bool:
+        """Whether the networks of the front can be fine-tuned again with other seeds."""
+        return "miou" in self.objectives and _trains_after_root(self.pipeline.chain)
+
+    @property
     def limits(self) -> dict[str, float]:
         """The limits of a network, by metric."""
         limits = {
@@ -273,6 +278,11 @@ class StudyConfig:
             "macs": self.max_macs,
         }
         return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _trains_after_root(chain: Sequence[str]) -> bool:
+    """Whether a stage after the first trains: only such a training depends on the seed."""
+    return any(STAGES[name].trains for name in chain[1:])
 
 
 def _drop_absent(point: Mapping[str, Any], chain: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from search.on_ray.allotment import TrialResources, allot
 from search.on_ray.failures import WorkerFailures
 from search.on_ray.jobs import is_job_server, submit_study
 from search.on_ray.metrics import StudyMetrics, metrics_address
-from search.on_ray.nodes import check_cluster, describe_worker, read_file, summon_worker
+from search.on_ray.nodes import check_cluster, describe_workers, read_file, summon_worker
 from search.on_ray.progress_callback import BoardCallback
 from search.on_ray.rehearsals import count_places, time_on_worker
 from search.on_ray.searcher import PipelineSearcher
@@ -340,27 +340,27 @@ def tune_pipelines(run: Run, interrupts: Interrupts) -> dict[str, str]:
                 check_cluster(run.config, run.folder, run.storage)
         resources = allot(run.config, *count_devices(), can_grow=bool(address))
         check_choices(run.config, resources.device)
-        hardware = describe_worker(resources.device) if address else None
+        workers = describe_workers(resources.device) if address else []
         for folder in list_compared(run):
-            here = hardware or describe_hardware(resources.device)
+            here = workers or [describe_hardware(resources.device)]
             check_latency(folder, run.config, resources.device, here)
         stored = RemoteFolder(run.remote_store).list() if run.remote_store else ()
         estimate = plan(run, interrupts, resources, stored)
         places = count_places(resources)
         budget = make_budget(run.study, run.folder, estimate, places, stored)
+        hardware = workers[0] if workers else None
         return run_stages(run, interrupts, resources, hardware, estimate, budget)
 
 
 def list_compared(run: Run) -> Sequence[Path]:
     """List the folders of the runs whose latencies the rest of the study is compared with."""
-    if not run.study.records:
-        return run.config.warm_start
+    if not run.results.missing:  # it is only confirmed, so no pipeline is measured any more
+        return ()
     ended = (r for r in run.study.records.values() if r.state != "running")
     has_measured = any("latency_ms" in record.metrics for record in ended)
-    # A study that is only confirmed measures nothing more.
-    if run.results.missing and has_measured and (run.folder / METADATA_FILE).exists():
+    if has_measured and (run.folder / METADATA_FILE).exists():
         return (run.folder,)
-    return ()
+    return run.config.warm_start
 
 
 def plan(

@@ -104,8 +104,10 @@ def read_file(address: str, path: Path) -> str:
     return ""
 
 
-def describe_worker(device: str) -> dict[str, Any]:
-    """Describe the hardware of a node that runs stages, which the driver's machine may not do.
+def describe_workers(device: str) -> list[dict[str, Any]]:
+    """Describe the hardware of each node that runs stages, which the driver's may not do.
+
+    Busy nodes answer too, because the question takes no core and no GPU.
 
     Args:
         device: Torch device of the stages.
@@ -113,16 +115,25 @@ def describe_worker(device: str) -> dict[str, Any]:
     Raises:
         ValueError: No node answers.
     """
-    is_cpu = device == "cpu"
-    task: Any = ray.remote(num_cpus=int(is_cpu), num_gpus=int(not is_cpu))(describe_hardware)
-    try:
-        description: dict[str, Any] = ray.get(task.remote(device), timeout=ANSWER_SECONDS)
-    except (RayError, GetTimeoutError) as error:
-        kind = "core" if is_cpu else "GPU"
-        raise ValueError(
-            f"no node with a free {kind} could describe its hardware: {error}"
-        ) from None
-    return description
+    kind = "CPU" if device == "cpu" else "GPU"
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(_describe)
+    answers = [
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(device)
+        for node in alive_nodes()
+        if node["Resources"].get(kind, 0) > 0
+    ]
+    found, problem = [], "there is none"
+    deadline = time.monotonic() + ANSWER_SECONDS
+    for answer in answers:
+        try:
+            found.append(ray.get(answer, timeout=max(0.0, deadline - time.monotonic())))
+        except (RayError, GetTimeoutError) as error:
+            problem = str(error)
+    if not found:
+        raise ValueError(f"no node with a {kind} could describe its hardware: {problem}")
+    return found
 
 
 def alive_nodes() -> list[dict[str, Any]]:
@@ -185,6 +196,15 @@ def _read_text(path: Path) -> str:
 
 
 def _inspect(*wanted: Any) -> dict[str, Any]:
+    _show_gpus()
+    return asdict(inspect_node(*wanted))
+
+
+def _describe(device: str) -> dict[str, Any]:
+    _show_gpus()
+    return describe_hardware(device)
+
+
+def _show_gpus() -> None:
     # Ray hides the GPUs from a task that asks for none.
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    return asdict(inspect_node(*wanted))

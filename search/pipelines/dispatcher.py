@@ -211,11 +211,21 @@ class Dispatcher:
         It continues from its saved state, so that a training longer than the time limit ends after
         some sessions.
         """
-        if not self._num_refused or self._running or self._retries.is_waiting:
+        if not self._num_refused or self._retries.is_waiting or self.budget.is_used_up:
             return None
-        if self.budget.is_used_up:
-            return None
-        return self._tree.take(may_start=lambda task: self.budget.has_begun(task.chain))
+        if not all(self.budget.has_begun(task.chain) for task in self._running.values()):
+            return None  # what follows a running stage may fit
+        return self._tree.take(may_start=self._leads_to_begun)
+
+    def _leads_to_begun(self, task: Task) -> bool:
+        """Whether a stage has been begun, or is one of the finished ones before such a stage."""
+        left = (
+            later.chain
+            for name in self._tree.list_waiting(task.node)
+            for later in self._tree.list_left(name)
+        )
+        length = len(task.chain)
+        return any(chain[:length] == task.chain and self.budget.has_begun(chain) for chain in left)
 
     def _add(self, number: int, chain: Chain) -> None:
         """Add a pipeline to the tree; it may end at once."""

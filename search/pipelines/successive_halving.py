@@ -58,6 +58,8 @@ class SuccessiveHalving(Generic[Member]):
         self._reduction_factor = reduction_factor
         self._reached: list[dict[Member, list[float]]] = [{} for _ in range(num_rungs)]
         self._promoted: list[set[Member]] = [set() for _ in range(num_rungs)]
+        self._passed: list[set[Member]] = [set() for _ in range(num_rungs)]
+        self._is_settled = [False] * num_rungs
 
     def report(self, member: Member, rung: int, metrics: Mapping[str, float]) -> None:
         """Record that a member has reached a rung.
@@ -68,10 +70,15 @@ class SuccessiveHalving(Generic[Member]):
             metrics: Objectives of the member at this rung, all of them finite.
         """
         self._reached[rung][member] = [sign * metrics[name] for name, sign in self._signs.items()]
+        self._is_settled[rung] = False
 
     def note_promoted(self, member: Member, rung: int) -> None:
-        """Record that a member has passed a rung without having been chosen by `promote`."""
+        """Record that a member has been promoted at a rung before."""
         self._promoted[rung].add(member)
+
+    def note_passed(self, member: Member, rung: int) -> None:
+        """Record that a member goes on whatever its rank; it takes no promotion from others."""
+        self._passed[rung].add(member)
 
     def promote(self) -> Member | None:
         """Choose the member to continue, from the highest rung possible; None if all must wait.
@@ -81,12 +88,13 @@ class SuccessiveHalving(Generic[Member]):
         for rung in reversed(range(len(self._reached))):
             reached, promoted = self._reached[rung], self._promoted[rung]
             places = int(len(reached) / self._reduction_factor)
-            if len(promoted) >= places:
+            if len(promoted) >= places or self._is_settled[rung]:
                 continue
-            place, chosen = next(_order(reached, passed=promoted))
-            if place < places:
-                promoted.add(chosen)
-                return chosen
+            best = next(_order(reached, passed=promoted | self._passed[rung]), None)
+            if best is not None and best[0] < places:
+                promoted.add(best[1])
+                return best[1]
+            self._is_settled[rung] = True  # until another member reaches the rung
         return None
 
     def find_last(self, members: Collection[Member]) -> Member:

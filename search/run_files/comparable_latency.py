@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,18 @@ def judges_latency(config: StudyConfig) -> bool:
 
 
 def check_latency(
-    run_dir: Path, config: StudyConfig, device: str, hardware: Mapping[str, Any]
+    run_dir: Path, config: StudyConfig, device: str, machines: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Check that the latencies in a run's folder were measured on the same hardware.
+    """Check that the latencies in a run's folder were measured on hardware that the study has.
 
     Args:
         run_dir: Folder of an earlier run, or of the study itself.
         config: Configuration of the study.
         device: Torch device of its trials.
-        hardware: Hardware of the trials' machine, from `describe_hardware`.
+        machines: Hardware of each machine of the trials, from `describe_hardware`.
 
     Raises:
-        ValueError: The hardware differs; the message names the run and both machines.
+        ValueError: The hardware differs; the message names the run and the machines.
     """
     if not judges_latency(config):
         return
@@ -42,11 +42,12 @@ def check_latency(
         there = earlier["latency"]["device"], earlier["hardware"].get(name)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} does not state the run's hardware: {error!r}") from None
-    here = device, hardware.get(name)
+    here = [machine.get(name) for machine in machines]
     if latency.host is not None:  # the latencies are those of the host, whatever trains
-        there, here = (there[0], None), (here[0], None)
-    if there != here:
+        there, here = (there[0], None), [None]
+    if there not in [(device, model) for model in here]:
+        models = ", ".join(str(model) for model in dict.fromkeys(here))
         raise ValueError(
             f"the latencies of {run_dir} are not comparable: measured on {there[0]} ({there[1]}) "
-            f"there, on {here[0]} ({here[1]}) here; run the study on the same hardware"
+            f"there, on {device} ({models}) here; run the study on the same hardware"
         )

@@ -160,7 +160,7 @@ def print_next_steps(
     if study.num_unfinished or confirmation.num_left or missing:
         more = "" if study.config.time_limit is None else " --time-limit 1h"
         rows.append(("continue", f"python search/run.py --resume {place}{more}"))
-    elif not study.config.confirm and "miou" in study.config.objectives:
+    elif not study.config.confirm and study.config.can_confirm:
         # The study has used up its time limit, or nearly so.
         more = "" if study.config.time_limit is None else " --time-limit none"
         command = f"python search/run.py --resume {place} --confirm 3{more}"

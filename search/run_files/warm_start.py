@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from search.config import CONFIG_FILE, StudyConfig, load_config
-from search.objectives import OBJECTIVES
 from search.pipelines.records import KnownPipeline
 from search.run_files.comparable_latency import judges_latency
 from search.run_files.results import TRIALS_FILE
@@ -93,8 +92,7 @@ def _read_row(run_dir: Path, row: Mapping[Any, str], config: StudyConfig) -> Kno
         if name.startswith(prefix) and value != ""
     }
     settings = flatten_chain(build_chain(config.pipeline.chain, chosen))
-    limited = [n for n in OBJECTIVES if getattr(config, f"max_{n}", None) is not None]
-    known = [*config.objectives, *(name for name in limited if row.get(name, "") != "")]
+    known = [*config.objectives, *(name for name in config.limits if row.get(name, "") != "")]
     metrics = {name: float(row[name]) for name in known}
     return KnownPipeline(str(run_dir), int(row["trial"]), settings, metrics)
 

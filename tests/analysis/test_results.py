@@ -226,10 +226,10 @@ def test_scores_of_the_test_split_are_read(make):
         load_run(folder)
 
 
-@pytest.mark.parametrize("other", ["a/camvid-1", "b/camvid-1"])
-def test_runs_of_one_name_are_refused(make, other):
-    first = load_run(make.run(name="a/camvid-1"))
-    second = first if other == "a/camvid-1" else load_run(make.run(name=other))
+def test_runs_of_one_name_are_refused(make):
+    first, second = (load_run(make.run(name=f"{folder}/camvid-1")) for folder in "ab")
+    with pytest.raises(ResultsError, match=f"{first.folder} is given twice"):
+        combine_runs([first, first])
     with pytest.raises(
         ResultsError, match=f"{first.folder} and {second.folder} have the same name"
     ):

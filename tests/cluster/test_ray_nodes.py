@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from search.on_ray.nodes import (
     _ask_nodes,
     alive_nodes,
     check_cluster,
-    describe_worker,
+    describe_workers,
     read_file,
     summon_worker,
 )
@@ -78,8 +79,22 @@ def test_every_node_tries_the_storage(two_nodes: Cluster, tmp_path: Path) -> Non
         assert node["NodeID"][:8] in str(error.value)
 
 
-def test_hardware_is_that_of_a_node_with_cores(two_nodes: Cluster) -> None:
-    assert describe_worker("cpu")["cpu"] == describe_hardware()["cpu"]
+def test_hardware_of_every_node_with_cores_is_known_even_if_all_are_busy(
+    two_nodes: Cluster,
+) -> None:
+    @ray.remote(num_cpus=1)
+    def wait() -> None:
+        time.sleep(60)
+
+    cores = int(sum(node["Resources"].get("CPU", 0) for node in alive_nodes()))
+    busy = [wait.remote() for _ in range(cores)]
+    with_cores = [node for node in alive_nodes() if node["Resources"].get("CPU", 0)]
+    found = describe_workers("cpu")
+    assert [entry["cpu"] for entry in found] == [describe_hardware()["cpu"]] * len(with_cores)
+    for task in busy:
+        ray.cancel(task, force=True)
+    with pytest.raises(ValueError, match="no node with a GPU"):
+        describe_workers("cuda")
 
 
 def test_file_of_a_node_is_read_where_it_lies(two_nodes: Cluster, tmp_path: Path) -> None:

@@ -239,3 +239,10 @@ def test_its_network_is_trained_by_a_recipe() -> None:
     recipe, quickstart = RECIPES["streets_network"]().pipeline, RECIPES["quickstart"]().pipeline
     assert replace(quickstart.student, weights=None) == recipe.student
     assert quickstart.data.size == recipe.data.size
+
+
+def test_only_fine_tuned_networks_can_be_confirmed() -> None:
+    assert StudyConfig().can_confirm
+    assert not replace(StudyConfig(), objectives=("latency_ms", "macs")).can_confirm
+    pipeline = replace(StudyConfig().pipeline, chain=("dense", "latency"))
+    assert not StudyConfig(pipeline=pipeline).can_confirm

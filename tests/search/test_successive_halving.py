@@ -87,3 +87,14 @@ def test_last_in_order_is_the_worst_of_the_lowest_rung():
 def test_bad_values_are_named(arguments: tuple[int, float], message: str):
     with pytest.raises(ValueError, match=message):
         halving(*arguments)
+
+
+def test_members_that_pass_by_themselves_take_no_promotion_from_others():
+    rung = halving(reduction_factor=1.5)
+    for number, miou in enumerate((0.5, 0.6, 0.4)):
+        rung.report(number, 0, at(miou, 10))
+    rung.note_passed(0, 0)
+    rung.note_passed(1, 0)
+    assert promote_all(rung) == []  # the last of three is not among the best two
+    rung.report(3, 0, at(0.7, 10))
+    assert promote_all(rung) == [3]

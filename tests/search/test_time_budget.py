@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -181,7 +182,12 @@ class Session:
     """A study whose stages take exactly what was predicted, one place after another."""
 
     def __init__(
-        self, config: StudyConfig, folder: Path, limit: float, begun: str = "", **named: float
+        self,
+        config: StudyConfig,
+        folder: Path,
+        limit: float,
+        begun: Collection[str] = (),
+        **named: float,
     ) -> None:
         self.clock = Clock()
         self.study = PipelineStudy(config, folder)
@@ -191,7 +197,7 @@ class Session:
             limit=limit,
             worked=self.clock,
             clock=self.clock,
-            has_begun=lambda chain: chain[-1].stage == begun,
+            has_begun=lambda chain: chain[-1].stage in begun,
         )
         self.dispatcher = Dispatcher(self.study, Places(count=1), budget=self.budget)
         self.started: list[str] = []
@@ -264,6 +270,25 @@ def test_what_an_earlier_session_has_begun_goes_on_once_nothing_else_fits(
     session.run(factor=0.1)  # nine tenths of the teacher are done already
     assert session.started[:4] == ["dense", "latency", "sensitivity", "teacher"]
     assert session.dispatcher.baselines.keys() == {"dense", "teacher"}
+
+
+def test_a_begun_training_goes_on_behind_the_finished_stages_before_it(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    one = replace(config, num_pipelines=1, stop_hopeless=False)
+    session = Session(one, tmp_path, 150.0, begun=("distilled",), distilled=500.0)
+    session.run(factor=0.1)  # nine tenths of it are done already
+    assert session.started[-1] == "distilled"
+    assert session.study.num_unfinished == 0
+
+
+def test_begun_trainings_go_on_side_by_side(config: StudyConfig, tmp_path: Path) -> None:
+    session = Session(
+        config, tmp_path, 100.0, begun=("teacher", "dense"), teacher=500.0, dense=500.0
+    )
+    dispatcher = Dispatcher(session.study, Places(count=2), budget=session.budget)
+    tasks = dispatcher.take(), dispatcher.take()
+    assert {task.stage for task in tasks if task} == {"teacher", "dense"}
 
 
 def test_what_a_stage_has_held_is_spent_even_if_it_failed(

@@ -168,7 +168,7 @@ def test_what_differs_is_named(config: StudyConfig, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "sizes", sizes)
     config = replace(config, objectives=("miou", "macs"), warm_start=(folder,))
     assert len(read_known(config)) == 12
-    check_latency(folder, config, "cuda", {"gpu": "another"})
+    check_latency(folder, config, "cuda", [{"gpu": "another"}])
 
 
 def test_objectives_may_be_added_that_the_earlier_run_has_measured(
@@ -198,18 +198,19 @@ def test_pipelines_outside_the_space_are_left_out(warm: StudyConfig, tmp_path: P
 
 def test_latencies_of_another_machine_do_not_compare(warm: StudyConfig) -> None:
     (earlier,) = warm.warm_start
-    check_latency(earlier, warm, "cpu", HARDWARE)
+    check_latency(earlier, warm, "cpu", [HARDWARE])
+    check_latency(earlier, warm, "cpu", [{"cpu": "newer"}, HARDWARE])  # a cluster of both
     with pytest.raises(ValueError, match=r"measured on cpu \(some processor\) there, on cpu \(new"):
-        check_latency(earlier, warm, "cpu", {"cpu": "newer"})
+        check_latency(earlier, warm, "cpu", [{"cpu": "newer"}])
     with pytest.raises(ValueError, match=r"on cuda \(H200\) here"):
-        check_latency(earlier, warm, "cuda", {"gpu": "H200"})
+        check_latency(earlier, warm, "cuda", [{"gpu": "H200"}])
     # A host's latency does not depend on the machine of the trainings.
     latency = replace(warm.pipeline.latency, host="pi@raspberry", engine="onnxruntime")
     on_host = replace(warm, pipeline=replace(warm.pipeline, latency=latency))
-    check_latency(earlier, on_host, "cuda", {"gpu": "H200"})
+    check_latency(earlier, on_host, "cuda", [{"gpu": "H200"}])
     (earlier / "metadata.json").unlink()
     with pytest.raises(ValueError, match=r"metadata\.json does not state the run.s hardware"):
-        check_latency(earlier, warm, "cpu", HARDWARE)
+        check_latency(earlier, warm, "cpu", [HARDWARE])
 
 
 def test_a_limit_on_latency_is_compared_as_an_objective_is(
@@ -218,7 +219,7 @@ def test_a_limit_on_latency_is_compared_as_an_objective_is(
     folder = write_run(tmp_path / "earlier", config)
     limited = replace(config, objectives=("miou", "macs"), max_latency_ms=8.0, warm_start=(folder,))
     with pytest.raises(ValueError, match=r"on cpu \(newer\) here"):
-        check_latency(folder, limited, "cpu", {"cpu": "newer"})
+        check_latency(folder, limited, "cpu", [{"cpu": "newer"}])
     threads = replace(limited.pipeline.latency, num_threads=2)
     with pytest.raises(ValueError, match=r"pipeline\.latency\.num_threads: 1 there, 2 here"):
         read_known(change_pipeline(limited, latency=threads))
