@@ -59,6 +59,12 @@ DISTILLERS: dict[str, Distiller] = {
 
 
 WEIGH_LABELS = ("kd", "dkd", "dkd_share")
+PARTS = {
+    "cwd": ("cwd_logits", "cwd_features"),
+    "adaptive_channel": ("adaptive_feature", "channel_correlation", "cwd_logits"),
+    "multi_level": ("low_level", "mid_level", "high_level", "consistency"),
+}
+"""Methods that are sums of others, with their parts."""
 
 
 def check_combination(names: Sequence[str]) -> None:
@@ -68,9 +74,14 @@ def check_combination(names: Sequence[str]) -> None:
         names: Keys of `DISTILLERS`.
 
     Raises:
-        ValueError: none is combined with others, or two methods set the weight of the labels.
+        ValueError: none is combined with others, two methods set the weight of the labels, or a
+            loss would count twice.
     """
     joined = "+".join(names)
+    losses = [part for name in names for part in PARTS.get(name, (name,))]
+    twice = [part for part in dict.fromkeys(losses) if losses.count(part) > 1]
+    if twice:
+        raise ValueError(f"{joined!r} contains {twice[0]} twice; leave one of them out")
     if "none" in names and len(names) > 1:
         raise ValueError(f"none means that there is no teacher, so it cannot be part of {joined!r}")
     weighing = [name for name in names if name in WEIGH_LABELS]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainables.distillers.checks import check_weight
+from trainables.distillers.checks import check_weight, split_layers
 from trainables.distillers.combination import SumOfLosses
 from trainables.distillers.distiller import Distiller, Lesson, TeachingLoss, require_teacher
 from trainables.distillers.feature_pairs import FeaturePairs, pair_fusion, pair_stages
@@ -43,6 +43,25 @@ class LevelSettings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MapLevelSettings:
+    """Settings of one part that reads maps.
+
+    Attributes:
+        weight: Weight of the part, at least 0; the labels have weight 1.
+        layers: Names of the student's layers, comma separated; empty: found automatically.
+        teacher_layers: Names of the teacher's layers, in the same order.
+    """
+
+    weight: float = setting(1.0, WEIGHTS, symbol="w")
+    layers: str = setting("", ("",))
+    teacher_layers: str = setting("", ("",))
+
+    def __post_init__(self) -> None:
+        check_weight("weight", self.weight)
+        split_layers(self.layers, self.teacher_layers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MultiLevelSettings:
     """Settings of the four parts; a weight of 0 leaves a part out.
 
@@ -72,12 +91,12 @@ class LowLevel(Distiller):
     """Compares where the stages of the backbone are active."""
 
     name = "low_level"
-    Settings = LevelSettings
+    Settings = MapLevelSettings
     needs_features = True
 
     def build(
         self,
-        settings: LevelSettings,
+        settings: MapLevelSettings,
         *,
         student: nn.Module,
         teacher: nn.Module | None,
@@ -85,21 +104,21 @@ class LowLevel(Distiller):
     ) -> TeachingLoss:
         """See `Distiller.build`."""
         given = require_teacher(teacher, self.name)
-        return _ActivationLoss(
-            pair_stages(student, given, image_size, projected=False), settings.weight
-        )
+        names = split_layers(settings.layers, settings.teacher_layers)
+        pairs = pair_stages(student, given, image_size, names, projected=False)
+        return _ActivationLoss(pairs, settings.weight)
 
 
 class MidLevel(Distiller):
     """Compares the spatial structure of the fused map: `skd` with another weight and resolution."""
 
     name = "mid_level"
-    Settings = LevelSettings
+    Settings = MapLevelSettings
     needs_features = True
 
     def build(
         self,
-        settings: LevelSettings,
+        settings: MapLevelSettings,
         *,
         student: nn.Module,
         teacher: nn.Module | None,
@@ -107,7 +126,8 @@ class MidLevel(Distiller):
     ) -> TeachingLoss:
         """See `Distiller.build`."""
         given = require_teacher(teacher, self.name)
-        pairs = pair_fusion(student, given, image_size, projected=False)
+        names = split_layers(settings.layers, settings.teacher_layers)
+        pairs = pair_fusion(student, given, image_size, names, projected=False)
         return SpatialStructureLoss(pairs, settings.weight, MAX_SIDE)
 
 
@@ -180,7 +200,7 @@ class MultiLevel(Distiller):
         return SumOfLosses(
             [
                 part.build(
-                    LevelSettings(weight=weight),
+                    part.Settings(weight=weight),
                     student=student,
                     teacher=teacher,
                     image_size=image_size,

@@ -201,6 +201,7 @@ def test_the_labels_keep_their_share(share, networks, batch, parse, teach):
         ("cwd", {"weight": 0.0, "feature_weight": 0.0}, "must be above 0"),
         ("skd", {"max_side": 0}, "max_side must be at least 1, got 0"),
         ("skd", {"layers": "first"}, "must name equally many layers"),
+        ("low_level", {"layers": "first"}, "must name equally many layers"),
         ("adaptive_channel", {"feature_weight": -1.0}, "feature_weight must be at least 0"),
         ("multi_level", {"high_weight": float("inf")}, "high_weight must be at least 0, got inf"),
     ],
@@ -215,6 +216,8 @@ def test_bad_settings_are_named(name, change, message):
     [
         (("none", "kd"), "means that there is no teacher"),
         (("kd", "cwd", "dkd"), "kd and dkd both set"),
+        (("skd", "skd"), "contains skd twice"),
+        (("adaptive_channel", "cwd_logits"), "contains cwd_logits twice; leave one of them out"),
     ],
 )
 def test_methods_that_do_not_go_together_are_refused(names, message):
@@ -232,6 +235,19 @@ def test_frame_pairs_need_an_even_batch(name, networks, batch, parse, teach):
     loss, lesson = teach(parse(name), *networks, batch[0][:3], batch[1][:3])
     with pytest.raises(ValueError, match="even number of images in a batch, got 3"):
         loss(lesson)
+
+
+NAMED = [name for name, method in DISTILLERS.items() if hasattr(method.Settings, "layers")]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_layers_can_be_named(name, networks):
+    settings = DISTILLERS[name].Settings(layers="second,third", teacher_layers="second.0,third.0")
+    loss = build_loss(
+        {name: settings}, student=networks[0], teacher=networks[1], image_size=(32, 48)
+    )
+    assert [layer.name for layer in loss.student_layers] == ["second", "third"]
+    assert [layer.name for layer in loss.teacher_layers] == ["second.0", "third.0"]
 
 
 def test_a_part_of_weight_zero_is_not_built(networks):
