@@ -31,6 +31,7 @@ from analysis.papers.published_tables import (
     Row,
 )  # fmt: skip
 from analysis.results import Run, Trial
+from analysis.run_description import describe_data
 
 SOURCE, OURS, PAPER, NOTE = "Numbers", "ours", "paper", "Note"
 RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -144,11 +145,11 @@ def _describe_sized(network: OwnNetwork) -> Row:
     if isinstance(milliseconds, float) and milliseconds > 0:
         row[SPEED] = 1000 / milliseconds
     held_out = network.run.held_out.get(network.baseline.name)
+    split = "val" if held_out is None else "test"
     if held_out is not None:
-        row |= {MIOU: 100 * held_out.miou, NOTE: "mIoU on test"}
-    else:
-        row[NOTE] = "mIoU on val"
-    return row
+        row[MIOU] = 100 * held_out.miou
+    data = (network.run.metadata.get("dataset") or {}).get("name", "")
+    return {**row, NOTE: f"mIoU on {data} {split}"}
 
 
 def _show(values: Mapping[str, float]) -> dict[str, float]:
@@ -208,9 +209,13 @@ def _distillation_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def _class_rows(networks: Sequence[OwnNetwork]) -> list[Row]:
+    """Return a row for each class; a network that was trained on several data has a column each."""
     rows: dict[str, Row] = {}
+    labels = [network.label for network in networks]
     for network in networks:
+        is_alone = labels.count(network.label) == 1
+        title = network.label if is_alone else f"{network.label} ({describe_data(network.run)})"
         for name, value in network.iou.items():
             shared = published.SAME_CLASS.get(name, name)
-            rows.setdefault(shared, {CLASS: shared})[network.label] = 100 * value
+            rows.setdefault(shared, {CLASS: shared})[title] = 100 * value
     return list(rows.values())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
@@ -120,14 +121,25 @@ def test_distillation_stands_before_and_after(tables):
 def test_speed_and_size_are_as_paper_3_states_them(tables):
     row = ours(tables["paper3_table2"], "Network", "Fast-SCNN")
     assert row["Speed (1/s)"] == pytest.approx(50)
-    assert (row["Input size"], row["Note"]) == ("192 × 256", "mIoU on val")
+    assert (row["Input size"], row["Note"]) == ("192 × 256", "mIoU on camvid val")
 
 
 def test_the_test_split_comes_first_where_there_is_one(run):
     (run / "test.csv").write_text("trial,network,miou\n,fast_scnn,0.37\n")
     table = next(t for t in build_tables([load_run(run)]) if t.name == "paper3_table2")
     row = ours(table.rows, "Network", "Fast-SCNN")
-    assert (row["mIoU (%)"], row["Note"]) == (pytest.approx(37), "mIoU on test")
+    assert (row["mIoU (%)"], row["Note"]) == (pytest.approx(37), "mIoU on camvid test")
+
+
+def test_a_network_on_two_data_sets_has_two_columns(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    metadata = json.loads((other / "metadata.json").read_text())
+    metadata["dataset"] |= {"name": "cityscapes"}
+    (other / "metadata.json").write_text(json.dumps(metadata))
+    tables = {table.name: table.rows for table in build_tables([load_run(run), load_run(other)])}
+    columns = [name for name in tables["paper3_table4"] if name.startswith("Dual-branch")]
+    assert len(columns) == 2
+    assert all("camvid" in name or "cityscapes" in name for name in columns)
 
 
 def test_classes_of_camvid_meet_those_of_cityscapes(tables):
