@@ -21,7 +21,7 @@ SPLIT_NAMES = {
 VAL_PERCENT = 20
 _SPLIT = "{split}"
 _LIKE_SPLIT = re.compile(
-    rf"({'|'.join(name for names in SPLIT_NAMES.values() for name in names)})(?![^\W\d_])",
+    rf"({'|'.join(name for names in SPLIT_NAMES.values() for name in names)})[\W\d_]*",
     re.IGNORECASE,
 )
 
@@ -71,8 +71,21 @@ class FolderLayout:
 
     def list_file(self, split: str) -> Path:
         """Return the path of the list of a split, whether it exists or not."""
-        paths = [self.root / self.lists.replace("{}", name) for name in _spell(split)]
-        return next((path for path in paths if path.is_file()), paths[0])
+        plain, *others = [self.root / self.lists.replace("{}", name) for name in _spell(split)]
+        if plain.is_file() or self._has_only_folders:  # a training.txt may then be a log
+            return plain
+        return next((path for path in others if path.is_file()), plain)
+
+    @property
+    def _has_only_folders(self) -> bool:
+        """Whether the splits have folders, and neither train.txt nor val.txt exists."""
+        plain = [self.root / self.lists.replace("{}", split) for split in HASHED_SPLITS]
+        return self._has_inner_folders and not any(path.is_file() for path in plain)
+
+    @property
+    def _has_inner_folders(self) -> bool:
+        """Whether there are folders of images for "train" and "val"."""
+        return all(self._split_folder(self.images, split).is_dir() for split in HASHED_SPLITS)
 
     @property
     def has_lists(self) -> bool:
@@ -84,8 +97,7 @@ class FolderLayout:
         """Whether each split has its own folders, by {split} in the name or below images/."""
         if _SPLIT in self.images:
             return True
-        inner = [self._split_folder(self.images, split) for split in HASHED_SPLITS]
-        return not self.has_lists and all(folder.is_dir() for folder in inner)
+        return not self.has_lists and self._has_inner_folders
 
     def image_folder(self, split: str) -> Path:
         """Return the folder of a split's images."""
@@ -128,8 +140,8 @@ class FolderLayout:
 
 
 def is_like_split(folder: str) -> bool:
-    """Return whether a folder's name begins with that of a split, as "Training" and "val2017"."""
-    return _LIKE_SPLIT.match(folder) is not None
+    """Return whether a folder is named like a split or part of one: "Training", "val2017"."""
+    return _LIKE_SPLIT.fullmatch(folder) is not None
 
 
 def _spell(split: str) -> list[str]:

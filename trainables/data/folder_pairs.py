@@ -136,10 +136,23 @@ def _unlisted(layout: FolderLayout, split: str, files: _Files) -> list[str]:
     _check_for_split_folders(layout, files)
     test = layout.list_file("test")
     if test.is_file():
-        held_out = {item.image for item in _read_list(layout, test, files)}
+        held_out = set(_find_held_out(layout, test, files))
         stems = [stem for stem in stems if files.images.by_stem[stem] not in held_out]
     val = choose_val(stems)
     return [stem for stem in stems if (stem in val) == (split == "val")]
+
+
+def _find_held_out(layout: FolderLayout, listed: Path, files: _Files) -> Iterator[Path]:
+    """Yield the images that a test list names; other lines may name images that are elsewhere."""
+    for line in read_lines(listed, layout.encoding):
+        named = _read_line(layout, line, files)
+        if named is not None:
+            yield named.image
+            continue
+        for pair in _IS_PAIR.finditer(line):  # of which only the mask may be missing
+            image = _find_image(layout, files.images, line[: pair.end(1)])
+            if image is not None:
+                yield image
 
 
 def _check_for_split_folders(layout: FolderLayout, files: _Files) -> None:

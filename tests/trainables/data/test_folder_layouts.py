@@ -211,6 +211,16 @@ def test_images_of_a_test_list_are_neither_trained_on_nor_validated(tree):
     assert names_of(tree.open("test")) == ["img3", "img7"]
 
 
+def test_lines_of_a_test_list_that_name_no_image_hold_none_out(tree):
+    tree.write(10, lists=False)
+    everything = sorted(names_of(tree.open()) + names_of(tree.open("val")))
+    tree.list("test", ["The test of May failed.", "", "elsewhere/0001.png"])
+    assert sorted(names_of(tree.open()) + names_of(tree.open("val"))) == everything
+    tree.list("test", ["elsewhere/0001.png", "img3", "images/img7.png masks/missing.png"])
+    held_out = {"img3", "img7"}
+    assert {*names_of(tree.open()), *names_of(tree.open("val"))} == {*everything} - held_out
+
+
 @pytest.mark.parametrize(
     ("train", "val", "test"),
     [("training", "validation", "testing"), ("train", "valid", "test"), ("Train", "Val", "TEST")],
@@ -234,7 +244,17 @@ def test_lists_are_known_by_their_usual_names(tree):
     assert names_of(tree.open("val")) == ["img1"]
 
 
-@pytest.mark.parametrize("folder", ["test", "Train", "val2017", "site/testing"])
+def test_folders_of_splits_come_before_texts_that_are_called_like_lists(tree):
+    for split in ("train", "val"):
+        tree.write(1, image=f"images/{split}/{{}}.png", mask=f"masks/{split}/{{}}.png", lists=False)
+    tree.list("training", ["epoch 1: loss 2.3"])
+    for options in ({}, {"images": "images/{split}", "masks": "masks/{split}"}):
+        assert tree.open(**options).pairs[0].image_path == tree.root / "images/train/img0.png"
+
+
+@pytest.mark.parametrize(
+    "folder", ["test", "Train", "val2017", "test_1", "Training", "site/testing"]
+)
 def test_folders_that_look_like_splits_are_not_mixed(tree, folder):
     tree.write(4, image="images/{}.png", mask="masks/{}.png", lists=False)
     for kind in ("images", "masks"):
@@ -246,7 +266,9 @@ def test_folders_that_look_like_splits_are_not_mixed(tree, folder):
     assert names_of(tree.open()) == ["img0"]
 
 
-@pytest.mark.parametrize("folder", ["valley", "trains", "contest"])
+@pytest.mark.parametrize(
+    "folder", ["valley", "trains", "contest", "test_field_3", "train_station", "test-flight-2024"]
+)
 def test_folders_may_begin_like_a_split(tree, folder):
     tree.write(4, image=f"images/{folder}/{{}}.png", mask=f"masks/{folder}/{{}}.png", lists=False)
     assert len(tree.open()) + len(tree.open("val")) == 4
