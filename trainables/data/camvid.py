@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import ClassVar
@@ -72,7 +73,7 @@ class CamVid(ImagePairDataset):
             train_ids=train_ids,
             size=size,
             colours=CAMVID_COLOURS,
-            all_images=_images_of_all_splits(folder),
+            find_all_images=functools.partial(_images_of_all_splits, folder),
             sources=_sources(folder, split),
             warnings=warnings,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +10,7 @@ from typing import ClassVar
 from trainables.data.class_list import ClassList, parse_classes
 from trainables.data.dataset import IGNORE_INDEX, DataError
 from trainables.data.folder_layout import FolderLayout
-from trainables.data.folder_pairs import find_pairs
+from trainables.data.folder_pairs import find_images_of_all_splits, find_pairs
 from trainables.data.image_files import ImagePairDataset
 from trainables.data.image_names import require_root
 from trainables.data.text_files import read_lines
@@ -84,7 +85,7 @@ class FolderDataset(ImagePairDataset):
             mask_colours=_mask_colours(stated),
             colours=stated.kept_colours,
             image_range=image_range,
-            all_images=found.all_images,
+            find_all_images=functools.partial(find_images_of_all_splits, layout),
             sources=(*found.sources, *([] if class_file is None else [class_file])),
             warnings=found.warnings,
         )

@@ -28,13 +28,11 @@ class FoundPairs(NamedTuple):
 
     Attributes:
         pairs: Image and mask of each sample.
-        all_images: Image files of all splits.
         sources: Lists and folders that name the files.
         warnings: Warnings about the lists.
     """
 
     pairs: list[ImagePair]
-    all_images: tuple[Path, ...]
     sources: tuple[Path, ...]
     warnings: tuple[str, ...]
 
@@ -80,7 +78,7 @@ def find_pairs(layout: FolderLayout, split: str) -> FoundPairs:
     lists = {path for name in (split, *SPLIT_NAMES) if (path := layout.list_file(name)).is_file()}
     folders = (*files.images.directories, *files.masks.directories)
     sources = (layout.root, listed.parent, *sorted(lists), *folders)
-    return FoundPairs(pairs, _images_of_all_splits(layout, files), sources, tuple(warnings))
+    return FoundPairs(pairs, sources, tuple(warnings))
 
 
 def _open_folders(layout: FolderLayout, split: str) -> _Files:
@@ -254,13 +252,16 @@ def _check_own_masks(pairs: list[ImagePair]) -> None:
             )
 
 
-def _images_of_all_splits(layout: FolderLayout, files: _Files) -> tuple[Path, ...]:
-    """Return the images of all splits, from which one range of values is chosen."""
+def find_images_of_all_splits(layout: FolderLayout) -> tuple[Path, ...]:
+    """Find the images of all splits, from which one range of values is chosen."""
     paths: set[Path] = set()
+    opened: dict[tuple[Path, Path], _Files] = {}
     for split in SPLIT_NAMES:
+        folders = (layout.image_folder(split), layout.mask_folder(split))
         try:
-            own = _open_folders(layout, split) if layout.has_split_folders else files
-            paths |= {item.image for item in _name_images(layout, split, own)}
+            if folders not in opened:
+                opened[folders] = _open_folders(layout, split)
+            paths |= {item.image for item in _name_images(layout, split, opened[folders])}
         except DataError:  # it is raised again when that split is opened
             continue
     return tuple(sorted(paths))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from trainables.data.dataset import (
 )
 from trainables.data.file_records import (
     FileRecord,
+    Identity,
     are_settled,
     identify_all,
     measure_ranges,
@@ -77,8 +78,8 @@ class ImagePairDataset(SegmentationDataset):
         colours: RGB of each class for pictures; None: a default palette.
         image_range: Values that become 0 and 255 in images of more than 8 bits; None: chosen from
             the values in the images.
-        all_images: Image files of all splits, from which that range is chosen; default: those of
-            this split.
+        find_all_images: Function that returns the image files of all splits, from which that range
+            is chosen; called only if an image has more than 8 bits. Default: those of this split.
         sources: Lists and folders that name the files; if empty, the data set never counts as
             unchanged.
         warnings: Warnings from finding the files.
@@ -98,7 +99,7 @@ class ImagePairDataset(SegmentationDataset):
         mask_colours: Mapping[Colour, int] | None = None,
         colours: tuple[Colour, ...] | None = None,
         image_range: ValueRange | None = None,
-        all_images: Sequence[Path] | None = None,
+        find_all_images: Callable[[], Sequence[Path]] | None = None,
         sources: Sequence[Path] = (),
         warnings: Iterable[str] = (),
     ) -> None:
@@ -112,12 +113,12 @@ class ImagePairDataset(SegmentationDataset):
         self._labels = LabelTable(self.classes, self.train_ids, self.mask_colours)
         self._colours = colours
         self._found_warnings = tuple(warnings)
-        self._all_images = all_images or tuple(pair.image_path for pair in self.pairs)
+        self._find_all_images = find_all_images
         self._files = [path for pair in self.pairs for path in (pair.image_path, pair.mask_path)]
-        self._identities = identify_all([*self._files, *self._all_images])
         self._sources = tuple(sources)
-        self._source_identities = identify_all(self._sources)
-        self._is_settled = are_settled(self._identities + self._source_identities)
+        self._identities: dict[Path, Identity] = {}
+        self._is_settled = True
+        self._note_identities([*self._files, *self._sources])
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -149,13 +150,17 @@ class ImagePairDataset(SegmentationDataset):
         if not self._sources or not self._is_settled:
             return False
         try:
-            files = identify_all([*self._files, *self._all_images])
-            return (files, identify_all(self._sources)) == (
-                self._identities,
-                self._source_identities,
-            )
+            known = self._identities
+            return identify_all(known) == tuple(known.values())
         except DataError:  # a file is missing; opening the data set will name it
             return False
+
+    def _note_identities(self, paths: Iterable[Path]) -> None:
+        """Note the identities of further files and folders, for `is_unchanged`."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._identities]
+        identities = identify_all(new)
+        self._identities = {**self._identities, **dict(zip(new, identities, strict=True))}
+        self._is_settled = self._is_settled and are_settled(identities)
 
     @functools.cached_property
     def _records(self) -> list[tuple[FileRecord, FileRecord]]:
@@ -191,7 +196,10 @@ class ImagePairDataset(SegmentationDataset):
         if self.image_range is not None:
             return self.image_range
         with _RANGE_LOCK:
-            ranges, is_float = measure_ranges(self._all_images)
+            found = () if self._find_all_images is None else self._find_all_images()
+            images = found or [pair.image_path for pair in self.pairs]
+            self._note_identities(images)
+            ranges, is_float = measure_ranges(images)
         return choose_range(ranges, is_float=is_float) if ranges else (0.0, 255.0)
 
     @property

@@ -142,6 +142,20 @@ def test_a_file_that_changes_before_it_is_decoded_is_refused(tree, tmp_path):
 
 
 @pytest.mark.usefixtures("settled")
+def test_the_range_of_deep_images_is_measured_again_when_another_split_changes(tree):
+    tree.write()
+    deep = np.arange(192, dtype=np.uint16).reshape(12, 16)
+    for index in range(4):
+        tree.save(f"images/img{index}.png", deep * 99)
+    config = DataConfig(name="folder", root=tree.root)
+    before = config.open("train")
+    assert before.value_range == (0, 191 * 99)
+    assert config.open("train") is before
+    tree.save("images/img3.png", deep * 200)
+    assert config.open("train").value_range == (0, 191 * 200)
+
+
+@pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("change", ["image", "list", "classes", "new list", "removed"])
 def test_a_process_looks_again_when_files_lists_or_folders_change(tree, change):
     tree.write(20, lists=change in ("list", "removed"))

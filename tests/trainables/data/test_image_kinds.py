@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from tests.trainables.data.test_mask_files import deep_png
-from trainables.data import DataError, cache_dataset
+from trainables.data import DataError, cache_dataset, file_index
 from trainables.data.value_range import choose_range, to_uint8
 from trainables.data_source import DataConfig
 
@@ -180,6 +180,28 @@ def test_the_range_is_that_of_all_folders_of_splits(tree):
         tree.save(f"masks/{split}/1.png", np.zeros((12, 16), np.uint8))
     (tree.root / "classes.txt").write_text("a\nb")
     assert tree.open().value_range == tree.open("val").value_range == (400, 19900)
+
+
+def test_the_range_is_that_of_all_splits_whose_masks_have_folders(tree):
+    for split, index, scale in (("train", 0, 10), ("val", 1, 20)):
+        tree.save(f"images/img{index}.png", (RAMP * scale).astype(np.uint16))
+        tree.save(f"masks_{split}/img{index}_mask.png", np.zeros((12, 16), np.uint8))
+        tree.list(split, [f"img{index}.png img{index}_mask.png"])
+    (tree.root / "classes.txt").write_text("a\nb")
+    ranges = [tree.open(split, masks="masks_{split}").value_range for split in ("train", "val")]
+    assert ranges == [(400, 3980), (400, 3980)]
+
+
+def test_images_of_8_bits_need_no_look_at_other_splits(tree, monkeypatch):
+    walked = []
+    walk = file_index._walk
+    monkeypatch.setattr(
+        file_index, "_walk", lambda folder: walked.append(folder.name) or walk(folder)
+    )
+    for split in ("train", "val"):
+        tree.write(1, image=f"images/{split}/{{}}.png", mask=f"masks/{split}/{{}}.png", lists=False)
+    assert tree.open().value_range is None
+    assert walked == ["train", "train"]
 
 
 def test_images_that_are_no_numbers_are_refused(tree):
