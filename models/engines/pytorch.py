@@ -92,16 +92,17 @@ class PyTorch(Engine):
 def prepare(
     model: nn.Module, input_shape: tuple[int, int, int, int], settings: EngineSettings
 ) -> nn.Module:
-    """Copy a network to the device, dtype and memory format of the settings."""
-    dtype = TORCH_DTYPES[settings.dtype]
-    ready = copy.deepcopy(model).eval().to(device=settings.device, dtype=dtype)
-    if settings.channels_last:
-        ready = ready.to(memory_format=torch.channels_last)
+    """Copy a network to the device, dtype and memory format of the settings.
+
+    BatchNorms are folded in float32, because rounding in 16 bits would decide which of them are.
+    """
+    ready = copy.deepcopy(model).eval().to(device=settings.device, dtype=torch.float32)
     if settings.fold_batchnorm:
-        example = torch.randn(input_shape, device=settings.device, dtype=dtype)
-        with torch.inference_mode():
-            fold_batchnorms(ready, example)
-    return ready
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(1, *input_shape[1:], generator=generator)
+        fold_batchnorms(ready, example.to(settings.device))
+    ready = ready.to(dtype=TORCH_DTYPES[settings.dtype])
+    return ready.to(memory_format=torch.channels_last) if settings.channels_last else ready
 
 
 @contextmanager
