@@ -130,7 +130,7 @@ def export_onnx(
         raise ExportError("the network's logits are not finite, so the export cannot be checked")
     expected = choose_classes(logits) if argmax else logits
     if fold_batchnorm:  # at the image size, because some networks accept no other
-        fold_batchnorms(network, _draw_images((batch_size, 3, *image_size), is_normalized=True))
+        fold_batchnorms(network, _draw_images((1, 3, *image_size), is_normalized=True))
     content, unpools = translate(
         whole, images, opset, {"network": model.name, **(notes or {})},
         output="classes" if argmax else "logits", has_dynamic_batch=dynamic_batch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -29,6 +30,7 @@ class _Pair(NamedTuple):
     names: list[str]
 
 
+@torch.inference_mode(mode=False)  # whose tensors do not count the operations in place
 @torch.no_grad()
 def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
     """Fold, in place, each BatchNorm that directly follows a convolution.
@@ -50,7 +52,9 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
     """
     if model.training:
         raise ValueError("the network must be in eval mode to be folded, got one in train mode")
-    expected = model(example_input)
+    if not any(isinstance(m, nn.BatchNorm2d) and _has_statistics(m) for m in model.modules()):
+        return 0
+    pairs, expected = _find_pairs(model, example_input)
 
     def is_same() -> bool:
         # Compare norms, not maxima: in a network that unpools, rounding moves single values to a
@@ -58,7 +62,13 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
         change = (model(example_input) - expected).norm() / expected.norm().clamp_min(1e-6)
         return bool(change <= LARGEST_CHANGE)
 
-    return _fold(model, _find_pairs(model, example_input), is_same)
+    count = _fold(model, pairs, is_same)
+    if count < len(pairs):
+        logger.warning(
+            "%d of %d BatchNorms are not folded, because that changes the output",
+            len(pairs) - count, len(pairs),
+        )  # fmt: skip
+    return count
 
 
 def _fold(model: nn.Module, pairs: list[_Pair], is_same: Callable[[], bool]) -> int:
@@ -83,7 +93,6 @@ def _fold(model: nn.Module, pairs: list[_Pair], is_same: Callable[[], bool]) -> 
         convolution.weight, convolution.bias = weight, bias
         _replace(model, names, batchnorm)
     if len(pairs) == 1:
-        logger.info("%s is not folded, because that changes the output", pairs[0].names[0])
         return 0
     middle = len(pairs) // 2
     return _fold(model, pairs[:middle], is_same) + _fold(model, pairs[middle:], is_same)
@@ -94,23 +103,27 @@ def _replace(model: nn.Module, names: list[str], module: nn.Module) -> None:
         model.set_submodule(name, module)
 
 
-def _find_pairs(model: nn.Module, example_input: Tensor) -> list[_Pair]:
-    """Pair convolutions and BatchNorms that are called once each, one right after the other."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor, Tensor]] = {}
+def _find_pairs(model: nn.Module, example_input: Tensor) -> tuple[list[_Pair], Tensor]:
+    """Pair convolutions and BatchNorms that are called once each, one right after the other.
+
+    Returns:
+        The pairs, and the network's output.
+    """
+    outputs: dict[int, tuple[nn.Conv2d, weakref.ref[Tensor], int]] = {}
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     calls: dict[nn.Module, int] = {}
 
     def note_convolution(layer: nn.Conv2d, _: object, output: Tensor) -> None:
         calls[layer] = calls.get(layer, 0) + 1
-        # The reference keeps the id from being reused. The copy shows whether an operation in place
-        # came in between.
-        outputs[id(output)] = layer, output, output.clone()
+        # Weak, so that no output is held in memory. The version counts operations in place.
+        outputs[id(output)] = layer, weakref.ref(output), output._version
 
     def note_batchnorm(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
         calls[layer] = calls.get(layer, 0) + 1
         if inputs and id(inputs[0]) in outputs:
-            convolution, features, before = outputs.pop(id(inputs[0]))
-            if torch.equal(features, before) and _can_be_folded(convolution, layer):
+            convolution, features, version = outputs.pop(id(inputs[0]))
+            is_output = features() is inputs[0] and inputs[0]._version == version
+            if is_output and _can_be_folded(convolution, layer):
                 found.append((convolution, layer))
 
     hooks = []
@@ -122,14 +135,15 @@ def _find_pairs(model: nn.Module, example_input: Tensor) -> list[_Pair]:
             hooks.append(module.register_forward_hook(note_convolution))
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(note_batchnorm))
-    model(example_input)
+    output = model(example_input)
     for hook in hooks:
         hook.remove()
-    return [
+    pairs = [
         _Pair(convolution, batchnorm, names[batchnorm])
         for convolution, batchnorm in found
         if calls[convolution] == calls[batchnorm] == 1
     ]
+    return pairs, output
 
 
 def _can_be_folded(convolution: nn.Conv2d, batchnorm: nn.BatchNorm2d) -> bool:
@@ -138,4 +152,8 @@ def _can_be_folded(convolution: nn.Conv2d, batchnorm: nn.BatchNorm2d) -> bool:
     is_plain = all(
         getattr(convolution, name) is parameters.get(name) for name in ("weight", "bias")
     )
-    return is_plain and batchnorm.running_mean is not None and batchnorm.running_var is not None
+    return is_plain and _has_statistics(batchnorm)
+
+
+def _has_statistics(batchnorm: nn.BatchNorm2d) -> bool:
+    return batchnorm.running_mean is not None and batchnorm.running_var is not None

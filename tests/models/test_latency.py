@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +20,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from models import create_model
 from models.engines.batchnorm_folding import fold_batchnorms
+from models.engines.pytorch import prepare
+from models.engines.settings import EngineSettings
 from models.hardware import bfloat16_is_fast, describe_hardware
 from models.latency import measure_latency
 from models.timing.median_interval import compute_median_interval
@@ -215,6 +218,55 @@ def test_what_cannot_be_folded_is_left_and_the_rest_is_folded(make: Callable[[],
         assert fold_batchnorms(model, images) == 3
         torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-4)
     assert isinstance(odd.norm, nn.BatchNorm2d)
+
+
+def test_what_is_not_folded_is_counted_in_a_warning(caplog: pytest.LogCaptureFixture):
+    model = nn.Sequential(ConvNorm(), ReadTwice(), ConvNorm()).eval()
+    for part in model:
+        nn.init.uniform_(part.norm.weight, 2.0, 3.0)
+    fold_batchnorms(model, torch.randn(1, 3, 8, 8))
+    assert "1 of 3 BatchNorms are not folded" in caplog.text
+
+
+class RoundsAway(ConvNorm):
+    """Has a large mean, which hides the output of the convolution in 16 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.constant_(self.conv.bias, 1000.0)
+        nn.init.constant_(self.norm.running_mean, 1000.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rounding_in_16_bits_does_not_decide_what_is_folded(dtype: str):
+    torch.manual_seed(0)
+    settings = EngineSettings(dtype=dtype, fold_batchnorm=True)
+    ready = prepare(nn.Sequential(RoundsAway(), ConvNorm()), (2, 3, 8, 8), settings)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
+    assert {parameter.dtype for parameter in ready.parameters()} == {getattr(torch, dtype)}
+
+
+class HoldsNoOutput(ConvNorm):
+    """Checks that the output of its convolution is freed as soon as it is not needed."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        normal, freed = self.norm(features), weakref.ref(features)
+        del features
+        assert freed() is None
+        unread = self.conv(images)
+        freed = weakref.ref(unread)
+        del unread
+        assert freed() is None
+        return normal
+
+
+def test_folding_holds_no_outputs():
+    assert fold_batchnorms(HoldsNoOutput().eval(), torch.randn(1, 3, 8, 8)) == 0
+
+
+def test_a_network_without_batchnorms_is_not_run():
+    assert fold_batchnorms(ConvNorm(track_running_stats=False).eval(), torch.randn(1, 9, 8, 8)) == 0
 
 
 def test_only_a_network_in_eval_mode_is_folded():
