@@ -35,6 +35,7 @@ class GivenStage(NetworkStage):
     """
 
     name = "given"
+    version = 2  # reads other averages and copies of weights; renews class layers of equal number
     Settings: ClassVar[type[Any]] = NoSettings
     reveals = ("miou", "num_params", "macs")
 
