@@ -139,7 +139,8 @@ def find_accepted_size(model: SegmentationNetwork) -> tuple[int, int]:
     tried = ", ".join(f"{height} x {width}" for height, width in sizes)
     raise ValueError(
         f"{model.name or type(model).__name__} accepts no image of {tried}; if it needs another "
-        f"size, its factory must take it as {' or '.join(_SIZE_KEYWORDS)}: {failure!r}"
+        f"size, state it: --pipeline.student.kwargs '{{\"{_SIZE_KEYWORDS[0]}\": 320}}' (or "
+        f"{' or '.join(_SIZE_KEYWORDS[1:])}, as its factory names it): {failure!r}"
     ) from failure
 
 
