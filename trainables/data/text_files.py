@@ -76,5 +76,7 @@ def warn_of_repeats(
     if not repeated:
         return []
     number = len(items) - len(set(items))
-    named = f"{list_name} names {number} images twice, such as {name_of(repeated[0])!r}"
-    return [f"{named}; each counts once"]
+    return [
+        f"{list_name} repeats images in {number} line{'s' * (number > 1)}, such as "
+        f"{name_of(repeated[0])!r}; each image counts once"
+    ]

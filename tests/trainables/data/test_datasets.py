@@ -135,4 +135,4 @@ def test_an_image_listed_twice_in_camvid_counts_once_with_a_warning(open_dataset
     dataset = open_dataset("camvid")
     assert [pair.name for pair in dataset.pairs] == names
     (warning,) = dataset.warnings
-    assert "train.txt names 1 images twice, such as 'train_01'" in warning
+    assert "train.txt repeats images in 1 line, such as 'train_01'" in warning

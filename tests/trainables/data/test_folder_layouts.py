@@ -56,10 +56,10 @@ def test_line_without_image_names_list_line_and_what_is_there(tree):
 
 def test_an_image_listed_twice_counts_once_with_a_warning(tree):
     tree.write()
-    tree.list("train", ["img0", "img1", "img0.png"])
+    tree.list("train", ["img0", "img1", "img0.png", "img0"])
     dataset = tree.open()
     assert names_of(dataset) == ["img0", "img1"]
-    assert "train.txt names 1 images twice, such as 'img0'" in dataset.warnings[0]
+    assert "train.txt repeats images in 2 lines, such as 'img0'" in dataset.warnings[0]
 
 
 @pytest.mark.parametrize(
