@@ -139,6 +139,16 @@ def test_other_classes_are_named_and_left_out_on_request(
     assert torch.equal(config.build(3).eval()(images), whole[:, :3])
 
 
+def test_new_class_layers_need_not_be_in_the_file(trained: dict[str, torch.Tensor], tmp_path: Path):
+    inner = {key: tensor for key, tensor in trained.items() if not key.startswith("head.")}
+    torch.save(inner, tmp_path / "a.pth")
+    model = make(3)
+    with pytest.raises(ValueError, match=r"head\.weight"):
+        load_weights(model, tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth", new_classes=True)
+    assert torch.equal(model.network.stem[0].weight, trained["stem.0.weight"])
+
+
 def test_class_layers_are_new_on_request_for_as_many_classes_too(
     trained: dict[str, torch.Tensor], tmp_path: Path
 ):
