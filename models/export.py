@@ -358,7 +358,7 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     """Write a trial's network in the form of `RUN_DIR/deploy`, without evaluating the file.
 
     If the study has deployed the network already, the new files keep its colours and the range of
-    its images, and also its mIoU if they have the same engine and image size.
+    its images, and also its mIoU if they have the same engine, precision and image size.
     """
     made = {"trial": trial.number, "stage": trial.folder.name, "run": trial.results}
     if is_bundle(trial.folder):
@@ -369,10 +369,15 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     model = load_checkpoint(path, factory=arguments.factory)
     measured = trial.metadata["latency"]
     engine, settings, note = _choose_engine(measured)
+    earlier = read_bundle(folder) if is_bundle(folder) else {}
+    if note and earlier and earlier["engine"]["name"] != engine.name:
+        raise EngineError(
+            f"{folder} holds the files of {earlier['engine']['name']}, which this machine cannot "
+            f"write; use --output FILE.onnx to write a file for {engine.name} elsewhere"
+        )
     image_size = arguments.image_size if arguments.image_size != UNSET else trial.resolution
     input_size = arguments.batch_size, image_size
     has_latency = not note and input_size == (measured.get("batch_size", 1), trial.resolution)
-    earlier = read_bundle(folder) if is_bundle(folder) else {}
     content = BundleContent(
         classes=metadata["classes"],
         normalization=model.normalization,
@@ -393,7 +398,9 @@ def _export_trial(trial: TrialCheckpoint, folder: Path, arguments: Arguments) ->
     if earlier:
         written = read_bundle(folder)
         before = {"range": None, **earlier["input"]}  # files of older versions have no range
-        is_same = (written["engine"], written["input"]) == (earlier["engine"], before)
+        is_same = written["input"] == before and all(
+            written["engine"][name] == earlier["engine"][name] for name in ("name", "precision")
+        )
         kept = ("classes", "miou") if is_same else ("classes",)
         update_bundle(folder, {name: earlier[name] for name in kept})
     return export.describe("uint8 RGB", "logits") + note

@@ -319,7 +319,8 @@ def test_a_trial_exported_again_keeps_what_the_study_evaluated(
     folder = run_dir / "deploy" / "4"
     classes = [{"name": name, "colour": [1, 2, 3]} for name in "abcde"]
     deep = {**read_bundle(folder)["input"], "range": [400, 19900]}
-    update_bundle(folder, {"classes": classes, "miou": 0.5, "input": deep})
+    engine = {**read_bundle(folder)["engine"], "graph_optimization": "of an older version"}
+    update_bundle(folder, {"classes": classes, "miou": 0.5, "input": deep, "engine": engine})
     assert main([*command, *flags]) == 0
     found = read_bundle(folder)
     assert (found["classes"], found["miou"]) == (classes, miou)
@@ -340,6 +341,13 @@ def test_a_trial_is_written_for_onnxruntime_where_its_engine_is_missing(
     found = read_bundle(run_dir / "deploy" / "4")
     assert (found["engine"]["name"], found["file"]) == ("onnxruntime", "model.onnx")
     assert found["latency_ms"] is None
+    update_bundle(run_dir / "deploy" / "4", {"engine": {**found["engine"], "name": "tensorrt"}})
+    before = read_bundle(run_dir / "deploy" / "4")
+    assert main([str(run_dir), "--trial", "4"]) == 2
+    assert "holds the files of tensorrt" in capsys.readouterr().err
+    assert read_bundle(run_dir / "deploy" / "4") == before
+    output = str(run_dir / "net.onnx")
+    assert main([str(run_dir), "--trial", "4", "--output", output]) == 0
 
 
 @pytest.mark.parametrize(
