@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +18,7 @@ __all__ = [
     "LAYERS_THAT_TRAIN_DIFFERENTLY",
     "Operation",
     "TorchDispatchMode",
+    "count_changes",
     "describe_operation",
     "tree_leaves",
     "tree_map_only",
@@ -45,3 +47,11 @@ def describe_operation(func: Any) -> Operation:
     schema = func._schema
     arguments = tuple(argument.name for argument in schema.arguments)
     return Operation(schema.name.removeprefix("aten::"), func._overloadname, arguments)
+
+
+def count_changes(tensor: Tensor) -> int:
+    """Return a number that each operation in place on a tensor or its views increases.
+
+    Always 0 for tensors that were made in inference mode, which do not count.
+    """
+    return 0 if tensor.is_inference() else int(tensor._version)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from models.torch_internals import count_changes
+
 LARGEST_CHANGE = 0.03  # of the output's norm: more than rounding in 16 bits, less than a wrong fold
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ class _Pair(NamedTuple):
     names: list[str]
 
 
-@torch.inference_mode(mode=False)  # whose tensors do not count the operations in place
+@torch.inference_mode(mode=False)  # `count_changes` cannot count in inference mode
 @torch.no_grad()
 def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
     """Fold, in place, each BatchNorm that directly follows a convolution.
@@ -115,14 +117,14 @@ def _find_pairs(model: nn.Module, example_input: Tensor) -> tuple[list[_Pair], T
 
     def note_convolution(layer: nn.Conv2d, _: object, output: Tensor) -> None:
         calls[layer] = calls.get(layer, 0) + 1
-        # Weak, so that no output is held in memory. The version counts operations in place.
-        outputs[id(output)] = layer, weakref.ref(output), output._version
+        # Weak, so that no output is held in memory.
+        outputs[id(output)] = layer, weakref.ref(output), count_changes(output)
 
     def note_batchnorm(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
         calls[layer] = calls.get(layer, 0) + 1
         if inputs and id(inputs[0]) in outputs:
-            convolution, features, version = outputs.pop(id(inputs[0]))
-            is_output = features() is inputs[0] and inputs[0]._version == version
+            convolution, output, changes = outputs.pop(id(inputs[0]))
+            is_output = output() is inputs[0] and count_changes(inputs[0]) == changes
             if is_output and _can_be_folded(convolution, layer):
                 found.append((convolution, layer))
 

@@ -63,3 +63,14 @@ def test_layers_that_train_differently_share_these_classes() -> None:
     for layer in (*norms, *dropouts):
         assert issubclass(layer, internals.LAYERS_THAT_TRAIN_DIFFERENTLY), explain(layer.__name__)
     assert not issubclass(nn.Conv2d, internals.LAYERS_THAT_TRAIN_DIFFERENTLY)
+
+
+def test_operations_in_place_are_counted_on_views_too() -> None:
+    with torch.inference_mode(), torch.inference_mode(mode=False):
+        tensor = torch.ones(2)
+        before = internals.count_changes(tensor)
+        assert internals.count_changes(tensor.add(1)) == before, explain("Tensor._version")
+        tensor[:1].relu_()
+    assert internals.count_changes(tensor) > before, explain("Tensor._version")
+    with torch.inference_mode():
+        assert internals.count_changes(torch.ones(2)) == 0
