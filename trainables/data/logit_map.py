@@ -57,20 +57,6 @@ def num_cells(num_pixels: int, stride: int) -> int:
     return -(-num_pixels // stride)
 
 
-def cut_padding(values: Tensor, stride: int, image_size: Sequence[int]) -> Tensor:
-    """Leave out the cells of a map beyond the image.
-
-    Some networks pad their images at the right and at the bottom.
-
-    Args:
-        values: Map, (..., h, w).
-        stride: Pixels of the image per cell.
-        image_size: Height and width of the image.
-    """
-    height, width = (num_cells(side, stride) for side in image_size)
-    return values[..., :height, :width]
-
-
 def shrink(logits: Tensor, stride: int) -> Tensor:
     """Sample logits bilinearly at the cells of a coarse map.
 

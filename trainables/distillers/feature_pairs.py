@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from trainables.data.logit_map import cut_padding
 from trainables.distillers.distiller import Lesson
 from trainables.distillers.layers import Layer, find_layers, find_named, match_stages
-from trainables.distillers.maps import Projections, shrink_to_common, valid_cells
+from trainables.distillers.maps import Projections, cut_padding, shrink_to_common, valid_cells
 
 # Names of layers in the student and in the teacher; both empty: find them automatically.
 Names = tuple[tuple[str, ...], tuple[str, ...]]

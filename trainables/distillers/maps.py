@@ -38,6 +38,20 @@ def shrink_to_common(
     return _shrink(first, (size[0], size[1])), _shrink(second, (size[0], size[1]))
 
 
+def cut_padding(values: Tensor, stride: int, image_size: Sequence[int]) -> Tensor:
+    """Leave out the cells of a map beyond the image.
+
+    Some networks pad their images at the right and at the bottom.
+
+    Args:
+        values: Map, (..., h, w).
+        stride: Pixels of the image per cell.
+        image_size: Height and width of the image.
+    """
+    height, width = (math.ceil(side / stride) for side in image_size)
+    return values[..., :height, :width]
+
+
 def shrink_to_nodes(values: Tensor, longest: int) -> Tensor:
     """Average a map down until neither side has more than `longest` cells."""
     return _shrink(values, (min(values.shape[-2], longest), min(values.shape[-1], longest)))

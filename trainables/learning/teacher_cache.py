@@ -24,7 +24,7 @@ from trainables.data import (
     normalization_of,
     normalize,
 )
-from trainables.data.logit_map import cut_padding, num_cells, shrink
+from trainables.data.logit_map import num_cells, shrink
 from trainables.data.top_logits import check_top_k
 from trainables.learning.training import Precision, autocast, place
 from trainables.process.watchdog import note_progress
@@ -100,7 +100,7 @@ class InnerMap(NamedTuple):
         channels: Channels of the map.
         stride: Pixels of the image per cell of the map.
         read: Function that runs the teacher on images (1, 3, H, W) and returns the map, (1,
-            channels, h, w).
+            channels, h, w), without cells beyond the images.
     """
 
     channels: int
@@ -205,7 +205,7 @@ class _Teacher:
 
         def read(model: nn.Module, images: Tensor) -> Tensor:
             size = [num_cells(side, inner.stride) for side in images.shape[-2:]]
-            values = cut_padding(inner.read(model, images).float(), inner.stride, images.shape[-2:])
+            values = inner.read(model, images).float()
             return F.interpolate(values, size=size, mode="bilinear", align_corners=False)
 
         return self._run(index, read)

@@ -17,6 +17,7 @@ from trainables.data import normalization_of, normalize
 from trainables.data.logit_map import enlarge
 from trainables.distillers import DISTILLERS, FeatureTaps, Lesson, TeachingLoss, build_loss
 from trainables.distillers.layers import Layer
+from trainables.distillers.maps import cut_padding
 from trainables.learning.teacher_cache import (
     CachedTeacher,
     InnerMap,
@@ -149,7 +150,7 @@ def _describe_map(layer: Layer) -> InnerMap:
     def read(teacher: nn.Module, images: Tensor) -> Tensor:
         with FeatureTaps(teacher, (layer,)) as taps:
             teacher(images)
-            return taps.take()[layer.key]
+            return cut_padding(taps.take()[layer.key], layer.stride, images.shape[-2:])
 
     return InnerMap(layer.channels, layer.stride, read)
 
