@@ -50,7 +50,7 @@ FOLDER_MAY_IMPORT: dict[str, set[str]] = {
     "models/quantization": {"signal_stack"},
     "models/blocks": {"files"},
     "models/deployment": {"files", "normalization"},
-    "models/engines": {"deployment", "normalization", "signal_stack"},
+    "models/engines": {"deployment", "normalization", "signal_stack", "torch_internals"},
     "models/timing": {"engines", "machine"},
     "models/channels": {"blocks", "network", "torch_internals"},
     "models/networks": {"blocks", "network"},
