@@ -167,7 +167,7 @@ def test_warnings_are_those_of_the_lists_as_they_are_now(tree, tmp_path, is_list
     tree.list("train", lines[is_listed_twice])
     after = cache_dataset(tree.open(), tmp_path / "cache")
     assert after.folder == before.folder
-    assert ["twice" in text for text in after.warnings] == [True] * is_listed_twice
+    assert ["repeats images" in text for text in after.warnings] == [True] * is_listed_twice
 
 
 def test_whether_there_is_one_class_is_that_of_the_file_as_it_is_now(tree, tmp_path):
