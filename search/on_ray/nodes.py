@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,10 @@ def read_file(address: str, path: Path) -> str:
         address: Address of the node.
         path: Path of the file on that node.
     """
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(_read_text)
     for node in alive_nodes():
         if node["NodeManagerAddress"] == address:
-            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            answer = task.options(scheduling_strategy=strategy).remote(path)
             try:
-                return str(ray.get(answer, timeout=READ_SECONDS))
+                return str(ray.get(_ask(node, _read_text, path), timeout=READ_SECONDS))
             except (RayError, GetTimeoutError) as error:
                 logger.warning("%s on %s could not be read: %s", path.name, address, error)
     return ""
@@ -116,14 +114,8 @@ def describe_workers(device: str) -> list[dict[str, Any]]:
         ValueError: No node answers.
     """
     kind = "CPU" if device == "cpu" else "GPU"
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(_describe)
-    answers = [
-        task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(device)
-        for node in alive_nodes()
-        if node["Resources"].get(kind, 0) > 0
-    ]
+    workers = [node for node in alive_nodes() if node["Resources"].get(kind, 0) > 0]
+    answers = [_ask(node, _describe, device) for node in workers]
     found, problem = [], "there is none"
     deadline = time.monotonic() + ANSWER_SECONDS
     for answer in answers:
@@ -156,15 +148,16 @@ def _name(node: dict[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
 
 
+def _ask(node: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function on a node, however busy it is; returns Ray's reference to the answer."""
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(function)
+    strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return task.options(scheduling_strategy=strategy).remote(*arguments)
+
+
 def _ask_nodes(*wanted: Any) -> dict[str, NodeReport]:
     """Return every node's report by its name; the arguments are those of `inspect_node`."""
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(_inspect)
-    answers = {
-        _name(node): task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(*wanted)
-        for node in alive_nodes()
-    }
+    answers = {_name(node): _ask(node, _inspect, *wanted) for node in alive_nodes()}
     deadline = time.monotonic() + ANSWER_SECONDS
     reports, problems = {}, []
     for name, answer in answers.items():

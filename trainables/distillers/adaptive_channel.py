@@ -16,29 +16,9 @@ from trainables.distillers.combination import SumOfLosses
 from trainables.distillers.cwd import LogitCWDLoss
 from trainables.distillers.distiller import Distiller, Lesson, TeachingLoss, require_teacher
 from trainables.distillers.feature_pairs import FeaturePairs, pair_fusion, pair_stages
+from trainables.distillers.map_part import WEIGHTS, MapPartSettings
 from trainables.process.distributed import sum_over_processes
 from trainables.ranges import FloatRange, setting
-
-WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChannelPartSettings:
-    """Settings of one part that compares maps inside the networks; it is scaled by weight.
-
-    Attributes:
-        weight: Weight of this part, at least 0; the labels have weight 1.
-        layers: Names of the student's layers, comma separated; empty: found automatically.
-        teacher_layers: Names of the teacher's layers, in the same order.
-    """
-
-    weight: float = setting(1.0, WEIGHTS, symbol="w")
-    layers: str = setting("", ("",))
-    teacher_layers: str = setting("", ("",))
-
-    def __post_init__(self) -> None:
-        check_weight("weight", self.weight)
-        split_layers(self.layers, self.teacher_layers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,12 +52,12 @@ class AdaptiveFeature(Distiller):
     """Compares standardised channels of backbone stages, weighted by the teacher's attention."""
 
     name = "adaptive_feature"
-    Settings = ChannelPartSettings
+    Settings = MapPartSettings
     needs_features = True
 
     def build(
         self,
-        settings: ChannelPartSettings,
+        settings: MapPartSettings,
         *,
         student: nn.Module,
         teacher: nn.Module | None,
@@ -93,12 +73,12 @@ class ChannelCorrelation(Distiller):
     """Compares the correlations between the channels of the fused map."""
 
     name = "channel_correlation"
-    Settings = ChannelPartSettings
+    Settings = MapPartSettings
     needs_features = True
 
     def build(
         self,
-        settings: ChannelPartSettings,
+        settings: MapPartSettings,
         *,
         student: nn.Module,
         teacher: nn.Module | None,

@@ -14,13 +14,13 @@ from trainables.distillers.checks import check_weight, split_layers
 from trainables.distillers.combination import SumOfLosses
 from trainables.distillers.distiller import Distiller, Lesson, TeachingLoss, require_teacher
 from trainables.distillers.feature_pairs import FeaturePairs, pair_fusion, pair_stages
+from trainables.distillers.map_part import WEIGHTS, MapPartSettings
 from trainables.distillers.maps import shrink_to_nodes, valid_cells
 from trainables.distillers.similarity import similarities, similarity_loss
 from trainables.distillers.skd import SpatialStructureLoss
 from trainables.process.distributed import sum_over_processes
-from trainables.ranges import FloatRange, setting
+from trainables.ranges import setting
 
-WEIGHTS = FloatRange(low=0.1, high=10.0, log=True)
 MAX_SIDE = 24
 # Scales of distance (relative to an image's side) and of similarity for matching positions of two
 # frames.
@@ -40,25 +40,6 @@ class LevelSettings:
 
     def __post_init__(self) -> None:
         check_weight("weight", self.weight)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MapLevelSettings:
-    """Settings of one part that reads maps.
-
-    Attributes:
-        weight: Weight of the part, at least 0; the labels have weight 1.
-        layers: Names of the student's layers, comma separated; empty: found automatically.
-        teacher_layers: Names of the teacher's layers, in the same order.
-    """
-
-    weight: float = setting(1.0, WEIGHTS, symbol="w")
-    layers: str = setting("", ("",))
-    teacher_layers: str = setting("", ("",))
-
-    def __post_init__(self) -> None:
-        check_weight("weight", self.weight)
-        split_layers(self.layers, self.teacher_layers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,12 +72,12 @@ class LowLevel(Distiller):
     """Compares where the stages of the backbone are active."""
 
     name = "low_level"
-    Settings = MapLevelSettings
+    Settings = MapPartSettings
     needs_features = True
 
     def build(
         self,
-        settings: MapLevelSettings,
+        settings: MapPartSettings,
         *,
         student: nn.Module,
         teacher: nn.Module | None,
@@ -113,12 +94,12 @@ class MidLevel(Distiller):
     """Compares the spatial structure of the fused map: `skd` with another weight and resolution."""
 
     name = "mid_level"
-    Settings = MapLevelSettings
+    Settings = MapPartSettings
     needs_features = True
 
     def build(
         self,
-        settings: MapLevelSettings,
+        settings: MapPartSettings,
         *,
         student: nn.Module,
         teacher: nn.Module | None,

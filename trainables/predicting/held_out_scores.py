@@ -7,7 +7,6 @@ below stages/), data (fingerprint of the test split), miou and iou/<class>, all 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,9 +54,9 @@ def write_test_scores(
                 notes.append(f"{network.name} is not evaluated on the test split: {error}")
                 continue
             matrix = evaluate(dataset)
-            classes = zip(dataset.classes, matrix.iou.tolist(), strict=True)
+            iou = matrix.name_iou(dataset.classes)
             row = {"miou": matrix.miou}
-            row |= {f"iou/{name}": value for name, value in classes if not math.isnan(value)}
+            row |= {f"iou/{name}": value for name, value in iou.items() if value is not None}
         rows.append(
             {
                 **row,
