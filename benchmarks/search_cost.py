@@ -63,6 +63,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ ROOT = Path(__file__).parents[1]
 RECIPE = "streets"
 STUDY = shlex.split("""
     --objectives miou macs num_params --rungs 0.34
-    --pipeline.latency.max-seconds 1
+    --pipeline.latency.max-seconds 1 --pipeline.sensitivity.max-seconds 1
     --pipeline.data.name camvid --pipeline.data.size 96 128
     --pipeline.data.augmentation.crop-size 80 96
 """)
@@ -141,7 +142,7 @@ class Arguments:
 
     Attributes:
         num_pipelines: Number of pipelines of every search.
-        seeds: Seeds of the sampler.
+        seeds: Seeds of the sampler and of the trainings.
         ways: Variants of our search.
         opponents: Searches that they are compared with.
         output: JSON file for the results, which is written after every search.
@@ -190,7 +191,7 @@ class Curve(NamedTuple):
 
     Attributes:
         way: Name of the search.
-        seed: Seed of its sampler.
+        seed: Seed of its sampler and of its trainings.
         points: Finished networks in the order in which they finished.
         reference: Worst values of the objectives that count.
     """
@@ -219,7 +220,8 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
         runs = arguments.runs / f"{way}, seed {seed}"
     program = str(ROOT / "search" / "run.py")
     command = [sys.executable, program, RECIPE, "--no-dashboard", "--no-estimate",
-               "--seed", str(seed), "--num-pipelines", str(times * arguments.num_pipelines),
+               "--seed", str(seed), "--pipeline.seed", str(seed),
+               "--num-pipelines", str(times * arguments.num_pipelines),
                "--output-dir", str(runs), "--cache-dir", str(folder / "cache"),
                *STUDY, *arguments.flags, *flags]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -229,7 +231,7 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
     with (run_dir / "trials.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["state"] != "running"]
-    common_seconds = sum_common(run_dir, rows)
+    common = list_common(run_dir, rows)
     config = load_config(run_dir / "config.json")
     points = []
     for row in sorted(rows, key=lambda row: float(row["elapsed_hours"])):
@@ -238,7 +240,7 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
             points.append(
                 Point(
                     wall_seconds=float(row["elapsed_hours"]) * 3600,
-                    stage_seconds=common_seconds
+                    stage_seconds=sum(s for start, s in common if start <= row["finished_at"])
                     + sum(float(other["seconds_total"] or 0) for other in paid),
                     steps=config.pipeline.dense.num_steps
                     + sum(count_steps(config, other) for other in paid),
@@ -248,14 +250,17 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     return Curve(way, seed, points, reference)
 
 
-def sum_common(run_dir: Path, rows: Sequence[Mapping[str, str]]) -> float:
-    """Sum the seconds of the stages that no pipeline is charged for.
+def list_common(run_dir: Path, rows: Sequence[Mapping[str, str]]) -> list[tuple[str, float]]:
+    """List the stages that no pipeline is charged for.
 
     These are the stages of the uncompressed networks, and latencies that were measured ahead.
 
     Args:
         run_dir: Folder of a run of ours.
         rows: Rows of its trials.csv that have ended.
+
+    Returns:
+        Start of each stage in ISO 8601, and its seconds.
     """
     charged = {
         folder
@@ -263,11 +268,13 @@ def sum_common(run_dir: Path, rows: Sequence[Mapping[str, str]]) -> float:
         for name, folder in row.items()
         if name.startswith("stage/") and float(row[name.replace("stage", "seconds", 1)] or 0) > 0
     }
-    return sum(
-        json.loads(path.read_text())["result"].get("seconds", 0.0)
-        for path in (run_dir / "stages").glob("*/result.json")
-        if path.parent.name not in charged
-    )
+    found = []
+    for path in (run_dir / "stages").glob("*/result.json"):
+        if path.parent.name not in charged:
+            seconds = json.loads(path.read_text())["result"].get("seconds", 0.0)
+            start = datetime.fromtimestamp(path.stat().st_mtime - seconds, UTC)
+            found.append((start.isoformat(timespec="seconds"), seconds))
+    return found
 
 
 def find_start(row: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> str:
@@ -297,6 +304,7 @@ def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve
     study = read_study(arguments)
     config = replace(
         study.pipeline,
+        seed=seed,
         teacher_logits=TeacherLogitsConfig(source="live"),
         latency=replace(study.pipeline.latency, compensate_drift=False),
     )
@@ -346,7 +354,7 @@ def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve
 def run_sweep(arguments: Arguments, seed: int, folder: Path) -> Curve:
     """Prune a network further and further and fine-tune it each time; nothing is searched."""
     study = read_study(arguments)
-    config = study.pipeline
+    config = replace(study.pipeline, seed=seed)
     keep_freed_memory()
     context = make_context(folder, len(os.sched_getaffinity(0)))
     check_data(config, context.cache_dir)

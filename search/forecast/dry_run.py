@@ -42,7 +42,8 @@ class Forecast:
         seconds: Seconds until all of its stages have ended.
         spent_seconds: Sum of the seconds of all of its stages, times the GPUs (or processes) that
             each of them holds.
-        root_seconds: Seconds until the uncompressed networks are trained and measured.
+        root_seconds: Seconds until the uncompressed networks are trained and measured. A teacher
+            that is trained alone between pipelines counts too.
         by_baseline: Seconds of the stages of each uncompressed network that is trained, by name.
         num_complete: Number of pipelines that are completed.
         num_ended: Number of pipelines that end, complete or stopped at a rung.
@@ -153,7 +154,7 @@ def dry_run(
     machines = _Machines(places, clock, budget)
     by_baseline: dict[str, float] = {}
     by_kind: dict[str, list[float]] = {}
-    root_seconds = root_spent = spent = busy = 0.0
+    root_seconds = root_spent = late_seconds = spent = busy = 0.0
     progress: list[tuple[float, float]] = []
     with TemporaryDirectory() as folder:
         study = PipelineStudy(shortened, Path(folder))
@@ -168,16 +169,22 @@ def dry_run(
             dispatcher.finish(task, _invent_result(task, duration))
             spent += duration * places.weigh(task)
             if task.baseline:
-                root_seconds, root_spent = clock.now, root_spent + duration * places.weigh(task)
+                root_spent += duration * places.weigh(task)
+                if not progress or places.of_root < places.count:
+                    root_seconds = clock.now
+                elif task.is_root or places.count == 1:  # of a teacher that was needed late
+                    late_seconds += duration
                 by_baseline[task.baseline] = by_baseline.get(task.baseline, 0.0) + duration
             else:
                 busy += duration
-                progress.append((busy, clock.now))
+                progress.append((busy, clock.now - late_seconds))
                 by_kind.setdefault(name_kind(task.chain), []).append(duration)
         states = [record.state for record in study.records.values()]
         complete = states.count("complete")
         num_ended = len(states) - states.count("running")
-    searching = clock.now - root_seconds
+    searching = clock.now - late_seconds - root_seconds
+    progress_made = _scale(progress, busy, root_seconds, searching)
+    root_seconds += late_seconds
     scale = config.num_pipelines / shortened.num_pipelines
     if dispatcher.is_out_of_time:
         scale = 1.0  # no further pipeline fits
@@ -193,7 +200,7 @@ def dry_run(
         num_ended=round(scale * num_ended),
         stages={kind: (scale * len(s), statistics.mean(s)) for kind, s in by_kind.items()},
         in_use=min(1.0, max(LEAST_IN_USE, busy / room)) if room else 1.0,
-        progress=_scale(progress, busy, root_seconds, searching),
+        progress=progress_made,
     )
 
 

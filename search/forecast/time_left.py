@@ -57,4 +57,4 @@ def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places
 
 def _runs_alone(task: Task, places: Places) -> bool:
     """Whether nothing else can run meanwhile."""
-    return task.is_root and places.of_root >= places.count > 1
+    return task.is_root and places.of_root >= places.count

@@ -9,7 +9,7 @@ and `Stage.kept_settings`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import cycle, product
 from typing import Any, NamedTuple
 
 from search.config import StudyConfig
@@ -17,6 +17,14 @@ from search.space import SearchSpace
 from trainables.chain import declare_all
 from trainables.ranges import FloatRange
 from trainables.stages import STAGES, NetworkStage
+
+COARSE_LINKS = 3
+"""Number of networks in a coarse chain, which shows the whole front early: a third, two thirds and
+all of the way along the pruning ratios."""
+
+LARGEST_COARSE_SHARE = 1 / 6
+"""Largest fraction of a study's pipelines in its coarse chains. They are done again in small steps,
+which end more accurate, so a short study goes without them (docs/trial_designs.md)."""
 
 
 class Loop(NamedTuple):
@@ -108,9 +116,11 @@ class Origins:
 def plan_sweeps(
     loop: Loop, space: SearchSpace, first: Mapping[str, Any], num_pipelines: int
 ) -> list[list[dict[str, Any]]]:
-    """Plan the chains with which a study begins, one for each choice of the kept settings.
+    """Plan the chains with which a study begins.
 
-    Chains of different choices run side by side; those that do not fit into the study are left out.
+    There is a chain through all values of the rising setting for each choice of the kept settings.
+    In a long study, a coarse chain of each choice comes before them. Chains of different choices
+    run side by side; those that do not fit into the study are left out.
 
     Args:
         loop: Stages that are repeated.
@@ -128,14 +138,24 @@ def plan_sweeps(
         return []
     choices = [space.get_range(name) for name in loop.kept]
     discrete = [c if isinstance(c, tuple) else c.values()[:1] for c in choices]
+    fixed = [{**first, **dict(zip(loop.kept, kept, strict=True))} for kept in product(*discrete)]
+    steps = [values] * len(fixed)
+    is_long = COARSE_LINKS * len(fixed) <= LARGEST_COARSE_SHARE * num_pipelines
+    if is_long and len(values) >= 2 * COARSE_LINKS:
+        steps = [_coarsen(values)] * len(fixed) + steps
     sweeps: list[list[dict[str, Any]]] = []
-    for kept in product(*discrete):
+    for chosen, ratios in zip(cycle(fixed), steps, strict=False):
         planned = sum(map(len, sweeps))
-        if sweeps and planned + len(values) > num_pipelines:
+        if sweeps and planned + len(ratios) > num_pipelines:
             break
-        fixed = {**first, **dict(zip(loop.kept, kept, strict=True))}
-        sweeps.append([{**fixed, loop.rising: value} for value in values])
+        sweeps.append([{**chosen, loop.rising: value} for value in ratios])
     return sweeps
+
+
+def _coarsen(values: Sequence[float]) -> tuple[float, ...]:
+    """Take evenly spaced values, the last one included."""
+    places = (round(len(values) * link / COARSE_LINKS) for link in range(1, COARSE_LINKS + 1))
+    return tuple(values[place - 1] for place in places)
 
 
 def find_longest_chain(config: StudyConfig) -> int:

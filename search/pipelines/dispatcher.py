@@ -15,8 +15,15 @@ from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget
 from search.pipelines.work_ahead import WorkAhead
 from trainables.chain import Chain
-from trainables.pipeline import Baseline, StageResult, build_baselines, describe_baseline
+from trainables.pipeline import (
+    Baseline,
+    StageResult,
+    build_baselines,
+    build_stages,
+    describe_baseline,
+)
 from trainables.stages import STAGES
+from trainables.stages.teacher import TeacherStage
 
 OPEN_PIPELINES_PER_PLACE = 2
 LEAST_SHARED_SECONDS = 60.0  # a shorter training ends before its other processes have started
@@ -68,7 +75,11 @@ class Dispatcher:
         self.problem: Exception | None = None
         self.budget = budget or TimeBudget(StageSeconds(study.config, {}))
         self.is_out_of_time = False
-        self._baseline_chains = build_baselines(study.config.pipeline)
+        pipeline = study.config.pipeline
+        self._baseline_chains = build_baselines(pipeline)
+        teacher = self._baseline_chains.get(TeacherStage.name, ())[:1]
+        is_trained = any(stage.trains for stage in build_stages(pipeline, teacher))
+        self._teaches_late = is_trained and study.begins_untaught
         self._tree = StageTree(self._baseline_chains, study.config.rungs)
         self._rungs = Rungs(study)
         self._confirmation = confirmation
@@ -79,6 +90,7 @@ class Dispatcher:
         self._running: dict[str, Task] = {}
         self._followers: dict[int, int] = {}  # open pipelines that continue one that still runs
         self._is_exhausted = False
+        self._is_making_room = False
         self._num_refused = 0
 
     @property
@@ -108,7 +120,7 @@ class Dispatcher:
         if self.baseline_errors or self.problem or self.is_out_of_time:
             return True
         is_busy = self._running or self._retries.is_waiting or self._tree.open_pipelines
-        return self._is_exhausted and not is_busy
+        return self._is_exhausted and not (is_busy or self._is_any_baseline_missing)
 
     def take(self) -> Task | None:
         """Return the next stage to run; None to wait, or because the study `is_over`."""
@@ -119,8 +131,12 @@ class Dispatcher:
             self._go_on()
             if self._count_free(with_roots=False) < 1:
                 return None
+            if self._is_making_room and not self._has_room_for_root:
+                return None
             task = self._next_task() or self._next_retraining() or self._next_ahead()
             task = task or self._next_begun()
+            # The teacher may need all places, so nothing else starts until they are free.
+            self._is_making_room = task is None and self._is_teacher_due
             if task is not None:
                 task = task._replace(places=self._choose_places(task))
         if task is not None:
@@ -182,13 +198,16 @@ class Dispatcher:
     def _next_task(self) -> Task | None:
         """Take the next stage of the tree; add pipelines until there is one."""
         while True:
+            was_exhausted = self._is_exhausted
             task = self._tree.take(
                 may_be_exclusive=self._may_be_exclusive, may_start=self._may_start
             )
             if task is not None and STAGES[task.stage].trains and self._give_up(task):
                 continue
-            if task is not None or not self._open_next():
+            if task is not None:
                 return task
+            if not self._open_next() and self._is_exhausted == was_exhausted:
+                return None
 
     def _open_next(self) -> bool:
         """Ask the study for one more pipeline; False if enough are open, or there are no more."""
@@ -263,13 +282,14 @@ class Dispatcher:
 
     def _next_ahead(self) -> Task | None:
         """Take work that can be done ahead while an uncompressed network trains."""
-        is_late = len(self.baselines) == len(self._baseline_chains)
-        if self._ahead is None or is_late or self.budget.is_used_up or self._count_free() < 1:
+        if self._ahead is None or not self._trains_root or self.budget.is_used_up:
+            return None
+        if self._count_free() < 1:
             return None
         return self._ahead.take(
             is_taught=self._is_taught,
             may_measure=self._may_be_exclusive,
-            is_waiting=self._tree.is_waiting,
+            list_claims=self._tree.list_claims,
         )
 
     def _choose_places(self, task: Task) -> int:
@@ -314,7 +334,44 @@ class Dispatcher:
         """Whether the network that teaches is trained."""
         return next(iter(self._baseline_chains)) in self.baselines
 
+    @property
+    def _trains_root(self) -> bool:
+        """Whether an uncompressed network trains."""
+        return any(task.is_root for task in self._running.values())
+
+    @property
+    def _is_any_baseline_missing(self) -> bool:
+        """Whether an uncompressed network is not trained and measured yet."""
+        return len(self.baselines) < len(self._baseline_chains)
+
+    @property
+    def _has_room_for_root(self) -> bool:
+        """Whether the places are free that the training of an uncompressed network takes."""
+        return self._count_free() >= min(self._places.of_root, self._places.count)
+
+    @property
+    def _is_teacher_due(self) -> bool:
+        """Whether a pipeline waits for a late teacher, or nothing else is left to do."""
+        if not self._teaches_late:
+            return False
+        waiting = self._tree.list_claims(self._baseline_chains[TeacherStage.name][:1])
+        is_last = self._is_exhausted and not self._tree.open_pipelines
+        return any(isinstance(name, int) or is_last for name in waiting)
+
     def _may_start(self, task: Task) -> bool:
+        """Whether a stage may start now.
+
+        A separate teacher that the first pipelines do not need is trained beside the students if
+        there is room. Otherwise it waits until a pipeline needs it, and the first chain shows the
+        front early.
+        """
+        if self._teaches_late and task.is_root and task.baseline == TeacherStage.name:
+            is_wanted = self._trains_root or self._is_teacher_due
+            if not (is_wanted and self._has_room_for_root):
+                return False
+        return self._ends_in_time(task)
+
+    def _ends_in_time(self, task: Task) -> bool:
         """Whether a pipeline, or a baseline, that needs a stage could end in time with it."""
         if self.budget.limit is None:
             return True
@@ -348,7 +405,7 @@ class Dispatcher:
         if not self._running and not self._retries.is_waiting:
             self._stop_paused()
         # A resumed search has no open pipeline until its baselines have been looked up.
-        is_early = self._tree.open_pipelines or len(self.baselines) < len(self._baseline_chains)
+        is_early = self._tree.open_pipelines or self._is_any_baseline_missing
         if is_early or self._confirmation is None:
             return None
         task = self._confirmation.take()
@@ -384,7 +441,9 @@ class Dispatcher:
     def _stop_if_hopeless(self, number: int) -> None:
         """Stop a pipeline whose pruned network cannot enter the front any more."""
         metrics = self._tree.get_result(number).metrics
-        ceiling = max((baseline.miou for baseline in self.baselines.values()), default=1.0)
+        is_teacher_missing = self._teaches_late and TeacherStage.name not in self.baselines
+        mious = [baseline.miou for baseline in self.baselines.values()]
+        ceiling = max(mious, default=1.0) if not is_teacher_missing else 1.0
         obstacle = self.study.find_obstacle(metrics, ceiling)
         if obstacle is not None:
             self._stop(number, obstacle.reason, obstacle.stopped_by)

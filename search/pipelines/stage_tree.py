@@ -244,10 +244,10 @@ class StageTree:
                 ready.add(name)
         return len(ready)
 
-    def is_waiting(self, chain: Chain) -> bool:
-        """Whether an open pipeline waits for the last stage of a chain to be handed out."""
+    def list_claims(self, chain: Chain) -> tuple[int | str, ...]:
+        """List the open pipelines and baselines whose last stage of a chain is still to start."""
         node = self._nodes.get(_name_nodes(chain)[-1])
-        return node is not None and node.state == "open" and bool(node.waiting)
+        return tuple(node.waiting) if node is not None and node.state == "open" else ()
 
     def has_failed(self, chain: Chain) -> bool:
         """Whether a stage of a chain has failed."""

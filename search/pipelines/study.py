@@ -45,6 +45,7 @@ from search.proposing.shared_prefix import choose_prefix
 from trainables.artifacts.store import is_plain_name
 from trainables.chain import Chain, Prefix, build_chain, declare_all, flatten_chain
 from trainables.pipeline import StageResult
+from trainables.stages import STAGES
 
 STUDY_NAME = "segfront"
 JOURNAL_FILE = "study.journal"
@@ -199,6 +200,15 @@ class PipelineStudy:
         if not self.records:
             return bool(self._plan_first())
         return bool(self._abandoned or self._num_enqueued)
+
+    @property
+    def begins_untaught(self) -> bool:
+        """Whether the first pipeline is planned and needs no teacher."""
+        planned = self._plan_first()[:1]
+        chains = [build_chain(self._stages, point) for point, _ in planned]
+        return bool(chains) and not any(
+            STAGES[step.stage].needs_teacher(step.settings) for chain in chains for step in chain
+        )
 
     @property
     def worked_seconds(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 from search.pipelines.stage_tree import Task
 from trainables.chain import Chain, find_structure
@@ -34,19 +34,19 @@ class WorkAhead:
                 self._waiting.append((name, chain[:length]))
 
     def take(
-        self, *, is_taught: bool, may_measure: bool, is_waiting: Callable[[Chain], bool]
+        self, *, is_taught: bool, may_measure: bool, list_claims: Callable[[Chain], Sized]
     ) -> Task | None:
         """Return the oldest work that can be done now; None if there is none.
 
         Args:
             is_taught: Whether the teacher is trained.
             may_measure: Whether a stage that needs a whole device may run now.
-            is_waiting: Function that says whether the last stage of a chain is still to run.
+            list_claims: Function that lists what waits for the last stage of a chain to start.
         """
         for _ in range(len(self._waiting)):
             name, chain = self._waiting.popleft()
             stage = STAGES[chain[-1].stage]
-            if not is_waiting(chain):
+            if not list_claims(chain):
                 continue
             is_early = stage.prepares_from == "teacher" and not is_taught
             if is_early or (stage.is_exclusive and not may_measure):

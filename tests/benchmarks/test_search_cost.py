@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -89,7 +90,11 @@ def test_a_stage_that_no_pipeline_is_charged_for_counts_once(search_cost, tmp_pa
     found = {"stage/dense": "dense-1", "seconds/dense": "0.0", "stage/latency": "latency-1"}
     rows = [{**found, "seconds/latency": "0.0"},  # it was measured ahead
             {**found, "stage/latency": "latency-2", "seconds/latency": "2.0"}]  # fmt: skip
-    assert search_cost.sum_common(tmp_path, rows) == 8.0 + 1.5
+    os.utime(tmp_path / "stages" / "dense-1" / "result.json", (1000.0, 1000.0))
+    os.utime(tmp_path / "stages" / "latency-1" / "result.json", (2000.0, 2000.0))
+    assert sorted(search_cost.list_common(tmp_path, rows)) == [
+        ("1970-01-01T00:16:32+00:00", 8.0), ("1970-01-01T00:33:18+00:00", 1.5),
+    ]  # fmt: skip
 
 
 def test_an_interrupted_benchmark_goes_on_with_its_own_flags_alone(search_cost, curves, tmp_path):

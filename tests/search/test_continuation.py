@@ -59,6 +59,26 @@ def test_a_study_begins_with_chains_along_the_grid(num_pipelines: int, scopes: l
     assert plan_sweeps(LOOP, continuous, {}, 8) == []
 
 
+@pytest.mark.parametrize(
+    ("num_pipelines", "num_values", "coarse"),
+    [
+        (36, 6, [0.2, 0.4, 0.6]),
+        (36, 8, [0.3, 0.5, 0.8]),
+        (35, 6, []),  # two coarse chains would be more than a sixth of the study
+        (36, 5, []),  # and here hardly coarser than the others
+    ],
+)
+def test_a_long_study_shows_the_whole_front_in_a_few_coarse_steps_first(
+    num_pipelines: int, num_values: int, coarse: list[float]
+) -> None:
+    space = make_space(pruning_ratio=FloatRange(low=0.1, high=num_values / 10, step=0.1))
+    values = [round(0.1 * number, 1) for number in range(1, num_values + 1)]
+    sweeps = plan_sweeps(LOOP, space, make_settings(), num_pipelines)
+    ratios = [[point["pruned.pruning_ratio"] for point in sweep] for sweep in sweeps]
+    assert ratios == [coarse] * (2 if coarse else 0) + [values] * 2
+    assert [sweep[0]["pruned.scope"] for sweep in sweeps[-2:]] == ["local", "global"]
+
+
 @pytest.fixture
 def continuing(config: StudyConfig) -> StudyConfig:
     return replace(config, continuation=True, space=SPACE, num_pipelines=8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from search.pipelines.records import Obstacle
 from search.pipelines.retries import Failure, Fault, ObstacleError
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
+from search.space import set_ranges
 from trainables.chain import flatten_chain, make_chain, make_settings
 from trainables.pipeline import StageResult
 from trainables.pipeline_config import DEFAULT_STAGES
@@ -655,6 +657,102 @@ def test_no_work_is_done_ahead_on_places_that_a_root_holds(
     )
     assert [task.label for task in take_all(dispatcher, running)] == ["teacher", "dense"]
     assert not dispatcher.study.records
+
+
+def open_untaught(
+    config: StudyConfig, tmp_path: Path, places: Places, *, distillers: Sequence[str]
+) -> Dispatcher:
+    """Open a study of pipelines with these distillers, the first of which needs no teacher."""
+    points = tuple(make_settings(distiller=name, lr=2e-3) for name in distillers)
+    space = set_ranges(config.space, {"distilled.distiller": ("none", "dkd")})
+    config = replace(config, num_pipelines=len(points), first_points=points, space=space)
+    return Dispatcher(PipelineStudy(config, tmp_path), places, works_ahead=True)
+
+
+def run_next(dispatcher: Dispatcher, running: list[Task]) -> None:
+    """End the stage that has run longest, and start what can run then."""
+    task = running.pop(0)
+    known = BASELINE | LATENCY if task.baseline else REVEALED.get(task.stage, {})
+    dispatcher.finish(task, StageResult(metrics=known, network=f"{task.stage}-1"))
+    take_all(dispatcher, running)
+
+
+def test_a_teacher_is_trained_once_a_pipeline_needs_it(config: StudyConfig, tmp_path: Path) -> None:
+    dispatcher = open_untaught(
+        config, tmp_path, Places(count=1), distillers=("none", "dkd", "none")
+    )
+    running: list[Task] = []
+    take_all(dispatcher, running)
+    stages = []
+    while running:
+        stages.append(running[0].label)
+        run_next(dispatcher, running)
+    assert stages[0] == "dense"
+    assert stages.index("distilled 0") < stages.index("teacher") < stages.index("distilled 1")
+    assert dispatcher.is_over
+    assert [record.state for record in dispatcher.study.records.values()] == ["complete"] * 3
+
+
+def test_a_late_teacher_gets_all_places_and_nothing_starts_before_it(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    dispatcher = open_untaught(
+        config, tmp_path, Places(count=2, exclusive=2, of_root=2), distillers=("none", "dkd")
+    )
+    running: list[Task] = []
+    take_all(dispatcher, running)
+    beside = []
+    while running:
+        if any(task.label == "teacher" for task in running):
+            beside = [task.label for task in running]
+        run_next(dispatcher, running)
+    assert beside == ["teacher"]
+    assert dispatcher.is_over
+    assert dispatcher.study.num_unfinished == 0
+
+
+def test_a_teacher_is_trained_beside_the_student_if_there_is_room(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    places = Places(count=4, exclusive=4, of_root=2)
+    dispatcher = open_untaught(config, tmp_path, places, distillers=("none",))
+    running: list[Task] = []
+    assert [task.label for task in take_all(dispatcher, running)] == ["dense", "teacher"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_teacher_that_no_pipeline_needs_is_trained_last(
+    config: StudyConfig, tmp_path: Path, count: int
+) -> None:
+    places = Places(count=count, of_root=2)  # more than there are, if the user allows one at a time
+    dispatcher = open_untaught(config, tmp_path, places, distillers=("none", "none"))
+    running: list[Task] = []
+    take_all(dispatcher, running)
+    stages = []
+    while running:
+        assert not dispatcher.is_over
+        stages.append(running[0].label)
+        run_next(dispatcher, running)
+    assert stages[-2:] == ["teacher", "latency teacher"]
+    assert dispatcher.is_over
+    assert dispatcher.baselines.keys() == {"dense", "teacher"}
+
+
+def test_no_network_is_judged_by_the_uncompressed_student_before_the_teacher_is_known(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ceilings = []
+
+    def find_obstacle(study: PipelineStudy, metrics: dict[str, float], ceiling: float) -> None:
+        ceilings.append(ceiling)
+
+    monkeypatch.setattr(PipelineStudy, "find_obstacle", find_obstacle)
+    dispatcher = open_untaught(config, tmp_path, Places(count=1), distillers=("none", "dkd"))
+    running: list[Task] = []
+    take_all(dispatcher, running)
+    while running and "teacher" not in dispatcher.baselines:
+        run_next(dispatcher, running)
+    assert set(ceilings) == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,12 @@ def study() -> StudyConfig:
     return replace(streets(), num_pipelines=6)  # one chain along the ratios
 
 
+@pytest.fixture
+def taught(study: StudyConfig) -> StudyConfig:
+    """A study whose first pipeline needs the teacher."""
+    return replace(study, first_points=({"distilled.distiller": "dkd"},))
+
+
 @pytest.mark.parametrize("recipe", sorted(set(RECIPES) - {"streets_network"}))
 def test_every_kind_of_stage_is_timed_once(recipe: str) -> None:
     config = RECIPES[recipe]()
@@ -85,13 +91,13 @@ def test_shared_stages_count_once(study: StudyConfig) -> None:
     assert found.num_complete == 6
 
 
-def test_chains_and_roots_bound_what_more_machines_help(study: StudyConfig) -> None:
-    rates = make_rates(study, teacher=0.1, dense=0.1, distilled=0.1, latency=1.0)
-    alone = dry_run(study, rates, Places(count=2, exclusive=2, of_root=2))
-    beside = dry_run(study, rates, Places(count=2, of_root=1))
+def test_chains_and_roots_bound_what_more_machines_help(taught: StudyConfig) -> None:
+    rates = make_rates(taught, teacher=0.1, dense=0.1, distilled=0.1, latency=1.0)
+    alone = dry_run(taught, rates, Places(count=2, exclusive=2, of_root=2))
+    beside = dry_run(taught, rates, Places(count=2, of_root=1))
     assert alone.root_seconds == pytest.approx(43)  # one after the other, then both latencies
     assert beside.root_seconds == pytest.approx(23)
-    searching = dry_run(study, rates, ONE).seconds - 44
+    searching = dry_run(taught, rates, ONE).seconds - 44
     assert alone.seconds - alone.root_seconds == pytest.approx(searching)
     assert alone.in_use == pytest.approx(0.5)  # the chain leaves one of two places empty
 
@@ -141,18 +147,18 @@ def test_a_limit_that_holds_all_changes_nothing(study: StudyConfig) -> None:
     assert forecast.num_complete == 6
 
 
-def test_pipelines_that_do_not_fit_are_left_to_the_search(study: StudyConfig) -> None:
-    config, forecast, changes = fit(study, "296s")
-    assert (config.pipeline, changes) == (study.pipeline, "")
+def test_pipelines_that_do_not_fit_are_left_to_the_search(taught: StudyConfig) -> None:
+    config, forecast, changes = fit(taught, "296s")
+    assert (config.pipeline, changes) == (taught.pipeline, "")
     assert 3 <= forecast.num_complete < 6
     assert forecast.seconds <= 300
 
 
-def test_a_teacher_that_leaves_too_little_is_not_trained(study: StudyConfig) -> None:
-    config, forecast, changes = fit(study, "277s")
+def test_a_teacher_that_leaves_too_little_is_not_trained(taught: StudyConfig) -> None:
+    config, forecast, changes = fit(taught, "277s")
     assert config.pipeline.self_teaching
     assert "the teacher (dual_branch) is not trained" in changes
-    assert config.pipeline.dense == study.pipeline.dense
+    assert config.pipeline.dense == taught.pipeline.dense
     assert forecast.num_complete == 6
 
 
@@ -175,8 +181,8 @@ def test_a_limit_without_any_answer_is_refused(study: StudyConfig) -> None:
         fit(study, "8s", latency=1.0, pruned=5.0)
 
 
-def test_a_limit_does_not_change_what_earlier_runs_have_trained(study: StudyConfig) -> None:
-    known = replace(study, time_limit="277s", warm_start=(Path("earlier"),))
+def test_a_limit_does_not_change_what_earlier_runs_have_trained(taught: StudyConfig) -> None:
+    known = replace(taught, time_limit="277s", warm_start=(Path("earlier"),))
     rates = make_rates(known, **RATES)
     match = "time_limit 277s changes the trainings, so the runs of --warm-start are not comparable"
     with pytest.raises(ValueError, match=match):
