@@ -13,9 +13,11 @@ fine-tuning 90). It is judged by the hypervolume of (mIoU, MACs, parameters) tha
   sweep        one trial is a whole sweep and is scored by its hypervolume; a median pruner may
                stop it after any network; the first trial is the default sweep
   single       only the default sweep
-TPE samples the settings in all of them, with the same number of random trials. The teacher's steps
-are not counted. Equal trainings (same seed, same settings) are run once and charged to every design
-that asks for them.
+  two chains   only the default sweeps of both scopes, network by network in turn
+  coarse first the same, after sweeps of both scopes along every second ratio
+TPE samples the settings in all that search, with the same number of random trials. The steps of the
+teacher are not counted. Equal trainings (same seed, same settings) are run once and charged to every
+design that asks for them.
 
 Example (20 minutes per seed on one core):
   export SEGFRONT_CAMVID=...
@@ -69,8 +71,11 @@ TUNED = replace(DENSE, num_steps=90)
 TEACHER = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.5)
 STUDENT = NetworkConfig(name="dual_branch", backbone="tu-resnet18", width=0.25)
 DESIGNS = (
-    "single", "sweep", "continuing", "hybrid", "any scope", "polishing", "careful", "paper",
+    "single", "two chains", "coarse first", "sweep", "continuing", "hybrid", "any scope",
+    "polishing", "careful", "paper",
 )  # fmt: skip
+COARSE_RATIOS = RATIOS[1::2]
+SCOPES = ("local", "global")
 BEGIN_WITH_A_SWEEP = ("single", "hybrid", "any scope", "polishing")
 
 
@@ -330,7 +335,7 @@ def suggest(trial: optuna.Trial, *, as_paper: bool = False) -> Settings:
             weights["eta"] = trial.suggest_float("eta", 0.5, 2.0)
     return Settings(
         sparsity_lambda=trial.suggest_categorical("sparsity_lambda", [1e-5, 1e-4, 1e-3]),
-        scope=trial.suggest_categorical("scope", ["local", "global"]),
+        scope=trial.suggest_categorical("scope", list(SCOPES)),
         lr=trial.suggest_float("lr", 1e-3, 4e-3, log=True),
         distiller=Distillation(name=name, **weights),
     )
@@ -381,6 +386,12 @@ def walk(
         yield network
 
 
+def walk_in_turn(workshop: Workshop, ledger: Ledger, ratios: Sequence[float]) -> None:
+    """Run the default sweep of each scope, network by network in turn."""
+    for _ in zip(*(walk(workshop, ledger, Settings(scope=s), ratios) for s in SCOPES), strict=True):
+        pass
+
+
 def search_sweeps(workshop: Workshop, ledger: Ledger, seed: int) -> None:
     """Run one trial for each sweep until the budget is spent."""
     study = optuna.create_study(
@@ -419,7 +430,11 @@ def run_design(design: str, workshop: Workshop, seed: int, budget: int) -> Ledge
     try:
         if design in BEGIN_WITH_A_SWEEP:
             list(walk(workshop, ledger, Settings(), RATIOS))
-        if design == "sweep":
+        if design == "coarse first":
+            walk_in_turn(workshop, ledger, COARSE_RATIOS)
+        if design in ("two chains", "coarse first"):
+            walk_in_turn(workshop, ledger, RATIOS)
+        elif design == "sweep":
             search_sweeps(workshop, ledger, seed)
         elif design != "single":
             search_networks(
@@ -458,7 +473,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
                            "events": ledger.events, "reference": workshop.reference,
                            "dense_miou": workshop.dense.metrics["miou"]})  # fmt: skip
             shown = "  ".join(f"{budget}: {volume:.4f}" for budget, volume in volumes.items())
-            console.print(f"seed {seed} {design:<11} {shown}  networks {len(ledger.networks)}",
+            console.print(f"seed {seed} {design:<12} {shown}  networks {len(ledger.networks)}",
                           highlight=False)  # fmt: skip
             if arguments.output is not None:
                 arguments.output.write_text(json.dumps({**head, "curves": curves}))

@@ -54,7 +54,8 @@ class StudyConfig:
         continuation: Start a pipeline from the best finished network that is pruned a little less,
             in place of the unpruned network.
         begin_with_sweeps: With continuation, begin with a chain of networks along all pruning
-            ratios, each pruned from the one before it.
+            ratios, each pruned from the one before it, and in a long study with a coarse chain
+            before that.
         stop_hopeless: Skip the distillation of a network that could not enter the front even with
             the best accuracy that can be believed of it (`search.pipelines.accuracy_bound`).
         shared_prefix: While the sampler draws at random, draw settings whose sparse network is

@@ -15,6 +15,7 @@ from ray._private import ray_constants
 from ray._raylet import setproctitle  # type: ignore[attr-defined]
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.tune.execution.tune_controller import TuneController
 
 
 def set_process_title(title: str) -> None:
@@ -59,3 +60,28 @@ def surviving_evictions() -> Iterator[None]:
         yield
     finally:
         tune_code._actor_task_failed = take_failure
+
+
+@contextmanager
+def keeping_starting_workers() -> Iterator[None]:
+    """Make Tune keep a worker that is starting, although another one becomes free for its trial.
+
+    Tune 2.60 gives the trial the free worker and ends the new one. If stages take less time than
+    the start of a process, all of them then run in one process, one after another. The free worker
+    takes the next trial instead. A worker that still waits for its machine is dropped as before.
+    """
+    reuse: Any = TuneController._maybe_reuse_cached_actor
+
+    def reuse_unless_starting(controller: Any, trial: Any) -> bool:
+        own = controller._trial_to_actor.get(trial)
+        has_worker = own is not None and controller._actor_manager.is_actor_started(own)
+        if has_worker and trial not in controller._resetting_trials:
+            return False
+        return bool(reuse(controller, trial))
+
+    tune_code: Any = TuneController
+    tune_code._maybe_reuse_cached_actor = reuse_unless_starting
+    try:
+        yield
+    finally:
+        tune_code._maybe_reuse_cached_actor = reuse

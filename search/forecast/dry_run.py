@@ -170,9 +170,9 @@ def dry_run(
             spent += duration * places.weigh(task)
             if task.baseline:
                 root_spent += duration * places.weigh(task)
-                if not progress or places.of_root < places.count:
+                if not progress or clock.now - duration <= progress[0][1]:
                     root_seconds = clock.now
-                elif task.is_root or places.count == 1:  # of a teacher that was needed late
+                elif places.count == 1 or places.runs_alone(task):  # a teacher that was needed late
                     late_seconds += duration
                 by_baseline[task.baseline] = by_baseline.get(task.baseline, 0.0) + duration
             else:

@@ -3,8 +3,9 @@
 Pipelines that do not fit need no change: the search leaves them out by itself. If too few pipelines
 would fit, the study is changed:
 
-1. A teacher whose training leaves time for less than half of the pipelines is not trained; the
-   uncompressed student teaches instead (as with --teacher same).
+1. A teacher whose training does not fit, or leaves time for less than half of the pipelines, is not
+   trained if more pipelines fit without it. The uncompressed student teaches instead (as with
+   --teacher same).
 2. If fewer than three pipelines still fit, the trainings of the uncompressed networks are
    shortened, by no more than necessary.
 3. If that is not enough, all trainings are shortened.
@@ -21,6 +22,7 @@ from search.duration import format_duration
 from search.forecast.dry_run import Forecast
 from trainables.pipeline import build_baselines
 from trainables.stages import STAGES
+from trainables.stages.teacher import TeacherStage
 
 LEAST_PIPELINES = 3
 """Least number of pipelines that is accepted as an answer before trainings are shortened."""
@@ -57,7 +59,9 @@ def fit_study(config: StudyConfig, predict: Predict) -> FittedStudy:
     """
     forecast = predict(config)
     changes: tuple[str, ...] = ()
-    if 2 * forecast.num_ended < config.num_pipelines and _trains_teacher(config):
+    is_taught = TeacherStage.name in forecast.by_baseline
+    is_short = 2 * forecast.num_ended < config.num_pipelines or not is_taught
+    if is_short and _trains_teacher(config):
         without = replace(config, pipeline=replace(config.pipeline, self_teaching=True))
         found = predict(without)
         if found.num_ended > forecast.num_ended or not forecast.num_complete:

@@ -41,7 +41,11 @@ from search.run_files.run_folder import TUNE_FOLDER  # noqa: E402
 from trainables.artifacts.remote_stages import STAGES_FOLDER  # noqa: E402
 from trainables.pipeline import pack_networks  # noqa: E402
 from trainables.process.installation import Installation  # noqa: E402
-from trainables.ray_internals import listening_on_loopback, surviving_evictions  # noqa: E402
+from trainables.ray_internals import (  # noqa: E402
+    keeping_starting_workers,
+    listening_on_loopback,
+    surviving_evictions,
+)
 from trainables.ray_pipeline import (  # noqa: E402
     WorkerConfig,
     make_trainable,
@@ -183,8 +187,7 @@ def run_tune(
     def request(trial: dict[str, Any]) -> PlacementGroupFactory:
         return PlacementGroupFactory(resources.list_bundles(trial, pipeline))
 
-    # By default Tune starts one process at a time and drops it as soon as another one is free. If a
-    # stage takes less time than the start of a process, all stages would run in a single process.
+    # By default Tune starts one process at a time.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(resources.max_concurrent)
     sessions = len(list((run_dir / TUNE_FOLDER).glob("session-*")))
     tuner = tune.Tuner(
@@ -204,5 +207,5 @@ def run_tune(
             verbose=0,
         ),
     )
-    with surviving_evictions():
+    with surviving_evictions(), keeping_starting_workers():
         tuner.fit()

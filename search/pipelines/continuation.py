@@ -140,8 +140,10 @@ def plan_sweeps(
     discrete = [c if isinstance(c, tuple) else c.values()[:1] for c in choices]
     fixed = [{**first, **dict(zip(loop.kept, kept, strict=True))} for kept in product(*discrete)]
     steps = [values] * len(fixed)
-    is_long = COARSE_LINKS * len(fixed) <= LARGEST_COARSE_SHARE * num_pipelines
-    if is_long and len(values) >= 2 * COARSE_LINKS:
+    num_coarse = COARSE_LINKS * len(fixed)
+    is_long = num_coarse <= LARGEST_COARSE_SHARE * num_pipelines
+    fits = num_coarse + len(values) <= num_pipelines
+    if is_long and fits and len(values) >= 2 * COARSE_LINKS:
         steps = [_coarsen(values)] * len(fixed) + steps
     sweeps: list[list[dict[str, Any]]] = []
     for chosen, ratios in zip(cycle(fixed), steps, strict=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from search.pipelines.confirmation import Confirmation
+from search.pipelines.late_teacher import LateTeacher
 from search.pipelines.places import Places
 from search.pipelines.records import Outcome, StoppedBy
 from search.pipelines.retries import Failure, ObstacleError, Retries
@@ -37,6 +38,7 @@ class Dispatcher:
     worker. A stage whose worker failed runs again after some time, as often as
     `search.pipelines.retries` allows. After that the pipelines that need it fail, and the search
     continues. Once all pipelines have ended, the dispatcher hands out the retrainings of the front.
+    A separate teacher may be trained late (`search.pipelines.late_teacher`).
     Its whole state is in the study and in the artefacts on disk.
 
     Args:
@@ -75,12 +77,11 @@ class Dispatcher:
         self.problem: Exception | None = None
         self.budget = budget or TimeBudget(StageSeconds(study.config, {}))
         self.is_out_of_time = False
-        pipeline = study.config.pipeline
-        self._baseline_chains = build_baselines(pipeline)
-        teacher = self._baseline_chains.get(TeacherStage.name, ())[:1]
-        is_trained = any(stage.trains for stage in build_stages(pipeline, teacher))
-        self._teaches_late = is_trained and study.begins_untaught
+        self._baseline_chains = build_baselines(study.config.pipeline)
         self._tree = StageTree(self._baseline_chains, study.config.rungs)
+        self._late_teacher: LateTeacher | None = None
+        if study.begins_untaught and self._trains_teacher:
+            self._late_teacher = LateTeacher(self._tree, self._baseline_chains)
         self._rungs = Rungs(study)
         self._confirmation = confirmation
         self._places = places
@@ -131,12 +132,12 @@ class Dispatcher:
             self._go_on()
             if self._count_free(with_roots=False) < 1:
                 return None
-            if self._is_making_room and not self._has_room_for_root:
+            if self._is_making_room and self._lacks_room_to_teach:
                 return None
-            task = self._next_task() or self._next_retraining() or self._next_ahead()
+            task = self._next_teacher() if self._is_making_room else None
+            task = task or self._next_task() or self._next_retraining() or self._next_ahead()
             task = task or self._next_begun()
-            # The teacher may need all places, so nothing else starts until they are free.
-            self._is_making_room = task is None and self._is_teacher_due
+            self._is_making_room = task is None and self._lacks_room_to_teach
             if task is not None:
                 task = task._replace(places=self._choose_places(task))
         if task is not None:
@@ -345,29 +346,58 @@ class Dispatcher:
         return len(self.baselines) < len(self._baseline_chains)
 
     @property
+    def _trains_teacher(self) -> bool:
+        """Whether a separate teacher has to be trained: its weights are neither given nor known."""
+        root = self._baseline_chains.get(TeacherStage.name, ())[:1]
+        if not root or self.budget.seconds.is_done(root):
+            return False
+        return build_stages(self.study.config.pipeline, root)[-1].trains
+
+    @property
     def _has_room_for_root(self) -> bool:
         """Whether the places are free that the training of an uncompressed network takes."""
         return self._count_free() >= min(self._places.of_root, self._places.count)
 
     @property
     def _is_teacher_due(self) -> bool:
-        """Whether a pipeline waits for a late teacher, or nothing else is left to do."""
-        if not self._teaches_late:
+        """Whether a late teacher is all that is left, or a pipeline needs it that ends in time."""
+        teacher = self._late_teacher
+        if teacher is None or not teacher.is_left:
             return False
-        waiting = self._tree.list_claims(self._baseline_chains[TeacherStage.name][:1])
-        is_last = self._is_exhausted and not self._tree.open_pipelines
-        return any(isinstance(name, int) or is_last for name in waiting)
+        if not self._tree.open_pipelines:
+            return self._is_exhausted
+        return bool(teacher.pipelines) and self._teaches_in_time
+
+    @property
+    def _teaches_in_time(self) -> bool:
+        """Whether a pipeline that waits for a late teacher could end in time with it."""
+        waiting = self._late_teacher.pipelines if self._late_teacher else ()
+        if self.budget.limit is None or not waiting:
+            return True
+        left = (self.budget.find_remaining(self._tree.list_left(number)) for number in waiting)
+        return self.budget.fits(min(left))
+
+    @property
+    def _lacks_room_to_teach(self) -> bool:
+        """Whether a late teacher waits for places; until they are free, nothing else starts."""
+        return self._is_teacher_due and not (self._trains_root or self._has_room_for_root)
+
+    def _next_teacher(self) -> Task | None:
+        """Take the training of a late teacher for which room was made."""
+        teacher = self._late_teacher
+        if teacher is None:
+            return None
+        return self._tree.take(
+            may_start=lambda task: teacher.is_trained_by(task) and self._may_start(task)
+        )
 
     def _may_start(self, task: Task) -> bool:
-        """Whether a stage may start now.
-
-        A separate teacher that the first pipelines do not need is trained beside the students if
-        there is room. Otherwise it waits until a pipeline needs it, and the first chain shows the
-        front early.
-        """
-        if self._teaches_late and task.is_root and task.baseline == TeacherStage.name:
-            is_wanted = self._trains_root or self._is_teacher_due
-            if not (is_wanted and self._has_room_for_root):
+        """Whether a stage may start now."""
+        teacher = self._late_teacher
+        if teacher is not None and teacher.is_trained_by(task):
+            is_beside = self._trains_root and teacher.is_every_student_ahead
+            if not (self._has_room_for_root and (is_beside or self._is_teacher_due)):
+                self._num_refused += not self._teaches_in_time
                 return False
         return self._ends_in_time(task)
 
@@ -391,6 +421,8 @@ class Dispatcher:
             if self._tree.is_open(number) and records[origin].state == "running"
         }
         num_open = self._tree.num_open - len(self._rungs.paused) - len(self._followers)
+        if self._late_teacher is not None and not self._teaches_in_time:
+            num_open -= len(self._late_teacher.pipelines)  # they will not end in this session
         return num_open >= OPEN_PIPELINES_PER_PLACE * self._places.count
 
     @property
@@ -400,12 +432,16 @@ class Dispatcher:
 
     def _next_retraining(self) -> Task | None:
         """Take the next retraining, once no pipeline is open any more."""
-        if not self._is_exhausted or self._num_refused:
+        if not self._is_exhausted or (self._num_refused and self._tree.open_pipelines):
             return None
-        if not self._running and not self._retries.is_waiting:
+        if not self._running and not self._retries.is_waiting and self._tree.open_pipelines:
             self._stop_paused()
-        # A resumed search has no open pipeline until its baselines have been looked up.
-        is_early = self._tree.open_pipelines or self._is_any_baseline_missing
+            if (task := self._next_task()) is not None:  # a teacher that no pipeline needed
+                return task
+        # A resumed search has no open pipeline until its baselines have been looked up. A teacher
+        # that is still left here needs more time than there is, which may do for a retraining.
+        is_left = self._late_teacher is not None and self._late_teacher.is_left
+        is_early = self._tree.open_pipelines or (self._is_any_baseline_missing and not is_left)
         if is_early or self._confirmation is None:
             return None
         task = self._confirmation.take()
@@ -431,8 +467,6 @@ class Dispatcher:
 
     def _stop_paused(self) -> None:
         """Stop the pipelines that wait at a rung and cannot be promoted any more."""
-        if not self._tree.open_pipelines:
-            return
         with self.study.batch():
             for number in self._tree.open_pipelines:
                 share = self._rungs.paused[number]
@@ -441,9 +475,9 @@ class Dispatcher:
     def _stop_if_hopeless(self, number: int) -> None:
         """Stop a pipeline whose pruned network cannot enter the front any more."""
         metrics = self._tree.get_result(number).metrics
-        is_teacher_missing = self._teaches_late and TeacherStage.name not in self.baselines
+        is_unknown = self._late_teacher is not None and TeacherStage.name not in self.baselines
         mious = [baseline.miou for baseline in self.baselines.values()]
-        ceiling = max(mious, default=1.0) if not is_teacher_missing else 1.0
+        ceiling = 1.0 if is_unknown else max(mious, default=1.0)
         obstacle = self.study.find_obstacle(metrics, ceiling)
         if obstacle is not None:
             self._stop(number, obstacle.reason, obstacle.stopped_by)

@@ -40,3 +40,7 @@ class Places:
         if task.is_ahead or not STAGES[task.stage].trains:
             return self.units
         return self.units_of_training * task.places
+
+    def runs_alone(self, task: Task) -> bool:
+        """Whether a stage leaves no place for others: the training of an uncompressed network."""
+        return task.is_root and self.of_root >= self.count

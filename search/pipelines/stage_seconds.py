@@ -43,6 +43,9 @@ class StageSeconds:
         rates: Rates by kind of stage (`trainables.rehearsal`). A kind that is missing takes the
             rate of another kind of its family.
         is_done: Function that says whether the last stage of a chain is in the store already.
+
+    Attributes:
+        is_done: The argument `is_done`.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class StageSeconds:
         is_done: Callable[[Chain], bool] = lambda chain: False,
     ) -> None:
         self._config = config
-        self._is_done = is_done
+        self.is_done = is_done
         self._rates = dict(rates)
         self._works: dict[str, Work] = {}
         self._noted: dict[str, tuple[str, float, float]] = {}  # kind, expected, seconds by node
@@ -62,7 +65,7 @@ class StageSeconds:
 
     def predict(self, task: Task) -> float:
         """Predict the seconds of a stage; 0 if it is in the store, or its kind is unknown."""
-        if self._is_done(task.chain):
+        if self.is_done(task.chain):
             return 0.0
         kind = name_kind(task.chain)
         if self._find_rate(kind, task.chain) is None:

@@ -55,7 +55,7 @@ class Task(NamedTuple):
 
     @property
     def is_root(self) -> bool:
-        """Whether the stage makes an uncompressed network, before all pipelines."""
+        """Whether the stage makes an uncompressed network."""
         return len(self.chain) == 1
 
 

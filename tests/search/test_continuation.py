@@ -79,6 +79,12 @@ def test_a_long_study_shows_the_whole_front_in_a_few_coarse_steps_first(
     assert [sweep[0]["pruned.scope"] for sweep in sweeps[-2:]] == ["local", "global"]
 
 
+def test_coarse_chains_leave_room_for_a_whole_one() -> None:
+    space = make_space(pruning_ratio=FloatRange(low=0.1, high=0.9, step=0.025))
+    sweeps = plan_sweeps(LOOP, space, make_settings(), 36)
+    assert [len(sweep) for sweep in sweeps] == [33]
+
+
 @pytest.fixture
 def continuing(config: StudyConfig) -> StudyConfig:
     return replace(config, continuation=True, space=SPACE, num_pipelines=8)

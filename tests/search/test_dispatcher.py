@@ -11,18 +11,22 @@ from typing import Any
 import pytest
 
 from search.config import StudyConfig
+from search.forecast.typical_chains import choose_typical_chains
 from search.on_ray.allotment import TrialResources, allot
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.places import Places
 from search.pipelines.records import Obstacle
 from search.pipelines.retries import Failure, Fault, ObstacleError
+from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
+from search.pipelines.time_budget import TimeBudget
 from search.space import set_ranges
 from trainables.chain import flatten_chain, make_chain, make_settings
 from trainables.pipeline import StageResult
 from trainables.pipeline_config import DEFAULT_STAGES
 from trainables.ray_pipeline import describe_task
+from trainables.rehearsal import StageRate, name_kind
 
 BASELINE = {"miou": 0.6, "num_params": 1000, "macs": 5000}
 LATENCY = {"latency_ms": 9.0, "latency_p95_ms": 10.0}
@@ -660,13 +664,25 @@ def test_no_work_is_done_ahead_on_places_that_a_root_holds(
 
 
 def open_untaught(
-    config: StudyConfig, tmp_path: Path, places: Places, *, distillers: Sequence[str]
+    config: StudyConfig,
+    tmp_path: Path,
+    places: Places,
+    *,
+    distillers: Sequence[str],
+    budget: TimeBudget | None = None,
 ) -> Dispatcher:
-    """Open a study of pipelines with these distillers, the first of which needs no teacher."""
-    points = tuple(make_settings(distiller=name, lr=2e-3) for name in distillers)
+    """Open a study of pipelines with these distillers, the first of which needs no teacher.
+
+    Each has another pruning ratio.
+    """
+    points = tuple(
+        make_settings(distiller=name, lr=2e-3, pruning_ratio=0.2 + 0.1 * (index % 6))
+        for index, name in enumerate(distillers)
+    )
     space = set_ranges(config.space, {"distilled.distiller": ("none", "dkd")})
     config = replace(config, num_pipelines=len(points), first_points=points, space=space)
-    return Dispatcher(PipelineStudy(config, tmp_path), places, works_ahead=True)
+    study = PipelineStudy(config, tmp_path)
+    return Dispatcher(study, places, works_ahead=True, budget=budget)
 
 
 def run_next(dispatcher: Dispatcher, running: list[Task]) -> None:
@@ -709,6 +725,82 @@ def test_a_late_teacher_gets_all_places_and_nothing_starts_before_it(
     assert beside == ["teacher"]
     assert dispatcher.is_over
     assert dispatcher.study.num_unfinished == 0
+
+
+def test_chains_do_not_keep_a_teacher_from_the_room_that_was_made_for_it(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    distillers = ("none", "none", "dkd", "dkd", "dkd", "dkd", "dkd", "dkd")
+    places = Places(count=4, exclusive=4, of_root=4)
+    dispatcher = open_untaught(config, tmp_path, places, distillers=distillers)
+    running: list[Task] = []
+    take_all(dispatcher, running)
+    ended = []
+    while running:
+        ended.append(running[0].label)
+        run_next(dispatcher, running)
+    assert ended.index("teacher") < ended.index("distilled 2")
+    before = ended[: ended.index("teacher")]
+    assert sum(label.startswith("distilled") for label in before) <= 2
+    assert dispatcher.is_over
+
+
+def test_students_are_trained_before_a_late_teacher(config: StudyConfig, tmp_path: Path) -> None:
+    student = config.pipeline.student
+    pipeline = replace(config.pipeline, students={"one": student, "two": student})
+    config = replace(config, pipeline=pipeline)
+    places = Places(count=4, exclusive=4, of_root=2)
+    dispatcher = open_untaught(config, tmp_path, places, distillers=("none",))
+    assert [task.label for task in take_all(dispatcher, [])] == ["one", "two"]
+
+
+def test_a_teacher_that_is_trained_already_is_not_late(config: StudyConfig, tmp_path: Path) -> None:
+    budget = TimeBudget(StageSeconds(config, {}, lambda chain: chain[-1].stage == "teacher"))
+    dispatcher = open_untaught(
+        config, tmp_path, Places(count=1), distillers=("none", "dkd"), budget=budget
+    )
+    assert [task.label for task in take_all(dispatcher, [])] == ["teacher", "dense"]
+
+
+@pytest.mark.parametrize("limit", [60.0, 100.0])
+def test_pipelines_that_need_no_teacher_go_on_if_there_is_no_time_to_train_it(
+    config: StudyConfig, tmp_path: Path, limit: float
+) -> None:
+    """The teacher alone would fit, but no pipeline after it."""
+    clock = Clock()
+    seconds = {"teacher": 50.0, "dense": 1.0, "distilled": 9.0}
+    rates = {
+        name_kind(chain[:length]): StageRate(
+            seconds_per_step=0.0, fixed_seconds=seconds.get(chain[length - 1].stage, 0.0)
+        )
+        for chain in choose_typical_chains(config)
+        for length in range(1, len(chain) + 1)
+    }
+    budget = TimeBudget(
+        StageSeconds(config, rates), limit=limit, worked=lambda: clock.now, clock=lambda: clock.now
+    )
+    distillers = ("none", "dkd", "dkd", "none", "none")
+    dispatcher = open_untaught(
+        config, tmp_path, Places(count=1), distillers=distillers, budget=budget
+    )
+    running: list[Task] = []
+    take_all(dispatcher, running)
+    ended = []
+    while running:
+        task = running.pop(0)
+        ended.append(task.label)
+        clock.now += budget.seconds.expect(task)
+        known = BASELINE | LATENCY if task.baseline else REVEALED.get(task.stage, {})
+        dispatcher.finish(task, StageResult(metrics=known, network=f"{task.stage}-1"))
+        take_all(dispatcher, running)
+    done = [label for label in ended if label.startswith("distilled")]
+    assert dispatcher.is_over
+    if limit < 100:
+        assert "teacher" not in ended
+        assert done == ["distilled 0", "distilled 3", "distilled 4"]
+    else:
+        assert ended.index("teacher") < len(ended) - 1
+        assert "distilled 1" in done
 
 
 def test_a_teacher_is_trained_beside_the_student_if_there_is_room(

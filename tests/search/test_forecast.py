@@ -22,6 +22,7 @@ from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget
 from search.recipes import RECIPES, streets
 from search.run_files.spending import Tariff
+from search.space import make_space
 from trainables.pipeline import StageResult, build_baselines
 from trainables.rehearsal import StageRate, name_kind
 
@@ -100,6 +101,41 @@ def test_chains_and_roots_bound_what_more_machines_help(taught: StudyConfig) -> 
     searching = dry_run(taught, rates, ONE).seconds - 44
     assert alone.seconds - alone.root_seconds == pytest.approx(searching)
     assert alone.in_use == pytest.approx(0.5)  # the chain leaves one of two places empty
+
+
+def test_a_teacher_that_is_needed_late_counts_once(study: StudyConfig) -> None:
+    """Two chains of one scope each need no teacher; the pipelines after them do."""
+    space = make_space(
+        pruning_ratio=study.space.get_range("pruned.pruning_ratio"), distiller=("none", "dkd")
+    )
+    study = replace(study, num_pipelines=20, space=space)
+    rates = make_rates(study, teacher=0.1, dense=0.1, distilled=0.1)
+    for places in (ONE, Places(count=2, exclusive=2, of_root=2)):
+        found = dry_run(study, rates, places)
+        assert found.by_baseline == {"dense": pytest.approx(21), "teacher": pytest.approx(21)}
+        assert found.root_seconds == pytest.approx(42)
+        assert found.num_complete == 20
+        works, times = zip(*found.progress, strict=True)
+        assert list(times) == sorted(times)
+        # The first chains take their share of the pipelines' time, without the teacher's.
+        assert found.find_time(0.5) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_teacher_at_the_end_is_foretold_with_rungs_too(study: StudyConfig) -> None:
+    rates = make_rates(study, teacher=0.1, dense=0.1, distilled=0.1)
+    found = dry_run(replace(study, rungs=(0.25,)), rates, ONE)
+    assert found.by_baseline.keys() == {"dense", "teacher"}
+
+
+def test_a_late_teacher_without_time_is_not_trained(study: StudyConfig) -> None:
+    space = make_space(
+        pruning_ratio=study.space.get_range("pruned.pruning_ratio"), distiller=("none", "dkd")
+    )
+    many = replace(study, num_pipelines=20, space=space)
+    config, forecast, changes = fit(many, "300s")
+    assert config.pipeline.self_teaching
+    assert "the teacher (dual_branch) is not trained" in changes
+    assert forecast.num_complete == 20
 
 
 def test_a_long_study_goes_on_as_it_began(

@@ -6,12 +6,14 @@ import inspect
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
 from ray._private import ray_constants, services
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution.tune_controller import TuneController
 
 from trainables import ray_internals as internals
 
@@ -70,3 +72,35 @@ def test_an_eviction_by_the_memory_monitor_is_the_death_of_one_worker() -> None:
         assert "running low on memory" in str(error)
     with pytest.raises(RuntimeError, match="Caught unexpected exception"):
         fail()  # Tune's own way: should it raise no more, `surviving_evictions` can go
+
+
+@pytest.mark.parametrize(
+    ("own", "is_started", "reused"),
+    [("new", True, False), ("new", False, True), (None, False, True)],
+)
+def test_a_worker_that_is_starting_keeps_its_trial(
+    own: str | None, is_started: bool, reused: bool
+) -> None:
+    removed: list[str] = []
+    trial = Mock(placement_group_factory="one core")
+    cache = SimpleNamespace(has_cached_object=lambda _: True, pop_cached_object=lambda _: "free")
+    manager = SimpleNamespace(
+        is_actor_started=lambda actor: is_started,
+        _live_actors_to_ray_actors_resources={"free": ("process", None)},
+    )
+    controller: Any = SimpleNamespace(
+        _actor_cache=cache,
+        _actor_manager=manager,
+        _trial_to_actor={} if own is None else {trial: own},
+        _actor_to_trial={} if own is None else {own: trial},
+        _remove_actor=lambda tracked_actor: removed.append(tracked_actor),
+        _resetting_trials=set(),
+        _schedule_trial_reset=lambda *_: None,
+    )
+    code: Any = TuneController
+    with internals.keeping_starting_workers():
+        assert code._maybe_reuse_cached_actor(controller, trial) is reused
+    assert removed == ([own] if own is not None and reused else [])
+    if own is not None and is_started:  # Tune's own way: once it keeps the worker too, ours can go
+        assert code._maybe_reuse_cached_actor(controller, trial)
+        assert removed == [own]
