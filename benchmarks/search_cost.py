@@ -29,8 +29,8 @@ The benchmark reports the hypervolume (as a share of the box up to the dense stu
 seconds, over the seconds of all stages and over training steps (those of the teacher are not
 counted). It also reports what each search had spent when it first reached the plain script's final
 hypervolume, for each seed and for the mean over the seeds. A pipeline's cost, up to the stage that
-it reached, counts from its start on, because pipelines that wait at a rung are reported only at the
-end. A link of a chain starts when the network that it continues is finished.
+it reached, counts from the start of its first stage on, because pipelines that wait at a rung are
+reported only at the end.
 
 The networks and steps are those of the streets recipe. The images have about a quarter of
 CamVid's height and width, so that a stage takes seconds. The objectives are mIoU, MACs and
@@ -227,16 +227,22 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     (run_dir,) = runs.glob(f"{RECIPE}-*")
+    return Curve(way, seed, *read_run(run_dir))
+
+
+def read_run(run_dir: Path) -> tuple[list[Point], dict[str, float]]:
+    """Read the finished networks of a run of ours, and the worst values that count."""
     metadata = json.loads((run_dir / "metadata.json").read_text())
     reference = {entry["name"]: entry["reference"] for entry in metadata["objectives"]}
     with (run_dir / "trials.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["state"] != "running"]
-    common = list_common(run_dir, rows)
+    starts = read_starts(run_dir)
+    common = list_common(rows, starts)
     config = load_config(run_dir / "config.json")
     points = []
     for row in sorted(rows, key=lambda row: float(row["elapsed_hours"])):
         if row["state"] == "complete":
-            paid = [other for other in rows if find_start(other, rows) <= row["finished_at"]]
+            paid = [other for other in rows if find_start(other, starts) <= row["finished_at"]]
             points.append(
                 Point(
                     wall_seconds=float(row["elapsed_hours"]) * 3600,
@@ -247,48 +253,61 @@ def run_ours(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve:
                     metrics={name: float(row[name]) for name in reference},
                 )
             )
-    return Curve(way, seed, points, reference)
+    return points, reference
 
 
-def list_common(run_dir: Path, rows: Sequence[Mapping[str, str]]) -> list[tuple[str, float]]:
+class Start(NamedTuple):
+    """When a finished stage started, in ISO 8601, and its seconds."""
+
+    moment: str
+    seconds: float
+
+
+def read_starts(run_dir: Path) -> dict[str, Start]:
+    """Read when each stage of a run of ours started, by the name of its folder."""
+    starts = {}
+    for path in (run_dir / "stages").glob("*/result.json"):
+        seconds = json.loads(path.read_text())["result"].get("seconds", 0.0)
+        moment = datetime.fromtimestamp(path.stat().st_mtime - seconds, UTC)
+        starts[path.parent.name] = Start(moment.isoformat(timespec="seconds"), seconds)
+    return starts
+
+
+def list_charged(row: Mapping[str, str]) -> dict[str, str]:
+    """List the stages that a pipeline of ours is charged for, and the folder of each."""
+    folders = {key.partition("/")[2]: name for key, name in row.items() if key.startswith("stage/")}
+    return {stage: name for stage, name in folders.items() if float(row[f"seconds/{stage}"] or 0)}
+
+
+def list_common(rows: Sequence[Mapping[str, str]], starts: Mapping[str, Start]) -> list[Start]:
     """List the stages that no pipeline is charged for.
 
     These are the stages of the uncompressed networks, and latencies that were measured ahead.
 
     Args:
-        run_dir: Folder of a run of ours.
-        rows: Rows of its trials.csv that have ended.
-
-    Returns:
-        Start of each stage in ISO 8601, and its seconds.
+        rows: Rows of trials.csv that have ended.
+        starts: Stages by the names of their folders.
     """
-    charged = {
-        folder
-        for row in rows
-        for name, folder in row.items()
-        if name.startswith("stage/") and float(row[name.replace("stage", "seconds", 1)] or 0) > 0
-    }
-    found = []
-    for path in (run_dir / "stages").glob("*/result.json"):
-        if path.parent.name not in charged:
-            seconds = json.loads(path.read_text())["result"].get("seconds", 0.0)
-            start = datetime.fromtimestamp(path.stat().st_mtime - seconds, UTC)
-            found.append((start.isoformat(timespec="seconds"), seconds))
-    return found
+    charged = {folder for row in rows for folder in list_charged(row).values()}
+    return [start for folder, start in starts.items() if folder not in charged]
 
 
-def find_start(row: Mapping[str, str], rows: Sequence[Mapping[str, str]]) -> str:
-    """Find when a pipeline of ours started: not before the network that it continues is finished.
+def find_start(row: Mapping[str, str], starts: Mapping[str, Start]) -> str:
+    """Find when the first stage of a pipeline of ours started.
+
+    If it is charged for its fine-tuning only, which may have paused, this is when the study
+    proposed it.
 
     Args:
         row: Row of trials.csv.
-        rows: All rows that have ended.
+        starts: Stages by the names of their folders.
 
     Returns:
         Time in ISO 8601.
     """
-    origin = (other["finished_at"] for other in rows if other["trial"] == row["continues"])
-    return max(row["started_at"], next(origin, ""))
+    folders = [folder for stage, folder in list_charged(row).items() if stage != "distilled"]
+    moments = [starts[folder].moment for folder in folders if folder in starts]
+    return min(moments, default=row["started_at"])
 
 
 def count_steps(config: StudyConfig, row: Mapping[str, str]) -> float:

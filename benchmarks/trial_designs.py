@@ -15,8 +15,8 @@ fine-tuning 90). It is judged by the hypervolume of (mIoU, MACs, parameters) tha
   single       only the default sweep
   two chains   only the default sweeps of both scopes, network by network in turn
   coarse first the same, after sweeps of both scopes along every second ratio
-TPE samples the settings in all that search, with the same number of random trials. The steps of the
-teacher are not counted. Equal trainings (same seed, same settings) are run once and charged to every
+TPE samples the settings in all that search, with the same number of random trials. The teacher's
+steps are not counted. Equal trainings (same seed, same settings) are run once and charged to every
 design that asks for them.
 
 Example (20 minutes per seed on one core):

@@ -51,6 +51,16 @@ class TrialResources:
     num_processes_baseline: int = 1
     most_places: int = 1
 
+    @property
+    def roots_fit_any_process(self) -> bool:
+        """Whether a stage's process trains an uncompressed network too, with all cores.
+
+        The dispatcher starts nothing beside such a training, so on a single machine without GPUs it
+        needs no resources of another kind, for which Ray would start other processes.
+        """
+        is_single = self.max_exclusive == self.num_processes == self.num_processes_baseline == 1
+        return is_single and not self.num_gpus
+
     def list_bundles(
         self, trial: Mapping[str, Any], config: PipelineConfig
     ) -> list[dict[str, float]]:
@@ -64,6 +74,8 @@ class TrialResources:
         cpus, gpus = self.num_cpus, self.num_gpus
         count = self.num_processes * trial["places"]
         trains = STAGES[chain[-1].stage].trains
+        if is_root(trial) and self.roots_fit_any_process:
+            return [{"CPU": cpus, "GPU": gpus}]
         if is_root(trial):
             cpus, gpus = self.num_cpus_baseline, self.num_gpus_baseline
             count = self.num_processes_baseline

@@ -82,6 +82,8 @@ class Dispatcher:
         self._late_teacher: LateTeacher | None = None
         if study.begins_untaught and self._trains_teacher:
             self._late_teacher = LateTeacher(self._tree, self._baseline_chains)
+        is_late = {TeacherStage.name} if self._late_teacher else set()
+        self._roots = [c[:1] for name, c in self._baseline_chains.items() if name not in is_late]
         self._rungs = Rungs(study)
         self._confirmation = confirmation
         self._places = places
@@ -130,14 +132,16 @@ class Dispatcher:
         self._num_refused = 0
         with self.study.batch():  # write all changes of one decision to disk at once
             self._go_on()
-            if self._count_free(with_roots=False) < 1:
+            if self._count_free(with_roots=False) < 1 or self._is_occupied:
                 return None
-            if self._is_making_room and self._lacks_room_to_teach:
+            is_root_due = self._is_root_left or (self._is_making_room and self._is_teacher_due)
+            if is_root_due and not self._has_room_for_root:
                 return None
-            task = self._next_teacher() if self._is_making_room else None
+            task = self._next_root() if is_root_due else None
             task = task or self._next_task() or self._next_retraining() or self._next_ahead()
             task = task or self._next_begun()
-            self._is_making_room = task is None and self._lacks_room_to_teach
+            is_idle = task is None and not self._trains_root
+            self._is_making_room = is_idle and self._is_teacher_due
             if task is not None:
                 task = task._replace(places=self._choose_places(task))
         if task is not None:
@@ -378,18 +382,23 @@ class Dispatcher:
         return self.budget.fits(min(left))
 
     @property
-    def _lacks_room_to_teach(self) -> bool:
-        """Whether a late teacher waits for places; until they are free, nothing else starts."""
-        return self._is_teacher_due and not (self._trains_root or self._has_room_for_root)
+    def _is_occupied(self) -> bool:
+        """Whether the training of an uncompressed network takes all places."""
+        return any(self._places.runs_alone(task) for task in self._running.values())
 
-    def _next_teacher(self) -> Task | None:
-        """Take the training of a late teacher for which room was made."""
-        teacher = self._late_teacher
-        if teacher is None:
-            return None
-        return self._tree.take(
-            may_start=lambda task: teacher.is_trained_by(task) and self._may_start(task)
-        )
+    @property
+    def _is_root_left(self) -> bool:
+        """Whether an uncompressed network is still to train that needs all places.
+
+        A late teacher does not count.
+        """
+        if self._places.of_root < self._places.count:
+            return False
+        return any(self._tree.list_claims(root) for root in self._roots)
+
+    def _next_root(self) -> Task | None:
+        """Take the training of an uncompressed network."""
+        return self._tree.take(may_start=lambda task: task.is_root and self._may_start(task))
 
     def _may_start(self, task: Task) -> bool:
         """Whether a stage may start now."""

@@ -72,27 +72,31 @@ def test_a_pipeline_pays_for_the_stages_that_it_computed(search_cost):
     assert search_cost.count_steps(config, {**paused, "miou": "0.4"}) == sparse + distil
 
 
-def test_a_link_of_a_chain_costs_nothing_before_it_can_start(search_cost):
-    first = {"trial": "0", "continues": "", "started_at": "10:00", "finished_at": "10:05"}
-    link = {"trial": "1", "continues": "0", "started_at": "10:00", "finished_at": "10:09"}
-    later = {"trial": "2", "continues": "0", "started_at": "10:07", "finished_at": "10:12"}
-    rows = [first, link, later]
-    starts = [search_cost.find_start(row, rows) for row in rows]
-    assert starts == ["10:00", "10:05", "10:07"]
+def test_a_pipeline_costs_nothing_before_its_first_stage(search_cost):
+    starts = {
+        "pruned-1": search_cost.Start("10:05", 2.0),
+        "distilled-1": search_cost.Start("10:08", 9.0),
+    }
+    folders = {"stage/pruned": "pruned-1", "stage/distilled": "distilled-1"}
+    link = {**folders, "started_at": "10:00", "seconds/pruned": "2.0", "seconds/distilled": "9.0"}
+    assert search_cost.find_start(link, starts) == "10:05"
+    shared = {**link, "seconds/pruned": "0.0"}  # its fine-tuning may have begun before, and paused
+    assert search_cost.find_start(shared, starts) == "10:00"
 
 
 def test_a_stage_that_no_pipeline_is_charged_for_counts_once(search_cost, tmp_path):
-    for folder, seconds in {"dense-1": 8.0, "latency-1": 1.5, "latency-2": 2.0}.items():
-        (tmp_path / "stages" / folder).mkdir(parents=True)
-        content = json.dumps({"result": {"seconds": seconds}})
-        (tmp_path / "stages" / folder / "result.json").write_text(content)
+    moments = {"dense-1": (1000.0, 8.0), "latency-1": (2000.0, 1.5), "latency-2": (3000.0, 2.0)}
+    for folder, (moment, seconds) in moments.items():
+        path = tmp_path / "stages" / folder / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"result": {"seconds": seconds}}))
+        os.utime(path, (moment, moment))
     (tmp_path / "stages" / "distilled-1.partial").mkdir()
     found = {"stage/dense": "dense-1", "seconds/dense": "0.0", "stage/latency": "latency-1"}
     rows = [{**found, "seconds/latency": "0.0"},  # it was measured ahead
             {**found, "stage/latency": "latency-2", "seconds/latency": "2.0"}]  # fmt: skip
-    os.utime(tmp_path / "stages" / "dense-1" / "result.json", (1000.0, 1000.0))
-    os.utime(tmp_path / "stages" / "latency-1" / "result.json", (2000.0, 2000.0))
-    assert sorted(search_cost.list_common(tmp_path, rows)) == [
+    starts = search_cost.read_starts(tmp_path)
+    assert sorted(search_cost.list_common(rows, starts)) == [
         ("1970-01-01T00:16:32+00:00", 8.0), ("1970-01-01T00:33:18+00:00", 1.5),
     ]  # fmt: skip
 

@@ -52,6 +52,7 @@ class Driver:
 
     def __init__(self, study: PipelineStudy, max_concurrent: int) -> None:
         self.study = study
+        self.max_concurrent = max_concurrent
         self.dispatcher = Dispatcher(study, Places(count=max_concurrent))
         self.failure = DEAD
         self._tasks: dict[str, Task] = {}
@@ -87,13 +88,23 @@ def driver(config: StudyConfig, tmp_path: Path) -> Driver:
 
 
 def train_baselines(driver: Driver) -> None:
-    for role in ("teacher", "dense"):
+    roles = ("teacher", "dense")
+    runs_alone = driver.max_concurrent == 1
+
+    def end(role: str) -> None:
+        driver.end(role, metrics=BASELINE, stages={role: f"{role}-1"}, network=f"{role}-1")
+
+    for role in roles:
         task = driver.suggest(role)
         assert task is not None
         assert (task.label, task.stage, task.share, task.fine_tuning_seed) == (role, role, 1, None)
-    assert driver.suggest("too early") is None
-    for role in ("teacher", "dense"):
-        driver.end(role, metrics=BASELINE, stages={role: f"{role}-1"}, network=f"{role}-1")
+        if runs_alone:
+            assert driver.suggest("too early") is None
+            end(role)
+    for role in roles:
+        if not runs_alone:
+            assert driver.suggest("too early") is None
+            end(role)
         assert start(driver, "timed") == f"latency {role}"
         driver.end("timed", metrics=LATENCY, stages={"latency": "latency-0"})
     assert start(driver, "scanned") == "sensitivity dense"
@@ -659,8 +670,10 @@ def test_no_work_is_done_ahead_on_places_that_a_root_holds(
     dispatcher, running = open_places(
         config, tmp_path, Places(count=4, of_root=4), num_pipelines=2, works_ahead=True
     )
-    assert [task.label for task in take_all(dispatcher, running)] == ["teacher", "dense"]
-    assert not dispatcher.study.records
+    for role in ("teacher", "dense"):
+        assert [task.label for task in take_all(dispatcher, running)] == [role]
+        assert not dispatcher.study.records
+        dispatcher.finish(running.pop(), StageResult(metrics=BASELINE, network=f"{role}-1"))
 
 
 def open_untaught(
@@ -675,11 +688,15 @@ def open_untaught(
 
     Each has another pruning ratio.
     """
+    students = tuple(config.pipeline.students) or ("student",)
     points = tuple(
-        make_settings(distiller=name, lr=2e-3, pruning_ratio=0.2 + 0.1 * (index % 6))
+        make_settings(
+            student=students[0], distiller=name, lr=2e-3, pruning_ratio=0.2 + 0.1 * (index % 6)
+        )
         for index, name in enumerate(distillers)
     )
-    space = set_ranges(config.space, {"distilled.distiller": ("none", "dkd")})
+    chosen = {"distilled.distiller": ("none", "dkd"), "dense.student": students}
+    space = set_ranges(config.space, chosen)
     config = replace(config, num_pipelines=len(points), first_points=points, space=space)
     study = PipelineStudy(config, tmp_path)
     return Dispatcher(study, places, works_ahead=True, budget=budget)
@@ -757,9 +774,28 @@ def test_students_are_trained_before_a_late_teacher(config: StudyConfig, tmp_pat
 def test_a_teacher_that_is_trained_already_is_not_late(config: StudyConfig, tmp_path: Path) -> None:
     budget = TimeBudget(StageSeconds(config, {}, lambda chain: chain[-1].stage == "teacher"))
     dispatcher = open_untaught(
-        config, tmp_path, Places(count=1), distillers=("none", "dkd"), budget=budget
+        config, tmp_path, Places(count=2), distillers=("none", "dkd"), budget=budget
     )
     assert [task.label for task in take_all(dispatcher, [])] == ["teacher", "dense"]
+
+
+def test_trainings_that_need_all_places_come_first_and_one_at_a_time(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    student = config.pipeline.student
+    pipeline = replace(config.pipeline, students={"one": student, "two": student})
+    config = replace(config, pipeline=pipeline)
+    places = Places(count=2, exclusive=2, of_root=2)
+    dispatcher = open_untaught(config, tmp_path, places, distillers=("none", "dkd"))
+    running: list[Task] = []
+    take_all(dispatcher, running)
+    ended = []
+    while running:
+        assert len(running) == 1 or not any(task.is_root for task in running)
+        ended.append(running[0].label)
+        run_next(dispatcher, running)
+    assert ended[:2] == ["one", "two"]
+    assert dispatcher.is_over
 
 
 @pytest.mark.parametrize("limit", [60.0, 100.0])

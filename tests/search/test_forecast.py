@@ -115,8 +115,8 @@ def test_a_teacher_that_is_needed_late_counts_once(study: StudyConfig) -> None:
         assert found.by_baseline == {"dense": pytest.approx(21), "teacher": pytest.approx(21)}
         assert found.root_seconds == pytest.approx(42)
         assert found.num_complete == 20
-        works, times = zip(*found.progress, strict=True)
-        assert list(times) == sorted(times)
+        times = [moment for _, moment in found.progress]
+        assert times == sorted(times)
         # The first chains take their share of the pipelines' time, without the teacher's.
         assert found.find_time(0.5) == pytest.approx(0.5, abs=0.1)
 
