@@ -934,6 +934,19 @@ def test_trainings_divide_the_free_places_among_them(config: StudyConfig, tmp_pa
     assert dispatcher.budget.running_seconds >= 0
 
 
+def test_on_a_single_machine_a_root_needs_no_process_of_its_own(config: StudyConfig) -> None:
+    root = describe_task(make_chain(("dense",)), "dense", places=8)
+    stage = describe_task(make_chain(("dense", "sparse")), "sparse")
+
+    def differ(resources: TrialResources) -> bool:
+        bundles = [resources.list_bundles(trial, config.pipeline) for trial in (root, stage)]
+        return bundles[0] != bundles[1]
+
+    assert not differ(allot(config, 8, 0, 8))
+    assert differ(allot(config, 16, 0, 8, num_nodes=2))
+    assert differ(allot(replace(config, processes_per_baseline=2), 8, 0, 8))
+
+
 def test_free_gpus_of_a_node_bound_the_places_of_a_training(config: StudyConfig) -> None:
     gpus = replace(config, gpus_per_trial=2.0)
     assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8).most_places == 4
