@@ -172,8 +172,8 @@ def dry_run(
                 root_spent += duration * places.weigh(task)
                 if not progress or clock.now - duration <= progress[0][1]:
                     root_seconds = clock.now
-                elif places.count == 1 or places.runs_alone(task):  # a teacher that was needed late
-                    late_seconds += duration
+                elif places.count == 1 or (task.is_root and places.of_root >= places.count):
+                    late_seconds += duration  # a teacher that was needed late
                 by_baseline[task.baseline] = by_baseline.get(task.baseline, 0.0) + duration
             else:
                 busy += duration

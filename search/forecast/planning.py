@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,17 +18,25 @@ from search.forecast.fitting import FittedStudy, fit_study
 from search.forecast.typical_chains import choose_typical_chains
 from search.pipelines.places import Places
 from search.run_files.finished_stages import FinishedStages
+from trainables.chain import Chain
 from trainables.context import StageContext
-from trainables.rehearsal import StageRate, name_family, rehearse
+from trainables.rehearsal import StageRate, name_family, name_kind, rehearse
 
 TIMING_SHARE = 0.1
 """Share of a time limit after which no further options of a stage are timed."""
+
+DISTURBANCE = 1.5
+"""Factor between two times of a training step above which the machine was disturbed."""
 
 
 def time_stages(
     config: StudyConfig, context: StageContext, num_threads_root: int
 ) -> tuple[dict[str, StageRate], list[str]]:
     """Time every kind of stage of a study in this process.
+
+    A machine that is disturbed for some minutes must not shorten a study of hours. So the first
+    training is timed once more at the end. If it takes much less time than before, all stages are
+    timed again, and the shorter times count.
 
     Args:
         config: Of the study.
@@ -36,18 +46,64 @@ def time_stages(
     Returns:
         Rates by kind, and why a chain could not be timed.
     """
+    logger = logging.getLogger("trainables")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # what warns in small need not warn in the study
+    chains = choose_typical_chains(config)
+    rehearsal = functools.partial(_rehearse_all, config, context, num_threads_root)
+    try:
+        rates, problems = rehearsal(chains)
+        if _was_disturbed(rates, rehearsal(_list_first_training(chains, rates))[0]):
+            again, problems = rehearsal(chains)
+            rates |= {kind: _choose_shorter(rate, rates.get(kind)) for kind, rate in again.items()}
+    finally:
+        logger.setLevel(level)
+    return rates, problems
+
+
+def _list_first_training(
+    chains: Sequence[Chain], rates: Mapping[str, StageRate]
+) -> tuple[Chain, ...]:
+    """Return the chain up to the first stage that trains; nothing if none was timed."""
+    parts = (chain[:length] for chain in chains for length in range(1, len(chain) + 1))
+    trained = (
+        part for part in parts if rates.get(name_kind(part), StageRate()).seconds_per_step > 0
+    )
+    return tuple(itertools.islice(trained, 1))
+
+
+def _was_disturbed(rates: Mapping[str, StageRate], later: Mapping[str, StageRate]) -> bool:
+    return any(
+        rates[kind].seconds_per_step > DISTURBANCE * rate.seconds_per_step > 0
+        for kind, rate in later.items()
+        if kind in rates
+    )
+
+
+def _choose_shorter(rate: StageRate, other: StageRate | None) -> StageRate:
+    """Choose the rate of a kind that is not from a disturbed minute."""
+    if other is None:
+        return rate
+
+    def sum_times(rate: StageRate) -> float:
+        return rate.seconds_per_step + rate.seconds_per_image + rate.fixed_seconds
+
+    return min(rate, other, key=sum_times)
+
+
+def _rehearse_all(
+    config: StudyConfig, context: StageContext, num_threads_root: int, chains: Sequence[Chain]
+) -> tuple[dict[str, StageRate], list[str]]:
+    """Time the stages of some chains; returns as `time_stages`."""
     most_seconds = math.inf
     if config.limit_seconds is not None:
         most_seconds = TIMING_SHARE * config.limit_seconds
     rates: dict[str, StageRate] = {}
     problems: list[str] = []
     known: set[str] = set()
-    started, scratch = time.monotonic(), TemporaryDirectory()
-    logger = logging.getLogger("trainables")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # what warns in small need not warn in the study
-    try:
-        for chain in choose_typical_chains(config):
+    started = time.monotonic()
+    with TemporaryDirectory() as scratch:
+        for chain in chains:
             families = {name_family(chain[:length]) for length in range(1, len(chain) + 1)}
             if families <= known and time.monotonic() - started > most_seconds:
                 problems.append("not every kind of stage was timed, as the time limit is short")
@@ -58,16 +114,13 @@ def time_stages(
                     config.pipeline,
                     chain,
                     context,
-                    Path(scratch.name),
+                    Path(scratch),
                     num_threads_root=num_threads_root,
                     rates=rates,
                 )
             except (ValueError, ArithmeticError, RuntimeError, OSError) as error:
                 reason = " ".join(str(error).split())
                 problems.append(f"a stage could not be timed beforehand: {reason}")
-    finally:
-        scratch.cleanup()
-        logger.setLevel(level)
     return rates, list(dict.fromkeys(problems))
 
 

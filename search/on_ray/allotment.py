@@ -38,6 +38,9 @@ class TrialResources:
             the dense student.
         most_places: Largest number of places that a pipeline's training takes while others are
             free; a place is what one stage needs.
+        are_roots_alone: Whether nothing runs beside the training of the teacher or of a dense
+            student, so that a process of a pipeline's stage can do it with all cores. Resources of
+            another kind would make Ray start other processes, which takes seconds.
     """
 
     device: str
@@ -50,16 +53,7 @@ class TrialResources:
     num_processes: int = 1
     num_processes_baseline: int = 1
     most_places: int = 1
-
-    @property
-    def roots_fit_any_process(self) -> bool:
-        """Whether a stage's process trains an uncompressed network too, with all cores.
-
-        The dispatcher starts nothing beside such a training, so on a single machine without GPUs it
-        needs no resources of another kind, for which Ray would start other processes.
-        """
-        is_single = self.max_exclusive == self.num_processes == self.num_processes_baseline == 1
-        return is_single and not self.num_gpus
+    are_roots_alone: bool = False
 
     def list_bundles(
         self, trial: Mapping[str, Any], config: PipelineConfig
@@ -74,7 +68,7 @@ class TrialResources:
         cpus, gpus = self.num_cpus, self.num_gpus
         count = self.num_processes * trial["places"]
         trains = STAGES[chain[-1].stage].trains
-        if is_root(trial) and self.roots_fit_any_process:
+        if is_root(trial) and self.are_roots_alone:
             return [{"CPU": cpus, "GPU": gpus}]
         if is_root(trial):
             cpus, gpus = self.num_cpus_baseline, self.num_gpus_baseline
@@ -139,6 +133,7 @@ def allot(
     will_grow = can_grow and wanted > fitting
     gpus_baseline = _choose_baseline_gpus(config, gpus, num_gpus, node_gpus)
     processes_baseline = _count_processes(gpus_baseline, config.processes_per_baseline)
+    is_private = num_nodes == 1 and not (gpus or can_grow)
     cpus_baseline = min(node_cpus, num_cpus // processes_baseline)
     return TrialResources(
         device="cuda" if gpus else "cpu",
@@ -150,6 +145,7 @@ def allot(
         max_exclusive=wanted if can_grow else max(1, int(num_gpus) if gpus else num_nodes),
         num_processes=processes,
         num_processes_baseline=processes_baseline,
+        are_roots_alone=is_private and processes == processes_baseline == 1,
         # A machine that an autoscaler would start is not free: it costs money.
         most_places=1
         if will_grow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from search.pipelines.confirmation import Confirmation
 from search.pipelines.late_teacher import LateTeacher
@@ -243,6 +243,8 @@ class Dispatcher:
 
     def _leads_to_begun(self, task: Task) -> bool:
         """Whether a stage has been begun, or is one of the finished ones before such a stage."""
+        if self._places.runs_alone(task) and not self._has_room_for_root:
+            return False
         left = (
             later.chain
             for name in self._tree.list_waiting(task.node)
@@ -370,31 +372,29 @@ class Dispatcher:
             return False
         if not self._tree.open_pipelines:
             return self._is_exhausted
-        return bool(teacher.pipelines) and self._teaches_in_time
+        return self._has_students and bool(teacher.pipelines) and self._teaches_in_time
 
     @property
     def _teaches_in_time(self) -> bool:
         """Whether a pipeline that waits for a late teacher could end in time with it."""
         waiting = self._late_teacher.pipelines if self._late_teacher else ()
-        if self.budget.limit is None or not waiting:
-            return True
-        left = (self.budget.find_remaining(self._tree.list_left(number)) for number in waiting)
-        return self.budget.fits(min(left))
+        return not waiting or self._fits(waiting)
 
     @property
     def _is_occupied(self) -> bool:
-        """Whether the training of an uncompressed network takes all places."""
+        """Whether a stage runs beside which nothing may start."""
         return any(self._places.runs_alone(task) for task in self._running.values())
 
     @property
     def _is_root_left(self) -> bool:
-        """Whether an uncompressed network is still to train that needs all places.
+        """Whether an uncompressed network is still to train with nothing beside it, and fits.
 
         A late teacher does not count.
         """
-        if self._places.of_root < self._places.count:
+        if not self._places.are_roots_alone:
             return False
-        return any(self._tree.list_claims(root) for root in self._roots)
+        claims = [self._tree.list_claims(root) for root in self._roots]
+        return any(names and self._fits(names) for names in claims)
 
     def _next_root(self) -> Task | None:
         """Take the training of an uncompressed network."""
@@ -415,10 +415,18 @@ class Dispatcher:
         if self.budget.limit is None:
             return True
         needed_by = self._tree.list_waiting(task.node)
-        left = (self.budget.find_remaining(self._tree.list_left(name)) for name in needed_by)
-        fits = self.budget.fits(min(left))
-        self._num_refused += not fits
+        fits = self._fits(needed_by)
+        # The refusal of a late teacher itself counts, for all that wait for it.
+        untaught = set(self._late_teacher.pipelines) if self._late_teacher else set()
+        self._num_refused += not (fits or untaught.issuperset(needed_by))
         return fits
+
+    def _fits(self, names: Iterable[int | str]) -> bool:
+        """Whether one of these pipelines and baselines could end in time."""
+        if self.budget.limit is None:
+            return True
+        left = (self.budget.find_remaining(self._tree.list_left(name)) for name in names)
+        return self.budget.fits(min(left))
 
     @property
     def _is_full(self) -> bool:
@@ -429,9 +437,10 @@ class Dispatcher:
             for number, origin in self._followers.items()
             if self._tree.is_open(number) and records[origin].state == "running"
         }
-        num_open = self._tree.num_open - len(self._rungs.paused) - len(self._followers)
+        waiting = {*self._rungs.paused, *self._followers}
         if self._late_teacher is not None and not self._teaches_in_time:
-            num_open -= len(self._late_teacher.pipelines)  # they will not end in this session
+            waiting |= set(self._late_teacher.pipelines)  # they will not end in this session
+        num_open = self._tree.num_open - len(waiting)
         return num_open >= OPEN_PIPELINES_PER_PLACE * self._places.count
 
     @property

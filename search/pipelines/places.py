@@ -23,6 +23,7 @@ class Places:
             holds, on all its places together.
         most_per_training: Largest number of places for one training of a pipeline; it gets more
             than one only if other stages leave places free.
+        are_roots_alone: Whether nothing may run beside the training of an uncompressed network.
     """
 
     count: int
@@ -32,6 +33,7 @@ class Places:
     units_of_training: float = 1.0
     units_of_root: float = 1.0
     most_per_training: int = 1
+    are_roots_alone: bool = False
 
     def weigh(self, task: Task) -> float:
         """Return the number of GPUs (on CPUs: of processes) that a stage holds."""
@@ -42,5 +44,5 @@ class Places:
         return self.units_of_training * task.places
 
     def runs_alone(self, task: Task) -> bool:
-        """Whether a stage leaves no place for others: the training of an uncompressed network."""
-        return task.is_root and self.of_root >= self.count
+        """Whether nothing may run beside a stage."""
+        return task.is_root and self.are_roots_alone

@@ -52,7 +52,6 @@ class Driver:
 
     def __init__(self, study: PipelineStudy, max_concurrent: int) -> None:
         self.study = study
-        self.max_concurrent = max_concurrent
         self.dispatcher = Dispatcher(study, Places(count=max_concurrent))
         self.failure = DEAD
         self._tasks: dict[str, Task] = {}
@@ -88,23 +87,13 @@ def driver(config: StudyConfig, tmp_path: Path) -> Driver:
 
 
 def train_baselines(driver: Driver) -> None:
-    roles = ("teacher", "dense")
-    runs_alone = driver.max_concurrent == 1
-
-    def end(role: str) -> None:
-        driver.end(role, metrics=BASELINE, stages={role: f"{role}-1"}, network=f"{role}-1")
-
-    for role in roles:
+    for role in ("teacher", "dense"):
         task = driver.suggest(role)
         assert task is not None
         assert (task.label, task.stage, task.share, task.fine_tuning_seed) == (role, role, 1, None)
-        if runs_alone:
-            assert driver.suggest("too early") is None
-            end(role)
-    for role in roles:
-        if not runs_alone:
-            assert driver.suggest("too early") is None
-            end(role)
+    assert driver.suggest("too early") is None
+    for role in ("teacher", "dense"):
+        driver.end(role, metrics=BASELINE, stages={role: f"{role}-1"}, network=f"{role}-1")
         assert start(driver, "timed") == f"latency {role}"
         driver.end("timed", metrics=LATENCY, stages={"latency": "latency-0"})
     assert start(driver, "scanned") == "sensitivity dense"
@@ -670,10 +659,8 @@ def test_no_work_is_done_ahead_on_places_that_a_root_holds(
     dispatcher, running = open_places(
         config, tmp_path, Places(count=4, of_root=4), num_pipelines=2, works_ahead=True
     )
-    for role in ("teacher", "dense"):
-        assert [task.label for task in take_all(dispatcher, running)] == [role]
-        assert not dispatcher.study.records
-        dispatcher.finish(running.pop(), StageResult(metrics=BASELINE, network=f"{role}-1"))
+    assert [task.label for task in take_all(dispatcher, running)] == ["teacher", "dense"]
+    assert not dispatcher.study.records
 
 
 def open_untaught(
@@ -779,22 +766,35 @@ def test_a_teacher_that_is_trained_already_is_not_late(config: StudyConfig, tmp_
     assert [task.label for task in take_all(dispatcher, [])] == ["teacher", "dense"]
 
 
-def test_trainings_that_need_all_places_come_first_and_one_at_a_time(
-    config: StudyConfig, tmp_path: Path
+@pytest.mark.parametrize("limit", [None, 100.0])
+def test_on_a_single_machine_nothing_runs_beside_an_uncompressed_network(
+    config: StudyConfig, tmp_path: Path, limit: float | None
 ) -> None:
+    """The second student takes longer than the limit, and must not hold up the first one."""
     student = config.pipeline.student
     pipeline = replace(config.pipeline, students={"one": student, "two": student})
     config = replace(config, pipeline=pipeline)
-    places = Places(count=2, exclusive=2, of_root=2)
-    dispatcher = open_untaught(config, tmp_path, places, distillers=("none", "dkd"))
+    rates = {
+        name_kind(chain[:1]): StageRate(fixed_seconds=200.0 if "two" in str(chain[0]) else 1.0)
+        for chain in choose_typical_chains(config)
+    }
+    budget = TimeBudget(StageSeconds(config, rates), limit=limit, worked=lambda: 0.0)
+    places = Places(count=2, exclusive=2, of_root=2, are_roots_alone=True)
+    dispatcher = open_untaught(
+        config, tmp_path, places, distillers=("none", "dkd", "dkd"), budget=budget
+    )
     running: list[Task] = []
     take_all(dispatcher, running)
-    ended = []
+    ended, most = [], 0
     while running:
         assert len(running) == 1 or not any(task.is_root for task in running)
+        most = max(most, len(running))
         ended.append(running[0].label)
         run_next(dispatcher, running)
-    assert ended[:2] == ["one", "two"]
+    assert ended[: 2 if limit is None else 1] == ["one", "two"][: 2 if limit is None else 1]
+    assert ("two" in ended) == (limit is None)
+    assert "teacher" in ended
+    assert most == 2
     assert dispatcher.is_over
 
 
@@ -943,6 +943,9 @@ def test_on_a_single_machine_a_root_needs_no_process_of_its_own(config: StudyCon
         return bundles[0] != bundles[1]
 
     assert not differ(allot(config, 8, 0, 8))
+    assert differ(
+        allot(replace(config, max_concurrent=1, cpus_per_trial=2), 8, 0, 8, can_grow=True)
+    )
     assert differ(allot(config, 16, 0, 8, num_nodes=2))
     assert differ(allot(replace(config, processes_per_baseline=2), 8, 0, 8))
 

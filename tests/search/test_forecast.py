@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from search.config import StudyConfig
 from search.forecast.dry_run import Forecast, dry_run
 from search.forecast.estimate import Estimate, describe_estimate, load_estimate, save_estimate
 from search.forecast.fitting import fit_study
-from search.forecast.planning import plan_study
+from search.forecast.planning import plan_study, time_stages
 from search.forecast.time_left import find_seconds_left
 from search.forecast.typical_chains import choose_typical_chains
 from search.pipelines.dispatcher import Dispatcher
@@ -23,6 +24,8 @@ from search.pipelines.time_budget import TimeBudget
 from search.recipes import RECIPES, streets
 from search.run_files.spending import Tariff
 from search.space import make_space
+from trainables.chain import Chain
+from trainables.context import StageContext
 from trainables.pipeline import StageResult, build_baselines
 from trainables.rehearsal import StageRate, name_kind
 
@@ -237,6 +240,35 @@ def test_pipelines_that_stop_at_a_rung_fit(rungs: tuple[float, ...], study: Stud
     estimate = Estimate(rates={}, forecast=forecast)
     (line,) = describe_estimate(config, estimate, ONE, Tariff(unit="GPU"))
     assert ", 6 pipelines " in line
+
+
+@pytest.mark.parametrize(("num_disturbed", "num_passes"), [(0, 1), (2, 2), (1000, 1)])
+def test_a_disturbed_minute_does_not_lengthen_an_estimate(
+    study: StudyConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    num_disturbed: int,
+    num_passes: int,
+) -> None:
+    rehearsed: list[Chain] = []
+
+    def rehearse(
+        config: Any, chain: Chain, *_: Any, rates: dict[str, StageRate], **others: Any
+    ) -> None:
+        seconds = 6.0 if len(rehearsed) < num_disturbed else 1.0
+        rehearsed.append(chain)
+        for length in range(1, len(chain) + 1):
+            trains = chain[length - 1].stage in RATES
+            rate = StageRate(seconds_per_step=seconds if trains else 0.0, fixed_seconds=seconds)
+            rates.setdefault(name_kind(chain[:length]), rate)
+
+    monkeypatch.setattr("search.forecast.planning.rehearse", rehearse)
+    rates, problems = time_stages(study, StageContext(cache_dir=tmp_path), 2)
+    chains = choose_typical_chains(study)
+    assert [len(chain) for chain in rehearsed].count(1) == 1  # the first training, once more
+    assert len(rehearsed) == num_passes * len(chains) + 1
+    assert {rate.fixed_seconds for rate in rates.values()} == {6.0 if num_disturbed > 9 else 1.0}
+    assert not problems
 
 
 def test_an_estimate_outlives_its_session(study: StudyConfig, tmp_path: Path) -> None:
