@@ -23,7 +23,7 @@ from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
 from search.pipelines.time_budget import TimeBudget
 from trainables.chain import Chain
-from trainables.pipeline import StageResult
+from trainables.pipeline import StageResult, build_baselines
 from trainables.rehearsal import StageRate, find_width, name_kind
 from trainables.stages import STAGES, NetworkStage
 
@@ -195,7 +195,9 @@ def dry_run(
         seconds=root_seconds + scale * searching,
         spent_seconds=root_spent + scale * (spent - root_spent),
         root_seconds=root_seconds,
-        by_baseline=by_baseline,
+        by_baseline={
+            n: by_baseline[n] for n in build_baselines(config.pipeline) if n in by_baseline
+        },
         num_complete=round(scale * complete),
         num_ended=round(scale * num_ended),
         stages={kind: (scale * len(s), statistics.mean(s)) for kind, s in by_kind.items()},

@@ -526,8 +526,9 @@ class Dispatcher:
                 pipelines.append((ending.number, ending))
             elif not ending.reason:  # `fail` has recorded why a baseline failed
                 config = self.study.config.pipeline
-                baseline = describe_baseline(ending.number, config, ending.result)
-                self.baselines[ending.number] = baseline
+                known = dict(self.baselines)
+                known[ending.number] = describe_baseline(ending.number, config, ending.result)
+                self.baselines = {n: known[n] for n in self._baseline_chains if n in known}
         if not pipelines or self.baseline_errors:
             return
         with self.study.batch():
