@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-LONGER = ("--pipeline.sparse.num-steps", "1000")  # long enough for all faults
+LONGER = ("--pipeline.sparse.num-steps", "1500")  # long enough for all faults
 
 pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
 
