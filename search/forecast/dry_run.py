@@ -172,7 +172,7 @@ def dry_run(
                 root_spent += duration * places.weigh(task)
                 if not progress or clock.now - duration <= progress[0][1]:
                     root_seconds = clock.now
-                elif places.count == 1 or (task.is_root and places.of_root >= places.count):
+                elif places.count == 1 or places.is_filled_by(task):
                     late_seconds += duration  # a teacher that was needed late
                 by_baseline[task.baseline] = by_baseline.get(task.baseline, 0.0) + duration
             else:

@@ -32,10 +32,10 @@ def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places
         for task in needed:
             if task.node not in tasks:
                 tasks[task.node] = task, budget.find_remaining((task,))
-            along += 0.0 if _runs_alone(task, places) else tasks[task.node][1]
+            along += 0.0 if places.is_filled_by(task) else tasks[task.node][1]
         longest = max(longest, along)
-    alone = math.fsum(left for task, left in tasks.values() if _runs_alone(task, places))
-    work = math.fsum(left for task, left in tasks.values() if not _runs_alone(task, places))
+    alone = math.fsum(left for task, left in tasks.values() if places.is_filled_by(task))
+    work = math.fsum(left for task, left in tasks.values() if not places.is_filled_by(task))
 
     to_come = study.num_unfinished - dispatcher.num_open + dispatcher.num_paused
     known = Counter(name_kind(task.chain) for task, _ in tasks.values() if not task.baseline)
@@ -53,8 +53,3 @@ def find_seconds_left(dispatcher: Dispatcher, forecast: Forecast, places: Places
     room = max(whole, work) / (places.count * forecast.in_use)
     searching = max(room * (1 - forecast.find_time(done)), longest)
     return min(alone + searching, max(0.0, budget.left))
-
-
-def _runs_alone(task: Task, places: Places) -> bool:
-    """Whether a stage leaves no place for others."""
-    return task.is_root and places.of_root >= places.count

@@ -412,14 +412,13 @@ class Dispatcher:
 
     def _ends_in_time(self, task: Task) -> bool:
         """Whether a pipeline, or a baseline, that needs a stage could end in time with it."""
-        if self.budget.limit is None:
-            return True
         needed_by = self._tree.list_waiting(task.node)
-        fits = self._fits(needed_by)
+        if self._fits(needed_by):
+            return True
         # The refusal of a late teacher itself counts, for all that wait for it.
         untaught = set(self._late_teacher.pipelines) if self._late_teacher else set()
-        self._num_refused += not (fits or untaught.issuperset(needed_by))
-        return fits
+        self._num_refused += not untaught.issuperset(needed_by)
+        return False
 
     def _fits(self, names: Iterable[int | str]) -> bool:
         """Whether one of these pipelines and baselines could end in time."""

@@ -43,6 +43,10 @@ class Places:
             return self.units
         return self.units_of_training * task.places
 
+    def is_filled_by(self, task: Task) -> bool:
+        """Whether a stage leaves no place for others: the training of an uncompressed network."""
+        return task.is_root and self.of_root >= self.count
+
     def runs_alone(self, task: Task) -> bool:
         """Whether nothing may run beside a stage."""
         return task.is_root and self.are_roots_alone

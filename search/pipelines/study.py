@@ -204,11 +204,11 @@ class PipelineStudy:
     @property
     def begins_untaught(self) -> bool:
         """Whether the first pipeline is planned and needs no teacher."""
-        planned = self._plan_first()[:1]
-        chains = [build_chain(self._stages, point) for point, _ in planned]
-        return bool(chains) and not any(
-            STAGES[step.stage].needs_teacher(step.settings) for chain in chains for step in chain
-        )
+        planned = self._plan_first()
+        if not planned:
+            return False
+        chain = build_chain(self._stages, planned[0][0])
+        return not any(STAGES[step.stage].needs_teacher(step.settings) for step in chain)
 
     @property
     def worked_seconds(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -689,24 +689,23 @@ def open_untaught(
     return Dispatcher(study, places, works_ahead=True, budget=budget)
 
 
-def run_next(dispatcher: Dispatcher, running: list[Task]) -> None:
-    """End the stage that has run longest, and start what can run then."""
-    task = running.pop(0)
-    known = BASELINE | LATENCY if task.baseline else REVEALED.get(task.stage, {})
-    dispatcher.finish(task, StageResult(metrics=known, network=f"{task.stage}-1"))
+def run_all(dispatcher: Dispatcher) -> Iterator[list[Task]]:
+    """Run a study; before each end of a stage, yield the running ones, that one first."""
+    running: list[Task] = []
     take_all(dispatcher, running)
+    while running:
+        yield list(running)
+        task = running.pop(0)
+        known = BASELINE | LATENCY if task.baseline else REVEALED.get(task.stage, {})
+        dispatcher.finish(task, StageResult(metrics=known, network=f"{task.stage}-1"))
+        take_all(dispatcher, running)
 
 
 def test_a_teacher_is_trained_once_a_pipeline_needs_it(config: StudyConfig, tmp_path: Path) -> None:
     dispatcher = open_untaught(
         config, tmp_path, Places(count=1), distillers=("none", "dkd", "none")
     )
-    running: list[Task] = []
-    take_all(dispatcher, running)
-    stages = []
-    while running:
-        stages.append(running[0].label)
-        run_next(dispatcher, running)
+    stages = [running[0].label for running in run_all(dispatcher)]
     assert stages[0] == "dense"
     assert stages.index("distilled 0") < stages.index("teacher") < stages.index("distilled 1")
     assert dispatcher.is_over
@@ -719,13 +718,10 @@ def test_a_late_teacher_gets_all_places_and_nothing_starts_before_it(
     dispatcher = open_untaught(
         config, tmp_path, Places(count=2, exclusive=2, of_root=2), distillers=("none", "dkd")
     )
-    running: list[Task] = []
-    take_all(dispatcher, running)
     beside = []
-    while running:
+    for running in run_all(dispatcher):
         if any(task.label == "teacher" for task in running):
             beside = [task.label for task in running]
-        run_next(dispatcher, running)
     assert beside == ["teacher"]
     assert dispatcher.is_over
     assert dispatcher.study.num_unfinished == 0
@@ -737,12 +733,7 @@ def test_chains_do_not_keep_a_teacher_from_the_room_that_was_made_for_it(
     distillers = ("none", "none", "dkd", "dkd", "dkd", "dkd", "dkd", "dkd")
     places = Places(count=4, exclusive=4, of_root=4)
     dispatcher = open_untaught(config, tmp_path, places, distillers=distillers)
-    running: list[Task] = []
-    take_all(dispatcher, running)
-    ended = []
-    while running:
-        ended.append(running[0].label)
-        run_next(dispatcher, running)
+    ended = [running[0].label for running in run_all(dispatcher)]
     assert ended.index("teacher") < ended.index("distilled 2")
     before = ended[: ended.index("teacher")]
     assert sum(label.startswith("distilled") for label in before) <= 2
@@ -783,14 +774,11 @@ def test_on_a_single_machine_nothing_runs_beside_an_uncompressed_network(
     dispatcher = open_untaught(
         config, tmp_path, places, distillers=("none", "dkd", "dkd"), budget=budget
     )
-    running: list[Task] = []
-    take_all(dispatcher, running)
     ended, most = [], 0
-    while running:
+    for running in run_all(dispatcher):
         assert len(running) == 1 or not any(task.is_root for task in running)
         most = max(most, len(running))
         ended.append(running[0].label)
-        run_next(dispatcher, running)
     assert ended[: 2 if limit is None else 1] == ["one", "two"][: 2 if limit is None else 1]
     assert ("two" in ended) == (limit is None)
     assert "teacher" in ended
@@ -819,16 +807,10 @@ def test_pipelines_that_need_no_teacher_go_on_if_there_is_no_time_to_train_it(
     dispatcher = open_untaught(
         config, tmp_path, Places(count=1), distillers=distillers, budget=budget
     )
-    running: list[Task] = []
-    take_all(dispatcher, running)
     ended = []
-    while running:
-        task = running.pop(0)
+    for task, *_ in run_all(dispatcher):
         ended.append(task.label)
         clock.now += budget.seconds.expect(task)
-        known = BASELINE | LATENCY if task.baseline else REVEALED.get(task.stage, {})
-        dispatcher.finish(task, StageResult(metrics=known, network=f"{task.stage}-1"))
-        take_all(dispatcher, running)
     done = [label for label in ended if label.startswith("distilled")]
     assert dispatcher.is_over
     if limit < 100:
@@ -844,8 +826,7 @@ def test_a_teacher_is_trained_beside_the_student_if_there_is_room(
 ) -> None:
     places = Places(count=4, exclusive=4, of_root=2)
     dispatcher = open_untaught(config, tmp_path, places, distillers=("none",))
-    running: list[Task] = []
-    assert [task.label for task in take_all(dispatcher, running)] == ["dense", "teacher"]
+    assert [task.label for task in take_all(dispatcher, [])] == ["dense", "teacher"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -854,13 +835,10 @@ def test_a_teacher_that_no_pipeline_needs_is_trained_last(
 ) -> None:
     places = Places(count=count, of_root=2)  # more than there are, if the user allows one at a time
     dispatcher = open_untaught(config, tmp_path, places, distillers=("none", "none"))
-    running: list[Task] = []
-    take_all(dispatcher, running)
     stages = []
-    while running:
+    for task, *_ in run_all(dispatcher):
         assert not dispatcher.is_over
-        stages.append(running[0].label)
-        run_next(dispatcher, running)
+        stages.append(task.label)
     assert stages[-2:] == ["teacher", "latency teacher"]
     assert dispatcher.is_over
     assert dispatcher.baselines.keys() == {"dense", "teacher"}
@@ -876,10 +854,9 @@ def test_no_network_is_judged_by_the_uncompressed_student_before_the_teacher_is_
 
     monkeypatch.setattr(PipelineStudy, "find_obstacle", find_obstacle)
     dispatcher = open_untaught(config, tmp_path, Places(count=1), distillers=("none", "dkd"))
-    running: list[Task] = []
-    take_all(dispatcher, running)
-    while running and "teacher" not in dispatcher.baselines:
-        run_next(dispatcher, running)
+    for _ in run_all(dispatcher):
+        if "teacher" in dispatcher.baselines:
+            break
     assert set(ceilings) == {1.0}
 
 
