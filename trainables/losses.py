@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from trainables.process.distributed import count_processes, sum_over_processes
 
-# Numbers that are processed at once, chosen to fit the caches of a core.
-_CHUNK_NUMEL = {"cpu": 2**17}
+# Numbers that are processed at once: so few that they stay in the caches of the processor, so many
+# that the calls cost little.
+_CHUNK_NUMEL = {"cpu": 2**20}
 _CHUNK_NUMEL_ELSEWHERE = 2**25
 
 _Part = tuple[slice, ...]
@@ -74,9 +75,10 @@ def decoupled_kd_loss(
         taught = _split(_widen(teacher_logits[part]) / temperature, index)
         target_error = own.log_odds.sigmoid() - taught.log_odds.sigmoid()
         value = alpha * _binary_divergence(taught.log_odds, own.log_odds)
-        value = value + beta * _divergence_of_others(taught, own)
+        value = value + beta * _divergence_of_others(taught, own, index)
         # d TCKD / d z = target_error (1 at the target, -q elsewhere); d NCKD / d z = q - q_teacher.
-        gradient = own.others * (beta - alpha * target_error) - beta * taught.others
+        gradient = own.others.mul_((beta - alpha * target_error) / own.total)
+        gradient.addcmul_(taught.others, beta / taught.total, value=-1.0)
         gradient.scatter_(1, index, alpha * target_error)
         weight = weights[pixels].to(student.dtype)
         return _weigh(value.squeeze(1), gradient, weight, temperature)
@@ -258,37 +260,44 @@ class _Split(NamedTuple):
     """The terms of decoupled distillation.
 
     Attributes:
-        scaled: Logits divided by the temperature, (N, C, H, W).
-        others: Probabilities among the other classes, (N, C, H, W); 0 at the target.
+        scaled: Logits divided by the temperature, (N, C, H, W); -infinity at the target.
+        others: Exponentials of the other classes' logits, less the largest of them, (N, C, H, W);
+            0 at the target.
+        total: Sum of `others` over the classes, (N, 1, H, W).
         log_rest: Log of the summed exponentials of those classes, (N, 1, H, W).
         log_odds: Logit of the target class against all others together, (N, 1, H, W).
     """
 
     scaled: Tensor
     others: Tensor
+    total: Tensor
     log_rest: Tensor
     log_odds: Tensor
 
 
 def _split(scaled: Tensor, index: Tensor) -> _Split:
-    hidden = scaled.scatter(1, index, -torch.inf)
-    highest = hidden.amax(dim=1, keepdim=True)
-    others = hidden.sub_(highest).exp_()
+    """Split the (N, C, H, W) logits of both parts; `scaled` is changed in place."""
+    at_target = scaled.gather(1, index)
+    highest = scaled.scatter_(1, index, -torch.inf).amax(dim=1, keepdim=True)
+    others = (scaled - highest).exp_()
     total = others.sum(dim=1, keepdim=True)
     log_rest = highest + total.log()
-    return _Split(scaled, others.div_(total), log_rest, scaled.gather(1, index) - log_rest)
+    return _Split(scaled, others, total, log_rest, at_target - log_rest)
 
 
 def _binary_divergence(taught: Tensor, own: Tensor) -> Tensor:
     """Return the KL divergence of two binary distributions given by their log-odds."""
-    yes = taught.sigmoid() * (F.logsigmoid(taught) - F.logsigmoid(own))
-    return yes + (-taught).sigmoid() * (F.logsigmoid(-taught) - F.logsigmoid(-own))
+    gap = F.logsigmoid(taught) - F.logsigmoid(own)
+    return gap.addcmul_((-taught).sigmoid_(), own - taught)  # log s(-x) = log s(x) - x
 
 
-def _divergence_of_others(taught: _Split, own: _Split) -> Tensor:
+def _divergence_of_others(taught: _Split, own: _Split, index: Tensor) -> Tensor:
     """Return the KL divergence among the classes other than the target, (N, 1, H, W)."""
-    gaps = (taught.scaled - taught.log_rest) - (own.scaled - own.log_rest)
-    return (taught.others * gaps).sum(dim=1, keepdim=True)
+    gaps = (taught.scaled - own.scaled).scatter_(
+        1, index, 0.0
+    )  # infinity less itself at the target
+    mean = gaps.mul_(taught.others).sum(dim=1, keepdim=True) / taught.total
+    return mean - (taught.log_rest - own.log_rest)
 
 
 def _weigh(
@@ -298,7 +307,7 @@ def _weigh(
     counts = weight > 0
     total = torch.where(counts, value * weight, 0.0).sum() * temperature**2
     slope = gradient.mul_((weight * temperature).unsqueeze(1))
-    return total, torch.where(counts.unsqueeze(1), slope, 0.0)
+    return total, slope.masked_fill_(~counts.unsqueeze(1), 0.0)
 
 
 def _widen(values: Tensor) -> Tensor:
