@@ -251,8 +251,9 @@ def _find_warnings(
             f"the network is very sensitive: without the {ratio:.0%} of its channels with the "
             f"smallest BatchNorm scales its mIoU falls from {whole.miou:.1%} to "
             f"{outcome.miou:.1%} (training images, before any fine-tuning); Taylor scores over the "
-            "whole network choose better (--space.importance taylor --space.scope global), and "
-            "small steps of the pruning ratio harm less"
+            "whole network choose better (--space.importance taylor --space.scope global; the "
+            "recipes camvid and quickstart use them), and small steps of the pruning ratio harm "
+            "less"
         )
     weak = [
         group for group in groups
