@@ -45,7 +45,7 @@ def test_a_recipe_describes_itself_and_starts_inside_its_space(recipe: str) -> N
     config = RECIPES[recipe]()
     assert config.recipe == recipe
     assert len(describe_recipe(recipe)) > 20
-    assert config.num_pipelines >= 8
+    assert config.num_pipelines >= 5
     assert config.first_points
     points = [flatten_chain(build_chain(config.pipeline.chain, p)) for p in config.first_points]
     assert all(config.space.contains(point) for point in points)
