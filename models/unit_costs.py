@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from models.channels.groups import ChannelGroup, remove_units
-from models.channels.record import KeptChannels, get_num_channels, replay
+from models.channels.record import KeptChannels, count_groups, get_num_channels, replay
 from models.channels.widths import get_resizable_layers
 from models.cost import count_cost
 from models.network import SegmentationNetwork
@@ -41,8 +41,11 @@ def count_saved_macs(
     whole, products = _count_products(model, shape)
 
     def compute(kept: Mapping[str, KeptChannels]) -> int:
-        return sum(n * _count_lost_pairs(layers[name], kept[name])
-                   for name, n in products.items() if name in kept)  # fmt: skip
+        return sum(
+            products[name] * _count_lost_pairs(layers[name], channels)
+            for name, channels in kept.items()
+            if name in products
+        )
 
     def recount(kept: Mapping[str, KeptChannels]) -> int:
         smaller = copy.deepcopy(model)
@@ -52,7 +55,7 @@ def count_saved_macs(
         except Exception:  # `prune` finds such groups and says why they stay
             return 0
 
-    layers = get_resizable_layers(model)
+    layers: Mapping[str, Any] = get_resizable_layers(model)
     removable = [group.units[0] for group in groups if len(group.units) > 1]
     together = remove_units(model, removable)
     count = compute if compute(together) == recount(together) else recount
@@ -64,16 +67,16 @@ def _count_products(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int,
     """Count the MACs of a network, and of each layer for each pair of an input and an output."""
     products: Counter[str] = Counter()
 
-    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def note(layer: nn.Module, images: tuple[Any, ...], output: Any) -> None:
-            products[name] += _count_uses_of_pair(layer, images[0], output)
+    def watch(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]:
+        def note(layer: Any, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            images = given[0] if given else named["input"]
+            products[name] += _count_uses_of_pair(layer, images, output)
 
         return note
 
-    layers = get_resizable_layers(model).items()
     hooks = [
-        layer.register_forward_hook(watch(name))
-        for name, layer in layers
+        layer.register_forward_hook(watch(name), with_kwargs=True)
+        for name, layer in get_resizable_layers(model).items()
         if isinstance(layer, _Weighted)
     ]
     try:
@@ -84,20 +87,20 @@ def _count_products(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int,
     return macs, products
 
 
-def _count_uses_of_pair(layer: nn.Module, images: Tensor, output: Tensor) -> int:
+def _count_uses_of_pair(layer: _Weighted, images: Tensor, output: Tensor) -> int:
     """Count how often a layer multiplies an input channel for an output channel."""
     if isinstance(layer, nn.Linear):
         return output.numel() // layer.out_features
-    kernel = math.prod(layer.kernel_size)  # type: ignore[arg-type]
+    kernel = math.prod(layer.kernel_size)
     if isinstance(layer, nn.ConvTranspose2d):
         return images.shape[0] * math.prod(images.shape[2:]) * kernel
     return output.shape[0] * math.prod(output.shape[2:]) * kernel
 
 
-def _count_lost_pairs(layer: nn.Module, kept: KeptChannels) -> int:
+def _count_lost_pairs(layer: _Weighted, kept: KeptChannels) -> int:
     """Count the pairs of an input and an output channel that a layer loses."""
     inputs, outputs = get_num_channels(layer)
-    groups = getattr(layer, "groups", 1)
-    is_depthwise = groups > 1 and groups == inputs
-    left = len(kept.inputs) * len(kept.outputs) // (len(kept.inputs) if is_depthwise else groups)
-    return inputs * outputs // groups - left
+    left = len(kept.inputs) * len(kept.outputs)
+    if isinstance(layer, nn.Linear):
+        return inputs * outputs - left
+    return inputs * outputs // layer.groups - left // count_groups(layer, kept)

@@ -293,9 +293,8 @@ def _binary_divergence(taught: Tensor, own: Tensor) -> Tensor:
 
 def _divergence_of_others(taught: _Split, own: _Split, index: Tensor) -> Tensor:
     """Return the KL divergence among the classes other than the target, (N, 1, H, W)."""
-    gaps = (taught.scaled - own.scaled).scatter_(
-        1, index, 0.0
-    )  # infinity less itself at the target
+    gaps = taught.scaled - own.scaled
+    gaps.scatter_(1, index, 0.0)  # infinity less itself
     mean = gaps.mul_(taught.others).sum(dim=1, keepdim=True) / taught.total
     return mean - (taught.log_rest - own.log_rest)
 

@@ -105,6 +105,15 @@ def get_num_channels(layer: nn.Module) -> tuple[int, int]:
     return (width[0], width[0]) if len(width) == 1 else (width[0], width[1])
 
 
+def count_groups(layer: nn.Conv2d | nn.ConvTranspose2d, kept: KeptChannels) -> int:
+    """Count the groups of a convolution once it keeps only some channels."""
+    return len(kept.inputs) if _is_depthwise(layer) else layer.groups
+
+
+def _is_depthwise(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    return layer.groups > 1 and layer.groups == layer.in_channels
+
+
 def _check(name: str, layer: nn.Module, channels: KeptChannels) -> None:
     for kept, size in zip(
         (channels.inputs, channels.outputs), get_num_channels(layer), strict=True
@@ -121,8 +130,8 @@ def _select(layer: nn.Module, channels: KeptChannels, replaced: dict[int, nn.Par
         return
     inputs, outputs = channels.inputs, channels.outputs
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        is_depthwise = layer.groups > 1 and layer.groups == layer.in_channels
-        groups = len(inputs) if is_depthwise else layer.groups
+        is_depthwise = _is_depthwise(layer)
+        groups = count_groups(layer, channels)
         set_width(layer, (len(inputs), len(outputs), groups))
         # One dimension of a weight covers the channels of one group; all groups keep the same.
         if layer.transposed:

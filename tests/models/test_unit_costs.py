@@ -30,17 +30,17 @@ def count_without(model: SegmentationNetwork, group: ChannelGroup) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    "name",
     [
-        ("erfnet", {}),  # transposed convolutions
-        ("espnetv2", {}),  # grouped and depthwise ones
-        ("lraspp_mobilenet_v3_large", {}),  # depthwise ones and pooled branches
+        "erfnet",  # transposed convolutions
+        "espnetv2",  # grouped and depthwise ones
+        "lraspp_mobilenet_v3_large",  # depthwise ones and pooled branches
     ],
 )
 def test_the_numbers_are_those_of_the_network_without_the_unit(
-    name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = create_model(name, 5, **settings).eval()
+    model = create_model(name, 5).eval()
     groups = find(model)
     counted: list[nn.Module] = []
     monkeypatch.setattr(
@@ -82,3 +82,12 @@ def test_a_unit_without_which_the_network_does_not_run_saves_nothing(
     saved = list(count_saved_macs(model, groups, SIZE))
     assert saved[2] == 0
     assert saved[:2] + saved[3:] == expected[:2] + expected[3:]
+
+
+def test_a_layer_may_get_its_images_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("erfnet", 5).eval()
+    groups = find(model)
+    expected = list(count_saved_macs(model, groups, SIZE))
+    call = nn.Conv2d.__call__
+    monkeypatch.setattr(nn.Conv2d, "__call__", lambda layer, images: call(layer, input=images))
+    assert list(count_saved_macs(model, groups, SIZE)) == expected
