@@ -9,8 +9,8 @@ interval of the validation mIoU and of the difference, and the time of a step. T
 the fine-tuning: there is one teacher and one pruned student.
 
 Every finished fine-tuning is written as a line of `results.jsonl` in the working folder, next to
-the finished networks, so the same command continues where an earlier one stopped. Once the networks
-are there, several commands with different seeds may run at the same time.
+the finished networks, so the same command continues where an earlier one stopped. A GPU that one
+training of a small network does not fill takes several at once: --num-processes.
 
 Examples (SEGFRONT_CAMVID and SEGFRONT_WEIGHTS are set; docs/distillers.md shows the first one):
   python benchmarks/distillers.py --work-dir runs/distillers --steps 92 460
@@ -21,12 +21,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -132,7 +135,8 @@ class Arguments:
         batchnorm_batches: Number of batches of whole images on which the BatchNorm statistics are
             re-estimated at the end, see `TrainConfig`.
         device: cpu, cuda or cuda:N.
-        num_threads: Number of CPU threads.
+        num_threads: Number of CPU threads of a process.
+        num_processes: Number of fine-tunings that run at the same time.
         max_minutes: No further fine-tuning is started after this time; None: run all of them.
         output: JSON file for the results.
     """
@@ -155,6 +159,7 @@ class Arguments:
     batchnorm_batches: int = 0
     device: str = field(default_factory=detect_device)
     num_threads: int = 2
+    num_processes: int = 1
     max_minutes: float | None = None
     output: Path | None = None
 
@@ -166,10 +171,19 @@ class Arguments:
             )
 
 
-MAY_CHANGE = frozenset(
-    ["work_dir", "methods", "seeds", "steps", "device", "num_threads", "max_minutes", "output"]
+ARGUMENTS_OF_A_COMMAND = (
+    *("work_dir", "methods", "seeds", "steps", "device"),
+    *("num_threads", "num_processes", "max_minutes", "output"),
 )
 """Arguments that may differ between the commands of one working folder."""
+
+
+class Wanted(NamedTuple):
+    """A fine-tuning to run."""
+
+    method: str
+    seed: int
+    steps: int
 
 
 class Run(NamedTuple):
@@ -200,7 +214,7 @@ class Bench:
     def _check_settings(self) -> None:
         """Refuse a folder whose networks and results were made with other settings."""
         path = self.folder / "settings.json"
-        own = {n: v for n, v in asdict(self.arguments).items() if n not in MAY_CHANGE}
+        own = {n: v for n, v in asdict(self.arguments).items() if n not in ARGUMENTS_OF_A_COMMAND}
         own = json.loads(json.dumps(own, default=str))
         if not path.exists():
             write_atomically(path, json.dumps(own, indent=1) + "\n")
@@ -291,8 +305,9 @@ class Bench:
         """Measure the validation mIoU of a checkpoint."""
         return evaluate(load_checkpoint(path), self.val_set, self.context).miou
 
-    def fine_tune(self, name: str, seed: int, steps: int) -> Run:
+    def fine_tune(self, one: Wanted) -> Run:
         """Fine-tune the pruned student with one method."""
+        name, seed, steps = one
         method = METHODS[name]
         student = load_checkpoint(self.obtain_student())
         settings = {n: DISTILLERS[n].Settings(**given) for n, given in method.settings.items()}
@@ -340,38 +355,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """Run the fine-tunings that are not finished and print the tables."""
     started = time.monotonic()
-    bench = Bench(arguments)
+    bench = open_bench(arguments)
     points = {
         "teacher": bench.measure(bench.obtain_teacher()),
         "dense": bench.measure(bench.obtain_dense()),
         "pruned": bench.measure(bench.obtain_student()),
     }
     console.print("  ".join(f"{name} {100 * miou:.1f} %" for name, miou in points.items()))
-    done = {(r.method, r.seed, r.steps) for r in bench.read_runs()}
+    done = {Wanted(r.method, r.seed, r.steps) for r in bench.read_runs()}
     # One seed after the other, so that methods can be compared before the last seed.
-    wanted = [
-        (method, seed, steps)
+    every = [
+        Wanted(method, seed, steps)
         for seed in arguments.seeds
         for steps in arguments.steps
         for method in arguments.methods
-        if (method, seed, steps) not in done
     ]
-    for method, seed, steps in wanted:
-        if (
-            arguments.max_minutes is not None
-            and time.monotonic() - started > 60 * arguments.max_minutes
-        ):
-            console.print(
-                f"the time is up; {len(wanted)} fine-tunings were unfinished at the start"
-            )
-            break
-        found = bench.fine_tune(method, seed, steps)
+    wanted = [one for one in every if one not in done]
+    end = math.inf if arguments.max_minutes is None else started + 60 * arguments.max_minutes
+    num_finished = 0
+    for found in fine_tune_all(arguments, wanted, end):
+        num_finished += 1
         bench.add_run(found)
         console.print(
-            f"{method:>20} seed {seed} {steps} steps: {100 * found.miou:.2f} % "
+            f"{found.method:>20} seed {found.seed} {found.steps} steps: {100 * found.miou:.2f} % "
             f"({found.step_ms:.0f} ms a step)",
             highlight=False,
         )
+    if num_finished < len(wanted):
+        console.print(f"the time is up; {len(wanted) - num_finished} fine-tunings are left")
     runs = bench.read_runs()
     for steps in arguments.steps:
         print_table([r for r in runs if r.steps == steps], arguments, steps, console)
@@ -380,6 +391,34 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         "starting_points": points,
         "runs": [r._asdict() for r in runs],
     }
+
+
+def fine_tune_all(arguments: Arguments, wanted: Sequence[Wanted], end: float) -> Iterator[Run]:
+    """Fine-tune in several processes; yields the results as they come."""
+    num_processes = min(arguments.num_processes, len(wanted))
+    if num_processes <= 1:
+        results = (fine_tune_until(end, arguments, one) for one in wanted)
+        yield from (found for found in results if found is not None)
+        return
+    with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
+        pending = [pool.submit(fine_tune_until, end, arguments, one) for one in wanted]
+        for finished in as_completed(pending):
+            found = finished.result()
+            if found is not None:
+                yield found
+
+
+def fine_tune_until(end: float, arguments: Arguments, one: Wanted) -> Run | None:
+    """Run a fine-tuning, unless the clock (`time.monotonic`) is past the end."""
+    if time.monotonic() > end:
+        return None
+    return open_bench(arguments).fine_tune(one)
+
+
+@cache
+def open_bench(arguments: Arguments) -> Bench:
+    """Open the data once in each process."""
+    return Bench(arguments)
 
 
 def print_table(runs: Sequence[Run], arguments: Arguments, steps: int, console: Console) -> None:

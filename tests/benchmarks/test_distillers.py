@@ -34,7 +34,7 @@ def test_the_same_student_is_fine_tuned_by_each_and_finished_work_stays(bench, t
     argv += ["--num-threads", "1", "--seeds", "0", "--steps", "1"]
     methods = ["none", "cwd_features", "high_level"]
     assert bench.main([*argv, "--methods", *methods[:1]]) == 0
-    assert bench.main([*argv, "--methods", *methods]) == 0
+    assert bench.main([*argv, "--methods", *methods, "--num-processes", "2"]) == 0
     lines = (tmp_path / "w" / "results.jsonl").read_text().splitlines()
     runs = [(run["method"], run["seed"]) for run in map(json.loads, lines)]
     assert len(runs) == len(set(runs)) == 3
