@@ -15,9 +15,11 @@ off:
   no first chain    the study does not begin with chains along the pruning ratios
   live teacher      the teacher runs at every step of the distillation
   no bound          networks that cannot enter the front are distilled nevertheless
-  no rungs          distillations are not stopped half-way
   fresh processes   every stage gets a new process
+  one thread        every training has one thread, also where others could not use the rest
   one at a time     one stage runs at a time, with all threads
+  rungs             the less promising third of the distillations ends half-way; ours does
+                    without rungs, because here a distillation takes seconds
   three times       as ours, with three times as many pipelines
 
 Two more opponents run with --opponents "careful script" sweep:
@@ -94,7 +96,7 @@ from trainables.process.memory import keep_freed_memory
 ROOT = Path(__file__).parents[1]
 RECIPE = "streets"
 STUDY = shlex.split("""
-    --objectives miou macs num_params --rungs 0.34
+    --objectives miou macs num_params
     --pipeline.latency.max-seconds 1 --pipeline.sensitivity.max-seconds 1
     --pipeline.data.name camvid --pipeline.data.size 96 128
     --pipeline.data.augmentation.crop-size 80 96
@@ -126,9 +128,10 @@ WAYS = {
     "no first chain": Way(("--no-begin-with-sweeps",)),
     "live teacher": Way(("--pipeline.teacher-logits.source", "live")),
     "no bound": Way(("--no-stop-hopeless",)),
-    "no rungs": Way(("--rungs",)),
     "fresh processes": Way(("--no-reuse-workers",)),
+    "one thread": Way(("--cpus-per-trial", "1")),
     "one at a time": Way(("--max-concurrent", "1")),
+    "rungs": Way(("--rungs", "0.34")),
     "three times": Way(times=3),
 }
 COSTS = ("wall_seconds", "stage_seconds", "steps")

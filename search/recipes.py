@@ -20,12 +20,15 @@ from trainables.ranges import FloatRange
 
 LITE0 = "tu-tf_efficientnet_lite0"
 LITE0_WEIGHTS = "imagenet_backbones/efficientnet_lite0_timm.safetensors"
+# The labels alone are hard to beat, and cwd_logits is the cheapest method that does
+# (docs/distillers.md).
+WORTHWHILE_DISTILLERS = ("none", "dkd", "cwd_logits")
 # With the dual-branch paper's weights the labels are only a hundredth of the loss, which harms a
 # short fine-tuning. So these recipes try the labels alone first, and search smaller weights for the
-# teacher and the cheapest method that helped (docs/distillers.md).
+# teacher.
 LABELS_FIRST: dict[str, Any] = {"distilled.distiller": "none", "sparse.sparsity_lambda": 1e-4}
 SHORT_FINE_TUNING: dict[str, Any] = {
-    "distiller": ("none", "dkd", "cwd_logits"),
+    "distiller": WORTHWHILE_DISTILLERS,
     "temperature": FloatRange(low=1.0, high=4.0),
     "beta": FloatRange(low=0.0, high=2.0),
 }
@@ -312,9 +315,11 @@ def camvid_tbfenet() -> StudyConfig:
         num_pipelines=40,
         checkpoint_seconds=120.0,
         rungs=(0.25,),
-        space=make_space(lr=FloatRange(low=3e-4, high=3e-3, log=True)),
+        space=make_space(
+            distiller=WORTHWHILE_DISTILLERS, lr=FloatRange(low=3e-4, high=3e-3, log=True)
+        ),
         pipeline=pipeline,
-        first_points=({"distilled.lr": 1e-3},),
+        first_points=({"distilled.distiller": "none", "distilled.lr": 1e-3},),
     )
 
 
@@ -380,8 +385,9 @@ def cityscapes() -> StudyConfig:
         num_pipelines=60,
         checkpoint_seconds=300.0,
         rungs=(0.25,),
+        space=make_space(distiller=WORTHWHILE_DISTILLERS),
         pipeline=pipeline,
-        first_points=({},),
+        first_points=({"distilled.distiller": "dkd"},),
     )
 
 

@@ -66,6 +66,8 @@ class WorkerConfig:
         device: Torch device.
         num_threads: Number of CPU threads of each process of a pipeline's stage.
         num_threads_root: Number of CPU threads of each process that trains a root.
+        uses_threads: Whether a training on several places has as many times these threads, in one
+            process; else it has a process on each place.
         stall_seconds: Time without progress after which the worker is killed; None or 0: no limit.
         num_workers: Number of processes that load data.
     """
@@ -77,6 +79,7 @@ class WorkerConfig:
     device: str
     num_threads: int
     num_threads_root: int
+    uses_threads: bool = False
     stall_seconds: float | None = None
     num_workers: int = 0
     remote_store: str | None = None
@@ -200,10 +203,11 @@ def _check_node(worker: WorkerConfig) -> None:
 
 def _describe_place(worker: WorkerConfig, trial: Mapping[str, Any]) -> StageContext:
     """Describe this node to a stage of a trial."""
+    num_threads = worker.num_threads * (trial["places"] if worker.uses_threads else 1)
     return StageContext(
         cache_dir=worker.cache_dir,
         device=worker.device,
-        num_threads=worker.num_threads_root if is_root(trial) else worker.num_threads,
+        num_threads=worker.num_threads_root if is_root(trial) else num_threads,
         num_workers=worker.num_workers,
         device_lock=DeviceLock(worker.device),
     )

@@ -38,9 +38,10 @@ class TrialResources:
             the dense student.
         most_places: Largest number of places that a pipeline's training takes while others are
             free; a place is what one stage needs.
-        are_roots_alone: Whether nothing runs beside the training of the teacher or of a dense
-            student, so that a process of a pipeline's stage can do it with all cores. Resources of
-            another kind would make Ray start other processes, which takes seconds.
+        uses_threads: Whether a training uses the cores of further places with threads of its own
+            process, and the training of the teacher or of a dense student, beside which nothing
+            runs, all cores. Resources of another kind would make Ray start other processes, which
+            takes seconds.
     """
 
     device: str
@@ -53,7 +54,7 @@ class TrialResources:
     num_processes: int = 1
     num_processes_baseline: int = 1
     most_places: int = 1
-    are_roots_alone: bool = False
+    uses_threads: bool = False
 
     def list_bundles(
         self, trial: Mapping[str, Any], config: PipelineConfig
@@ -66,9 +67,9 @@ class TrialResources:
         """
         chain = read_chain(trial)
         cpus, gpus = self.num_cpus, self.num_gpus
-        count = self.num_processes * trial["places"]
+        count = self.num_processes * (1 if self.uses_threads else trial["places"])
         trains = STAGES[chain[-1].stage].trains
-        if is_root(trial) and self.are_roots_alone:
+        if is_root(trial) and self.uses_threads:
             return [{"CPU": cpus, "GPU": gpus}]
         if is_root(trial):
             cpus, gpus = self.num_cpus_baseline, self.num_gpus_baseline
@@ -134,6 +135,14 @@ def allot(
     gpus_baseline = _choose_baseline_gpus(config, gpus, num_gpus, node_gpus)
     processes_baseline = _count_processes(gpus_baseline, config.processes_per_baseline)
     is_private = num_nodes == 1 and not (gpus or can_grow)
+    uses_threads = is_private and processes == processes_baseline == 1
+    if will_grow:  # a machine that an autoscaler would start is not free: it costs money
+        most_places = 1
+    elif uses_threads:
+        most_places = 1 if config.cpus_per_trial else max(1, _count_images(config) // num_cpus_each)
+    else:
+        node = num_gpus if node_gpus is None else node_gpus
+        most_places = _count_most_places(config, gpus, node)
     cpus_baseline = min(node_cpus, num_cpus // processes_baseline)
     return TrialResources(
         device="cuda" if gpus else "cpu",
@@ -145,11 +154,8 @@ def allot(
         max_exclusive=wanted if can_grow else max(1, int(num_gpus) if gpus else num_nodes),
         num_processes=processes,
         num_processes_baseline=processes_baseline,
-        are_roots_alone=is_private and processes == processes_baseline == 1,
-        # A machine that an autoscaler would start is not free: it costs money.
-        most_places=1
-        if will_grow
-        else _count_most_places(config, gpus, num_gpus if node_gpus is None else node_gpus),
+        most_places=most_places,
+        uses_threads=uses_threads,
     )
 
 
@@ -160,9 +166,7 @@ def _share_cores(config: StudyConfig, num_cpus: int, node_cpus: int) -> int:
     few trainings with many threads take less time than many trainings with few threads. More
     threads than a batch has images are not expected to help.
     """
-    links = find_longest_chain(config)
-    schedules = list_schedules(config.pipeline.chain[1:])
-    images = min((getattr(config.pipeline, name).batch_size for name in schedules), default=1)
+    links, images = find_longest_chain(config), _count_images(config)
 
     def expect_duration(count: int) -> float:
         threads = min(num_cpus // count, node_cpus, images)
@@ -172,6 +176,12 @@ def _share_cores(config: StudyConfig, num_cpus: int, node_cpus: int) -> int:
 
     most = min(num_cpus, config.num_pipelines, config.max_concurrent or num_cpus)
     return min(range(most, 0, -1), key=expect_duration)
+
+
+def _count_images(config: StudyConfig) -> int:
+    """Count the images of the smallest batch of a pipeline's trainings: the most useful threads."""
+    schedules = list_schedules(config.pipeline.chain[1:])
+    return min((getattr(config.pipeline, name).batch_size for name in schedules), default=1)
 
 
 def _count_processes(gpus: float, processes: int) -> int:

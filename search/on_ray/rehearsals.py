@@ -35,7 +35,7 @@ def count_places(resources: TrialResources) -> Places:
         units=single,
         units_of_training=single * processes,
         most_per_training=resources.most_places,
-        are_roots_alone=resources.are_roots_alone,
+        uses_threads=resources.uses_threads,
         units_of_root=(resources.num_gpus_baseline or 1.0) * of_baseline,
     )
 

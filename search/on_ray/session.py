@@ -175,6 +175,7 @@ def run_tune(
         device=resources.device,
         num_threads=resources.num_cpus,
         num_threads_root=resources.num_cpus_baseline,
+        uses_threads=resources.uses_threads,
         stall_seconds=config.stall_seconds,
         num_workers=max(0, resources.num_cpus - 1) if resources.num_gpus else 0,
         remote_store=remote_store,

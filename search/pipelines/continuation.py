@@ -114,19 +114,27 @@ class Origins:
 
 
 def plan_sweeps(
-    loop: Loop, space: SearchSpace, first: Mapping[str, Any], num_pipelines: int
+    loop: Loop,
+    space: SearchSpace,
+    first: Mapping[str, Any],
+    num_pipelines: int,
+    *,
+    has_coarse: bool = True,
 ) -> list[list[dict[str, Any]]]:
     """Plan the chains with which a study begins.
 
     There is a chain through all values of the rising setting for each choice of the kept settings.
-    In a long study, a coarse chain of each choice comes before them. Chains of different choices
-    run side by side; those that do not fit into the study are left out.
+    In a long study, a coarse chain of each choice may come before them. Those that do not fit into
+    the study are left out.
 
     Args:
         loop: Stages that are repeated.
         space: Search space; its rising setting must be a grid.
         first: All other settings of the pipelines in a chain.
         num_pipelines: Number of pipelines of the study.
+        has_coarse: Whether a long study begins with coarse chains. They do not pay if chains run
+            one after another, because the first whole chain then shows the front as early as the
+            coarse chains of two choices.
 
     Returns:
         Chains of pipelines; each pipeline is "stage.setting" -> value, and the rising setting
@@ -143,7 +151,7 @@ def plan_sweeps(
     num_coarse = COARSE_LINKS * len(fixed)
     is_long = num_coarse <= LARGEST_COARSE_SHARE * num_pipelines
     fits = num_coarse + len(values) <= num_pipelines
-    if is_long and fits and len(values) >= 2 * COARSE_LINKS:
+    if has_coarse and is_long and fits and len(values) >= 2 * COARSE_LINKS:
         steps = [_coarsen(values)] * len(fixed) + steps
     sweeps: list[list[dict[str, Any]]] = []
     for chosen, ratios in zip(cycle(fixed), steps, strict=False):

@@ -77,6 +77,7 @@ class Dispatcher:
         self.problem: Exception | None = None
         self.budget = budget or TimeBudget(StageSeconds(study.config, {}))
         self.is_out_of_time = False
+        study.has_coarse_chains = not places.runs_in_turn
         self._baseline_chains = build_baselines(study.config.pipeline)
         self._tree = StageTree(self._baseline_chains, study.config.rungs)
         self._late_teacher: LateTeacher | None = None
@@ -211,11 +212,18 @@ class Dispatcher:
                 continue
             if task is not None:
                 return task
-            if not self._open_next() and self._is_exhausted == was_exhausted:
+            is_opened = self._open_next(beside=bool(self._running))
+            if not is_opened and self._is_exhausted == was_exhausted:
                 return None
 
-    def _open_next(self) -> bool:
-        """Ask the study for one more pipeline; False if enough are open, or there are no more."""
+    def _open_next(self, *, beside: bool) -> bool:
+        """Ask the study for one more pipeline; False if enough are open, or there are no more.
+
+        Args:
+            beside: Whether a stage runs or is about to, which may be better off alone.
+        """
+        if beside and self._is_chain_alone:
+            return False
         is_early = self._ahead is not None and self.study.has_planned and self._count_free() > 0
         if self._is_full or not (self._has_students or is_early):
             return False
@@ -310,13 +318,16 @@ class Dispatcher:
         most, is_retraining = self._places.most_per_training, task.fine_tuning_seed is not None
         if most == 1 or task.is_ahead or is_retraining or not (stage.trains and stage.schedule):
             return 1
-        if 0 < self.budget.seconds.predict(task) < LEAST_SHARED_SECONDS:
+        uses_threads = self._places.uses_threads
+        if not uses_threads and 0 < self.budget.seconds.predict(task) < LEAST_SHARED_SECONDS:
             return 1
         free = self._count_free()
         if free < 2:
             return 1
-        while (ready := self._tree.count_ready(free)) < free and self._open_next():
+        while (ready := self._tree.count_ready(free)) < free and self._open_next(beside=True):
             pass
+        if uses_threads:
+            return max(1, min(free // (1 + ready), most))
         batch_size: int = getattr(self.study.config.pipeline, stage.schedule).batch_size
         processes = max(1, round(self._places.units_of_training / self._places.units))
         return max(1, min(free // (1 + ready), most, batch_size // 2 // processes))
@@ -391,7 +402,7 @@ class Dispatcher:
 
         A late teacher does not count.
         """
-        if not self._places.are_roots_alone:
+        if not self._places.uses_threads:
             return False
         claims = [self._tree.list_claims(root) for root in self._roots]
         return any(names and self._fits(names) for names in claims)
@@ -441,6 +452,14 @@ class Dispatcher:
             waiting |= set(self._late_teacher.pipelines)  # they will not end in this session
         num_open = self._tree.num_open - len(waiting)
         return num_open >= OPEN_PIPELINES_PER_PLACE * self._places.count
+
+    @property
+    def _is_chain_alone(self) -> bool:
+        """Whether nothing may be opened beside one of the first chains, which uses all places."""
+        if not self._places.runs_in_turn or self.study.is_link_next:
+            return False
+        going_on = set(self._tree.open_pipelines) - set(self._rungs.paused)
+        return any(map(self.study.is_in_first_chain, going_on))
 
     @property
     def _has_students(self) -> bool:

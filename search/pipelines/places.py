@@ -23,7 +23,9 @@ class Places:
             holds, on all its places together.
         most_per_training: Largest number of places for one training of a pipeline; it gets more
             than one only if other stages leave places free.
-        are_roots_alone: Whether nothing may run beside the training of an uncompressed network.
+        uses_threads: Whether a training uses several places with threads of one process, not with
+            several processes. The training of an uncompressed network then uses all places, so
+            nothing may run beside it.
     """
 
     count: int
@@ -33,7 +35,12 @@ class Places:
     units_of_training: float = 1.0
     units_of_root: float = 1.0
     most_per_training: int = 1
-    are_roots_alone: bool = False
+    uses_threads: bool = False
+
+    @property
+    def runs_in_turn(self) -> bool:
+        """Whether chains of pipelines run one after another, each training on all places."""
+        return self.count == 1 or (self.uses_threads and self.most_per_training >= self.count)
 
     def weigh(self, task: Task) -> float:
         """Return the number of GPUs (on CPUs: of processes) that a stage holds."""
@@ -49,4 +56,4 @@ class Places:
 
     def runs_alone(self, task: Task) -> bool:
         """Whether nothing may run beside a stage."""
-        return task.is_root and self.are_roots_alone
+        return task.is_root and self.uses_threads

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -57,6 +58,7 @@ _OPTUNA_STATES = {
 }
 CONTINUES = "continues"  # attribute: number of the trial from whose network a trial continues
 CONTINUES_INSTEAD = "continues_instead"  # attribute: the same, after that trial has failed
+FIRST_CHAIN = "first_chain"  # attribute: number of the chain, among those with which a study begins
 EARLIER = "warm_start"  # attribute that marks trials of earlier runs
 
 _OUTCOME_FIELDS = (
@@ -69,6 +71,20 @@ _OUTCOME_FIELDS = (
     "finished_at",
     "elapsed_hours",
 )
+
+
+class _Planned(NamedTuple):
+    """A pipeline with which a study begins.
+
+    Attributes:
+        settings: Its settings, "stage.setting" -> value; those of a link are its own only.
+        previous: Index of the planned pipeline that it continues; None: the unpruned network.
+        chain: Number of its chain; None for a given point.
+    """
+
+    settings: dict[str, Any]
+    previous: int | None = None
+    chain: int | None = None
 
 
 class PipelineStudy:
@@ -88,6 +104,7 @@ class PipelineStudy:
     Attributes:
         config: The argument `config`.
         records: Record of every trial that was handed out, by number.
+        has_coarse_chains: Whether a long study begins with coarse chains, see `plan_sweeps`.
         spent_seconds: Seconds for which ended stages have held their places, over all sessions.
         running_seconds: The same of the stages that run, as last seen; a later session counts them
             as spent.
@@ -123,14 +140,16 @@ class PipelineStudy:
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
         self._abandoned: list[int] = []
-        self._num_enqueued = 0
+        self.has_coarse_chains = True
+        self._enqueued: deque[Mapping[str, Any]] = deque()  # their attributes
+        self._in_first_chains: set[int] = set()
         self._num_known = 0
         self._history.note_all(self._study)
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING:
                 self._abandoned.append(get_trial_id(trial))
             elif trial.state == TrialState.WAITING:
-                self._num_enqueued += 1
+                self._enqueued.append(trial.user_attrs)
             if EARLIER in trial.user_attrs:
                 self._num_known += 1
             elif trial.state != TrialState.WAITING:
@@ -199,7 +218,17 @@ class PipelineStudy:
         """Whether the next pipeline is decided already: a planned one, or one left unfinished."""
         if not self.records:
             return bool(self._plan_first())
-        return bool(self._abandoned or self._num_enqueued)
+        return bool(self._abandoned or self._enqueued)
+
+    @property
+    def is_link_next(self) -> bool:
+        """Whether the next pipeline goes on with the last chain, or was left by a dead driver."""
+        is_link = bool(self._enqueued) and self._enqueued[0].get(CONTINUES) is not None
+        return is_link or bool(self._abandoned)
+
+    def is_in_first_chain(self, number: int) -> bool:
+        """Whether a trial belongs to one of the chains with which the study begins."""
+        return number in self._in_first_chains
 
     @property
     def begins_untaught(self) -> bool:
@@ -207,7 +236,7 @@ class PipelineStudy:
         planned = self._plan_first()
         if not planned:
             return False
-        chain = build_chain(self._stages, planned[0][0])
+        chain = build_chain(self._stages, planned[0].settings)
         return not any(STAGES[step.stage].needs_teacher(step.settings) for step in chain)
 
     @property
@@ -252,6 +281,8 @@ class PipelineStudy:
         self._history.note(read_trial(self._study, get_trial_id(trial)))
         settings, continues = self._choose_settings(trial)
         self._trials[trial.number] = trial
+        if FIRST_CHAIN in trial.user_attrs:
+            self._in_first_chains.add(trial.number)
         self.records[trial.number] = TrialRecord(
             number=trial.number,
             state="running",
@@ -343,8 +374,8 @@ class PipelineStudy:
         """Begin a trial: one that a dead driver left, else an enqueued one, else a new one."""
         if self._abandoned:
             return Trial(self._study, self._abandoned.pop(0))
-        if self._num_enqueued:
-            self._num_enqueued -= 1
+        if self._enqueued:
+            self._enqueued.popleft()
             return self._study.ask()
         return begin_trial(self._study)
 
@@ -495,27 +526,38 @@ class PipelineStudy:
         trials = self._study.get_trials(deepcopy=False)
         own = [trial.number for trial in trials if EARLIER not in trial.user_attrs]
         numbers = [*own, *range(len(trials), len(trials) + len(planned))]
-        for point, previous in planned[len(own) :]:  # a killed driver may have added some of them
-            params = self._select_searched(point)
-            self._enqueue(params, {CONTINUES: None if previous is None else numbers[previous]})
+        for point in planned[len(own) :]:  # a killed driver may have added some of them
+            params = self._select_searched(point.settings)
+            attributes: dict[str, Any] = {
+                CONTINUES: None if point.previous is None else numbers[point.previous]
+            }
+            if point.chain is not None:
+                attributes[FIRST_CHAIN] = point.chain
+            self._enqueue(params, attributes)
 
-    def _plan_first(self) -> list[tuple[dict[str, Any], int | None]]:
-        """Return the first pipelines' settings, each with the index of the one it continues."""
+    def _plan_first(self) -> list[_Planned]:
+        """Plan the chains along the pruning ratios, and the given points after them."""
         space = self.config.space
         given = [flatten_chain(build_chain(self._stages, p)) for p in self.config.first_points]
         points = [point for point in given if space.contains(point)]
         points = points or [space.move_inside(self._stages, point) for point in given[:1]]
-        planned: list[tuple[dict[str, Any], int | None]] = []
+        planned: list[_Planned] = []
         if self._loop is not None and self.config.begin_with_sweeps:
             first = points[0] if points else space.move_inside(self._stages, {})
-            sweeps = plan_sweeps(self._loop, space, first, self.config.num_pipelines)
+            sweeps = plan_sweeps(
+                self._loop,
+                space,
+                first,
+                self.config.num_pipelines,
+                has_coarse=self.has_coarse_chains,
+            )
             points = points[1:] if sweeps else points
             own = declare_all(self._loop.chosen)
-            for sweep in sweeps:
+            for chain, sweep in enumerate(sweeps):
                 for index, point in enumerate(sweep):
                     inherits = {n: v for n, v in point.items() if n in own} if index else point
-                    planned.append((inherits, len(planned) - 1 if index else None))
-        return [*planned, *((point, None) for point in points)]
+                    planned.append(_Planned(inherits, len(planned) - 1 if index else None, chain))
+        return [*planned, *map(_Planned, points)]
 
     def _select_searched(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of a pipeline's settings that are searched."""
@@ -535,7 +577,7 @@ class PipelineStudy:
 
     def _enqueue_prefix(self, ready: Collection[Prefix]) -> None:
         """Let the next trial share a trained stage, unless a given point is next."""
-        if self._num_enqueued or not self.config.shared_prefix:
+        if self._enqueued or not self.config.shared_prefix:
             return
         proposed = [record.settings for record in self.records.values()]
         seed = derive_seed(self.config.seed, len(proposed))
@@ -545,7 +587,7 @@ class PipelineStudy:
 
     def _enqueue(self, params: dict[str, Any], attributes: dict[str, Any] | None = None) -> None:
         self._study.enqueue_trial(params, user_attrs=attributes)
-        self._num_enqueued += 1
+        self._enqueued.append(attributes or {})
 
     def _read(self, trial: FrozenTrial) -> TrialRecord:
         attributes = trial.user_attrs

@@ -31,7 +31,7 @@ def curves(search_cost):
                           REFERENCE),
         search_cost.Curve("ours", 0, [point(50, 20, 0.3), point(100, 25, 0.5),
                                       point(160, 40, 0.1)], REFERENCE),
-        search_cost.Curve("no rungs", 0, [point(80, 50, 0.3)], REFERENCE),
+        search_cost.Curve("no bound", 0, [point(80, 50, 0.3)], REFERENCE),
     ]  # fmt: skip
 
 
@@ -126,7 +126,9 @@ def test_every_way_is_flags_of_the_product(search_cost):
     assert studies["ours"].reuse_workers
     assert not studies["fresh processes"].reuse_workers
     assert not studies["no bound"].stop_hopeless
-    assert studies["no rungs"].rungs == ()
+    assert studies["ours"].rungs == ()
+    assert studies["rungs"].rungs == (0.34,)
+    assert studies["one thread"].cpus_per_trial == 1
     assert studies["one at a time"].max_concurrent == 1
     assert studies["live teacher"].pipeline.teacher_logits.source == "live"
 

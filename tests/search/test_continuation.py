@@ -13,7 +13,9 @@ from search.config import StudyConfig
 from search.pipelines.continuation import Origins, find_loop, plan_sweeps
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.places import Places
+from search.pipelines.retries import Failure
 from search.pipelines.rungs import Rungs
+from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
 from search.proposing.samplers import SAMPLERS
 from search.space import make_space, set_ranges
@@ -79,6 +81,12 @@ def test_a_long_study_shows_the_whole_front_in_a_few_coarse_steps_first(
     assert [sweep[0]["pruned.scope"] for sweep in sweeps[-2:]] == ["local", "global"]
 
 
+def test_chains_that_run_in_turn_need_no_coarse_ones() -> None:
+    space = make_space(pruning_ratio=FloatRange(low=0.1, high=0.6, step=0.1))
+    sweeps = plan_sweeps(LOOP, space, make_settings(), 36, has_coarse=False)
+    assert [len(sweep) for sweep in sweeps] == [6, 6]
+
+
 def test_coarse_chains_leave_room_for_a_whole_one() -> None:
     space = make_space(pruning_ratio=FloatRange(low=0.1, high=0.9, step=0.025))
     sweeps = plan_sweeps(LOOP, space, make_settings(), 36)
@@ -113,6 +121,51 @@ def drive(
         )  # fmt: skip
         dispatcher.finish(task, result)
     return seen
+
+
+COSTS = {"latency_ms": 5.0, "latency_p95_ms": 5.0, "num_params": 500.0, "macs": 9.0, "miou": 0.5}
+
+
+@pytest.mark.parametrize("chains_in_turn", [True, False])
+def test_a_chain_has_all_threads_until_its_end(
+    chains_in_turn: bool, continuing: StudyConfig, tmp_path: Path
+) -> None:
+    """Except while its next link waits for something, such as another attempt."""
+    study = PipelineStudy(replace(continuing, stop_hopeless=False), tmp_path)
+    places = Places(
+        count=2, exclusive=2, of_root=2, uses_threads=True,
+        most_per_training=2 if chains_in_turn else 1,
+    )  # fmt: skip
+    dispatcher = Dispatcher(study, places)
+    running: list[Task] = []
+    seen: list[tuple[str, int, int]] = []
+    while not dispatcher.is_over:
+        while (task := dispatcher.take()) is not None:
+            running.append(task)
+        task = running.pop(0)
+        seen += [(task.label, task.places, len(running))] * (task.stage == "distilled")
+        dispatcher.finish(task, StageResult(metrics=COSTS, network=task.label))
+    assert len(seen) == 8
+    if chains_in_turn:
+        assert seen[:6] == [(f"distilled {number}", 2, 0) for number in range(6)]
+        assert [places for _, places, _ in seen[6:]] == [1, 1]  # side by side
+    else:
+        assert {places for _, places, _ in seen} == {1}
+        assert max(beside for _, _, beside in seen[:6]) == 1
+
+
+def test_a_chain_that_waits_leaves_its_place_to_others(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    places = Places(count=2, exclusive=2, of_root=2, uses_threads=True, most_per_training=2)
+    dispatcher = Dispatcher(PipelineStudy(continuing, tmp_path), places)
+    while (task := dispatcher.take()) is not None and task.stage != "distilled":
+        dispatcher.finish(task, StageResult(metrics=COSTS, network=task.label))
+    assert task is not None
+    dispatcher.retry(task, Failure("the worker died"))
+    following = dispatcher.take()
+    assert following is not None
+    assert flatten_chain(following.chain)["pruned.scope"] == "global"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

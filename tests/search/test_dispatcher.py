@@ -770,7 +770,7 @@ def test_on_a_single_machine_nothing_runs_beside_an_uncompressed_network(
         for chain in choose_typical_chains(config)
     }
     budget = TimeBudget(StageSeconds(config, rates), limit=limit, worked=lambda: 0.0)
-    places = Places(count=2, exclusive=2, of_root=2, are_roots_alone=True)
+    places = Places(count=2, exclusive=2, of_root=2, uses_threads=True)
     dispatcher = open_untaught(
         config, tmp_path, places, distillers=("none", "dkd", "dkd"), budget=budget
     )
@@ -927,6 +927,18 @@ def test_on_a_single_machine_a_root_needs_no_process_of_its_own(config: StudyCon
     assert differ(allot(replace(config, processes_per_baseline=2), 8, 0, 8))
 
 
+def test_on_a_single_machine_a_training_uses_free_cores_with_threads(config: StudyConfig) -> None:
+    resources = allot(config, 4, 0, 4)
+    assert (resources.num_cpus, resources.max_concurrent, resources.most_places) == (1, 4, 4)
+    shared = describe_task(make_chain(("dense", "sparse")), "sparse", places=4)
+    assert resources.list_bundles(shared, config.pipeline) == [{"CPU": 1, "GPU": 0}]
+    assert allot(replace(config, cpus_per_trial=1), 4, 0, 4).most_places == 1  # as asked
+    batches = replace(config.pipeline.sparse, batch_size=2)
+    few = replace(config, pipeline=replace(config.pipeline, sparse=batches))
+    assert allot(few, 8, 0, 8).most_places == 2  # more threads than images would not help
+    assert not allot(config, 8, 0, 4, num_nodes=2).uses_threads
+
+
 def test_free_gpus_of_a_node_bound_the_places_of_a_training(config: StudyConfig) -> None:
     gpus = replace(config, gpus_per_trial=2.0)
     assert allot(gpus, 64, 16, 32, num_nodes=2, node_gpus=8).most_places == 4
@@ -934,7 +946,6 @@ def test_free_gpus_of_a_node_bound_the_places_of_a_training(config: StudyConfig)
     more = replace(gpus, max_concurrent=9)  # an autoscaler would start machines for the ninth
     assert allot(more, 64, 16, 32, num_nodes=2, node_gpus=8, can_grow=True).most_places == 1
     assert allot(replace(config, gpus_per_trial=0.5), 64, 16, 32, 2, 8).most_places == 1
-    assert allot(config, 8, 0, 8).most_places == 1
     shared = replace(config, processes_per_baseline=4, processes_per_trial=2, cpus_per_trial=2)
     resources = allot(shared, 8, 0, 8)
     assert resources.most_places == 2

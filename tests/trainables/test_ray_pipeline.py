@@ -15,7 +15,8 @@ from models.quantization import QuantizationError
 from models.timing.host import HostError
 from trainables import ray_pipeline
 from trainables.chain import make_chain
-from trainables.context import Progress
+from trainables.context import Progress, StageContext
+from trainables.pipeline import StageResult
 from trainables.pipeline_config import PipelineConfig
 from trainables.process.installation import inspect_installation
 from trainables.process.machine_errors import SurroundingsError
@@ -127,3 +128,31 @@ def test_worker_of_a_node_with_other_code_computes_nothing(
     with pytest.raises(SurroundingsError, match=message):
         run_trial(describe_task(make_chain(["dense"]), "dense"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("uses_threads", "stages", "threads"),
+    [(True, ("dense", "sparse"), 6), (False, ("dense", "sparse"), 3), (True, ("dense",), 8)],
+)
+def test_a_training_has_the_threads_of_its_places(
+    tmp_path: Path,
+    reports: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    uses_threads: bool,
+    stages: tuple[str, ...],
+    threads: int,
+) -> None:
+    given: list[int | None] = []
+
+    def run(config: Any, chain: Any, store: Any, context: StageContext, *_: Any, **__: Any) -> Any:
+        given.append(context.num_threads)
+        return StageResult()
+
+    monkeypatch.setattr(ray_pipeline, "run_stage", run)
+    worker = replace(
+        make_worker(tmp_path), num_threads=3, num_threads_root=8, uses_threads=uses_threads
+    )
+    trial = describe_task(make_chain(stages), stages[-1], places=2)
+    make_trainable(PipelineConfig(), worker)(trial)
+    assert [report["outcome"] for report in reports] == ["complete"]
+    assert given == [threads]
