@@ -18,6 +18,7 @@ from trainables.network_config import NetworkConfig
 from trainables.pipeline_config import STUDENT
 
 SAME = "same"
+PREVIOUS = "previous"
 
 
 def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
@@ -48,19 +49,25 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
             "--students names all networks to compress, so --student and --student-weights cannot "
             "be given with it; a file for --students can name weights for each network"
         )
-    if given.teacher == SAME and given.teacher_weights is not None:
+    is_same = given.teacher in (SAME, PREVIOUS)
+    if is_same and given.teacher_weights is not None:
         raise ValueError(
-            f"--teacher {SAME} has the weights of the student, so --teacher-weights cannot be "
-            f"given with it; got {given.teacher_weights}"
+            f"--teacher {given.teacher} has the weights of the student, so --teacher-weights "
+            f"cannot be given with it; got {given.teacher_weights}"
         )
     pipeline = study.pipeline
     student = _change(pipeline.student, given.student, given.student_weights, "student")
-    is_same = given.teacher == SAME
+    is_previous = given.teacher == PREVIOUS
     if given.teacher is None and given.teacher_weights is None:
-        is_same = pipeline.self_teaching
+        is_same, is_previous = pipeline.self_teaching, pipeline.previous_teaches
     named = None if is_same else given.teacher
-    teacher = _change(pipeline.teacher, named, given.teacher_weights, "teacher")
-    pipeline = replace(pipeline, student=student, teacher=teacher, self_teaching=is_same)
+    pipeline = replace(
+        pipeline,
+        student=student,
+        teacher=_change(pipeline.teacher, named, given.teacher_weights, "teacher"),
+        self_teaching=is_same,
+        previous_teaches=is_previous,
+    )
     if not (names_one or given.students):
         return replace(study, pipeline=pipeline)
     students, setting = _read_students(given.students), f"{pipeline.chain[0]}.student"

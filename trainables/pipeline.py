@@ -178,7 +178,8 @@ def build_stages(
         stage = STAGES[name].build(settings, inputs)
         stages.append(stage)
         if isinstance(stage, NetworkStage):
-            if network is None and config.self_teaching:
+            is_root = network is None and config.self_teaching
+            if is_root or (config.previous_teaches and stage.trains):
                 teacher = stage
             network = stage
     return stages

@@ -151,6 +151,9 @@ class PipelineConfig:
         int8: Quantisation to int8.
         self_teaching: Use the uncompressed student as the teacher instead of another network (flag
             --teacher same).
+        previous_teaches: Let the network before each pruning teach the fine-tuning after it, so
+            that a network of a chain learns from the one before it (flag --teacher previous). Only
+            with self_teaching.
         students: Further networks to compress, by name; `--space.student` selects among them.
         chain: Stages of a pipeline, root first: names of `trainables.stages.STAGES`.
         seed: Seed of initial weights, data order, augmentation and dropout.
@@ -168,9 +171,14 @@ class PipelineConfig:
     sensitivity: SensitivityConfig = field(default_factory=SensitivityConfig)
     int8: Int8Config = field(default_factory=Int8Config)
     self_teaching: bool = False
+    previous_teaches: bool = False
     students: Mapping[str, NetworkConfig] = field(default_factory=dict)
     chain: tuple[str, ...] = DEFAULT_STAGES
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.previous_teaches and not self.self_teaching:
+            raise ValueError("previous_teaches needs self_teaching; --teacher previous sets both")
 
     def get_student(self, name: str = STUDENT) -> NetworkConfig:
         """Return the network that a pipeline compresses.

@@ -349,7 +349,9 @@ class Dispatcher:
 
     @property
     def _is_taught(self) -> bool:
-        """Whether the network that teaches is trained."""
+        """Whether the network that teaches all others is trained."""
+        if self.study.config.pipeline.previous_teaches:
+            return False  # each one has another teacher
         return next(iter(self._baseline_chains)) in self.baselines
 
     @property

@@ -42,6 +42,12 @@ def test_flags_may_be_written_with_underscores(word: str) -> None:
 def test_the_student_may_teach_itself() -> None:
     assert parse("--teacher", "same").pipeline.self_teaching
     assert not parse("--teacher", "espnet").pipeline.self_teaching
+    previous = parse("--teacher", "previous").pipeline
+    assert previous.self_teaching
+    assert previous.previous_teaches
+    assert not parse("--teacher", "same").pipeline.previous_teaches
+    with pytest.raises(ValueError, match="--teacher previous has the weights of the student"):
+        parse("--teacher", "previous", "--teacher-weights", "t.pth")
 
 
 def test_several_students_are_a_choice_of_the_search(tmp_path: Path) -> None:

@@ -195,6 +195,17 @@ def test_a_pipeline_may_prune_a_finished_network_further(tiny_config, context, s
         build_stages(tiny_config, (*first, *less))
 
 
+@pytest.mark.parametrize(("who", "teachers"), [("same", [0, 0]), ("previous", [1, 4])])
+def test_the_network_before_a_pruning_may_teach_the_one_after_it(who, teachers, tiny_config):
+    config = replace(tiny_config, self_teaching=True, previous_teaches=who == "previous")
+    further = make_chain(("pruned", "latency", "distilled"), pruning_ratio=0.6)
+    stages = build_stages(config, (*make_chain(pruning_ratio=0.3), *further))
+    taught = [stage for stage in stages if stage.name == "distilled"]
+    assert [stages.index(stage.parents["teacher"]) for stage in taught] == teachers
+    with pytest.raises(ValueError, match="needs self_teaching"):
+        replace(config, self_teaching=False, previous_teaches=True)
+
+
 def test_the_path_of_the_data_and_the_teachers_name_do_not_count(tiny_config, tmp_path):
     moved = replace(tiny_config, data=replace(tiny_config.data, root=tmp_path))
     assert dense_of(moved).key == dense_of(tiny_config).key
