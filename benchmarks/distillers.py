@@ -10,7 +10,8 @@ the fine-tuning: there is one teacher and one pruned student.
 
 Every finished fine-tuning is written as a line of `results.jsonl` in the working folder, next to
 the finished networks, so the same command continues where an earlier one stopped. A GPU that one
-training of a small network does not fill takes several at once: --num-processes.
+training of a small network does not fill takes several at once with --num-processes; the times of
+the steps are then those beside the others.
 
 Examples (SEGFRONT_CAMVID and SEGFRONT_WEIGHTS are set; docs/distillers.md shows the first one):
   python benchmarks/distillers.py --work-dir runs/distillers --steps 92 460
@@ -171,14 +172,14 @@ class Arguments:
             )
 
 
-ARGUMENTS_OF_A_COMMAND = (
+MAY_CHANGE = (
     *("work_dir", "methods", "seeds", "steps", "device"),
     *("num_threads", "num_processes", "max_minutes", "output"),
 )
 """Arguments that may differ between the commands of one working folder."""
 
 
-class Wanted(NamedTuple):
+class FineTuning(NamedTuple):
     """A fine-tuning to run."""
 
     method: str
@@ -214,7 +215,7 @@ class Bench:
     def _check_settings(self) -> None:
         """Refuse a folder whose networks and results were made with other settings."""
         path = self.folder / "settings.json"
-        own = {n: v for n, v in asdict(self.arguments).items() if n not in ARGUMENTS_OF_A_COMMAND}
+        own = {n: v for n, v in asdict(self.arguments).items() if n not in MAY_CHANGE}
         own = json.loads(json.dumps(own, default=str))
         if not path.exists():
             write_atomically(path, json.dumps(own, indent=1) + "\n")
@@ -305,9 +306,9 @@ class Bench:
         """Measure the validation mIoU of a checkpoint."""
         return evaluate(load_checkpoint(path), self.val_set, self.context).miou
 
-    def fine_tune(self, one: Wanted) -> Run:
+    def fine_tune(self, wanted: FineTuning) -> Run:
         """Fine-tune the pruned student with one method."""
-        name, seed, steps = one
+        name, seed, steps = wanted
         method = METHODS[name]
         student = load_checkpoint(self.obtain_student())
         settings = {n: DISTILLERS[n].Settings(**given) for n, given in method.settings.items()}
@@ -362,10 +363,10 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
         "pruned": bench.measure(bench.obtain_student()),
     }
     console.print("  ".join(f"{name} {100 * miou:.1f} %" for name, miou in points.items()))
-    done = {Wanted(r.method, r.seed, r.steps) for r in bench.read_runs()}
+    done = {FineTuning(r.method, r.seed, r.steps) for r in bench.read_runs()}
     # One seed after the other, so that methods can be compared before the last seed.
     every = [
-        Wanted(method, seed, steps)
+        FineTuning(method, seed, steps)
         for seed in arguments.seeds
         for steps in arguments.steps
         for method in arguments.methods
@@ -393,7 +394,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     }
 
 
-def fine_tune_all(arguments: Arguments, wanted: Sequence[Wanted], end: float) -> Iterator[Run]:
+def fine_tune_all(arguments: Arguments, wanted: Sequence[FineTuning], end: float) -> Iterator[Run]:
     """Fine-tune in several processes; yields the results as they come."""
     num_processes = min(arguments.num_processes, len(wanted))
     if num_processes <= 1:
@@ -402,17 +403,21 @@ def fine_tune_all(arguments: Arguments, wanted: Sequence[Wanted], end: float) ->
         return
     with ProcessPoolExecutor(num_processes, multiprocessing.get_context("spawn")) as pool:
         pending = [pool.submit(fine_tune_until, end, arguments, one) for one in wanted]
-        for finished in as_completed(pending):
-            found = finished.result()
-            if found is not None:
-                yield found
+        try:
+            for finished in as_completed(pending):
+                found = finished.result()
+                if found is not None:
+                    yield found
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that run still end
+            raise
 
 
-def fine_tune_until(end: float, arguments: Arguments, one: Wanted) -> Run | None:
+def fine_tune_until(end: float, arguments: Arguments, wanted: FineTuning) -> Run | None:
     """Run a fine-tuning, unless the clock (`time.monotonic`) is past the end."""
     if time.monotonic() > end:
         return None
-    return open_bench(arguments).fine_tune(one)
+    return open_bench(arguments).fine_tune(wanted)
 
 
 @cache

@@ -16,10 +16,10 @@ off:
   live teacher      the teacher runs at every step of the distillation
   no bound          networks that cannot enter the front are distilled nevertheless
   fresh processes   every stage gets a new process
-  one thread        every training has one thread, also where others could not use the rest
+  one thread        every training has one thread, even while the other cores are idle
   one at a time     one stage runs at a time, with all threads
-  rungs             the less promising third of the distillations ends half-way; ours does
-                    without rungs, because here a distillation takes seconds
+  rungs             the less promising third of the distillations ends after 34 % of its steps;
+                    ours has no rungs, because a distillation takes only seconds here
   three times       as ours, with three times as many pipelines
 
 Two more opponents run with --opponents "careful script" sweep:
@@ -28,11 +28,11 @@ Two more opponents run with --opponents "careful script" sweep:
                     fine-tuned on the labels, then pruned further and fine-tuned again, and so on
 
 The benchmark reports the hypervolume (as a share of the box up to the dense student) over wall
-seconds, over the seconds of all stages and over training steps (those of the teacher are not
-counted). It also reports what each search had spent when it first reached the plain script's final
-hypervolume, for each seed and for the mean over the seeds. A pipeline's cost, up to the stage that
-it reached, counts from the start of its first stage on, because pipelines that wait at a rung are
-reported only at the end.
+seconds, over the seconds of all stages (whatever number of threads a stage has) and over training
+steps (those of the teacher are not counted). It also reports what each search had spent when it
+first reached the plain script's final hypervolume, for each seed and for the mean over the seeds. A
+pipeline's cost, up to the stage that it reached, counts from the start of its first stage on,
+because pipelines that wait at a rung are reported only at the end.
 
 The networks and steps are those of the streets recipe. The images have about a quarter of
 CamVid's height and width, so that a stage takes seconds. The objectives are mIoU, MACs and

@@ -77,7 +77,7 @@ class Arguments:
         students: Several networks to choose from: their names, or a JSON or TOML file that lists
             networks by name: {name: {"name": ..., "weights": ...}}.
         teacher: Network that teaches, named like --student. same: the uncompressed student teaches.
-            previous: The network that was pruned teaches what is left of it.
+            previous: the network before each pruning teaches the fine-tuning after it.
         teacher_weights: Trained weights of the teacher, which is then not trained.
         new_confirm: Value of --confirm given with --resume. None: keep the value in config.json.
         new_time_limit: Value of --time-limit given with --resume, likewise.

@@ -49,8 +49,8 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
             "--students names all networks to compress, so --student and --student-weights cannot "
             "be given with it; a file for --students can name weights for each network"
         )
-    is_same = given.teacher in (SAME, PREVIOUS)
-    if is_same and given.teacher_weights is not None:
+    is_self_taught = given.teacher in (SAME, PREVIOUS)
+    if is_self_taught and given.teacher_weights is not None:
         raise ValueError(
             f"--teacher {given.teacher} has the weights of the student, so --teacher-weights "
             f"cannot be given with it; got {given.teacher_weights}"
@@ -59,13 +59,13 @@ def put_networks(argv: Sequence[str], study: StudyConfig) -> StudyConfig:
     student = _change(pipeline.student, given.student, given.student_weights, "student")
     is_previous = given.teacher == PREVIOUS
     if given.teacher is None and given.teacher_weights is None:
-        is_same, is_previous = pipeline.self_teaching, pipeline.previous_teaches
-    named = None if is_same else given.teacher
+        is_self_taught, is_previous = pipeline.self_teaching, pipeline.previous_teaches
+    named = None if is_self_taught else given.teacher
     pipeline = replace(
         pipeline,
         student=student,
         teacher=_change(pipeline.teacher, named, given.teacher_weights, "teacher"),
-        self_teaching=is_same,
+        self_teaching=is_self_taught,
         previous_teaches=is_previous,
     )
     if not (names_one or given.students):

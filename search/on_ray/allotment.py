@@ -38,10 +38,10 @@ class TrialResources:
             the dense student.
         most_places: Largest number of places that a pipeline's training takes while others are
             free; a place is what one stage needs.
-        uses_threads: Whether a training uses the cores of further places with threads of its own
-            process, and the training of the teacher or of a dense student, beside which nothing
-            runs, all cores. Resources of another kind would make Ray start other processes, which
-            takes seconds.
+        uses_threads: Whether all runs on a single machine without GPUs. A training then runs in one
+            process, with the threads of all places that it holds, and the training of the teacher
+            or of a dense student runs alone, with all cores. Every stage asks Ray for the same
+            resources, because for others it would start new processes, which takes seconds.
     """
 
     device: str
@@ -163,8 +163,7 @@ def _share_cores(config: StudyConfig, num_cpus: int, node_cpus: int) -> int:
     """Choose how many pipelines share the cores: as many as make the study shortest.
 
     The pipelines of a chain run one after another. If a chain has most of the study's pipelines, a
-    few trainings with many threads take less time than many trainings with few threads. More
-    threads than a batch has images are not expected to help.
+    few trainings with many threads take less time than many trainings with few threads.
     """
     links, images = find_longest_chain(config), _count_images(config)
 
@@ -179,7 +178,10 @@ def _share_cores(config: StudyConfig, num_cpus: int, node_cpus: int) -> int:
 
 
 def _count_images(config: StudyConfig) -> int:
-    """Count the images of the smallest batch of a pipeline's trainings: the most useful threads."""
+    """Count the images of the smallest batch of a pipeline's trainings.
+
+    More threads than that are not expected to help.
+    """
     schedules = list_schedules(config.pipeline.chain[1:])
     return min((getattr(config.pipeline, name).batch_size for name in schedules), default=1)
 

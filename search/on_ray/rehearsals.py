@@ -28,15 +28,17 @@ def count_places(resources: TrialResources) -> Places:
     else:
         root = of_baseline * resources.num_cpus_baseline / (processes * resources.num_cpus)
     single = resources.num_gpus or 1.0
+    of_root = max(1, math.ceil(root))
+    units_of_root = (resources.num_gpus_baseline or 1.0) * of_baseline
     return Places(
         count=resources.max_concurrent,
         exclusive=resources.max_exclusive,
-        of_root=max(1, math.ceil(root)),
+        of_root=of_root,
         units=single,
         units_of_training=single * processes,
         most_per_training=resources.most_places,
         uses_threads=resources.uses_threads,
-        units_of_root=(resources.num_gpus_baseline or 1.0) * of_baseline,
+        units_of_root=of_root if resources.uses_threads else units_of_root,
     )
 
 

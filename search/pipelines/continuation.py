@@ -119,7 +119,7 @@ def plan_sweeps(
     first: Mapping[str, Any],
     num_pipelines: int,
     *,
-    has_coarse: bool = True,
+    in_turn: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """Plan the chains with which a study begins.
 
@@ -132,9 +132,8 @@ def plan_sweeps(
         space: Search space; its rising setting must be a grid.
         first: All other settings of the pipelines in a chain.
         num_pipelines: Number of pipelines of the study.
-        has_coarse: Whether a long study begins with coarse chains. They do not pay if chains run
-            one after another, because the first whole chain then shows the front as early as the
-            coarse chains of two choices.
+        in_turn: Whether the chains run one after another. There are no coarse chains then if the
+            first whole chain is as short as all of them together, and so shows the front as early.
 
     Returns:
         Chains of pipelines; each pipeline is "stage.setting" -> value, and the rising setting
@@ -151,7 +150,8 @@ def plan_sweeps(
     num_coarse = COARSE_LINKS * len(fixed)
     is_long = num_coarse <= LARGEST_COARSE_SHARE * num_pipelines
     fits = num_coarse + len(values) <= num_pipelines
-    if has_coarse and is_long and fits and len(values) >= 2 * COARSE_LINKS:
+    is_first_late = not in_turn or len(values) > num_coarse
+    if is_first_late and is_long and fits and len(values) >= 2 * COARSE_LINKS:
         steps = [_coarsen(values)] * len(fixed) + steps
     sweeps: list[list[dict[str, Any]]] = []
     for chosen, ratios in zip(cycle(fixed), steps, strict=False):

@@ -77,7 +77,7 @@ class Dispatcher:
         self.problem: Exception | None = None
         self.budget = budget or TimeBudget(StageSeconds(study.config, {}))
         self.is_out_of_time = False
-        study.has_coarse_chains = not places.runs_in_turn
+        study.runs_chains_in_turn = places.runs_in_turn
         self._baseline_chains = build_baselines(study.config.pipeline)
         self._tree = StageTree(self._baseline_chains, study.config.rungs)
         self._late_teacher: LateTeacher | None = None
@@ -116,7 +116,7 @@ class Dispatcher:
         """Stages that each network and each pipeline still needs that does not wait at a rung."""
         names: list[int | str] = [n for n in self._baseline_chains if n not in self.baselines]
         names += [n for n in self._tree.open_pipelines if n not in self._rungs.paused]
-        return [self._tree.list_left(name) for name in names if name not in self.baseline_errors]
+        return [self._list_left(name) for name in names if name not in self.baseline_errors]
 
     @property
     def is_over(self) -> bool:
@@ -220,9 +220,10 @@ class Dispatcher:
         """Ask the study for one more pipeline; False if enough are open, or there are no more.
 
         Args:
-            beside: Whether a stage runs or is about to, which may be better off alone.
+            beside: Whether a stage runs or is about to start; then none is opened beside a first
+                chain that uses all places.
         """
-        if beside and self._is_chain_alone:
+        if beside and self._reserves_places:
             return False
         is_early = self._ahead is not None and self.study.has_planned and self._count_free() > 0
         if self._is_full or not (self._has_students or is_early):
@@ -324,13 +325,21 @@ class Dispatcher:
         free = self._count_free()
         if free < 2:
             return 1
-        while (ready := self._tree.count_ready(free)) < free and self._open_next(beside=True):
+        while (ready := self._count_ready(free)) < free and self._open_next(beside=True):
             pass
         if uses_threads:
             return max(1, min(free // (1 + ready), most))
         batch_size: int = getattr(self.study.config.pipeline, stage.schedule).batch_size
         processes = max(1, round(self._places.units_of_training / self._places.units))
         return max(1, min(free // (1 + ready), most, batch_size // 2 // processes))
+
+    def _count_ready(self, most: int) -> int:
+        """Count the stages that could start now, in time for a pipeline; `most` ends the count."""
+
+        def may_start(task: Task) -> bool:
+            return self._fits(self._tree.list_waiting(task.node))
+
+        return self._tree.count_ready(most, may_start)
 
     def _count_free(self, *, with_roots: bool = True) -> int:
         """Count the places that no running stage holds.
@@ -437,8 +446,15 @@ class Dispatcher:
         """Whether one of these pipelines and baselines could end in time."""
         if self.budget.limit is None:
             return True
-        left = (self.budget.find_remaining(self._tree.list_left(name)) for name in names)
+        left = (self.budget.find_remaining(self._list_left(name)) for name in names)
         return self.budget.fits(min(left))
+
+    def _list_left(self, name: int | str) -> list[Task]:
+        """The stages that a pipeline or baseline still needs, on the places that they will have."""
+        left = self._tree.list_left(name)
+        if not (self._places.runs_in_turn and self.study.is_in_first_chain(name)):
+            return left
+        return [task._replace(places=self._places.of_chain(task)) for task in left]
 
     @property
     def _is_full(self) -> bool:
@@ -456,12 +472,12 @@ class Dispatcher:
         return num_open >= OPEN_PIPELINES_PER_PLACE * self._places.count
 
     @property
-    def _is_chain_alone(self) -> bool:
-        """Whether nothing may be opened beside one of the first chains, which uses all places."""
+    def _reserves_places(self) -> bool:
+        """Whether a first chain, which uses all places, is unfinished and all its links are open."""
         if not self._places.runs_in_turn or self.study.is_link_next:
             return False
-        going_on = set(self._tree.open_pipelines) - set(self._rungs.paused)
-        return any(map(self.study.is_in_first_chain, going_on))
+        links = filter(self.study.is_in_first_chain, self._tree.open_pipelines)
+        return any(self._fits((link,)) for link in links if link not in self._rungs.paused)
 
     @property
     def _has_students(self) -> bool:

@@ -234,13 +234,18 @@ class StageTree:
             heappush(self._queue, entry)
         return taken
 
-    def count_ready(self, most: int) -> int:
-        """Count the stages that can run now, up to a number at which the count ends."""
+    def count_ready(self, most: int, may_start: Callable[[Task], bool]) -> int:
+        """Count the stages that can run now.
+
+        Args:
+            most: Number at which the count ends.
+            may_start: Function that says whether a stage may start now.
+        """
         ready: set[str] = set()
         for _, _, name in self._queue:
             if len(ready) >= most:
                 break
-            if self._may_run(name):
+            if self._may_run(name) and may_start(self._nodes[name].task):
                 ready.add(name)
         return len(ready)
 

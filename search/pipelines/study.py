@@ -58,7 +58,7 @@ _OPTUNA_STATES = {
 }
 CONTINUES = "continues"  # attribute: number of the trial from whose network a trial continues
 CONTINUES_INSTEAD = "continues_instead"  # attribute: the same, after that trial has failed
-FIRST_CHAIN = "first_chain"  # attribute: number of the chain, among those with which a study begins
+FIRST_CHAIN = "first_chain"  # attribute that marks the links of the chains of the beginning
 EARLIER = "warm_start"  # attribute that marks trials of earlier runs
 
 _OUTCOME_FIELDS = (
@@ -77,14 +77,15 @@ class _Planned(NamedTuple):
     """A pipeline with which a study begins.
 
     Attributes:
-        settings: Its settings, "stage.setting" -> value; those of a link are its own only.
+        settings: Its settings, "stage.setting" -> value; a link lists only what it does not
+            inherit.
         previous: Index of the planned pipeline that it continues; None: the unpruned network.
-        chain: Number of its chain; None for a given point.
+        is_link: Whether it belongs to a chain; otherwise it is a given point.
     """
 
     settings: dict[str, Any]
     previous: int | None = None
-    chain: int | None = None
+    is_link: bool = False
 
 
 class PipelineStudy:
@@ -104,7 +105,8 @@ class PipelineStudy:
     Attributes:
         config: The argument `config`.
         records: Record of every trial that was handed out, by number.
-        has_coarse_chains: Whether a long study begins with coarse chains, see `plan_sweeps`.
+        runs_chains_in_turn: Whether the first chains run one after another; set by the dispatcher,
+            which knows the machines.
         spent_seconds: Seconds for which ended stages have held their places, over all sessions.
         running_seconds: The same of the stages that run, as last seen; a later session counts them
             as spent.
@@ -140,7 +142,7 @@ class PipelineStudy:
         self._trials: dict[int, Trial] = {}
         self.records: dict[int, TrialRecord] = {}
         self._abandoned: list[int] = []
-        self.has_coarse_chains = True
+        self.runs_chains_in_turn = False
         self._enqueued: deque[Mapping[str, Any]] = deque()  # their attributes
         self._in_first_chains: set[int] = set()
         self._num_known = 0
@@ -222,11 +224,11 @@ class PipelineStudy:
 
     @property
     def is_link_next(self) -> bool:
-        """Whether the next pipeline goes on with the last chain, or was left by a dead driver."""
+        """Whether the next pipeline is the next link of a chain, or one that a dead driver left."""
         is_link = bool(self._enqueued) and self._enqueued[0].get(CONTINUES) is not None
         return is_link or bool(self._abandoned)
 
-    def is_in_first_chain(self, number: int) -> bool:
+    def is_in_first_chain(self, number: int | str) -> bool:
         """Whether a trial belongs to one of the chains with which the study begins."""
         return number in self._in_first_chains
 
@@ -531,8 +533,8 @@ class PipelineStudy:
             attributes: dict[str, Any] = {
                 CONTINUES: None if point.previous is None else numbers[point.previous]
             }
-            if point.chain is not None:
-                attributes[FIRST_CHAIN] = point.chain
+            if point.is_link:
+                attributes[FIRST_CHAIN] = True
             self._enqueue(params, attributes)
 
     def _plan_first(self) -> list[_Planned]:
@@ -549,14 +551,15 @@ class PipelineStudy:
                 space,
                 first,
                 self.config.num_pipelines,
-                has_coarse=self.has_coarse_chains,
+                in_turn=self.runs_chains_in_turn,
             )
             points = points[1:] if sweeps else points
             own = declare_all(self._loop.chosen)
-            for chain, sweep in enumerate(sweeps):
+            for sweep in sweeps:
                 for index, point in enumerate(sweep):
                     inherits = {n: v for n, v in point.items() if n in own} if index else point
-                    planned.append(_Planned(inherits, len(planned) - 1 if index else None, chain))
+                    previous = len(planned) - 1 if index else None
+                    planned.append(_Planned(inherits, previous, is_link=True))
         return [*planned, *map(_Planned, points)]
 
     def _select_searched(self, settings: Mapping[str, Any]) -> dict[str, Any]:

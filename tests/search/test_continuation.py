@@ -10,19 +10,23 @@ from typing import Any
 import pytest
 
 from search.config import StudyConfig
+from search.forecast.typical_chains import choose_typical_chains
 from search.pipelines.continuation import Origins, find_loop, plan_sweeps
 from search.pipelines.dispatcher import Dispatcher
 from search.pipelines.places import Places
 from search.pipelines.retries import Failure
 from search.pipelines.rungs import Rungs
+from search.pipelines.stage_seconds import StageSeconds
 from search.pipelines.stage_tree import Task
 from search.pipelines.study import PipelineStudy
+from search.pipelines.time_budget import TimeBudget
 from search.proposing.samplers import SAMPLERS
 from search.space import make_space, set_ranges
 from trainables.chain import flatten_chain, make_settings
 from trainables.pipeline import StageResult
 from trainables.pipeline_config import DEFAULT_STAGES
 from trainables.ranges import FloatRange
+from trainables.rehearsal import StageRate, name_kind
 
 LOOP = find_loop(DEFAULT_STAGES)
 assert LOOP is not None
@@ -81,10 +85,13 @@ def test_a_long_study_shows_the_whole_front_in_a_few_coarse_steps_first(
     assert [sweep[0]["pruned.scope"] for sweep in sweeps[-2:]] == ["local", "global"]
 
 
-def test_chains_that_run_in_turn_need_no_coarse_ones() -> None:
-    space = make_space(pruning_ratio=FloatRange(low=0.1, high=0.6, step=0.1))
-    sweeps = plan_sweeps(LOOP, space, make_settings(), 36, has_coarse=False)
-    assert [len(sweep) for sweep in sweeps] == [6, 6]
+@pytest.mark.parametrize(("num_values", "lengths"), [(6, [6, 6]), (7, [3, 3, 7, 7])])
+def test_chains_that_run_in_turn_need_no_coarse_ones_if_the_first_is_as_short(
+    num_values: int, lengths: list[int]
+) -> None:
+    space = make_space(pruning_ratio=FloatRange(low=0.1, high=num_values / 10, step=0.1))
+    sweeps = plan_sweeps(LOOP, space, make_settings(), 36, in_turn=True)
+    assert [len(sweep) for sweep in sweeps] == lengths
 
 
 def test_coarse_chains_leave_room_for_a_whole_one() -> None:
@@ -152,6 +159,34 @@ def test_a_chain_has_all_threads_until_its_end(
     else:
         assert {places for _, places, _ in seen} == {1}
         assert max(beside for _, _, beside in seen[:6]) == 1
+
+
+def test_the_time_of_a_chain_is_predicted_with_all_its_threads(
+    continuing: StudyConfig, tmp_path: Path
+) -> None:
+    """With one thread, the last link would not fit into the limit."""
+    config = replace(continuing, num_pipelines=3, stop_hopeless=False)
+    rates = {
+        name_kind(chain[:length]): StageRate(seconds_per_step=float(length > 1), fixed_seconds=1.0)
+        for chain in choose_typical_chains(config)
+        for length in range(1, len(chain) + 1)
+    }
+    places = Places(count=2, exclusive=2, of_root=2, uses_threads=True, most_per_training=2)
+
+    def run(folder: Path, limit: float | None) -> tuple[float, list[str]]:
+        folder.mkdir()
+        worked = 0.0
+        budget = TimeBudget(StageSeconds(config, rates), limit=limit, worked=lambda: worked)
+        study = PipelineStudy(config, folder)
+        dispatcher = Dispatcher(study, places, budget=budget)
+        while (task := dispatcher.take()) is not None:
+            worked += budget.seconds.expect(task)
+            dispatcher.finish(task, StageResult(metrics=COSTS, network=task.label))
+        return worked, [record.state for record in study.records.values()]
+
+    whole, _ = run(tmp_path / "whole", None)
+    _, states = run(tmp_path / "limited", 1.3 * whole)
+    assert states == ["complete"] * 3
 
 
 def test_a_chain_that_waits_leaves_its_place_to_others(

@@ -123,9 +123,11 @@ class DistilledStage(NetworkStage):
     @classmethod
     def build(cls, settings: DistilledSettings, inputs: StageInputs) -> DistilledStage:
         """Build the fine-tuning of one pipeline."""
-        config = inputs.config
+        config, source = inputs.config, inputs.config.teacher_logits
+        if config.previous_teaches:  # a cache would have one reader only
+            source = replace(source, source="live", maps="live")
         learning = make_learning(config, config.distil, inputs.seed)
-        return cls(inputs.get_network(), inputs.teacher, settings, learning, config.teacher_logits)
+        return cls(inputs.get_network(), inputs.teacher, settings, learning, source)
 
     def prepare(self, store: ArtifactStore, context: StageContext) -> None:
         """Cache the teacher's logits on this node, if the training reads them from the cache."""
