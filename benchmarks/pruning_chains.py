@@ -1,16 +1,19 @@
-"""Compare ways to choose the channels of a network that is pruned step by step.
+"""Compare ways to prune a network step by step: which channels go, and who teaches what is left.
 
-For each way (a scope and an importance) and each seed, the network is pruned at the first ratio,
-timed and fine-tuned, then pruned further, and so on. These are the stages of a pipeline that
-continues from another one, so the results are those that a search would get. The table has the
-mIoU after the pruning, the mIoU after the fine-tuning, and the latency relative to the unpruned
-network in the same measurement. The seeds vary the fine-tunings only.
+For each way (a scope, an importance and, after them, a distiller and its teacher) and each seed,
+the network is pruned at the first ratio, timed and fine-tuned, then pruned further, and so on.
+These are the stages of a pipeline that continues from another one, so the results are those that a
+search would get. The table has the mIoU after the pruning, the mIoU after the fine-tuning, and the
+latency relative to the unpruned network in the same measurement. The seeds vary the fine-tunings
+only.
 
 The stages are kept in the working folder, so the same command continues where an earlier one
 stopped.
 
 Example (SEGFRONT_CAMVID and SEGFRONT_WEIGHTS are set):
   python benchmarks/pruning_chains.py --work-dir runs/chains --seeds 0 1 2
+  python benchmarks/pruning_chains.py --work-dir runs/chains --ways "global taylor" \
+    "global taylor kd same" "global taylor kd previous"
 """
 
 from __future__ import annotations
@@ -62,10 +65,13 @@ class Arguments:
         data: Data set and augmentation.
         network: Network that is pruned, trained first unless its weights are given.
         dense_steps: Number of steps of that training.
-        ways: Ways to compare: scope and importance, such as "global taylor".
+        ways: Ways to compare: scope and importance, such as "global taylor". A distiller and its
+            teacher may follow: "global taylor kd same" learns from the unpruned network, "global
+            taylor kd previous" from the network before each pruning.
         ratios: Pruning ratios along the chain, ascending.
         round_to: Multiple that channel counts are rounded to.
-        steps: Number of steps of each fine-tuning, which learns from the labels alone.
+        steps: Number of steps of each fine-tuning.
+        temperature: Temperature of the distillers.
         lr: Peak learning rate of each fine-tuning.
         batch_size: Images per step.
         seeds: Seeds of the fine-tunings.
@@ -82,6 +88,7 @@ class Arguments:
     ratios: tuple[float, ...] = (0.3, 0.5, 0.6, 0.7, 0.8)
     round_to: int = 8
     steps: int = 120
+    temperature: float = 1.0
     lr: float = 1e-3
     batch_size: int = 4
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -104,25 +111,44 @@ class Arguments:
         Raises:
             ValueError: A way or a ratio is not allowed.
         """
-        scope, _, importance = way.partition(" ")
+        scope, importance, distiller, _ = split_way(way)
         chosen: dict[str, Any] = {
             "pruned.scope": scope,
             "pruned.importance": importance,
             "pruned.round_to": self.round_to,
-            "distilled.distiller": "none",
+            "distilled.distiller": distiller,
             "distilled.lr": self.lr,
         }
+        if distiller != "none":
+            chosen[f"distilled.{distiller}.temperature"] = self.temperature
         links: Chain = ()
         for ratio in ratios:
             links += build_chain(LOOP, {**chosen, "pruned.pruning_ratio": ratio})
         return links
 
 
+def split_way(way: str) -> tuple[str, str, str, str]:
+    """Return scope, importance, distiller and teacher.
+
+    Raises:
+        ValueError: There are not two or four words, or the teacher is unknown.
+    """
+    words = way.split()
+    if len(words) == 2:
+        words += ["none", "same"]
+    if len(words) != 4 or words[3] not in ("same", "previous"):
+        raise ValueError(
+            "a way must be a scope and an importance, or these with a distiller and its teacher "
+            f"(same or previous); got {way!r}"
+        )
+    return words[0], words[1], words[2], words[3]
+
+
 class Link(NamedTuple):
     """A network of a chain.
 
     Attributes:
-        way: Scope and importance.
+        way: Scope and importance, and distiller and teacher if there are any.
         seed: Seed of the fine-tunings.
         ratio: Pruning ratio.
         miou_pruned: mIoU before the fine-tuning, in 0..1.
@@ -162,6 +188,7 @@ class Bench:
     def walk(self, way: str, seed: int) -> Iterator[Link]:
         """Prune, time and fine-tune along the ratios."""
         config = make_config(self.arguments, self.network, seed)
+        config = replace(config, previous_teaches=split_way(way)[-1] == "previous")
         self.run(config, ROOT)
         for number, ratio in enumerate(self.arguments.ratios, start=1):
             chain = ROOT + self.arguments.make_links(way, self.arguments.ratios[:number])

@@ -245,11 +245,12 @@ def read_run(run_dir: Path) -> tuple[list[Point], dict[str, float]]:
     points = []
     for row in sorted(rows, key=lambda row: float(row["elapsed_hours"])):
         if row["state"] == "complete":
-            paid = [other for other in rows if find_start(other, starts) <= row["finished_at"]]
+            # The next link of a chain starts in the second in which this one ends.
+            paid = [other for other in rows if find_start(other, starts) < row["finished_at"]]
             points.append(
                 Point(
                     wall_seconds=float(row["elapsed_hours"]) * 3600,
-                    stage_seconds=sum(s for start, s in common if start <= row["finished_at"])
+                    stage_seconds=sum(s for start, s in common if start < row["finished_at"])
                     + sum(float(other["seconds_total"] or 0) for other in paid),
                     steps=config.pipeline.dense.num_steps
                     + sum(count_steps(config, other) for other in paid),

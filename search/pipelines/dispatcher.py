@@ -473,7 +473,7 @@ class Dispatcher:
 
     @property
     def _reserves_places(self) -> bool:
-        """Whether a first chain, which uses all places, is unfinished and all its links are open."""
+        """Whether a first chain, which uses all places, is unfinished; all its links are open."""
         if not self._places.runs_in_turn or self.study.is_link_next:
             return False
         links = filter(self.study.is_in_first_chain, self._tree.open_pipelines)

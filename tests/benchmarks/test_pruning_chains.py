@@ -19,7 +19,8 @@ def test_a_chain_is_walked_once(bench, tmp_path, capsys):
     argv = ["--work-dir", str(tmp_path / "w"), "--output", str(output)]
     argv += ["--data.name", "synthetic", "--data.num-samples", "4", "--data.size", "64", "96"]
     argv += ["--data.augmentation.crop-size", "64", "96", "--latency.max-seconds", "0.2"]
-    argv += ["--latency.resolution", "64", "96", "--ways", "local bn_scale", "global taylor"]
+    argv += ["--latency.resolution", "64", "96", "--ways", "local bn_scale"]
+    argv += ["global taylor kd previous"]
     argv += ["--network.name", "fast_scnn", "--network.weights", str(weights)]
     argv += ["--network.backbone", "None", "--network.decoder-channels", "None"]
     argv += ["--network.backbone-weights", "None"]
@@ -28,7 +29,7 @@ def test_a_chain_is_walked_once(bench, tmp_path, capsys):
     links = json.loads(output.read_text())["links"]
     assert [(link["way"], link["ratio"]) for link in links] == [
         ("local bn_scale", 0.3), ("local bn_scale", 0.5),
-        ("global taylor", 0.3), ("global taylor", 0.5),
+        ("global taylor kd previous", 0.3), ("global taylor kd previous", 0.5),
     ]  # fmt: skip
     assert links[0]["num_params"] > links[1]["num_params"]
     assert all(link["latency"] > 0 for link in links)
@@ -42,6 +43,7 @@ def test_a_chain_is_walked_once(bench, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--ways", "wide taylor"], "input should be 'local', 'global', 'global_macs' or"),
+        (["--ways", "local taylor kd"], "or these with a distiller and its teacher"),
         (["--ways", "local fisher"], "importance must be one of"),
         (["--ratios", "0.5", "0.3"], "ratios must ascend"),
         (["--ratios", "0.5", "1.5"], "pruning_ratio must lie within 0..1"),
