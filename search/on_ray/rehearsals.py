@@ -30,6 +30,8 @@ def count_places(resources: TrialResources) -> Places:
     single = resources.num_gpus or 1.0
     of_root = max(1, math.ceil(root))
     units_of_root = (resources.num_gpus_baseline or 1.0) * of_baseline
+    if resources.uses_threads:  # it uses the cores of all places
+        units_of_root = min(of_root, resources.max_concurrent)
     return Places(
         count=resources.max_concurrent,
         exclusive=resources.max_exclusive,
@@ -38,7 +40,7 @@ def count_places(resources: TrialResources) -> Places:
         units_of_training=single * processes,
         most_per_training=resources.most_places,
         uses_threads=resources.uses_threads,
-        units_of_root=of_root if resources.uses_threads else units_of_root,
+        units_of_root=units_of_root,
     )
 
 
