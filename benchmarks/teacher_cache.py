@@ -180,7 +180,7 @@ def measure_steps(arguments: Arguments) -> tuple[CachedTeacher, list[step_time.T
     context = make_context(shared, arguments.num_threads)
     keep_freed_memory()
     torch.set_num_threads(arguments.num_threads)
-    root = build_baselines(config)["teacher"][:1]
+    root = next(iter(build_baselines(config).values()))[:1]  # the teacher, or the own student
     teacher = build_stages(config, root)[-1].obtain(store, context).checkpoint
     student = build_stages(config, make_pruned(config, shared))[-1].obtain(store, context)
     methods = {name: DISTILLERS[name].Settings() for name in choose(arguments.distiller)}
