@@ -360,13 +360,15 @@ def run_script(arguments: Arguments, way: str, seed: int, folder: Path) -> Curve
     )
     dense = measure_dense(config, folder)
     reference = {name: dense[name] for name in study.objectives}
-    finished = [result.metrics for result in results if result.metrics and not result.error]
+    ended = [result.metrics or {} for result in results if not result.error]
+    if not all("wall_seconds" in metrics for metrics in ended):
+        raise KeyboardInterrupt  # after which Tune ends quietly, with what it has
     steps = config.sparse.num_steps + config.distil.num_steps
     once = config.dense.num_steps if way == CAREFUL else 0
     if way == PLAIN:
         steps += config.dense.num_steps
     points = []
-    for metrics in sorted(finished, key=lambda metrics: metrics["wall_seconds"]):
+    for metrics in sorted(ended, key=lambda metrics: metrics["wall_seconds"]):
         spent += metrics["stage_seconds"]
         values = {name: float(metrics[name]) for name in study.objectives}
         paid = once + steps * (len(points) + 1)
