@@ -172,10 +172,12 @@ class Arguments:
             )
 
 
-MAY_CHANGE = (
-    *("work_dir", "methods", "seeds", "steps", "device"),
-    *("num_threads", "num_processes", "max_minutes", "output"),
-)
+MAY_CHANGE = frozenset(
+    [
+        "work_dir", "methods", "seeds", "steps", "device", "num_threads", "num_processes",
+        "max_minutes", "output",
+    ]
+)  # fmt: skip
 """Arguments that may differ between the commands of one working folder."""
 
 

@@ -454,7 +454,8 @@ class Dispatcher:
         left = self._tree.list_left(name)
         if not (self._places.runs_in_turn and self.study.is_in_first_chain(name)):
             return left
-        return [task._replace(places=self._places.of_chain(task)) for task in left]
+        every = self._places.count
+        return [t._replace(places=every) if STAGES[t.stage].trains else t for t in left]
 
     @property
     def _is_full(self) -> bool:

@@ -50,11 +50,6 @@ class Places:
             return self.units
         return self.units_of_training * task.places
 
-    def of_chain(self, task: Task) -> int:
-        """Return the number of places of a stage of a chain that runs in turn with others."""
-        trains = STAGES[task.stage].trains and not task.is_root
-        return self.count if trains and self.uses_threads else task.places
-
     def is_filled_by(self, task: Task) -> bool:
         """Whether a stage leaves no place for others: the training of an uncompressed network."""
         return task.is_root and self.of_root >= self.count
