@@ -74,8 +74,13 @@ class Arguments:
         temperature: Temperature of the distillers.
         lr: Peak learning rate of each fine-tuning.
         batch_size: Images per step.
+        class_weight_power: Exponent of ENet's class weights in each fine-tuning, see `TrainConfig`;
+            0 weights all classes equally.
+        batchnorm_batches: Number of batches of whole images on which the BatchNorm statistics are
+            re-estimated at the end of each fine-tuning, see `TrainConfig`.
         seeds: Seeds of the fine-tunings.
         latency: Measurement of the latency.
+        device: Device of the trainings: cpu, cuda or cuda:N.
         num_threads: Number of CPU threads of the trainings.
         output: JSON file for the results.
     """
@@ -91,8 +96,11 @@ class Arguments:
     temperature: float = 1.0
     lr: float = 1e-3
     batch_size: int = 4
+    class_weight_power: float = 0.0
+    batchnorm_batches: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
     latency: LatencyConfig = field(default_factory=make_latency)
+    device: str = "cpu"
     num_threads: int = 1
     output: Path | None = None
 
@@ -173,7 +181,9 @@ class Bench:
         self.arguments = arguments
         self.store = ArtifactStore(arguments.work_dir / "stages")
         self.context = StageContext(
-            cache_dir=arguments.work_dir / "cache", num_threads=arguments.num_threads
+            cache_dir=arguments.work_dir / "cache",
+            device=arguments.device,
+            num_threads=arguments.num_threads,
         )
         self.network = arguments.network
         if self.network.weights is None:
@@ -210,7 +220,12 @@ def make_config(arguments: Arguments, network: NetworkConfig, seed: int) -> Pipe
     """Configure the stages."""
     optimizer = replace(CAMVID_OPTIMIZER, lr=2e-3)
     tuning = TrainConfig(
-        num_steps=arguments.steps, batch_size=arguments.batch_size, optimizer=optimizer
+        num_steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        optimizer=optimizer,
+        class_weighting="enet" if arguments.class_weight_power else "none",
+        class_weight_power=arguments.class_weight_power,
+        batchnorm_batches=arguments.batchnorm_batches,
     )
     return PipelineConfig(
         data=arguments.data,
@@ -254,7 +269,7 @@ def compare(arguments: Arguments, console: Console) -> dict[str, Any]:
             )
     console.print(table)
     return {
-        **describe_measurement("pruning_chains", arguments, describe_hardware("cpu")),
+        **describe_measurement("pruning_chains", arguments, describe_hardware(arguments.device)),
         "links": [link._asdict() for link in links],
     }
 

@@ -30,6 +30,7 @@ from models.structure import (
     get_shared_parameters,
     share_parameters,
 )
+from models.tiny_weights import flush_tiny_weights
 
 FORMAT = "segfront"
 VERSION = "1"
@@ -83,7 +84,8 @@ def save_checkpoint(
 def load_checkpoint(path: str | Path, factory: str | None = None) -> SegmentationNetwork:
     """Read a network with the widths that it was saved with, in eval mode on the CPU.
 
-    Its floating-point tensors are float32, also if the file holds float16.
+    Its floating-point tensors are float32, also if the file holds float16. Tiny weights become zero
+    (`models.tiny_weights`).
 
     Args:
         path: File that `save_checkpoint` wrote.
@@ -118,6 +120,7 @@ def load_checkpoint(path: str | Path, factory: str | None = None) -> Segmentatio
     without = [key for key, buffer in model.named_buffers() if buffer.is_meta]
     if without:
         raise CheckpointError(f"{path} has no tensors for {', '.join(without[:5])}")
+    flush_tiny_weights(model)
     return model.eval()
 
 

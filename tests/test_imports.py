@@ -50,13 +50,15 @@ FOLDER_MAY_IMPORT: dict[str, set[str]] = {
     "models/quantization": {"signal_stack"},
     "models/blocks": {"files"},
     "models/deployment": {"files", "normalization"},
-    "models/engines": {"deployment", "normalization", "signal_stack", "torch_internals"},
+    "models/engines": {
+        "deployment", "normalization", "signal_stack", "tiny_weights", "torch_internals",
+    },
     "models/timing": {"engines", "machine"},
     "models/channels": {"blocks", "network", "torch_internals"},
     "models/networks": {"blocks", "network"},
     "models/pretrained": {
         "blocks", "create_model", "files", "foreign", "network", "networks",
-        "normalization",
+        "normalization", "tiny_weights",
     },
     "analysis/figures": {
         "lineage", "pareto", "published", "quantities", "results", "summary", "trials_csv",

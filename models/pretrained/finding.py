@@ -16,6 +16,7 @@ from models.foreign import ForeignNetwork
 from models.network import SegmentationNetwork, name_output_layers
 from models.pretrained.loading import NAMINGS
 from models.pretrained.renaming import Tensors, drop
+from models.tiny_weights import SMALLEST, flush_tiny_weights
 
 AVERAGED = ("ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "params_ema",
             "shadow")  # fmt: skip
@@ -37,7 +38,7 @@ def load_weights(
 
     The file is a safetensors file or one of `torch.save`. The tensors may be in a nested entry
     (`NESTED`), have prefixes (`PREFIXES`), and have the names of a known source
-    (`models.pretrained.NAMINGS`).
+    (`models.pretrained.NAMINGS`). Tiny weights become zero (`models.tiny_weights`).
 
     Args:
         model: Unpruned network from `models.create_model`; unchanged if an error is raised.
@@ -60,6 +61,12 @@ def load_weights(
     if others or new_classes:
         best = _leave_out_classes(model, target, best, others, path, allowed=new_classes)
     load_strictly(target, best, source=path, target=model.name or "network")
+    if count := flush_tiny_weights(target):
+        _logger.info(
+            "%s: %d of its numbers are nearer to zero than %g and were set to zero, because CPUs "
+            "compute with such numbers slowly; this changes no output",
+            path, count, SMALLEST,
+        )  # fmt: skip
 
 
 def has_auxiliary_heads(module: nn.Module) -> bool:
