@@ -42,6 +42,7 @@ from trainables.learning.training import TrainConfig
 from trainables.network_config import NetworkConfig
 from trainables.pipeline import StageResult, run_stage
 from trainables.pipeline_config import LatencyConfig, PipelineConfig
+from trainables.process.device_lock import DeviceLock
 
 ROOT = make_chain(("dense",))
 LOOP = ("pruned", "latency", "distilled")
@@ -80,7 +81,7 @@ class Arguments:
             re-estimated at the end of each fine-tuning, see `TrainConfig`.
         seeds: Seeds of the fine-tunings.
         latency: Measurement of the latency.
-        device: Device of the trainings: cpu, cuda or cuda:N.
+        device: Device of the trainings and of the latency: cpu, cuda or cuda:N.
         num_threads: Number of CPU threads of the trainings.
         output: JSON file for the results.
     """
@@ -112,6 +113,7 @@ class Arguments:
                 raise ValueError(f"{name} must name at least one")
         for way in self.ways:
             self.make_links(way, self.ratios)
+        make_config(self, self.network, seed=0)
 
     def make_links(self, way: str, ratios: Sequence[float]) -> Chain:
         """Return the stages that follow the unpruned network: one loop for each ratio.
@@ -183,6 +185,7 @@ class Bench:
         self.context = StageContext(
             cache_dir=arguments.work_dir / "cache",
             device=arguments.device,
+            device_lock=DeviceLock(arguments.device),
             num_threads=arguments.num_threads,
         )
         self.network = arguments.network
@@ -219,12 +222,13 @@ class Bench:
 def make_config(arguments: Arguments, network: NetworkConfig, seed: int) -> PipelineConfig:
     """Configure the stages."""
     optimizer = replace(CAMVID_OPTIMIZER, lr=2e-3)
+    power = arguments.class_weight_power
+    weighting: dict[str, Any] = {"class_weighting": "enet", "class_weight_power": power}
     tuning = TrainConfig(
         num_steps=arguments.steps,
         batch_size=arguments.batch_size,
         optimizer=optimizer,
-        class_weighting="enet" if arguments.class_weight_power else "none",
-        class_weight_power=arguments.class_weight_power,
+        **(weighting if power else {}),
         batchnorm_batches=arguments.batchnorm_batches,
     )
     return PipelineConfig(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from models.tiny_weights import flush_tiny_weights
 from models.torch_internals import count_changes
 
 LARGEST_CHANGE = 0.03  # of the output's norm: more than rounding in 16 bits, less than a wrong fold
@@ -41,8 +40,7 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
     The pairs are found in one forward pass, and the output is compared before and after. A pair
     that changes it, because the convolution's output is also read elsewhere or because the
     convolution computes with other weights than its own, stays as it is. The folded network is for
-    inference only and no longer matches the structure of its checkpoint. Its tiny weights, such as
-    products of small ones, are set to zero (`models.tiny_weights`).
+    inference only and no longer matches the structure of its checkpoint.
 
     Args:
         model: Network in eval mode that returns one tensor.
@@ -72,7 +70,6 @@ def fold_batchnorms(model: nn.Module, example_input: Tensor) -> int:
             "%d of %d BatchNorms are not folded, because that changes the output",
             len(pairs) - count, len(pairs),
         )  # fmt: skip
-    flush_tiny_weights(model)
     return count
 
 

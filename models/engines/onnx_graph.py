@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
 from models.engines.plain_tracing import DataDependentError, PlainlyTraced
+from models.tiny_weights import SMALLEST
 
 INPUT = "images"
 OPSETS = range(11, 24)
@@ -49,6 +51,9 @@ def translate(
 ) -> Translation:
     """Translate a network in eval mode to ONNX, for images of one height and width.
 
+    Tiny weights become zero (`models.tiny_weights`), also those that PyTorch's exporter makes when
+    it multiplies a convolution by its BatchNorm.
+
     Args:
         model: Network that returns one tensor.
         images: Example images, (N, 3, H, W), of the dtype that the file will take.
@@ -74,6 +79,7 @@ def translate(
             proto = _export(model, images, opset, output, has_dynamic_batch)
     else:
         proto = _export(model, images, opset, output, has_dynamic_batch)
+    _flush_tiny_weights(proto)
     del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, dict(notes or {}))
     used = {name for node in proto.graph.node for name in node.input}
@@ -124,6 +130,17 @@ def _export(
     # of a small file and contain paths of this machine.
     ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto
+
+
+def _flush_tiny_weights(proto: onnx.ModelProto) -> None:
+    for tensor in proto.graph.initializer:
+        # A single number is no weight, and may be tiny for a reason.
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims:
+            weights = onnx.numpy_helper.to_array(tensor)
+            is_tiny = (weights != 0) & (np.abs(weights) < SMALLEST)
+            if is_tiny.any():
+                flushed = np.where(is_tiny, np.float32(0), weights)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(flushed, tensor.name))
 
 
 def _first_line(error: Exception) -> str:

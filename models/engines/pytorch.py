@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.engines.batchnorm_folding import fold_batchnorms
 from models.engines.engine import Engine, Run, Session
 from models.engines.settings import DTYPES, EngineError, EngineSettings
+from models.tiny_weights import flush_tiny_weights
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
 
@@ -101,6 +102,7 @@ def prepare(
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(1, *input_shape[1:], generator=generator)
         fold_batchnorms(ready, example.to(settings.device))
+    flush_tiny_weights(ready)
     ready = ready.to(dtype=TORCH_DTYPES[settings.dtype])
     return ready.to(memory_format=torch.channels_last) if settings.channels_last else ready
 

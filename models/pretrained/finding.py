@@ -63,8 +63,8 @@ def load_weights(
     load_strictly(target, best, source=path, target=model.name or "network")
     if count := flush_tiny_weights(target):
         _logger.info(
-            "%s: %d of its numbers are nearer to zero than %g and were set to zero, because CPUs "
-            "compute with such numbers slowly; this changes no output",
+            "%s: %d of its weights are below %g in magnitude and were set to zero, because CPUs "
+            "compute slowly with such numbers; outputs stay the same within rounding",
             path, count, SMALLEST,
         )  # fmt: skip
 

@@ -25,6 +25,7 @@ def test_a_chain_is_walked_once(bench, tmp_path, capsys):
     argv += ["--network.backbone", "None", "--network.decoder-channels", "None"]
     argv += ["--network.backbone-weights", "None"]
     argv += ["--ratios", "0.3", "0.5", "--steps", "1", "--batch-size", "2", "--seeds", "0"]
+    argv += ["--class-weight-power", "0.35", "--batchnorm-batches", "1"]
     assert bench.main(argv) == 0
     links = json.loads(output.read_text())["links"]
     assert [(link["way"], link["ratio"]) for link in links] == [
@@ -47,6 +48,7 @@ def test_a_chain_is_walked_once(bench, tmp_path, capsys):
         (["--ways", "local fisher"], "importance must be one of"),
         (["--ratios", "0.5", "0.3"], "ratios must ascend"),
         (["--ratios", "0.5", "1.5"], "pruning_ratio must lie within 0..1"),
+        (["--class-weight-power", "2"], "class_weight_power must be in 0..1"),
     ],
 )
 def test_bad_values_are_named(bench, tmp_path, flags, message, capsys):

@@ -28,7 +28,7 @@ class ReferenceStage(Computation):
     the speed of this first measurement. All latencies of a store are therefore comparable, also
     after a resumption. The reference is `PipelineConfig.student`, because it runs the same kernels
     as its pruned networks, on images of the same size. It has random weights, because speed does
-    not depend on weights: tiny ones, which would be slow, are zero in every network
+    not depend on weights: tiny ones, which would be slow, are zero in every network that is timed
     (`models.tiny_weights`). A study of several `students` has this one reference for all of them,
     and it need not be one of them.
 
