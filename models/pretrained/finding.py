@@ -62,7 +62,7 @@ def load_weights(
         best = _leave_out_classes(model, target, best, others, path, allowed=new_classes)
     load_strictly(target, best, source=path, target=model.name or "network")
     if count := flush_tiny_weights(target):
-        _logger.info(
+        _logger.warning(
             "%s: %d of its weights are below %g in magnitude and were set to zero, because CPUs "
             "compute slowly with such numbers; outputs stay the same within rounding",
             path, count, SMALLEST,

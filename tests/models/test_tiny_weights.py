@@ -70,7 +70,7 @@ def test_a_given_file_is_flushed_and_the_user_is_told(
 ):
     torch.save(decayed.network.state_dict(), tmp_path / "weights.pth")
     model = create_model(PLAIN, num_classes=5)
-    with caplog.at_level(logging.INFO, "models.pretrained.finding"):
+    with caplog.at_level(logging.WARNING, "models.pretrained.finding"):
         load_weights(model, tmp_path / "weights.pth")
     assert count_tiny(model) == 0
     assert "7 of its weights are below 1e-30" in caplog.text
