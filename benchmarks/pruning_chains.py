@@ -223,12 +223,14 @@ def make_config(arguments: Arguments, network: NetworkConfig, seed: int) -> Pipe
     """Configure the stages."""
     optimizer = replace(CAMVID_OPTIMIZER, lr=2e-3)
     power = arguments.class_weight_power
-    weighting: dict[str, Any] = {"class_weighting": "enet", "class_weight_power": power}
+    weighting: dict[str, Any] = {}
+    if power:
+        weighting = {"class_weighting": "enet", "class_weight_power": power}
     tuning = TrainConfig(
         num_steps=arguments.steps,
         batch_size=arguments.batch_size,
         optimizer=optimizer,
-        **(weighting if power else {}),
+        **weighting,
         batchnorm_batches=arguments.batchnorm_batches,
     )
     return PipelineConfig(
